@@ -1,0 +1,1 @@
+"""mcompress: compress and export mobile generative models with one command."""
