@@ -1,0 +1,62 @@
+"""PrecisionPlan: the precision of every operator, made once and translated by every exporter.
+
+Operators are the call nodes of `torch.export.export(model, inputs)`; they are named as the nodes are, because every backend starts from that
+program. Activations are INT8 per tensor, asymmetric; weights INT8 per output channel, symmetric, with scales that follow from the weights.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+Precision = Literal["int8", "fp16", "fp32"]
+INT8_MIN, INT8_MAX = -128, 127
+
+
+@dataclass(frozen=True)
+class ActivationRange:
+    """Affine INT8 parameters of one tensor: real = scale * (q - zero_point), q in [-128, 127]."""
+
+    scale: float
+    zero_point: int
+
+
+@dataclass(frozen=True)
+class PlannedOperator:
+    """One operator: node name, module path, kind (`conv2d`, `add`, ...), precision, and why it has it."""
+
+    name: str
+    module: str
+    kind: str
+    precision: Precision
+    reason: str
+    sqnr_db: float | None = None
+    """Output SQNR when this operator alone is INT8; None where it was not measured on its own."""
+
+
+@dataclass(frozen=True)
+class PrecisionPlan:
+    """Operators in execution order, and the range of every tensor that an INT8 operator reads or writes, by node name."""
+
+    operators: tuple[PlannedOperator, ...]
+    ranges: dict[str, ActivationRange]
+
+    def precision_of(self, name: str) -> Precision:
+        """The precision of the operator `name`; fp32 for nodes that the plan does not know (shape arithmetic)."""
+        return next((operator.precision for operator in self.operators if operator.name == name), "fp32")
+
+    def counts(self) -> dict[str, int]:
+        """Operators per precision, always with the keys int8, fp16 and fp32."""
+        return {p: sum(operator.precision == p for operator in self.operators) for p in ("int8", "fp16", "fp32")}
+
+    def to_json(self) -> str:
+        """JSON with sorted keys; equal plans give equal text."""
+        return json.dumps(asdict(self), sort_keys=True, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> PrecisionPlan:
+        """Inverse of `to_json`."""
+        data = json.loads(text)
+        ranges = {name: ActivationRange(**values) for name, values in data["ranges"].items()}
+        return cls(tuple(PlannedOperator(**operator) for operator in data["operators"]), ranges)

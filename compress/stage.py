@@ -1,0 +1,57 @@
+"""What a stage takes and returns. A stage is a function `(config, context) -> StageOutput`; it touches no disk and prints nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from optuna.storages import BaseStorage
+from pydantic import JsonValue
+from torch import nn
+
+from mcompress.compress.models.spec import ModelSpec
+from mcompress.compress.quantize.plan import PrecisionPlan
+from mcompress.compress.tasks.task import Task
+from mcompress.compress.train import CheckpointStore, Progress
+from mcompress.targets.device import Device, Unit
+from mcompress.targets.schema import Budget, Fallback, Measurement
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """Everything that a stage may use besides its configuration."""
+
+    task: Task
+    device: Device
+    unit: Unit
+    budget: Budget
+    teacher: nn.Module
+    teacher_spec: ModelSpec
+    model: nn.Module
+    """What the stage before it produced; the stage owns this copy."""
+    spec: ModelSpec
+    plan: PrecisionPlan | None
+    seed: int
+    checkpoints: Callable[[str], CheckpointStore]
+    """A named place for training state."""
+    study_storage: Callable[[], BaseStorage]
+    """Where a search keeps its trials, so that a killed search resumes and several workers can join."""
+    progress: Callable[[str], Progress]
+    """Opens a progress line with this title."""
+
+    def generator(self, offset: int = 0) -> torch.Generator:
+        """A fresh source of randomness for this stage."""
+        return torch.Generator().manual_seed(self.seed + offset)
+
+
+@dataclass(frozen=True)
+class StageOutput:
+    """What a stage produced; `details` is JSON for the report (a Pareto front, loss curves)."""
+
+    model: nn.Module
+    spec: ModelSpec
+    plan: PrecisionPlan | None = None
+    measurements: tuple[Measurement, ...] = ()
+    fallbacks: tuple[Fallback, ...] = ()
+    details: dict[str, JsonValue] = field(default_factory=dict)

@@ -1,0 +1,148 @@
+"""The record of a run: `run.json`, schema 1. The only input of reports; keys are stable, more may be added."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from mcompress.targets.schema import Fallback, How, Measurement
+
+
+class Record(BaseModel):
+    """Frozen; unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class TargetRecord(Record):
+    """Which target was run; the digest covers its resolved form."""
+
+    name: str
+    digest: str
+    title: str = ""
+    quick: bool = False
+
+
+class EnvironmentRecord(Record):
+    """Where it ran."""
+
+    python: str
+    platform: str
+    packages: dict[str, str]
+    commit: str | None
+    seed: int
+    cpu: str = ""
+
+
+class StageRecord(Record):
+    """One stage: what it was computed from, and how long it took (the original time when it was cached)."""
+
+    name: str
+    method: str
+    digest: str
+    parent: str
+    cached: bool
+    seconds: float
+
+
+class ModelRecord(Record):
+    """One of teacher, student, compressed."""
+
+    spec: JsonValue
+    params: int
+    macs: int
+    macs_output_convention: int
+    weight_bytes: int
+    peak_activation_bytes: int
+    activation_traffic_bytes: int
+    quality: dict[str, float]
+    quality_per_sample: dict[str, dict[str, float]] = Field(default_factory=dict)
+    """Sample name -> metric -> value."""
+    latency: tuple[Measurement, ...] = ()
+
+
+class ParityRecord(Record):
+    """The exported file against PyTorch on held-out inputs; `passed` is None when it could not be executed."""
+
+    reference: str
+    metric: str
+    value: float | None
+    limit: float
+    passed: bool | None
+    runtime: str
+
+
+class OperatorFallback(Record):
+    """An operator that did not go to the delegate or did not get its planned precision."""
+
+    operator: str
+    reason: str
+
+
+class CoverageRecord(Record):
+    """Operators of the exported graph by where they run, for example {"xnnpack": 31, "portable": 1}."""
+
+    total: int
+    by_unit: dict[str, int]
+    fallbacks: tuple[OperatorFallback, ...] = ()
+
+
+class ExportRecord(Record):
+    """One exported file (or folder, for Core ML); `file` is relative to the run folder."""
+
+    backend: str
+    variant: Literal["float", "mixed"]
+    file: str
+    bytes: int
+    sha256: str
+    precision_counts: dict[str, int]
+    parity: ParityRecord
+    coverage: CoverageRecord
+    latency: tuple[Measurement, ...] = ()
+    quality: dict[str, float] = Field(default_factory=dict)
+    """Quality on held-out data computed by the exported file in its own runtime."""
+    recommended: bool = False
+
+
+class BudgetRecord(Record):
+    """One line of the budget check."""
+
+    what: str
+    limit: float
+    value: float | None
+    how: How | None
+    met: bool
+    note: str = ""
+
+
+class Run(Record):
+    """Everything that is known about a run."""
+
+    schema_version: Literal[1] = Field(default=1, alias="schema", serialization_alias="schema")
+    target: TargetRecord
+    environment: EnvironmentRecord
+    stages: tuple[StageRecord, ...]
+    models: dict[str, ModelRecord]
+    baseline: dict[str, dict[str, float]] = Field(default_factory=dict)
+    """Trivial reference on the held-out data (bicubic): sample name -> metric -> value; `mean` is the mean."""
+    exports: tuple[ExportRecord, ...]
+    budget: tuple[BudgetRecord, ...]
+    fallbacks: tuple[Fallback, ...]
+    not_measured: tuple[str, ...] = ()
+    seconds: float = 0.0
+    peak_memory_mb: float | None = None
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), populate_by_name=True)
+
+    def save(self, folder: Path) -> None:
+        """Write `folder/run.json` as a whole."""
+        temporary = folder / "run.json.tmp"
+        temporary.write_text(self.model_dump_json(by_alias=True, indent=2) + "\n", encoding="utf-8")
+        temporary.replace(folder / "run.json")
+
+    @classmethod
+    def load(cls, folder: Path) -> Run:
+        """Read `folder/run.json`; raises `OSError` or `pydantic.ValidationError`."""
+        return cls.model_validate_json((folder / "run.json").read_text(encoding="utf-8"))

@@ -1,0 +1,47 @@
+"""One configuration class per export backend."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Export(BaseModel):
+    """What every backend has: the parity limits that its files must meet."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    float_limit: float = Field(default=1e-3, gt=0, le=1)
+    """Largest absolute difference of the float file to PyTorch, as a share of the output range."""
+    int8_limit_db: float = Field(default=35.0, ge=0, le=120)
+    """Least SQNR of the quantized file against the fake-quantized reference, dB."""
+
+
+class OnnxConfig(Export):
+    """ONNX, executed by onnxruntime."""
+
+    backend: Literal["onnx"] = "onnx"
+    opset: int = Field(default=18, ge=17, le=23)
+
+
+class TFLiteConfig(Export):
+    """TFLite (LiteRT), executed by ai-edge-litert."""
+
+    backend: Literal["tflite"] = "tflite"
+
+
+class ExecuTorchConfig(Export):
+    """ExecuTorch with the XNNPACK delegate, executed by executorch.runtime."""
+
+    backend: Literal["executorch"] = "executorch"
+
+
+class CoreMLConfig(Export):
+    """Core ML program; executed on macOS only, elsewhere its parity says `not executed`."""
+
+    backend: Literal["coreml"] = "coreml"
+    minimum_deployment_target: Literal["iOS16", "iOS17", "iOS18"] = "iOS17"
+
+
+ExportConfig = Annotated[OnnxConfig | TFLiteConfig | ExecuTorchConfig | CoreMLConfig, Field(discriminator="backend")]

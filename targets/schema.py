@@ -1,0 +1,156 @@
+"""The vocabulary of a run: what a target file may say, and the one type in which numbers reach a report.
+
+Everything here is frozen and rejects unknown keys. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+from mcompress.targets.exports import ExportConfig
+from mcompress.targets.stages import StageConfig
+
+How = Literal["device", "host", "estimated", "published"]
+
+
+class Frozen(BaseModel):
+    """Immutable; an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+
+class Measurement(Frozen):
+    """A number and how it was obtained. No number reaches a user without one."""
+
+    what: str
+    """What was measured, for example `latency`."""
+    value: float
+    unit: str
+    how: How
+    on: str
+    """Device, unit and runtime, for example `snapdragon865 gpu int8`."""
+    p50: float | None = None
+    p90: float | None = None
+    n: int | None = None
+    band: str | None = None
+    """The error band of an estimate, for example `not validated` or `median error 18 %`."""
+    source: str | None = None
+
+
+class Fallback(Frozen):
+    """Something that was planned one way and happened another, or was not done at all."""
+
+    where: str
+    """Stage or backend, for example `export tflite`."""
+    what: str
+    """The operator, file or figure."""
+    reason: str
+
+
+class QualityFloor(Frozen):
+    """The least acceptable quality on held-out data."""
+
+    metric: str = "psnr_db"
+    at_least: float | None = None
+    """Absolute floor, in the metric's unit."""
+    within: float | None = Field(default=None, ge=0)
+    """Largest loss against the teacher, in the metric's unit."""
+
+
+class Budget(Frozen):
+    """What the result must stay within; every limit is optional and is compared with a `Measurement`."""
+
+    latency_ms: float | None = Field(default=None, gt=0)
+    size_mb: float | None = Field(default=None, gt=0)
+    peak_memory_mb: float | None = Field(default=None, gt=0)
+    """Live activations of one forward pass as fp32, so that precisions do not change the limit's meaning."""
+    macs_g: float | None = Field(default=None, gt=0)
+    """Multiply-adds of one forward pass (exact work), in 10^9."""
+    quality: QualityFloor | None = None
+
+
+NETWORK_PATTERN = r"^[A-Za-z_][\w.]*(:[A-Za-z_]\w*)?$"
+
+
+class NetworkConfig(Frozen):
+    """A network: a name from `mcompress list models`, or `package.module:function` for the user's own; its arguments; its weights."""
+
+    network: str = Field(pattern=NETWORK_PATTERN)
+    args: dict[str, JsonValue] = Field(default_factory=dict)
+    checkpoint: Path | None = None
+
+
+class TeacherConfig(Frozen):
+    """The original that is to be compressed. `embedded` is the small teacher that ships with mcompress.
+
+    A checkpoint without a network is ESRGAN's generator, `rrdb`, at the size that the checkpoint has.
+    """
+
+    network: str = Field(default="embedded", pattern=NETWORK_PATTERN)
+    args: dict[str, JsonValue] = Field(default_factory=dict)
+    checkpoint: Path | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _checkpoint_means_esrgan(cls, value: object) -> object:
+        if isinstance(value, dict) and value.get("checkpoint") and "network" not in value:
+            return {**value, "network": "rrdb"}
+        return value
+
+
+class ModelConfig(Frozen):
+    """The model: its task, the teacher, where compression starts, and the input that the exported files take.
+
+    `model: my_package.my_module:build` is short for `model: {teacher: {network: my_package.my_module:build}}`; so are `network`, `args` and
+    `checkpoint` directly under `model`.
+    """
+
+    task: Literal["super_resolution"] = "super_resolution"
+    teacher: TeacherConfig = TeacherConfig()
+    student: NetworkConfig | None = None
+    """Where compression starts when no search stage builds a student; the teacher itself if left out."""
+    input_shape: tuple[Annotated[int, Field(ge=1)], ...] = (1, 3, 128, 128)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, value: object) -> object:
+        if isinstance(value, str):
+            return {"teacher": {"network": value}}
+        if isinstance(value, dict):
+            short = {key: value[key] for key in ("network", "args", "checkpoint") if key in value}
+            if short and "teacher" not in value:
+                return {**{k: v for k, v in value.items() if k not in short}, "teacher": short}
+        return value
+
+
+class DataConfig(Frozen):
+    """Folders of images; left out, the photographs embedded in scikit-image and scikit-learn are used."""
+
+    training: Path | None = None
+    held_out: Path | None = None
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> DataConfig:
+        if (self.training is None) != (self.held_out is None):
+            raise ValueError("give both training and held_out, or neither: quality is only honest on images that were not trained on")
+        return self
+
+
+class Target(Frozen):
+    """One run: the only input of the pipeline."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)
+    device: str
+    unit: str | None = None
+    """The compute unit to estimate for; the device's preferred one if left out."""
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    budget: Budget = Budget()
+    stages: tuple[StageConfig, ...] = ()
+    exports: tuple[ExportConfig, ...] = Field(min_length=1)
+    seed: int = Field(default=0, ge=0, le=2**31 - 1)
+    threads: int = Field(default=2, ge=1, le=256)
+    """Threads for training and calibration on this machine; part of what makes a result repeatable."""
