@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
-from optuna.storages import BaseStorage
 from pydantic import JsonValue
 from torch import nn
 
@@ -35,8 +35,8 @@ class StageContext:
     seed: int
     checkpoints: Callable[[str], CheckpointStore]
     """A named place for training state."""
-    study_storage: Callable[[], BaseStorage]
-    """Where a search keeps its trials, so that a killed search resumes and several workers can join."""
+    study_journal: Path
+    """Where a search keeps its trials (optuna's journal), so that a killed search resumes and several workers can join."""
     progress: Callable[[str], Progress]
     """Opens a progress line with this title."""
 

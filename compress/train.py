@@ -32,7 +32,7 @@ class TrainSettings:
     warmup_steps: int = 50
     average: float = 0.995  # decay of the exponential moving average of weights
     clip_norm: float = 1.0
-    precision: str = "no"  # accelerate's names: "no" (fp32), "bf16", "fp16"
+    precision: str = "no"  # accelerate's names: "no" (fp32), "bf16"
     checkpoint_every_s: float = 30.0
     betas: tuple[float, float] = (0.9, 0.99)
 
@@ -45,6 +45,9 @@ class Objective(Protocol):
 
     def frozen(self) -> Mapping[str, nn.Module]:
         """Modules that are only evaluated (a teacher); the loop puts them on the device, in evaluation mode."""
+
+    def learning_rates(self) -> Mapping[str, float]:
+        """Peak learning rates of the players that do not use the settings' own."""
 
     def begin_step(self, generator: torch.Generator, device: torch.device) -> None:
         """Draw the batch and everything random of this step from `generator`."""
@@ -114,13 +117,15 @@ def train(objective: Objective, settings: TrainSettings, checkpoints: Checkpoint
         for name, module in players.items()
     }
     state = _State({name: {k: v.detach().clone() for k, v in module.state_dict().items()} for name, module in players.items()})
+    rates = {name: objective.learning_rates().get(name, settings.learning_rate) for name in players}
     _restore(checkpoints.load(), state, players, optimizers)
     kept_step, since, window = state.step, time.monotonic(), _Window()
     started = time.monotonic() - state.seconds
     log_every = max(1, settings.steps // 200)
     while state.step < settings.steps:
-        rate = learning_rate_at(state.step, settings)
-        objective.begin_step(step_generator(settings.seed, state.step), accelerator.device)
+        share = learning_rate_at(state.step, settings) / settings.learning_rate
+        with accelerator.autocast():
+            objective.begin_step(step_generator(settings.seed, state.step), accelerator.device)
         for name, module in players.items():
             for other, other_module in players.items():
                 other_module.requires_grad_(other == name)
@@ -131,7 +136,7 @@ def train(objective: Objective, settings: TrainSettings, checkpoints: Checkpoint
                     raise TrainingDiverged(name, state.step, term, float(value), kept_step)
                 window.add(f"{name}/{term}", float(value.detach()))
             for group in optimizers[name].param_groups:
-                group["lr"] = rate
+                group["lr"] = share * rates[name]
             optimizers[name].zero_grad(set_to_none=True)
             accelerator.backward(torch.stack([value.float() for value in terms.values()]).sum())
             nn.utils.clip_grad_norm_(module.parameters(), settings.clip_norm)

@@ -154,3 +154,10 @@ class Target(Frozen):
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
     threads: int = Field(default=2, ge=1, le=256)
     """Threads for training and calibration on this machine; part of what makes a result repeatable."""
+
+    def quick(self) -> Target:
+        """The same path with tiny budgets: few steps, a small input, and no quality floor, since nothing that comes out means anything."""
+        batch, channels, *sides = self.model.input_shape
+        model = self.model.model_copy(update={"input_shape": (batch, channels, *(min(side, 32) for side in sides))})
+        budget = self.budget.model_copy(update={"quality": None})
+        return self.model_copy(update={"stages": tuple(stage.quick() for stage in self.stages), "model": model, "budget": budget})

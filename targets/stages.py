@@ -27,7 +27,7 @@ class TrainingConfig(Stage):
     crop_size: int = Field(default=32, ge=8, le=512)
     """Side of the square low-resolution training crops, pixels."""
     learning_rate: float = Field(default=1e-3, gt=0, le=1.0)
-    precision: Literal["no", "bf16", "fp16"] = "no"
+    precision: Literal["no", "bf16"] = "no"
     """Automatic mixed precision of training, in accelerate's names; `no` is fp32."""
     checkpoint_every_s: float = Field(default=20.0, gt=0)
 

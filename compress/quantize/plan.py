@@ -10,8 +10,11 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+import numpy as np
+
 Precision = Literal["int8", "fp16", "fp32"]
 INT8_MIN, INT8_MAX = -128, 127
+SMALLEST_SCALE = 1e-9  # a tensor that is always zero still needs a scale that integer kernels can divide by
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,19 @@ class ActivationRange:
 
     scale: float
     zero_point: int
+
+    @classmethod
+    def from_bounds(cls, low: float, high: float) -> ActivationRange:
+        """The parameters that cover [low, high] and zero; the scale is a float32, as in every file format."""
+        low, high = min(low, 0.0), max(high, 0.0)
+        scale = float(np.float32(max((high - low) / (INT8_MAX - INT8_MIN), SMALLEST_SCALE)))
+        zero_point = round(INT8_MIN - low / scale)
+        return cls(scale, min(max(zero_point, INT8_MIN), INT8_MAX))
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The least and the greatest value that INT8 represents with these parameters."""
+        return self.scale * (INT8_MIN - self.zero_point), self.scale * (INT8_MAX - self.zero_point)
 
 
 @dataclass(frozen=True)
@@ -45,6 +61,10 @@ class PrecisionPlan:
     def precision_of(self, name: str) -> Precision:
         """The precision of the operator `name`; fp32 for nodes that the plan does not know (shape arithmetic)."""
         return next((operator.precision for operator in self.operators if operator.name == name), "fp32")
+
+    def int8_names(self) -> frozenset[str]:
+        """Names of the INT8 operators."""
+        return frozenset(operator.name for operator in self.operators if operator.precision == "int8")
 
     def counts(self) -> dict[str, int]:
         """Operators per precision, always with the keys int8, fp16 and fp32."""

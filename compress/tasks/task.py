@@ -1,8 +1,8 @@
-"""What a task owes the pipeline: data, objective, metric, search space, and pictures for the report."""
+"""What a task owes the pipeline: data, metric, baseline, and the objective of its training."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,8 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from mcompress.compress.models.spec import ModelSpec
-from mcompress.compress.train import Objective
-from mcompress.targets.stages import DistillConfig
 
 
 @dataclass(frozen=True)
@@ -29,6 +27,9 @@ class Task(Protocol):
     name: str
     metric: str
     """The quality metric with its unit, for example `psnr_db`; higher is better."""
+    metric_title: str
+    baseline_name: str
+    output_range: tuple[float, float]
 
     @property
     def data_digest(self) -> str:
@@ -37,6 +38,9 @@ class Task(Protocol):
     @property
     def skipped(self) -> tuple[str, ...]:
         """Data that could not be used: `name: why`."""
+
+    def embedded_teacher(self, input_shape: tuple[int, ...]) -> tuple[ModelSpec, nn.Module]:
+        """The small teacher that ships with mcompress."""
 
     def held_out(self) -> tuple[Sample, ...]:
         """Samples that nothing is trained, searched or calibrated on."""
@@ -47,6 +51,9 @@ class Task(Protocol):
     def training_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """(inputs, truths) drawn from the training data with augmentation."""
 
+    def largest_crop(self) -> int:
+        """The largest `crop_size` that the training data can give."""
+
     def calibration_inputs(self, count: int, input_shape: tuple[int, ...], seed: int) -> Iterator[Tensor]:
         """`count` inputs of `input_shape` from the training data, streamed one at a time."""
 
@@ -55,9 +62,3 @@ class Task(Protocol):
 
     def baseline(self, sample: Sample) -> Tensor:
         """What costs nothing: the trivial reference for the sample (bicubic enlargement)."""
-
-    def distillation(self, config: DistillConfig, student: nn.Module, teacher: nn.Module, spec: ModelSpec) -> Objective:
-        """The objective that trains `student` from `teacher`."""
-
-    def supernet_loss(self, output: Tensor, truth: Tensor, teacher_output: Tensor) -> Mapping[str, Tensor]:
-        """Loss terms of the largest network of a search space."""

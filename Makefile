@@ -1,0 +1,39 @@
+# Two commands on a fresh machine with Python 3.11 and make: `make run` and `make test`. Each sets up what it needs in .venv first.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: run quick test check lint types benchmarks golden clean
+
+run: $(STAMP)
+	$(BIN)/mcompress run targets/snapdragon865.yaml
+
+quick: $(STAMP)
+	$(BIN)/mcompress run targets/snapdragon865.yaml --quick
+
+test: $(STAMP)
+	$(BIN)/pytest -n 2 --dist loadfile
+
+check: lint types
+	$(BIN)/pytest -n 2 --dist loadfile -m "not export and not pipeline"
+
+lint: $(STAMP)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/lint-imports
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+benchmarks: $(STAMP)
+	$(BIN)/python -m tests.benchmarks.training
+
+clean:
+	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[all,dev]'
+	touch $(STAMP)

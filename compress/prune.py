@@ -1,0 +1,238 @@
+"""The prune stage: whole channels are removed, the least important per millisecond saved first.
+
+Coupled layers come from torch-pruning's dependency graph (DepGraph, Fang et al. 2023, arXiv 2301.12900). A channel's importance is the first-order
+Taylor estimate of the loss change, |sum of weight x gradient| over everything that the channel touches (Molchanov et al. 2019, arXiv 1906.10771).
+Channels go in blocks that keep every count a multiple of the device's alignment: a count between two steps costs as much as the upper one.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+import torch_pruning
+from pydantic import JsonValue
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mcompress.compress.cost import operator_table
+from mcompress.compress.models.build import example_input
+from mcompress.compress.models.spec import PruningEdit
+from mcompress.compress.stage import StageContext, StageOutput
+from mcompress.compress.train import step_generator
+from mcompress.errors import StageError
+from mcompress.targets.latency import estimate, operator_latencies_ms
+from mcompress.targets.operators import Operator, OperatorTable
+from mcompress.targets.schema import Fallback
+from mcompress.targets.stages import PruneConfig
+
+IMPORTANCE_BATCH, IMPORTANCE_CROP = 8, 32
+ROOTS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A block of channels that may go: module, channel indices, the loss it costs and the time it saves."""
+
+    module: str
+    channels: tuple[int, ...]
+    importance: float
+    saved_ms: float
+    touches: frozenset[str]
+    """The modules that lose channels with it."""
+
+    @property
+    def price(self) -> float:
+        """Importance lost per millisecond saved; blocks that save nothing come last."""
+        return self.importance / self.saved_ms if self.saved_ms > 0 else float("inf")
+
+
+def prune(config: PruneConfig, context: StageContext) -> StageOutput:
+    """Remove channels until the goal is met; returns the pruned network, its spec with the edits, and what changed layer by layer."""
+    model, alignment = context.model.eval(), config.round_to or context.unit.channel_alignment
+    example = example_input(context.spec)
+    before = operator_table(model, context.spec.input_shape)
+    before_ms = _latency_ms(before, context)
+    widths_before = _widths(model)
+    _accumulate_gradients(model, config, context)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch-pruning warns of parameters that belong to no layer; they are simply not pruned
+        graph = torch_pruning.DependencyGraph().build_dependency(model, example_inputs=example)
+    prunable, fixed = _prunable_modules(graph, model, example)
+    wanted = sum(widths_before[name] for name in prunable)
+    report, removed, table = context.progress("prune: removing channels"), 0, before
+    fallbacks = [Fallback(where="stage prune", what=name, reason=reason) for name, reason in fixed.items()]
+    candidates: dict[str, Candidate | None] = {}
+    while not _met(config, removed, wanted, _latency_ms(table, context), before_ms):
+        candidates.update({n: _cheapest_block(graph, model, n, alignment, table, context) for n in prunable if n not in candidates})
+        able = [c for c in candidates.values() if c is not None]
+        if not able:
+            reason = f"every layer is down to {alignment} channels; {removed} of {wanted} channels are gone"
+            fallbacks.append(Fallback(where="stage prune", what="goal not reached", reason=reason))
+            break
+        chosen = min(able, key=lambda c: (c.price, c.importance, c.module))
+        _group(graph, model, chosen.module, chosen.channels).prune()
+        removed += len(chosen.channels)
+        table = operator_table(model, context.spec.input_shape)
+        report(removed, max(removed, wanted), f"{_latency_ms(table, context):.2f} ms")
+        # Only groups that share a layer with the pruned one have changed.
+        candidates = {n: c for n, c in candidates.items() if c is None or not c.touches & chosen.touches}
+    model.zero_grad(set_to_none=True)
+    edits = tuple(PruningEdit(name, is_output, tuple(channels)) for name, is_output, channels in graph.pruning_history())
+    spec = context.spec.with_edits(edits)
+    widths = _widths(model)
+    layers: list[JsonValue] = [{"module": n, "before": w, "after": widths[n]} for n, w in widths_before.items() if widths[n] != w]
+    details: dict[str, JsonValue] = {"layers": layers, "before": _facts(before, before_ms), "after": _facts(table, _latency_ms(table, context))}
+    latency = estimate(table, context.device, context.unit.name, "int8")
+    return StageOutput(model, spec, None, (latency,), tuple(fallbacks), details)
+
+
+def _latency_ms(table: OperatorTable, context: StageContext) -> float:
+    return estimate(table, context.device, context.unit.name, "int8").value
+
+
+def _facts(table: OperatorTable, latency_ms: float) -> JsonValue:
+    return {"params": table.params, "macs": table.macs, "latency_ms": latency_ms, "peak_activation_elements": table.peak_activation_elements}
+
+
+def _met(config: PruneConfig, removed: int, wanted: int, now_ms: float, before_ms: float) -> bool:
+    if config.ratio is not None:
+        return removed >= config.ratio * wanted
+    return config.latency_ratio is not None and now_ms <= config.latency_ratio * before_ms
+
+
+def _accumulate_gradients(model: nn.Module, config: PruneConfig, context: StageContext) -> None:
+    model.requires_grad_(True)
+    model.zero_grad(set_to_none=True)
+    crop = min(IMPORTANCE_CROP, context.task.largest_crop())
+    for index in range(config.importance_batches):
+        source, truth = context.task.training_batch(IMPORTANCE_BATCH, crop, step_generator(context.seed, index))
+        functional.l1_loss(model(source), truth).backward()
+
+
+def _widths(model: nn.Module) -> dict[str, int]:
+    return {name: int(module.weight.shape[0 if not isinstance(module, nn.ConvTranspose2d) else 1]) for name, module in _roots(model)}
+
+
+def _roots(model: nn.Module) -> list[tuple[str, nn.Conv2d | nn.ConvTranspose2d | nn.Linear]]:
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, ROOTS)]
+
+
+def _remover(graph: torch_pruning.DependencyGraph, module: nn.Module) -> Callable[..., nn.Module]:
+    pruner = graph.get_pruner_of_module(module)
+    return pruner.prune_out_channels  # type: ignore[no-any-return]
+
+
+def _group(graph: torch_pruning.DependencyGraph, model: nn.Module, name: str, channels: tuple[int, ...]) -> torch_pruning.Group:
+    module = model.get_submodule(name)
+    return graph.get_pruning_group(module, _remover(graph, module), list(channels))
+
+
+def _prunable_modules(
+    graph: torch_pruning.DependencyGraph, model: nn.Module, example: Tensor
+) -> tuple[tuple[str, ...], dict[str, str]]:
+    """One module per group of coupled layers, and the groups that cannot be pruned with the reason.
+
+    One group of each form (the same kinds of layers, the same shapes) is tried on a copy: removing a channel must leave the output's shape alone
+    and the network able to run.
+    """
+    with torch.no_grad():
+        shape = model(example).shape
+    names = {module: name for name, module in model.named_modules()}
+    prunable, fixed = [], {}
+    tried: dict[tuple[object, ...], str | None] = {}
+    for group in graph.get_all_groups(root_module_types=list(ROOTS)):
+        name = names[group[0].dep.target.module]
+        if _reaches_output(graph, group):
+            continue  # the channels of the output are not ours to remove
+        form = tuple((type(dep.target.module), dep.handler.__name__, _shape(dep.target.module)) for dep, _ in group)
+        if form not in tried:
+            tried[form] = _trial(model, name, example, shape)
+        reason = tried[form]
+        if reason is None:
+            prunable.append(name)
+        else:
+            fixed[name] = reason
+    return tuple(prunable), fixed
+
+
+def _shape(module: nn.Module) -> tuple[int, ...] | None:
+    weight = getattr(module, "weight", None)
+    return tuple(weight.shape) if isinstance(weight, Tensor) else None
+
+
+def _reaches_output(graph: torch_pruning.DependencyGraph, group: torch_pruning.Group) -> bool:
+    return any(not dep.target.outputs and not graph.is_in_channel_pruning_fn(dep.handler) for dep, _ in group)
+
+
+def _trial(model: nn.Module, name: str, example: Tensor, shape: torch.Size) -> str | None:
+    """Why a group cannot be pruned, or None. Channels are coupled in the same way whatever their values, so one trial speaks for all."""
+    trial = copy.deepcopy(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        graph = torch_pruning.DependencyGraph().build_dependency(trial, example_inputs=example)
+    try:
+        _group(graph, trial, name, (0,)).prune()
+        with torch.no_grad():
+            changed = trial(example).shape
+    except (RuntimeError, ValueError, IndexError, KeyError, AttributeError) as error:  # whatever a user's forward does with a missing channel
+        return f"the network does not run without one of its channels ({error})"
+    return None if changed == shape else f"removing a channel changes the output from {tuple(shape)} to {tuple(changed)}"
+
+
+def _cheapest_block(
+    graph: torch_pruning.DependencyGraph, model: nn.Module, name: str, alignment: int, table: OperatorTable, context: StageContext
+) -> Candidate | None:
+    """The least important channels of a group, as many as reach the next multiple of the alignment; None when none can go."""
+    width = _widths(model)[name]
+    block = width % alignment or alignment
+    if width - block < 1:
+        return None
+    group = _group(graph, model, name, tuple(range(width)))
+    scores = torch_pruning.importance.GroupTaylorImportance(group_reduction="sum", normalizer=None)(group)
+    if scores is None:
+        raise StageError(f"stage prune: no gradient reaches '{name}', so its channels cannot be ranked; is it used by the loss?")
+    weakest = torch.argsort(scores, stable=True)[:block].sort().values
+    importance = float(scores[weakest].sum())
+    touches, saved_ms = _effect(graph, group, model, block / width, table, context)
+    return Candidate(name, tuple(int(i) for i in weakest), importance, saved_ms, touches)
+
+
+def _effect(
+    graph: torch_pruning.DependencyGraph, group: torch_pruning.Group, model: nn.Module, share: float, table: OperatorTable, context: StageContext
+) -> tuple[frozenset[str], float]:
+    """The layers that get narrower when `share` of a group's channels goes, and the estimated time that this saves."""
+    names = {module: name for name, module in model.named_modules()}
+    output_keep: dict[str, float] = {}
+    input_keep: dict[str, float] = {}
+    for dep, _ in group:
+        name = names.get(dep.target.module)
+        if name is not None:
+            (input_keep if graph.is_in_channel_pruning_fn(dep.handler) else output_keep)[name] = 1.0 - share
+    touched = [row for row in table.operators if row.name in output_keep or row.name in input_keep]
+    narrowed = [_narrow(row, input_keep.get(row.name, 1.0), output_keep.get(row.name, 1.0)) for row in touched]
+    before, after = (
+        sum(operator_latencies_ms(OperatorTable(tuple(rows), 0), context.device, context.unit.name, "int8")) for rows in (touched, narrowed)
+    )
+    return frozenset(output_keep) | frozenset(input_keep), float(before - after)
+
+
+def _narrow(row: Operator, input_keep: float, output_keep: float) -> Operator:
+    keep = input_keep * output_keep
+
+    def channels(shape: tuple[int, ...], share: float) -> tuple[int, ...]:
+        return (shape[0], max(1, round(shape[1] * share)), *shape[2:]) if len(shape) > 1 else shape
+
+    return replace(
+        row,
+        input_shape=channels(row.input_shape, input_keep),
+        output_shape=channels(row.output_shape, output_keep),
+        macs=int(row.macs * keep),
+        macs_output_convention=int(row.macs_output_convention * keep),
+        elements_read=int(row.elements_read * input_keep),
+        elements_written=int(row.elements_written * output_keep),
+        weight_elements=int(row.weight_elements * keep),
+    )

@@ -1,0 +1,115 @@
+"""Super-resolution x4 as a task: photographs, PSNR on held-out photographs, bicubic enlargement as the baseline."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from functools import cached_property
+from importlib.resources import files
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mcompress.compress.models.build import build
+from mcompress.compress.models.spec import ModelSpec
+from mcompress.compress.tasks.super_resolution import photos
+from mcompress.compress.tasks.task import Sample
+from mcompress.targets.schema import DataConfig
+
+SMALLEST_SIDE = 128  # pixels; shorter photographs cannot give a training crop of 32 low-resolution pixels
+VALIDATION_CROPS, VALIDATION_SIZE = 24, 32
+VALIDATION_SEED = 7_919  # fixed, so that every candidate of every run is judged on the same crops
+
+
+class SuperResolution:
+    """Photographs in, the same photographs four times as large out."""
+
+    name = "super_resolution"
+    metric = "psnr_db"
+    metric_title = "PSNR on held-out photographs, RGB"
+    baseline_name = "bicubic"
+    output_range = (0.0, 1.0)
+
+    def __init__(self, training: photos.PhotoSet, held_out: photos.PhotoSet) -> None:
+        self.training_photos, self.held_out_photos = training, held_out
+
+    @classmethod
+    def from_config(cls, data: DataConfig) -> SuperResolution:
+        """The user's folders, or the embedded photographs. Raises `PlanError` for a folder without a usable image."""
+        if data.training is None or data.held_out is None:
+            return cls(photos.embedded_photos(photos.TRAINING_PHOTOS), photos.embedded_photos(photos.HELD_OUT_PHOTOS))
+        return cls(photos.folder_photos(data.training, SMALLEST_SIDE), photos.folder_photos(data.held_out, photos.SCALE))
+
+    @property
+    def data_digest(self) -> str:
+        """SHA-256 of training and held-out photographs."""
+        return hashlib.sha256(f"{self.training_photos.digest}{self.held_out_photos.digest}".encode()).hexdigest()
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """Photographs that could not be used: `name: why`."""
+        return self.training_photos.skipped + self.held_out_photos.skipped
+
+    @cached_property
+    def _levels(self) -> tuple[Tensor, ...]:
+        return photos.pyramid(self.training_photos.photos, SMALLEST_SIDE)
+
+    def embedded_teacher(self, input_shape: tuple[int, ...]) -> tuple[ModelSpec, nn.Module]:
+        """A small RRDBNet; `teacher.json` beside its weights says how it was made and `teacher.py` makes it again."""
+        folder = files("mcompress.compress.tasks.super_resolution")
+        record = json.loads(folder.joinpath("teacher.json").read_text(encoding="utf-8"))
+        spec = ModelSpec(record["model"], record["args"], (), input_shape)
+        network = build(spec)
+        weights = safetensors.torch.load(folder.joinpath("teacher.safetensors").read_bytes())
+        network.load_state_dict({name: value.float() for name, value in weights.items()})
+        return spec, network
+
+    def held_out(self) -> tuple[Sample, ...]:
+        """The held-out photographs as pairs."""
+        pairs = ((photo.name, *photos.whole_pair(photo)) for photo in self.held_out_photos.photos)
+        return tuple(Sample(name, low, high) for name, low, high in pairs)
+
+    def validation_batch(self) -> tuple[Tensor, Tensor]:
+        """Fixed crops of the training photographs, augmented as in training: (24, 3, 32, 32) and (24, 3, 128, 128)."""
+        return self.training_batch(VALIDATION_CROPS, VALIDATION_SIZE, torch.Generator().manual_seed(VALIDATION_SEED))
+
+    def training_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Random augmented crops: low (N, 3, crop_size, crop_size) and high (N, 3, 4*crop_size, 4*crop_size), in [0, 1]."""
+        fitting = tuple(level for level in self._levels if min(level.shape[1:]) >= crop_size * photos.SCALE)
+        return photos.random_batch(fitting, batch_size, crop_size, generator)
+
+    def largest_crop(self) -> int:
+        """The largest training crop (low-resolution pixels) that at least one photograph can give."""
+        return max(min(level.shape[1:]) for level in self._levels) // photos.SCALE
+
+    def calibration_inputs(self, count: int, input_shape: tuple[int, ...], seed: int) -> Iterator[Tensor]:
+        """Low-resolution crops of training photographs in `input_shape`, mirrored at the border where a photograph is too small."""
+        batch, _, height, width = input_shape
+        lows = [photos.whole_pair(photo)[0] for photo in self.training_photos.photos]
+        generator = torch.Generator().manual_seed(seed)
+        for index in range(count):
+            crops = [_crop(lows[(index * batch + k) % len(lows)], height, width, generator) for k in range(batch)]
+            yield torch.cat(crops)
+
+    def quality(self, output: Tensor, truth: Tensor) -> float:
+        """Peak signal-to-noise ratio over all RGB values, dB, after clipping to [0, 1] and rounding to 8 bits."""
+        rounded = (output.clamp(0.0, 1.0) * 255.0).round() / 255.0
+        return float(-10.0 * torch.log10(torch.mean((rounded - truth) ** 2)))
+
+    def baseline(self, sample: Sample) -> Tensor:
+        """Bicubic enlargement."""
+        return photos.bicubic_upsample(sample.input)
+
+
+def _crop(low: Tensor, height: int, width: int, generator: torch.Generator) -> Tensor:
+    top = int(torch.randint(max(1, low.shape[2] - height + 1), (1,), generator=generator))
+    left = int(torch.randint(max(1, low.shape[3] - width + 1), (1,), generator=generator))
+    crop = low[:, :, top : top + height, left : left + width]
+    while crop.shape[2] < height or crop.shape[3] < width:  # a mirror adds less than the image itself, so small images take several
+        right = min(width - crop.shape[3], crop.shape[3] - 1)
+        bottom = min(height - crop.shape[2], crop.shape[2] - 1)
+        crop = functional.pad(crop, (0, right, 0, bottom), mode="reflect")
+    return crop

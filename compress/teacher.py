@@ -1,0 +1,39 @@
+"""The two networks that a run starts from: the original (teacher), and where compression starts when nothing is searched (student)."""
+
+from __future__ import annotations
+
+import copy
+
+from torch import nn
+
+from mcompress.compress.models.build import build
+from mcompress.compress.models.checkpoint import load_weights, read_state_dict, rrdb_args_of
+from mcompress.compress.models.spec import ModelSpec
+from mcompress.compress.tasks.task import Task
+from mcompress.targets.schema import ModelConfig, NetworkConfig, TeacherConfig
+
+
+def load_teacher(config: ModelConfig, task: Task) -> tuple[ModelSpec, nn.Module]:
+    """The original in evaluation mode. Raises `CheckpointError` or `PlanError`."""
+    if config.teacher.network == "embedded":
+        spec, network = task.embedded_teacher(config.input_shape)
+        return spec, network.eval()
+    return _load(config.teacher, config.input_shape)
+
+
+def load_start(config: ModelConfig, teacher_spec: ModelSpec, teacher: nn.Module) -> tuple[ModelSpec, nn.Module]:
+    """The network that the first stage gets: the target's student, or a copy of the teacher."""
+    if config.student is None:
+        return teacher_spec, copy.deepcopy(teacher)
+    return _load(config.student, config.input_shape)
+
+
+def _load(config: TeacherConfig | NetworkConfig, input_shape: tuple[int, ...]) -> tuple[ModelSpec, nn.Module]:
+    args = dict(config.args)
+    if config.network == "rrdb" and config.checkpoint is not None and not args:
+        args = dict(rrdb_args_of(read_state_dict(config.checkpoint)))
+    spec = ModelSpec(config.network, args, (), input_shape)
+    network = build(spec)
+    if config.checkpoint is not None:
+        load_weights(network, config.checkpoint, config.network)
+    return spec, network.eval()
