@@ -27,7 +27,7 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 benchmarks: $(STAMP)
-	$(BIN)/python -m tests.benchmarks.training
+	$(BIN)/python tests/benchmarks/training.py
 
 clean:
 	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,8 +1,8 @@
 """Streamed statistics of activations, and INT8 ranges chosen from them.
 
-`Observer` sees one tensor after another and keeps a minimum, a maximum and one histogram, so its memory does not depend on how much it sees. The bins are powers of
-two wide and lie on a fixed grid around zero; when a value falls outside, neighbouring bins are merged. The result is therefore exactly the histogram of all values
-at the final bin width, in whatever order they came.
+`Observer` sees one tensor after another and keeps a minimum, a maximum and one histogram, so its memory does not depend on how much it sees. The
+bins are powers of two wide and lie on a fixed grid around zero; when a value falls outside, neighbouring bins are merged. The result is therefore
+exactly the histogram of all values at the final bin width, in whatever order they came.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Observer:
         return max(low, min(0.0, float(edges[first]))), min(high, max(0.0, float(edges[last + 1])))
 
     def _least_squares(self, low: float, high: float) -> tuple[float, float]:
-        """Try SHRINK_STEPS x SHRINK_STEPS pairs of bounds: squared clipping error from the histogram, plus step^2 / 12 for every value that is not exactly zero."""
+        """The best of SHRINK_STEPS^2 pairs of bounds: clipping error from the histogram, plus step^2 / 12 for every value that is not zero."""
         centres = (self.edges()[:-1] + self.edges()[1:]) / 2
         shrink = np.linspace(1.0, 0.2, SHRINK_STEPS)
         lows, highs = (low * shrink if low < 0 else np.zeros(1)), (high * shrink if high > 0 else np.zeros(1))

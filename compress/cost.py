@@ -41,15 +41,15 @@ _KINDS: dict[str, Kind] = {
     **dict.fromkeys(("cat", "stack"), "concatenate"),
     **dict.fromkeys(("pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle"), "shuffle"),
     **dict.fromkeys(("clone", "copy_", "_to_copy", "constant_pad_nd", "contiguous", "repeat", "roll", "flip"), "copy"),
-    **dict.fromkeys(("mean", "sum", "amax", "amin", "max", "min", "var", "std", "var_mean", "std_mean", "norm", "prod", "argmax", "argmin"), "reduction"),
-    **dict.fromkeys(("linalg_vector_norm", "logsumexp", "any", "all", "cumsum"), "reduction"),
+    **dict.fromkeys(("mean", "sum", "amax", "amin", "max", "min", "var", "std", "var_mean", "std_mean", "norm", "prod"), "reduction"),
+    **dict.fromkeys(("argmax", "argmin", "linalg_vector_norm", "logsumexp", "any", "all", "cumsum"), "reduction"),
     **dict.fromkeys(("_softmax", "_log_softmax", "_safe_softmax"), "normalization"),
     **dict.fromkeys(("_prelu_kernel", "prelu", "rrelu_with_noise", "glu", "log_sigmoid_forward"), "activation"),
 }
 _ACTIVATIONS = frozenset(
-    ("relu", "leaky_relu", "hardtanh", "clamp", "clamp_min", "clamp_max", "sigmoid", "tanh", "gelu", "silu", "mish", "elu", "celu", "selu", "softplus")
-    + ("hardswish", "hardsigmoid", "threshold", "softshrink", "hardshrink")
-)
+    ("relu", "leaky_relu", "hardtanh", "clamp", "clamp_min", "clamp_max", "sigmoid", "tanh", "gelu", "silu", "mish", "elu", "celu", "selu",
+     "softplus", "hardswish", "hardsigmoid", "threshold", "softshrink", "hardshrink")
+)  # fmt: skip
 _PREFIXES: tuple[tuple[str, Kind], ...] = (
     ("upsample_", "resize"),
     ("_upsample_", "resize"),
@@ -61,10 +61,10 @@ _PREFIXES: tuple[tuple[str, Kind], ...] = (
     ("reflection_pad", "copy"),
     ("replication_pad", "copy"),
 )
-_BATCH_NORMS = frozenset(("native_batch_norm", "_native_batch_norm_legit_no_training", "_native_batch_norm_legit", "_batch_norm_no_update", "cudnn_batch_norm"))
-_WEIGHTED: frozenset[Kind] = frozenset(
-    ("convolution", "depthwise_convolution", "grouped_convolution", "transposed_convolution", "matmul")
+_BATCH_NORMS = frozenset(
+    ("native_batch_norm", "_native_batch_norm_legit_no_training", "_native_batch_norm_legit", "_batch_norm_no_update", "cudnn_batch_norm")
 )
+_WEIGHTED: frozenset[Kind] = frozenset(("convolution", "depthwise_convolution", "grouped_convolution", "transposed_convolution", "matmul"))
 _TAKES_ACTIVATION: frozenset[Kind] = _WEIGHTED | {"normalization", "elementwise"}
 
 
@@ -133,11 +133,11 @@ class _Trace:
     """Values that leave the network."""
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Numbers values by storage and notes every operator that computes or copies."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.trace = _Trace()
         self.paths: list[tuple[str, bool]] = [("", False)]
         self.paused = False
@@ -160,9 +160,11 @@ class _Recorder(TorchDispatchMode):
         return number
 
     def _key(self, tensor: Tensor) -> int:
-        reference = StorageWeakRef(tensor.untyped_storage())
+        reference = StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
+        key: int = reference.cdata
         # A weak reference that is kept makes sure that the address is not given to another storage.
-        return self._alive.setdefault(reference.cdata, reference).cdata
+        self._alive.setdefault(key, reference)
+        return key
 
     def __torch_dispatch__(
         self, func: OpOverload, types: Sequence[type], args: tuple[object, ...] = (), kwargs: dict[str, object] | None = None
@@ -173,7 +175,7 @@ class _Recorder(TorchDispatchMode):
             self.note(func.overloadpacket.__name__, torch.Tag.pointwise in func.tags, args, keywords, result)
         return result
 
-    def note(self, operation: str, pointwise: bool, args: Sequence[object], kwargs: Mapping[str, object], result: object) -> None:  # noqa: FBT001
+    def note(self, operation: str, pointwise: bool, args: Sequence[object], kwargs: Mapping[str, object], result: object) -> None:
         """Add a step for an operator, unless it is a view or depends on parameters only."""
         results = list(_tensors((result,)))
         inputs = list(_tensors(chain(args, kwargs.values())))
@@ -214,6 +216,9 @@ class _Recorder(TorchDispatchMode):
         self.trace.steps.append(step)
 
 
+_ATTENTION = cast("object", functional.scaled_dot_product_attention)
+
+
 class _Attention(TorchFunctionMode):
     """Notes scaled dot-product attention as one operator, whatever kernels it is made of on this device."""
 
@@ -224,15 +229,15 @@ class _Attention(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., object], types: Sequence[type], args: tuple[object, ...] = (), kwargs: dict[str, object] | None = None
     ) -> object:
-        keywords = kwargs or {}
-        if func is not functional.scaled_dot_product_attention or self.recorder.paused:
+        keywords, attention = kwargs or {}, func is _ATTENTION
+        if not attention or self.recorder.paused:
             return func(*args, **keywords)
         self.recorder.paused = True
         try:
             result = func(*args, **keywords)
         finally:
             self.recorder.paused = False
-        self.recorder.note("scaled_dot_product_attention", False, args, keywords, result)  # noqa: FBT003
+        self.recorder.note("scaled_dot_product_attention", False, args, keywords, result)
         return result
 
 
@@ -248,7 +253,7 @@ def _storage_elements(tensor: Tensor) -> int:
     return max(tensor.untyped_storage().nbytes() // max(tensor.element_size(), 1), tensor.numel() if tensor.is_contiguous() else 0)
 
 
-def _kind(operation: str, pointwise: bool) -> Kind:  # noqa: FBT001
+def _kind(operation: str, pointwise: bool) -> Kind:
     if operation == "scaled_dot_product_attention":
         return "attention"
     if operation in ("convolution", "_convolution", "convolution_overrideable", "mkldnn_convolution"):
@@ -277,7 +282,8 @@ def _describe(step: _Step, args: Sequence[object], kwargs: Mapping[str, object],
             step.macs = step.macs_output_convention = factors[0].numel() * factors[1].shape[-1]
         step.input_shape = tuple(factors[0].shape)
     elif step.kind == "attention":
-        query, key, value = (tensor for tensor, _ in zip(_tensors((*args, *(kwargs[k] for k in ("query", "key", "value") if k in kwargs))), range(3)))
+        given = _tensors((*args, *(kwargs[name] for name in ("query", "key", "value") if name in kwargs)))
+        query, key, value = next(given), next(given), next(given)
         # Query times key transposed, and the weights times value: both for every query and every key.
         step.macs = step.macs_output_convention = query.numel() * key.shape[-2] + math.prod(step.output_shape) * value.shape[-2]
     elif step.operation in _BATCH_NORMS:
@@ -289,7 +295,7 @@ def _describe(step: _Step, args: Sequence[object], kwargs: Mapping[str, object],
 def _uses_batch_statistics(args: Sequence[object]) -> bool:
     # native_batch_norm(input, weight, bias, running_mean, running_var, training, ...); the variants without statistics have fewer tensors.
     flag = next((a for a in args if isinstance(a, bool)), False)
-    return flag or len(list(_tensors(tuple(args)))) < 3  # noqa: PLR2004  (input, mean and variance at least)
+    return flag or len(list(_tensors(tuple(args)))) < 3
 
 
 def _describe_convolution(step: _Step, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
@@ -343,7 +349,7 @@ def _run(model: nn.Module, recorder: _Recorder, sample: Tensor) -> _Trace:
     fast_path = torch.backends.mha.get_fastpath_enabled()
     number = recorder.new_buffer(sample)
     recorder.trace.inputs.add(number)
-    torch.backends.mha.set_fastpath_enabled(False)  # noqa: FBT003  (its fused kernels hide the attention products)
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
         with torch.no_grad(), torch.device(sample.device), _paths(model, recorder), _Attention(recorder), recorder:
             output = model(sample)
@@ -357,7 +363,7 @@ def _run(model: nn.Module, recorder: _Recorder, sample: Tensor) -> _Trace:
 def _paths(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
     """Keep `recorder.paths` at the module that is running."""
 
-    def enter(name: str, leaf: bool) -> Callable[[nn.Module, object], None]:  # noqa: FBT001
+    def enter(name: str, leaf: bool) -> Callable[[nn.Module, object], None]:
         return lambda _module, _inputs: recorder.paths.append((name, leaf))
 
     def leave(_module: nn.Module, _inputs: object, _output: object) -> None:
@@ -378,7 +384,7 @@ def _copy_to_meta(model: nn.Module) -> nn.Module:
     """A deep copy whose tensors lie on the meta device; no weight is copied."""
     memo: dict[int, object] = {}
     for module in model.modules():
-        for tensor in chain(module._parameters.values(), module._buffers.values(), vars(module).values()):  # noqa: SLF001
+        for tensor in chain(module._parameters.values(), module._buffers.values(), vars(module).values()):
             if isinstance(tensor, Tensor) and id(tensor) not in memo:
                 empty = torch.empty_like(tensor, device="meta", requires_grad=False)
                 memo[id(tensor)] = nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
@@ -489,12 +495,12 @@ def _live_elements(trace: _Trace, groups: Sequence[Sequence[_Step]]) -> list[int
                 last[trace.buffer_of[value]] = index
     for value in trace.outputs:
         last[trace.buffer_of[value]] = max(len(groups) - 1, 0)
-    change = [0] * (len(groups) + 1)
+    change = [0] * (len(groups) + 2)
     for buffer, first in born.items():
         change[first] += trace.elements_of[buffer]
         change[last[buffer] + 1] -= trace.elements_of[buffer]
     live, total = [], 0
-    for step in change[:-1]:
+    for step in change[: len(groups)]:
         total += step
         live.append(total)
     return live

@@ -87,14 +87,16 @@ class Unit(Facts):
     fallback_unit: Name | None = None
     gmacs: dict[PrecisionName, dict[Kind, Constant]]
     """Effective 10^9 multiply-adds per second, by the precision that is computed in and the kind of operator."""
-    bandwidth_gbs: Constant
-    """Effective 10^9 bytes per second between operators."""
+    bandwidth_gbs: dict[PrecisionName, Constant]
+    """Effective 10^9 bytes per second between operators, by the precision that is computed in."""
+    slowdown: dict[Kind, Constant] = Field(default_factory=dict)
+    """Kinds that move memory so many times slower than `bandwidth_gbs`, for example a pixel shuffle."""
     dispatch_us: Constant
     """Fixed cost of one operator, microseconds."""
     invoke_us: Constant
     """Fixed cost of one inference, microseconds."""
     boundary_us: Constant
-    """Fixed cost of a change of precision or unit between two operators, microseconds; the tensor is moved in addition."""
+    """Fixed cost of going to another unit between two operators, microseconds; the tensor is moved in addition."""
     validation: dict[PrecisionName, Validation] = Field(default_factory=dict)
     """By the precision of the file."""
 
@@ -103,6 +105,8 @@ class Unit(Facts):
         for file, kinds in self.runs.items():
             if file not in self.computes_in:
                 raise ValueError(f"unit {self.name} runs {file} files, but computes_in does not say in which precision")
+            if self.computes_in[file] not in self.bandwidth_gbs:
+                raise ValueError(f"unit {self.name} computes {file} files in {self.computes_in[file]}, but bandwidth_gbs does not have it")
             rates = self.gmacs.get(self.computes_in[file], {})
             missing = [kind for kind in kinds if kind in MULTIPLYING and kind not in rates]
             if missing:
@@ -115,8 +119,10 @@ class Unit(Facts):
 
     def band(self, precision: PrecisionName) -> str:
         """How far estimates may be off, in words."""
-        validation = self.validation.get(precision)
-        return validation.band if validation else "not validated"
+        if precision in self.validation:
+            return self.validation[precision].band
+        same = [file for file in self.validation if self.computes_in.get(file) == self.computes_in.get(precision)]
+        return f"{self.validation[same[0]].band}, with {same[0]} files that the unit computes in the same way" if same else "not validated"
 
 
 MULTIPLYING: frozenset[Kind] = frozenset(
@@ -145,7 +151,8 @@ class Device(Facts):
             if unit.name != key:
                 raise ValueError(f"units.{key} has the name {unit.name!r}")
             if unit.fallback_unit is not None and (unit.fallback_unit not in self.units or unit.fallback_unit == key):
-                raise ValueError(f"units.{key}.fallback_unit is {unit.fallback_unit!r}; other units are {', '.join(u for u in self.units if u != key)}")
+                others = ", ".join(name for name in self.units if name != key)
+                raise ValueError(f"units.{key}.fallback_unit is {unit.fallback_unit!r}; other units are {others}")
         return self
 
     def unit(self, name: str | None = None) -> Unit:

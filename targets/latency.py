@@ -7,7 +7,7 @@ Per operator, following the roofline model (Williams et al., 2009) with effectiv
 - The rate is that of the precision in which the unit really computes: a GPU runs INT8 files in FP16.
 - Channels are rounded up to the unit's alignment, so that 33 channels cost as much as 64 on a unit that works in groups of 32.
 - An operator that the unit does not take runs on its fallback unit.
-- Between operators of different precision or unit the tensor is converted, which reads and writes it once more.
+- Between operators of different precision or unit the tensor is converted, which reads and writes it once more; going to another unit also waits.
 - One inference has a fixed cost besides its operators.
 """
 
@@ -67,7 +67,7 @@ def estimate(table: OperatorTable, device: Device, unit: str, precisions: Precis
     total = float(np.sum([row.latency_ms for row in rows])) + chosen.invoke_us.value / 1e3
     names = _file_precision(rows)
     away = sum(row.unit != chosen.name for row in rows)
-    constant = chosen.bandwidth_gbs
+    constant = next(iter(chosen.bandwidth_gbs.values()))
     note = f"; {away} of {len(rows)} operators on {chosen.fallback_unit}" if away else ""
     return Measurement(
         what="latency",
@@ -90,9 +90,6 @@ def operator_latencies(table: OperatorTable, device: Device, unit: str, precisio
         where = _place(operator, precision, chosen, device)
         computed = where.computes_in[precision]
         here = (where.name, computed)
-        crossed = before is not None and before != here
-        # The tensor that crosses is read in one form and written in the other; the dearer of the two stands for both.
-        moved = 2 * operator.elements_read * BYTES[_wider(before[1], computed)] if crossed and before is not None else 0
         rows.append(
             OperatorLatency(
                 name=operator.name,
@@ -101,7 +98,7 @@ def operator_latencies(table: OperatorTable, device: Device, unit: str, precisio
                 compute_ms=_compute_ms(operator, where, computed),
                 memory_ms=_memory_ms(operator, where, computed),
                 dispatch_ms=where.dispatch_us.value / 1e3,
-                boundary_ms=(chosen.boundary_us.value / 1e3 + moved / (where.bandwidth_gbs.value * 1e6)) if crossed else 0.0,
+                boundary_ms=_boundary_ms(operator, before, where, chosen) if before is not None and before != here else 0.0,
             )
         )
         before = here
@@ -146,7 +143,7 @@ def _assign(table: OperatorTable, precisions: Precisions) -> list[PrecisionName]
     missing = [op.name for op in table.operators if op.name not in precisions and op.macs]
     if missing:
         raise UsageError(f"{len(missing)} operators with multiply-adds have no precision, the first is {missing[0]!r}; give one to each")
-    first = next((precisions[op.name] for op in table.operators if op.name in precisions), "fp16")
+    first: PrecisionName = next((precisions[op.name] for op in table.operators if op.name in precisions), "fp16")
     assigned: list[PrecisionName] = []
     for operator in table.operators:
         first = precisions.get(operator.name, first)
@@ -165,20 +162,30 @@ def _place(operator: Operator, precision: PrecisionName, unit: Unit, device: Dev
     raise UsageError(f"{device.name} {unit.name} cannot run {what}, and nor can its fallback; the device can run it as: {allowed}")
 
 
+def _boundary_ms(operator: Operator, before: tuple[str, PrecisionName], where: Unit, chosen: Unit) -> float:
+    unit_before, precision_before = before
+    computed = next(iter(where.bandwidth_gbs)) if precision_before not in where.bandwidth_gbs else precision_before
+    # The tensor is read in one form and written in the other; the wider of the two stands for both.
+    moved = 2 * operator.elements_read * BYTES[_wider(precision_before, computed)]
+    fixed_us = chosen.boundary_us.value if unit_before != where.name else where.dispatch_us.value
+    return fixed_us / 1e3 + moved / (where.bandwidth_gbs[computed].value * 1e6)
+
+
 def _compute_ms(operator: Operator, unit: Unit, computed: PrecisionName) -> float:
     macs = padded_macs(operator, unit)
     return macs / (unit.gmacs[computed][operator.kind].value * 1e6) if macs else 0.0
 
 
 def _memory_ms(operator: Operator, unit: Unit, computed: PrecisionName) -> float:
-    return padded_elements(operator, unit) * BYTES[computed] / (unit.bandwidth_gbs.value * 1e6)
+    slower = unit.slowdown[operator.kind].value if operator.kind in unit.slowdown else 1.0
+    return padded_elements(operator, unit) * BYTES[computed] * slower / (unit.bandwidth_gbs[computed].value * 1e6)
 
 
 def padded_macs(operator: Operator, unit: Unit) -> float:
     """Multiply-adds that the unit carries out: channels rounded up to its alignment. 0 for operators that only move memory."""
     if operator.kind not in MULTIPLYING:
         return 0.0
-    if len(operator.input_shape) < 4 or not operator.kernel:  # noqa: PLR2004  (only convolutions of N, C, H, W have channels to round)
+    if len(operator.input_shape) < 4 or not operator.kernel:
         return float(operator.macs)
     outputs = _stairs(_channels(operator.output_shape), unit.channel_alignment)
     if operator.groups > 1:

@@ -149,7 +149,7 @@ class Target(Frozen):
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     budget: Budget = Budget()
-    stages: tuple[StageConfig, ...] = ()
+    stages: tuple[StageConfig, ...] = Field(min_length=1)
     exports: tuple[ExportConfig, ...] = Field(min_length=1)
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
     threads: int = Field(default=2, ge=1, le=256)

@@ -119,7 +119,8 @@ def mobilenet_v2() -> nn.Module:
     """MobileNetV2 (arXiv 1801.04381)."""
     layers: list[nn.Module] = [_conv(3, 32, 3, 2, act=nn.ReLU6)]
     inputs = 32
-    for expansion, outputs, depth, stride in ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)):
+    stages = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+    for expansion, outputs, depth, stride in stages:
         for index in range(depth):
             layers.append(Inverted(inputs, outputs, stride if index == 0 else 1, expansion))
             inputs = outputs
@@ -175,6 +176,23 @@ class XLSR(nn.Module):
         return self.tail(torch.cat((self.shortcut(x), self.body(x)), 1))
 
 
+class ViT(nn.Module):
+    """ViT-B/16 (arXiv 2010.11929)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 768, 16, 16)
+        self.token, self.position = nn.Parameter(torch.zeros(1, 1, 768)), nn.Parameter(torch.zeros(1, 197, 768))
+        layer = lambda: nn.TransformerEncoderLayer(768, 12, 3072, activation="gelu", batch_first=True, norm_first=True)  # noqa: E731
+        self.layers = nn.Sequential(*(layer() for _ in range(12)))
+        self.norm, self.head = nn.LayerNorm(768), nn.Linear(768, 1000)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.patches(x).flatten(2).transpose(1, 2)
+        tokens = torch.cat((self.token.expand(len(x), -1, -1), tokens), 1) + self.position
+        return self.head(self.norm(self.layers(tokens))[:, 0])
+
+
 PHOTO, LOW_RESOLUTION = (1, 3, 224, 224), (1, 3, 128, 128)
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
@@ -188,6 +206,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
     "mobilenet_v1": (mobilenet_v1, PHOTO, 4_231_976),
     "mobilenet_v2": (mobilenet_v2, PHOTO, 3_504_872),
     "densenet121": (densenet121, PHOTO, 7_978_856),
+    "vit": (ViT, PHOTO, 86_567_656),
     "quicksrnetsmall": (lambda: quicksrnet(2), LOW_RESOLUTION, 33_264),
     "quicksrnetmedium": (lambda: quicksrnet(5), LOW_RESOLUTION, 61_008),
     "xlsr": (XLSR, LOW_RESOLUTION, 28_016),

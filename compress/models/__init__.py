@@ -1,1 +1,22 @@
-""""""
+"""The networks that mcompress knows by name: a network is one file here and one line in `MODELS`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+from mcompress.compress.models.imdn import imdn
+from mcompress.compress.models.mfagan import mfagan
+from mcompress.compress.models.patchgan import patchgan
+from mcompress.compress.models.rrdb import rrdb
+from mcompress.compress.models.vgg_discriminator import vgg_discriminator
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "rrdb": rrdb,
+    "mfagan": mfagan,
+    "imdn": imdn,
+    "patchgan": patchgan,
+    "vgg_discriminator": vgg_discriminator,
+}
+"""Name -> builder. Builders take keyword arguments only, all with defaults, and raise `UsageError` for a value that they cannot take."""

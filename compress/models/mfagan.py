@@ -20,6 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mcompress.compress.models.arguments import check_whole
+from mcompress.errors import UsageError
+
 SCALE = 4
 
 
@@ -59,14 +62,26 @@ class MFAGenerator(nn.Module):
         for block, aggregation in zip(self.blocks, self.aggregations, strict=True):
             feature = block(feature)
             total = total + aggregation(feature)
-        return self.shuffle(self.tail(functional.relu(total)) + self.upsampler(x))
+        image: Tensor = self.shuffle(self.tail(functional.relu(total)) + self.upsampler(x))
+        return image
 
 
 def mfagan(*, channels: int = 32, blocks: Sequence[Sequence[int]] = ((3, 32), (3, 32), (3, 32), (3, 32))) -> MFAGenerator:
-    """Build the generator; `blocks` holds (branches, width) per block. It starts as bicubic interpolation."""
+    """MFAGAN-style generator x4; `blocks` holds (branches, width) per block. It starts as bicubic interpolation."""
+    check_whole("mfagan", "channels", channels, low=1, high=1024)
+    _check_blocks(blocks)
     network = MFAGenerator(channels, [(branches, width) for branches, width in blocks])
     start_as_bicubic(network)
     return network
+
+
+def _check_blocks(blocks: object) -> None:
+    pairs = list(blocks) if isinstance(blocks, Sequence) and not isinstance(blocks, str) else []
+    if not pairs or not all(isinstance(pair, Sequence) and not isinstance(pair, str) and len(pair) == 2 for pair in pairs):
+        raise UsageError(f"mfagan: blocks is {blocks!r}; it must hold at least one pair (branches, width), for example [[3, 32], [2, 24]]")
+    for position, (branches, width) in enumerate(pairs):
+        check_whole("mfagan", f"blocks[{position}] branches", branches, low=1, high=16)
+        check_whole("mfagan", f"blocks[{position}] width", width, low=1, high=1024)
 
 
 def start_as_bicubic(network: MFAGenerator) -> None:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mcompress.compress.models.arguments import check_whole
+
 RESIDUAL_SCALE = 0.2  # section 3.1 of the paper: residuals are scaled before they are added
 
 
@@ -32,7 +34,8 @@ class ResidualDenseBlock(nn.Module):
         x3 = self.activation(self.conv3(torch.cat((x, x1, x2), 1)))
         x4 = self.activation(self.conv4(torch.cat((x, x1, x2, x3), 1)))
         x5 = self.conv5(torch.cat((x, x1, x2, x3, x4), 1))
-        return x5 * RESIDUAL_SCALE + x
+        out: Tensor = x5 * RESIDUAL_SCALE + x
+        return out
 
 
 class RRDB(nn.Module):
@@ -46,7 +49,8 @@ class RRDB(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, features, H, W) -> the same shape."""
-        return self.rdb3(self.rdb2(self.rdb1(x))) * RESIDUAL_SCALE + x
+        out: Tensor = self.rdb3(self.rdb2(self.rdb1(x))) * RESIDUAL_SCALE + x
+        return out
 
 
 class RRDBNet(nn.Module):
@@ -69,11 +73,15 @@ class RRDBNet(nn.Module):
         trunk = head + self.conv_body(self.body(head))
         up = self.activation(self.conv_up1(functional.interpolate(trunk, scale_factor=2.0, mode="nearest")))
         up = self.activation(self.conv_up2(functional.interpolate(up, scale_factor=2.0, mode="nearest")))
-        return self.conv_last(self.activation(self.conv_hr(up)))
+        image: Tensor = self.conv_last(self.activation(self.conv_hr(up)))
+        return image
 
 
 def rrdb(*, features: int = 64, blocks: int = 23, growth: int = 32) -> RRDBNet:
-    """Build RRDBNet; the defaults are ESRGAN's published size (6 blocks: the anime model, 4,467,779 parameters)."""
+    """RRDBNet, ESRGAN's generator x4; the defaults are the published size (16,697,987 parameters; 6 blocks: the anime model, 4,467,779)."""
+    check_whole("rrdb", "features", features, low=1, high=1024)
+    check_whole("rrdb", "blocks", blocks, low=1, high=128)
+    check_whole("rrdb", "growth", growth, low=1, high=1024)
     return RRDBNet(features, blocks, growth)
 
 

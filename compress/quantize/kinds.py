@@ -4,10 +4,11 @@ Operators fall into four groups:
 
 - weighted: convolutions and linear layers with constant weights; INT8 per output channel, INT32 accumulation.
 - arithmetic: add, subtract, multiply, LeakyReLU; they requantize.
-- moving: they copy values (pixel shuffle, nearest resize, concatenation, reshape, max pooling). All their INT8 inputs and outputs have one scale, because that
-  is what integer kernels of all runtimes expect, and because a copy then adds no error.
-- clamping: ReLU, ReLU6, clamp. Behind a weighted or arithmetic operator that nothing else reads, ReLU is fused: there is no rounding between the two. Others have one
-  scale for input and output; when nothing else reads the input that is the output's scale, which clips exactly where the operator does.
+- moving: they copy values (pixel shuffle, nearest resize, concatenation, reshape, max pooling). All their INT8 inputs and outputs have one scale,
+  because that is what integer kernels of all runtimes expect, and because a copy then adds no error.
+- clamping: ReLU, ReLU6, clamp. Behind a weighted or arithmetic operator that nothing else reads, ReLU is fused: there is no rounding between the
+  two. Others have one scale for input and output; when nothing else reads the input that is the output's scale, which clips exactly where the
+  operator does.
 
 Everything else stays float.
 """

@@ -1,7 +1,7 @@
 """INT8 post-training quantization: ranges from streamed calibration data, and a precision for every operator from its measured sensitivity.
 
-The rule is a threshold: every operator is quantized alone, and those that on their own leave the output's SQNR below the limit stay float. Operators that only move
-or clip values follow their inputs: they add no error, and splitting them off would cost a conversion for nothing.
+The rule is a threshold: every operator is quantized alone, and those that on their own leave the output's SQNR below the limit stay float.
+Operators that only move or clip values follow their inputs: they add no error, and splitting them off would cost a conversion for nothing.
 """
 
 from __future__ import annotations
@@ -104,6 +104,7 @@ class _Recorder(fx.Interpreter):
 
     def __init__(self, module: fx.GraphModule, observers: dict[fx.Node, Observer]) -> None:
         super().__init__(module)
+        self.extra_traceback = False  # our errors name the operator themselves
         self._observers = observers
 
     def run_node(self, n: fx.Node) -> object:
@@ -118,9 +119,7 @@ class _Recorder(fx.Interpreter):
         return value
 
 
-def measure_sensitivity(
-    module: fx.GraphModule, inputs: list[Tensor], ranges: dict[str, ActivationRange], progress: Progress
-) -> dict[str, float]:
+def measure_sensitivity(module: fx.GraphModule, inputs: list[Tensor], ranges: dict[str, ActivationRange], progress: Progress) -> dict[str, float]:
     """Operator -> output SQNR in dB when this operator alone (with the ReLU fused into it) is INT8.
 
     Only weighted and arithmetic operators are measured. Everything in front of the operator is computed once and kept.
@@ -203,7 +202,9 @@ def _decide(node: fx.Node, planned: dict[fx.Node, PlannedOperator], sensitivity:
     if name in sensitivity:
         value = sensitivity[name]
         if value < limit_db:
-            return PlannedOperator(name, module, kind, "fp16", f"alone in INT8 it leaves {value:.1f} dB at the output, below {limit_db:g} dB", _known(value))
+            return PlannedOperator(
+                name, module, kind, "fp16", f"alone in INT8 it leaves {value:.1f} dB at the output, below {limit_db:g} dB", _known(value)
+            )
         return PlannedOperator(name, module, kind, "int8", f"at least {limit_db:g} dB", _known(value))
     sources = kinds.activations(node)
     if kinds.is_fused(node):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import time
 from types import TracebackType
 from typing import Protocol, Self
@@ -48,7 +50,9 @@ class Terminal:
     """Rich bars on a terminal; where standard error is a file or a pipe, a line now and then."""
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True, highlight=False)
+        # A copy of the descriptor: while a backend works, standard error itself is led into the run's log.
+        self._stream = os.fdopen(os.dup(sys.stderr.fileno()), "w", buffering=1, encoding="utf-8")
+        self.console = Console(file=self._stream, highlight=False)
         self._bars = Progress(
             SpinnerColumn(finished_text="[green]✓"),
             TextColumn("{task.description}"),
@@ -68,6 +72,7 @@ class Terminal:
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
         self._bars.stop()
+        self._stream.close()
 
     def note(self, text: str) -> None:
         """A line above the bars."""

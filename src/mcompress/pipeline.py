@@ -14,14 +14,14 @@ import torch
 
 from mcompress.artifact import Artifact, load_artifact, model_digest, save_output
 from mcompress.cache import Cache, Entry, FileCheckpoints, digest_of, locked
-from mcompress.compress import STAGES
+from mcompress.compress.stages import STAGES
 from mcompress.compress.models.build import build
 from mcompress.compress.stage import StageContext, StageOutput
 from mcompress.console import Reporter, Silent
 from mcompress.errors import BudgetMissed, ParityError, UsageError
 from mcompress.exporting import export_all
 from mcompress.planning import Plan, plan, thread_count
-from mcompress.recording import link_folder, make_record, write_bundle_of
+from mcompress.recording import make_record, write_bundle_of
 from mcompress.reports.html import write_report
 from mcompress.run import Run, StageRecord
 from mcompress.targets.load import digest, load_target, resolved_yaml
@@ -82,12 +82,11 @@ def execute(made: Plan, out: Path, *, force: Sequence[str], reporter: Reporter, 
             reporter.note(f"skipped {skipped}")
         cache = Cache(out / "cache")
         stages = run_stages(made, cache, force, reporter)
-        exports = export_all(made, _final(made, stages), cache, folder / "log.txt", reporter, force="export" in force)
-        for result in stages:
-            link_folder(result.entry.folder, folder / "stages" / result.record.name)
-        record = make_record(made, stages, exports, quick=quick, folder=folder, seconds=time.monotonic() - started, peak_memory_mb=_peak_mb())
-        record.save(folder)
+        exports = export_all(made, stages[-1].artifact, cache, folder / "log.txt", reporter, force="export" in force)
+        record = make_record(made, stages, exports, cache, reporter, quick=quick, folder=folder, peak_memory_mb=_peak_mb())
         write_bundle_of(made, record, stages, exports, folder)
+        record = record.model_copy(update={"seconds": time.monotonic() - started})
+        record.save(folder)
         reporter.note("writing the report")
         write_report(folder)
     return Outcome(folder, record)
@@ -144,10 +143,6 @@ def _run_stage(made: Plan, stage: StageConfig, previous: Artifact | None, work: 
         progress=reporter.progress,
     )
     return STAGES[type(stage)](stage, context)
-
-
-def _final(made: Plan, stages: list[StageResult]) -> Artifact | None:
-    return stages[-1].artifact if stages else None
 
 
 def preview(target: Target, out: Path) -> list[dict[str, str]]:

@@ -20,7 +20,7 @@ from mcompress.compress.tasks import load_task
 from mcompress.compress.tasks.task import Task
 from mcompress.compress.teacher import load_start, load_teacher
 from mcompress.errors import MCompressError, MissingBackendError, PlanError
-from mcompress.export import backend_module
+from mcompress.export import backend_of
 from mcompress.targets.device import Device, Unit, load_device
 from mcompress.targets.schema import Target
 from mcompress.targets.stages import DistillConfig, PruneConfig, QuantizeConfig, SearchConfig, StageConfig, TrainingConfig
@@ -81,7 +81,7 @@ def plan(target: Target) -> Plan:
     missing: list[str] = []
     for export in target.exports:
         try:
-            backend_module(export).probe()
+            backend_of(export).probe()
         except MissingBackendError as error:
             missing.append(str(error))
     device = load_device(target.device)

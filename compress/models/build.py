@@ -1,0 +1,201 @@
+"""From a `ModelSpec` to a network: the builder by name or import path, its arguments, then the recorded structural edits.
+
+The user's own module is imported only because the specification names it; nothing is searched for or discovered.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from types import ModuleType
+
+import torch
+import torch_pruning
+from pydantic import JsonValue
+from torch import Tensor, nn
+
+from mcompress.compress.models import MODELS
+from mcompress.compress.models.spec import ModelSpec, PruningEdit
+from mcompress.errors import PlanError, UsageError
+
+Builder = Callable[..., nn.Module]
+
+FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
+"""What foreign code, a user's builder or forward, raises when it is given something that it cannot take."""
+
+
+def build(spec: ModelSpec) -> nn.Module:
+    """The network of `spec` with fresh weights, pruned as `spec.edits` say; weights follow with `load_state_dict`.
+
+    Raises `PlanError` when the network is unknown, cannot be imported, does not take the arguments, or does not have the modules that the edits name.
+    """
+    network = _call(spec.network, find_builder(spec.network), spec.args)
+    if spec.edits:
+        replay(network, spec)
+    return network
+
+
+def build_meta(spec: ModelSpec) -> nn.Module:
+    """The network of `spec` without memory for its weights (meta device), to count what it costs; on the CPU if its code needs real numbers."""
+    try:
+        with torch.device("meta"):
+            return build(spec)
+    except PlanError:
+        return build(spec)  # what is truly wrong is said again; a constructor that reads its own weights works here
+
+
+def example_input(spec: ModelSpec) -> Tensor:
+    """A repeatable input of `spec.input_shape`, uniform over `spec.input_range`."""
+    low, high = spec.input_range
+    return torch.rand(spec.input_shape, generator=torch.Generator().manual_seed(0), device="cpu") * (high - low) + low
+
+
+def find_builder(name: str) -> Builder:
+    """The function that `name` stands for: a line of `MODELS`, or `package.module:function`, which imports the module. Raises `PlanError`."""
+    if ":" not in name:
+        if name in MODELS:
+            return MODELS[name]
+        raise PlanError(
+            [
+                f"network '{name}' is not known{_did_you_mean(name, MODELS)}; known are {', '.join(sorted(MODELS))}. "
+                f"Your own network is written package.module:function, for example {name.partition('.')[0] or 'my_network'}:build"
+            ]
+        )
+    module_name, _, function_name = name.partition(":")
+    module = _import(name, module_name)
+    builder = getattr(module, function_name, None)
+    if builder is None:
+        functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise PlanError([f"network '{name}': {module_name} has no function '{function_name}'{_did_you_mean(function_name, functions)}{_at(module)}"])
+    if not callable(builder):
+        raise PlanError(
+            [f"network '{name}': {function_name} is a {type(builder).__name__}; it must be a function that returns a torch.nn.Module{_at(module)}"]
+        )
+    return builder  # type: ignore[no-any-return]
+
+
+def replay(network: nn.Module, spec: ModelSpec) -> None:
+    """Remove the channels that `spec.edits` name, and with them the coupled channels of other layers, in place.
+
+    Coupling follows from torch-pruning's dependency graph of one forward pass at `spec.input_shape`. Raises `PlanError` when an edit does not fit.
+    """
+    training = {name: module.training for name, module in network.named_modules()}
+    trained = {name: parameter.requires_grad for name, parameter in network.named_parameters()}
+    network.requires_grad_(True)
+    device = next(network.parameters()).device
+    with torch.enable_grad(), warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore"
+        )  # torch-pruning warns of parameters that belong to no known layer; they were handled the same way when the edits were made
+        try:
+            graph = torch_pruning.DependencyGraph().build_dependency(network, example_inputs=example_input(spec).to(device))
+        except FAILURES as error:
+            raise PlanError([f"network '{spec.network}' does not run on an input of {spec.input_shape}: {error}"]) from error
+        for position, edit in enumerate(spec.edits):
+            _remove(graph, network, edit, f"network '{spec.network}': edit {position + 1} of {len(spec.edits)}")
+    for name, module in network.named_modules():
+        module.training = training[name]
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(trained[name])
+
+
+def record_edits(history: Iterable[Sequence[object]]) -> tuple[PruningEdit, ...]:
+    """torch-pruning's `pruning_history()`, entries [module, is_output, channels], as edits of a `ModelSpec`."""
+    edits = []
+    for module, is_output, channels in history:
+        if not isinstance(channels, Iterable):
+            raise TypeError(f"pruning history of '{module}': channels are {channels!r}, not a list")
+        edits.append(PruningEdit(str(module), bool(is_output), tuple(int(channel) for channel in channels)))
+    return tuple(edits)
+
+
+def _remove(graph: torch_pruning.DependencyGraph, network: nn.Module, edit: PruningEdit, where: str) -> None:
+    modules = dict(network.named_modules())
+    module = modules.get(edit.module)
+    if module is None:
+        raise PlanError(
+            [f"{where} names the layer '{edit.module}', which the network does not have{_did_you_mean(edit.module, modules)}. Was its code changed?"]
+        )
+    pruner = graph.get_pruner_of_module(module)
+    width = None if pruner is None else (pruner.get_out_channels(module) if edit.is_output else pruner.get_in_channels(module))
+    if module not in graph.module2node or width is None:
+        raise PlanError(
+            [f"{where} names the layer '{edit.module}' ({type(module).__name__}), which has no channels to remove. Was the network's code changed?"]
+        )
+    outside = [channel for channel in edit.channels if not 0 <= channel < width]
+    if outside or len(set(edit.channels)) >= width:
+        seen = f"channel {outside[0]}" if outside else f"all {width} channels"
+        raise PlanError(
+            [f"{where} removes {seen} of '{edit.module}', which has {width}. Are these edits of another network, or were its arguments changed?"]
+        )
+    remover = pruner.prune_out_channels if edit.is_output else pruner.prune_in_channels
+    graph.get_pruning_group(module, remover, list(edit.channels)).prune(record_history=False)
+
+
+def _import(name: str, module_name: str) -> ModuleType:
+    try:
+        return importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        missing = error.name or module_name
+        if module_name == missing or module_name.startswith(f"{missing}."):
+            advice = "put the file beside the target file, install its package, or add its folder to PYTHONPATH"
+            raise PlanError([f"network '{name}': there is no module '{missing}'; {advice}"]) from error
+        raise PlanError([f"network '{name}': {module_name} needs the module '{missing}', which is not installed"]) from error
+    except (ImportError, SyntaxError, *FAILURES) as error:
+        raise PlanError([f"network '{name}': importing {module_name} failed: {type(error).__name__}: {error}"]) from error
+
+
+def _call(name: str, builder: Builder, args: dict[str, JsonValue]) -> nn.Module:
+    _check_arguments(name, builder, args)
+    try:
+        network = builder(**args)
+    except UsageError as error:
+        raise PlanError([str(error)]) from error
+    except FAILURES as error:
+        raise PlanError([f"network '{name}': building it with {_shown(args)} failed: {type(error).__name__}: {error}"]) from error
+    if not isinstance(network, nn.Module):
+        raise PlanError([f"network '{name}' returned a {type(network).__name__}; it must return a torch.nn.Module"])
+    if next(network.parameters(), None) is None:
+        raise PlanError([f"network '{name}' has no parameters with {_shown(args)}; there is nothing to compress"])
+    return network
+
+
+def _check_arguments(name: str, builder: Builder, args: dict[str, JsonValue]) -> None:
+    try:
+        parameters = inspect.signature(builder).parameters.values()
+    except (TypeError, ValueError):
+        return  # a built-in callable tells no signature; calling it will
+    by_name = [p.name for p in parameters if p.kind in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)]
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+    takes = f"; it takes {', '.join(by_name) or 'no arguments'}"
+    problems = [
+        f"network '{name}' has no argument '{arg}'{_did_you_mean(arg, by_name)}{takes}" for arg in args if not takes_any and arg not in by_name
+    ]
+    needed = [
+        p
+        for p in parameters
+        if p.default is inspect.Parameter.empty and p.kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    ]
+    for parameter in needed:
+        if parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
+            problems.append(f"network '{name}': '{parameter.name}' can only be given by position; arguments are given by name")
+        elif parameter.name not in args:
+            problems.append(f"network '{name}' needs the argument '{parameter.name}'; add it under args{takes}")
+    if problems:
+        raise PlanError(problems)
+
+
+def _did_you_mean(seen: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(seen, list(known), n=1)
+    return f" (did you mean '{near[0]}'?)" if near else ""
+
+
+def _at(module: ModuleType) -> str:
+    return f" ({module.__file__})" if getattr(module, "__file__", None) else ""
+
+
+def _shown(args: dict[str, JsonValue]) -> str:
+    return f"args {args}" if args else "no args"

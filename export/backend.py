@@ -1,0 +1,203 @@
+"""What an export backend owes the pipeline, and the border to its libraries: their messages, their errors, their absence.
+
+Importing this module, or a backend's module, imports neither torch nor the backend's libraries; `write` and `load` do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mcompress.errors import DiskFullError, ExportError, MCompressError, MissingBackendError
+from mcompress.run import CoverageRecord, OperatorFallback
+from mcompress.targets.exports import Export
+from mcompress.targets.schema import Fallback
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from mcompress.compress.quantize.plan import PrecisionPlan
+
+FloatArray = NDArray[np.float32]
+CPU_FACTS = Path("/proc/cpuinfo")
+Config = TypeVar("Config", bound=Export, contravariant=True)
+
+
+@dataclass(frozen=True)
+class Port:
+    """One input or output of a file, as the file states it. `scale` and `zero_point` are None for floating-point ports."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    """numpy's name: `float32`, `int8`."""
+    layout: str
+    """`NCHW` or `NHWC`."""
+    scale: float | None = None
+    zero_point: int | None = None
+
+    def encode(self, value: FloatArray) -> NDArray[np.generic]:
+        """Float32 NCHW -> what the file takes."""
+        laid_out = value.transpose(0, 2, 3, 1) if self.layout == "NHWC" else value
+        if self.scale is None or self.zero_point is None:
+            return np.ascontiguousarray(laid_out, dtype=self.dtype)
+        limits = np.iinfo(self.dtype)
+        return np.ascontiguousarray(np.clip(np.round(laid_out / np.float32(self.scale)) + self.zero_point, limits.min, limits.max).astype(self.dtype))
+
+    def decode(self, value: NDArray[np.generic]) -> FloatArray:
+        """What the file gives -> float32 NCHW."""
+        plain = value.astype(np.float32)
+        if self.scale is not None and self.zero_point is not None:
+            plain = (plain - np.float32(self.zero_point)) * np.float32(self.scale)
+        return np.ascontiguousarray(plain.transpose(0, 3, 1, 2) if self.layout == "NHWC" else plain)
+
+
+@dataclass(frozen=True)
+class Written:
+    """A written file and what was read back from it."""
+
+    path: Path
+    precision_counts: dict[str, int]
+    """Operators in the file that compute in int8, fp16, fp32; conversions between precisions are not counted."""
+    coverage: CoverageRecord
+    fallbacks: tuple[Fallback, ...]
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+
+
+class Runner(Protocol):
+    """A loaded file, ready to run on this machine."""
+
+    runtime: str
+    """Runtime and version, for example `onnxruntime 1.31.1 CPU`."""
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+
+    def execute(self, encoded: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Run the file on an input of its own type and layout (`inputs[0].encode`); this is what a latency measures."""
+
+    def run(self, value: FloatArray) -> FloatArray:
+        """Float32 NCHW in, float32 NCHW out; converts to and from what the file takes."""
+
+
+class Backend(Protocol, Generic[Config]):
+    """What each module in `EXPORTERS` has."""
+
+    def probe(self) -> None:
+        """Raise `MissingBackendError` if a package is not installed; imports nothing."""
+
+    def write(self, config: Config, model: nn.Module, example: Tensor, plan: PrecisionPlan | None, path_stem: Path) -> Written:
+        """Write the float file (`plan` None) or the mixed-precision file beside `path_stem`, adding the suffix. Raises `ExportError`."""
+
+    def load(self, path: Path, threads: int) -> Runner:
+        """Load a written file with that many threads. Raises `ExportError`."""
+
+
+def require(backend: str, packages: Mapping[str, str], note: str) -> None:
+    """Raise `MissingBackendError` unless every module of `packages` (module -> distribution) can be found."""
+    missing = [distribution for module, distribution in packages.items() if importlib.util.find_spec(module) is None]
+    if missing:
+        raise MissingBackendError(
+            f"the {backend} backend needs {', '.join(packages.values())}; not installed: {', '.join(missing)}. "
+            f"Install with: pip install 'mcompress[{backend}]'. {note} This is {platform.system()} on {platform.machine()}."
+        )
+
+
+def version_of(distribution: str) -> str:
+    """Installed version, or `unknown`."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+class BackendCall(contextlib.AbstractContextManager[None]):
+    """Turns whatever a backend's library raises into `ExportError`, keeping the cause; our own errors pass; a full disk becomes `DiskFullError`."""
+
+    def __init__(self, backend: str, doing: str, advice: str) -> None:
+        """`doing` completes "X failed to ..."; `advice` says what the user can do."""
+        self._backend, self._doing, self._advice = backend, doing, advice
+        self._warnings = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        """Show the library's warnings instead of raising them, whatever the process has set."""
+        self._warnings.__enter__()
+        warnings.simplefilter("default")
+
+    def __exit__(self, kind: type[BaseException] | None, problem: BaseException | None, trace: object) -> None:
+        """Translate."""
+        self._warnings.__exit__(None, None, None)
+        if not isinstance(problem, Exception) or isinstance(problem, MCompressError):
+            return
+        if isinstance(problem, OSError) and problem.errno == errno.ENOSPC:
+            raise DiskFullError(f"no space left while {self._backend} tried to {self._doing}; free some space and run again") from problem
+        cause = str(problem).strip() or "no message"
+        raise ExportError(f"{self._backend} failed to {self._doing}: {type(problem).__name__}: {cause[:2000]}. {self._advice}") from problem
+
+
+@contextlib.contextmanager
+def captured(log: Path) -> Iterator[None]:
+    """Append everything that the process writes to standard output and error to `log`, C++ libraries included. For one thread at a time."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved_out, saved_err = os.dup(1), os.dup(2)
+    try:
+        with log.open("a", encoding="utf-8", buffering=1) as stream:
+            os.dup2(stream.fileno(), 1)
+            os.dup2(stream.fileno(), 2)
+            with contextlib.redirect_stdout(stream), contextlib.redirect_stderr(stream):
+                yield
+    finally:
+        os.dup2(saved_out, 1)
+        os.dup2(saved_err, 2)
+        os.close(saved_out)
+        os.close(saved_err)
+
+
+def saturates_int8_sums() -> bool:
+    """Whether this is an x86 processor without VNNI, whose 8-bit multiply-add instructions sum in 16 bits."""
+    if platform.machine().lower() not in ("x86_64", "amd64") or not CPU_FACTS.exists():
+        return False
+    return "vnni" not in CPU_FACTS.read_text(encoding="utf-8", errors="replace")
+
+
+def shortfalls(
+    backend: str, plan: PrecisionPlan | None, float_in_file: Mapping[str, int], reasons: Mapping[str, str], fp16_reason: str
+) -> tuple[OperatorFallback, ...]:
+    """Operators that did not get their planned precision.
+
+    `float_in_file` counts, per kind of the plan (`conv2d`, `leaky_relu`), the operators that the file computes in float. More of them than the plan
+    keeps in float were planned INT8 and are not; `reasons` says why, per kind. Every operator planned fp16 is listed with `fp16_reason`.
+    """
+    if plan is None:
+        return ()
+    found = [OperatorFallback(operator=o.name, reason=f"planned fp16: {fp16_reason}") for o in plan.operators if o.precision == "fp16"]
+    for kind, count in float_in_file.items():
+        planned = [operator for operator in plan.operators if operator.kind == kind]
+        wanted = sum(operator.precision != "int8" for operator in planned)
+        int8 = [operator.name for operator in planned if operator.precision == "int8"]
+        if count > wanted and int8:
+            which = int8 if count - wanted >= len(int8) else [f"{count - wanted} of {len(int8)} {kind}"]
+            found += [
+                OperatorFallback(operator=name, reason=reasons.get(kind, f"planned int8, but {backend} computes {kind} in fp32")) for name in which
+            ]
+    return tuple(found)
+
+
+def as_fallbacks(backend: str, found: tuple[OperatorFallback, ...]) -> tuple[Fallback, ...]:
+    """The same, for the run's list of everything that happened differently."""
+    return tuple(Fallback(where=f"export {backend}", what=item.operator, reason=item.reason) for item in found)

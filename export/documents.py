@@ -1,0 +1,100 @@
+"""The papers of a bundle: model card, licences, and loaders in Kotlin, Swift and Python, generated from the manifest."""
+
+from __future__ import annotations
+
+import json
+from inspect import getsource
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from mcompress.export import replay
+from mcompress.export.manifest import Manifest, ModelFile
+from mcompress.run import Run
+from mcompress.targets.schema import Measurement, Target
+
+OWNERS = "not known, stated by the owner"
+# What the packages themselves say about the photographs that they carry: docstrings of scikit-image 0.26.0, README.txt of scikit-learn's images.
+PHOTOGRAPHS = (
+    ("astronaut", "scikit-image", "NASA; public domain"),
+    ("motorcycle_left, motorcycle_right", "scikit-image", "Middlebury 2014 stereo benchmark (Nesic, Westling, Wang, Kitajima, Krathwohl, Scharstein); terms not stated"),
+    ("ihc", "scikit-image", "Center for Microscopy and Molecular Imaging; no known copyright restrictions"),
+    ("hubble_deep_field", "scikit-image", "NASA; public domain"),
+    ("retina", "scikit-image", "Mikael Haggstrom; CC0 1.0"),
+    ("chelsea", "scikit-image", "Stefan van der Walt; CC0"),
+    ("coffee", "scikit-image", "Rachel Michetti; CC0"),
+    ("rocket", "scikit-image", "SpaceX; public domain"),
+    ("china", "scikit-learn", "danielbuechele on Flickr; CC BY 2.0"),
+    ("flower", "scikit-learn", "vultilion on Flickr; CC BY 2.0"),
+)
+
+
+def write_documents(folder: Path, manifest: Manifest, run: Run, target: Target) -> None:
+    """Write MODEL_CARD.md, LICENSES, verify.py, and the loaders that the bundle's files need."""
+    (folder / "verify.py").write_text(getsource(replay), encoding="utf-8")
+    _render("MODEL_CARD.md.j2", folder / "MODEL_CARD.md", manifest, run, target)
+    _render("LICENSES.j2", folder / "LICENSES", manifest, run, target)
+    backends = {file.backend for file in manifest.files}
+    android = {"LiteRt.kt": "tflite", "ExecuTorch.kt": "executorch"}
+    if backends & set(android.values()):
+        _render("Vectors.kt.j2", folder / "kotlin" / "Vectors.kt", manifest, run, target)
+    for name, backend in android.items():
+        if backend in backends:
+            _render(f"{name}.j2", folder / "kotlin" / name, manifest, run, target)
+    if "coreml" in backends:
+        _render("VerifyBundle.swift.j2", folder / "swift" / "VerifyBundle.swift", manifest, run, target)
+
+
+def weights_licence(target: Target) -> str:
+    """The licence of the weights as far as it is known: ours for the embedded teacher, the owner's for everything else."""
+    if target.data.training is not None:
+        return OWNERS
+    student = target.model.student
+    ours = target.model.teacher.network == "embedded" and target.model.teacher.checkpoint is None and (student is None or student.checkpoint is None)
+    return "Apache-2.0" if ours else OWNERS
+
+
+def _render(template: str, path: Path, manifest: Manifest, run: Run, target: Target) -> None:
+    loader = PackageLoader("mcompress.export", "templates")
+    environment = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)  # noqa: S701  (source code and Markdown, not HTML)
+    environment.filters.update(kotlin=_kotlin, swift=_swift, size=_size, latency=_latency, metrics=_metrics, cell=_cell)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = environment.get_template(template).render(manifest=manifest, run=run, target=target, photographs=PHOTOGRAPHS, of=_of(manifest))
+    path.write_text(text, encoding="utf-8")
+
+
+def _of(manifest: Manifest) -> dict[str, list[ModelFile]]:
+    grouped: dict[str, list[ModelFile]] = {}
+    for file in manifest.files:
+        grouped.setdefault(file.backend, []).append(file)
+    return grouped
+
+
+def _kotlin(text: str) -> str:
+    """A Kotlin string literal."""
+    return json.dumps(text, ensure_ascii=False).replace("$", "\\$")
+
+
+def _swift(text: str) -> str:
+    """A Swift string literal."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
+
+
+def _latency(measurement: Measurement) -> str:
+    p90 = f", p90 {measurement.p90:.3g}" if measurement.p90 is not None else ""
+    count = f", {measurement.n} runs" if measurement.n is not None else ""
+    band = f", {measurement.band}" if measurement.band else ""
+    return f"{measurement.value:.3g} {measurement.unit} ({measurement.how}, {measurement.on}{p90}{count}{band})"
+
+
+def _metrics(values: dict[str, float]) -> str:
+    return ", ".join(f"{value:.2f} {name}" for name, value in values.items()) or "not measured"
+
+
+def _cell(text: object) -> str:
+    """Text that cannot break a Markdown table."""
+    return str(text).replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,101 @@
+"""Pixel shuffle and nearest-neighbour resize in terms that ExecuTorch's XNNPACK delegate has.
+
+ExecuTorch's own decomposition of a pixel shuffle leaves three fp32 moves inside an INT8 network, and for a nearest-neighbour resize the delegate
+has nothing, which would cut the network in pieces. Both are rewritten as reshape, transpose and multiplication by ones (with broadcasting): bit for
+bit the same values. Between quantize and dequantize, every step gets its own pair at the same scale, so that it runs on INT8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import fx
+
+aten = torch.ops.aten
+QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
+DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_tensor.default
+ONE = 127
+"""The integer that stands for 1.0 in a quantized tensor of ones."""
+
+Step = Callable[[fx.Node], fx.Node]
+
+
+def keep_moves_in_delegate(module: fx.GraphModule) -> None:
+    """Rewrite every pixel shuffle and every nearest-neighbour resize by a whole factor, in place."""
+    graph = module.graph
+    for node in list(graph.nodes):
+        if node.op != "call_function":
+            continue
+        source = node.args[0] if node.args else None
+        if not isinstance(source, fx.Node):
+            continue
+        quantized = source.target == DEQUANTIZE and bool(node.users) and all(user.target == QUANTIZE for user in node.users)
+        steps = _steps(module, node, quantized=quantized)
+        if not steps:
+            continue
+        with graph.inserting_before(node):
+            value = source
+            for number, step in enumerate(steps):
+                if number and quantized:
+                    value = graph.call_function(DEQUANTIZE, (graph.call_function(QUANTIZE, (value, *source.args[1:])), *source.args[1:]))
+                value = step(value)
+        node.replace_all_uses_with(value)
+        graph.erase_node(node)
+    graph.eliminate_dead_code()
+    module.recompile()
+
+
+def _steps(module: fx.GraphModule, node: fx.Node, *, quantized: bool) -> list[Step]:
+    graph = module.graph
+    given, result = _shape(node.args[0]), _shape(node)
+    if len(given) != 4 or len(result) != 4:
+        return []
+    batch, channels, height, width = given
+
+    def view(*shape: int) -> Step:
+        return lambda value: graph.call_function(aten.reshape.default, (value, list(shape)))
+
+    if node.target == aten.pixel_shuffle.default:
+        factor = result[2] // height
+        inner = channels // factor**2
+        return [
+            view(batch, inner, factor, factor, height, width),
+            lambda value: graph.call_function(aten.permute.default, (value, [0, 1, 4, 2, 5, 3])),
+            view(batch, inner, height * factor, width * factor),
+        ]
+    if node.target in (aten.upsample_nearest2d.vec, aten.upsample_nearest2d.default):
+        tall, wide = result[2:]
+        if tall % height or wide % width:
+            return []
+        ones = _ones(module, f"_ones_{node.name}", (1, 1, 1, tall // height, 1, wide // width), quantized=quantized)
+        return [
+            view(batch, channels, height, 1, width, 1),
+            lambda value: graph.call_function(aten.mul.Tensor, (value, ones(value))),
+            view(batch, channels, tall, wide),
+        ]
+    return []
+
+
+def _shape(node: object) -> tuple[int, ...]:
+    """Shape of the node's value; quantize and dequantize nodes have no note of theirs and keep their input's."""
+    while isinstance(node, fx.Node):
+        value = node.meta.get("val")
+        if isinstance(value, torch.Tensor):
+            return tuple(int(size) for size in value.shape)
+        node = node.args[0] if node.target in (QUANTIZE, DEQUANTIZE) else None
+    return ()
+
+
+def _ones(module: fx.GraphModule, name: str, shape: tuple[int, ...], *, quantized: bool) -> Step:
+    """A constant tensor of ones, as fp32 or as INT8 behind a dequantize node; made where the step needs it."""
+
+    def make(_: fx.Node) -> fx.Node:
+        graph = module.graph
+        if not quantized:
+            module.register_buffer(name, torch.ones(shape))
+            return graph.get_attr(name)
+        module.register_buffer(name, torch.full(shape, ONE, dtype=torch.int8))
+        return graph.call_function(DEQUANTIZE, (graph.get_attr(name), 1.0 / ONE, 0, -128, 127, torch.int8))
+
+    return make

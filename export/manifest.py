@@ -1,0 +1,143 @@
+"""manifest.json of a bundle, schema 1: everything an app team needs to use its files, as data."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from mcompress.export.interface import TensorFacts
+from mcompress.run import CoverageRecord, ParityRecord
+from mcompress.targets.schema import Measurement
+
+SCHEMA = 1
+
+
+class Part(BaseModel):
+    """Frozen; unknown keys are errors; no NaN."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+
+class Runtime(Part):
+    """What executes the file."""
+
+    name: str
+    least_version: str
+    """The oldest version that is known to execute the file."""
+    basis: str
+    """How that is known."""
+
+
+class Recommended(Part):
+    """How to run the file, and why."""
+
+    unit: str
+    delegate: str
+    threads: int = Field(ge=1)
+    basis: str
+
+
+class ProcessingStep(Part):
+    """One step between a picture and a tensor, in order. `arguments` are numbers and words, so that any language can follow them."""
+
+    operation: Literal["tile", "colour_order", "scale", "layout", "quantize", "dequantize", "clip", "round"]
+    arguments: dict[str, float | int | str]
+
+
+class Tolerance(Part):
+    """A replayed vector passes within `max_abs`, or with at least `or_sqnr_db` where that is given."""
+
+    max_abs: float = Field(ge=0)
+    or_sqnr_db: float | None = None
+    basis: str
+
+
+class VectorFiles(Part):
+    """One test vector; paths relative to the bundle.
+
+    `.npy` is float32 NCHW in real values; `.bin` is raw, little-endian, in the file's own layout and type.
+    """
+
+    name: str
+    input_npy: str
+    input_bin: str
+    expected_bin: str
+    expected_from: Literal["this file in its runtime", "PyTorch"]
+    reference_npy: str
+    """What PyTorch computes for the input."""
+
+
+class Quality(Part):
+    """Metric -> value on held-out data; `after` was computed by `after_from`."""
+
+    before: dict[str, float]
+    after: dict[str, float]
+    after_from: Literal["this file in its runtime", "PyTorch"]
+    baseline: dict[str, float]
+    """What costs nothing (bicubic enlargement), where there is such a thing."""
+
+
+class ModelFile(Part):
+    """One shipped file, or folder for Core ML."""
+
+    path: str
+    backend: str
+    variant: Literal["float", "mixed"]
+    recommended: bool
+    """The one to start with."""
+    bytes: int = Field(ge=0)
+    sha256: str
+    runtime: Runtime
+    run_with: Recommended
+    inputs: tuple[TensorFacts, ...] = Field(min_length=1)
+    outputs: tuple[TensorFacts, ...] = Field(min_length=1)
+    preprocessing: tuple[ProcessingStep, ...]
+    postprocessing: tuple[ProcessingStep, ...]
+    precision_counts: dict[str, int]
+    coverage: CoverageRecord
+    parity: ParityRecord
+    latency: tuple[Measurement, ...]
+    quality: Quality
+    tolerance: Tolerance
+    vectors: tuple[VectorFiles, ...]
+
+
+class Content(Part):
+    """A file or model folder of the bundle and its digest; a folder's covers its sorted relative paths, sizes and contents."""
+
+    path: str
+    bytes: int = Field(ge=0)
+    sha256: str
+
+
+class Source(Part):
+    """What the bundle was made from."""
+
+    target: str
+    target_sha256: str
+    stages: dict[str, str]
+    """Stage name -> digest of its result."""
+    mcompress: str
+    commit: str | None
+    seed: int
+
+
+class Manifest(Part):
+    """The whole manifest; `manifest_sha256` covers the canonical JSON of everything else."""
+
+    schema_version: Literal[1] = Field(default=1, alias="schema", serialization_alias="schema")
+    name: str
+    task: str
+    device: str
+    scale: int = Field(ge=1)
+    """Output side divided by input side."""
+    quick: bool
+    """Made with tiny budgets, to try the path; not for shipping."""
+    weights_licence: str
+    source: Source
+    files: tuple[ModelFile, ...] = Field(min_length=1)
+    contents: tuple[Content, ...] = ()
+    manifest_sha256: str = ""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False, populate_by_name=True)

@@ -1,0 +1,358 @@
+"""Replays the test vectors of an mcompress bundle and says PASS or FAIL.
+
+    python verify.py            (inside the bundle)
+
+Needs numpy, and for each kind of file its runtime: onnxruntime, ai-edge-litert (or tflite-runtime), executorch, or coremltools on macOS. A
+file whose runtime is not installed is named and not counted as passed. Exit code 0: everything that could be executed computes what it must,
+and at least one file was executed; 1 otherwise. Digests are checked before anything else is read.
+
+This file is part of mcompress (`mcompress.export.replay`) and is copied into each bundle as `verify.py`, so it imports nothing of mcompress.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import platform
+import sys
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, NamedTuple, TypedDict, cast
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from numpy.typing import NDArray
+
+    Tensor = NDArray[np.generic]
+    Real = NDArray[np.float32]
+
+SCHEMA = 1
+CHUNK_BYTES = 1 << 20
+
+
+class Facts(TypedDict):
+    """One entry of `inputs` or `outputs` in manifest.json."""
+
+    name: str
+    shape: list[int]
+    dtype: str
+    layout: str
+    scale: float | None
+    zero_point: int | None
+
+
+class Tolerance(TypedDict):
+    """What a difference may be: within `max_abs`, or SQNR at least `or_sqnr_db`."""
+
+    max_abs: float
+    or_sqnr_db: float | None
+
+
+class Vector(TypedDict):
+    """Files of one test vector, relative to the bundle."""
+
+    input_bin: str
+    expected_bin: str
+
+
+class ModelFile(TypedDict):
+    """One entry of `files`; only the keys that a replay needs."""
+
+    path: str
+    backend: str
+    inputs: list[Facts]
+    outputs: list[Facts]
+    tolerance: Tolerance
+    vectors: list[Vector]
+
+
+class Content(TypedDict):
+    """One entry of `contents`."""
+
+    path: str
+    sha256: str
+
+
+class ManifestData(TypedDict):
+    """manifest.json; only the keys that a replay needs."""
+
+    schema: int
+    manifest_sha256: str
+    files: list[ModelFile]
+    contents: list[Content]
+
+
+class Problem(NamedTuple):
+    """Something that makes a bundle untrustworthy; `kind` is `usage` (it cannot be taken at all) or `digest` (it was changed)."""
+
+    kind: str
+    message: str
+
+
+class Difference(NamedTuple):
+    """Largest absolute difference, and signal to noise in dB (infinite when equal)."""
+
+    max_abs: float
+    sqnr_db: float
+
+
+class Result(NamedTuple):
+    """One file: `passed`, `failed` or `not executed`, the worst difference over its vectors, and why."""
+
+    file: str
+    backend: str
+    status: str
+    max_abs: float | None
+    sqnr_db: float | None
+    reason: str
+
+    @property
+    def verdict(self) -> str:
+        """PASS, FAIL or NOT EXECUTED."""
+        return {"passed": "PASS", "failed": "FAIL"}.get(self.status, "NOT EXECUTED")
+
+    @property
+    def detail(self) -> str:
+        """What was measured and what is allowed, or why it was not executed."""
+        if self.max_abs is None or self.sqnr_db is None:
+            return self.reason
+        return f"largest difference {self.max_abs:.3g}, SQNR {self.sqnr_db:.1f} dB ({self.reason})"
+
+
+class NotExecuted(Exception):  # noqa: N818
+    """A file that cannot be executed here."""
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file; of a folder: over each sorted relative path (UTF-8, zero byte), its length (8 bytes, little-endian) and contents."""
+    sha = hashlib.sha256()
+    if path.is_file():
+        _feed(sha.update, path)
+        return sha.hexdigest()
+    for inner in sorted((p for p in path.rglob("*") if p.is_file()), key=lambda p: p.relative_to(path).as_posix()):
+        sha.update(inner.relative_to(path).as_posix().encode() + b"\0" + inner.stat().st_size.to_bytes(8, "little"))
+        _feed(sha.update, inner)
+    return sha.hexdigest()
+
+
+def _feed(update: Callable[[bytes], None], path: Path) -> None:
+    with path.open("rb") as file:
+        for chunk in iter(lambda: file.read(CHUNK_BYTES), b""):
+            update(chunk)
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    return path.stat().st_size if path.is_file() else sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+
+
+def manifest_digest(manifest: Mapping[str, object]) -> str:
+    """SHA-256 of the manifest's canonical JSON without its own digest."""
+    rest = {key: value for key, value in manifest.items() if key != "manifest_sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def check_bundle(folder: Path) -> tuple[ManifestData | None, list[Problem]]:
+    """The manifest, and what is wrong: schema, paths, links, unknown files, digests. Model files are hashed and not parsed."""
+    path = folder / "manifest.json"
+    if not path.is_file() or path.is_symlink():
+        return None, [Problem("usage", f"'{folder}' is not a bundle: it has no manifest.json. Give the folder `bundle` of a run.")]
+    try:
+        manifest = json.loads(path.read_bytes())
+    except ValueError as error:
+        return None, [Problem("usage", f"{path} is not JSON ({error}). Take the bundle again from where it was made.")]
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("schema"), int):
+        return None, [Problem("usage", f"{path} states no schema; it is not an mcompress manifest.")]
+    if manifest["schema"] > SCHEMA:
+        return None, [
+            Problem("usage", f"{path} has schema {manifest['schema']}; this program reads up to schema {SCHEMA}. Use the mcompress that made it, or a newer one.")
+        ]
+    if manifest.get("manifest_sha256") != manifest_digest(manifest):
+        return None, [Problem("digest", f"{path} was changed after it was written: its own SHA-256 does not match. Take the bundle again from where it was made.")]
+    try:
+        whole = cast("ManifestData", manifest)
+        problems = _content_problems(folder, whole)
+    except (KeyError, TypeError, AttributeError) as error:
+        return None, [Problem("usage", f"{path} lacks what a manifest of schema {SCHEMA} has ({error!r}). Take the bundle again from where it was made.")]
+    return (None if problems else whole), problems
+
+
+def _content_problems(folder: Path, manifest: ManifestData) -> list[Problem]:
+    listed = {entry["path"]: entry["sha256"] for entry in manifest["contents"]}
+    used = [file["path"] for file in manifest["files"]]
+    used += [name for file in manifest["files"] for vector in file["vectors"] for name in (vector["input_bin"], vector["expected_bin"])]
+    problems = [problem for name in dict.fromkeys((*listed, *used)) for problem in _path_problems(folder, name)]
+    problems += [Problem("usage", f"manifest.json uses '{name}' and states no digest of it.") for name in dict.fromkeys(used) if name not in listed]
+    problems += _strangers(folder, set(listed))
+    if problems:
+        return problems  # nothing is hashed through a path that is not trusted
+    for name, stated in listed.items():
+        seen = digest_of(folder / name)
+        if seen != stated:
+            problems.append(Problem("digest", f"{name} was changed: SHA-256 is {seen[:16]}..., the manifest states {stated[:16]}... Take the bundle again."))
+    return problems
+
+
+def _path_problems(folder: Path, name: str) -> list[Problem]:
+    pure = PurePosixPath(name)
+    if pure.as_posix() != name or name == "." or pure.is_absolute() or ".." in pure.parts or "\\" in name or ":" in name or "\0" in name:
+        return [Problem("usage", f"manifest.json names the path '{name}'; only relative paths inside the bundle are allowed. Do not use this bundle.")]
+    if not (folder / name).exists():
+        return [Problem("usage", f"{name} is in the manifest but not in the bundle. Copy the bundle again as a whole.")]
+    return []
+
+
+def _strangers(folder: Path, listed: set[str]) -> list[Problem]:
+    problems = []
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink():
+            problems.append(Problem("usage", f"{name} is a symbolic link; a bundle holds plain files only."))
+        elif path.is_file() and name != "manifest.json" and name not in listed and not any(p.as_posix() in listed for p in PurePosixPath(name).parents):
+            problems.append(Problem("usage", f"{name} is not in the manifest; remove it from the bundle."))
+    return problems
+
+
+def encode(picture: Real, facts: Facts) -> Tensor:
+    """float32 NCHW real values -> the file's own layout and type. Quantization rounds half to even and saturates."""
+    array = np.transpose(picture, (0, 2, 3, 1)) if facts["layout"] == "NHWC" else picture
+    if facts["scale"] is not None and facts["zero_point"] is not None:
+        limits = np.iinfo(np.dtype(facts["dtype"]))
+        array = np.clip(np.round(array / np.float32(facts["scale"])) + np.float32(facts["zero_point"]), limits.min, limits.max)
+    return np.ascontiguousarray(array.astype(facts["dtype"]))
+
+
+def decode(native: Tensor, facts: Facts) -> Real:
+    """The file's own layout and type -> float32 NCHW real values."""
+    array = np.asarray(native).astype(np.float32)
+    if facts["scale"] is not None and facts["zero_point"] is not None:
+        array = (array - np.float32(facts["zero_point"])) * np.float32(facts["scale"])
+    return np.ascontiguousarray(np.transpose(array, (0, 3, 1, 2)) if facts["layout"] == "NHWC" else array)
+
+
+def read_raw(path: Path, facts: Facts) -> Tensor:
+    """A raw little-endian tensor in the file's own layout and type."""
+    array = np.fromfile(str(path), dtype=np.dtype(facts["dtype"]).newbyteorder("<"))
+    if array.size != math.prod(facts["shape"]):
+        raise ValueError(f"{path.name} holds {array.size} values; {facts['name']} with shape {tuple(facts['shape'])} has {math.prod(facts['shape'])}")
+    return array.astype(facts["dtype"]).reshape(facts["shape"])
+
+
+def difference(got: Real, expected: Real) -> Difference:
+    """Compare two float32 arrays of one shape; a NaN anywhere is an infinite difference."""
+    if got.shape != expected.shape:
+        return Difference(math.inf, -math.inf)
+    noise = got.astype(np.float64) - expected.astype(np.float64)
+    if not np.isfinite(noise).all():
+        return Difference(math.inf, -math.inf)
+    power = float(np.sum(noise**2))
+    signal = float(np.sum(expected.astype(np.float64) ** 2))
+    return Difference(float(np.abs(noise).max()), math.inf if power == 0.0 else 10.0 * math.log10(max(signal, 1e-30) / power))
+
+
+def within(seen: Difference, tolerance: Tolerance) -> bool:
+    """True if the difference is within `max_abs`, or the signal to noise at least `or_sqnr_db` where that is stated."""
+    least = tolerance["or_sqnr_db"]
+    return seen.max_abs <= tolerance["max_abs"] or (least is not None and seen.sqnr_db >= least)
+
+
+def verdict(file: ModelFile, seen: list[Difference]) -> Result:
+    """The result of a file from the differences of its vectors."""
+    worst = Difference(max(d.max_abs for d in seen), min(d.sqnr_db for d in seen))
+    tolerance = file["tolerance"]
+    limit = f"at most {tolerance['max_abs']:.3g}" + (f", or SQNR at least {tolerance['or_sqnr_db']:g} dB" if tolerance["or_sqnr_db"] is not None else "")
+    passed = all(within(d, tolerance) for d in seen)
+    return Result(file["path"], file["backend"], "passed" if passed else "failed", worst.max_abs, worst.sqnr_db, f"allowed: {limit}")
+
+
+def _run_onnx(path: Path, native: Tensor, facts: Facts) -> Tensor:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise NotExecuted(f"onnxruntime is not installed ({error}); pip install onnxruntime") from error
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.x64quantprecision", "1")  # exact sums on x86 without VNNI; without effect elsewhere
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, {facts["name"]: native})[0])
+
+
+def _run_tflite(path: Path, native: Tensor, facts: Facts) -> Tensor:
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError:
+        try:
+            from tflite_runtime.interpreter import Interpreter
+        except ImportError as error:
+            raise NotExecuted(f"no TFLite runtime is installed ({error}); pip install ai-edge-litert") from error
+    interpreter = Interpreter(model_path=str(path))
+    interpreter.allocate_tensors()
+    entry = interpreter.get_input_details()[0]
+    if tuple(entry["shape"]) != tuple(facts["shape"]) or np.dtype(entry["dtype"]) != np.dtype(facts["dtype"]):
+        raise ValueError(f"{path.name} takes {np.dtype(entry['dtype'])} {tuple(entry['shape'])}; the manifest says {facts['dtype']} {tuple(facts['shape'])}")
+    interpreter.set_tensor(entry["index"], native)
+    interpreter.invoke()
+    return np.array(interpreter.get_tensor(interpreter.get_output_details()[0]["index"]))
+
+
+def _run_executorch(path: Path, native: Tensor, _: Facts) -> Tensor:
+    try:
+        import torch
+        from executorch.runtime import Runtime
+    except ImportError as error:
+        raise NotExecuted(f"executorch is not installed ({error}); pip install executorch") from error
+    method = Runtime.get().load_program(str(path)).load_method("forward")
+    return np.array(method.execute([torch.from_numpy(native)])[0].numpy())
+
+
+def _run_coreml(path: Path, native: Tensor, facts: Facts) -> Tensor:
+    if platform.system() != "Darwin":
+        raise NotExecuted("Core ML runs on macOS and iOS only; use swift/ there")
+    try:
+        import coremltools
+    except ImportError as error:
+        raise NotExecuted(f"coremltools is not installed ({error}); pip install coremltools") from error
+    return np.asarray(next(iter(coremltools.models.MLModel(str(path)).predict({facts["name"]: native}).values())))
+
+
+RUNNERS = {"onnx": _run_onnx, "tflite": _run_tflite, "executorch": _run_executorch, "coreml": _run_coreml}
+
+
+def replay(folder: Path, file: ModelFile) -> Result:
+    """Execute one file of a checked bundle on all of its vectors, in its own layout and type."""
+    if file["backend"] not in RUNNERS:
+        return Result(file["path"], file["backend"], "not executed", None, None, f"no runner for {file['backend']} here")
+    facts_in, facts_out, seen = file["inputs"][0], file["outputs"][0], []
+    try:
+        for vector in file["vectors"]:
+            got = RUNNERS[file["backend"]](folder / file["path"], read_raw(folder / vector["input_bin"], facts_in), facts_in)
+            seen.append(difference(decode(got, facts_out), decode(read_raw(folder / vector["expected_bin"], facts_out), facts_out)))
+    except NotExecuted as error:
+        return Result(file["path"], file["backend"], "not executed", None, None, str(error))
+    except (RuntimeError, ValueError, OSError) as error:
+        return Result(file["path"], file["backend"], "failed", None, None, f"its runtime refused it: {error}")
+    if not seen:
+        return Result(file["path"], file["backend"], "not executed", None, None, "the bundle holds no vector for it")
+    return verdict(file, seen)
+
+
+def main() -> int:
+    """Check and replay the bundle that holds this file."""
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).resolve().parent
+    manifest, problems = check_bundle(folder)
+    if manifest is None:
+        sys.stdout.write("".join(f"FAIL  {problem.message}\n" for problem in problems) + "FAIL\n")
+        return 1
+    results = [replay(folder, file) for file in manifest["files"]]
+    sys.stdout.write("".join(f"{result.verdict}  {result.file}: {result.detail}\n" for result in results))
+    executed = sum(result.status != "not executed" for result in results)
+    passed = executed > 0 and all(result.status != "failed" for result in results)
+    sys.stdout.write(f"{'PASS' if passed else 'FAIL'}  {executed} of {len(results)} files executed\n")
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

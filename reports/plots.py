@@ -1,0 +1,169 @@
+"""Plots of the report as SVG that takes the page's colours (light or dark) and is the same for the same numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator
+
+# Placeholders that become CSS variables of the page; matplotlib only has to keep them apart.
+INK, MUTED, LINE, ACCENT, SECOND, WARN, THIRD = "#010101", "#020202", "#030303", "#040404", "#050505", "#060606", "#070707"
+VARIABLES = {INK: "ink", MUTED: "muted", LINE: "line", ACCENT: "accent", SECOND: "second", WARN: "warn", THIRD: "third"}
+SERIES = (ACCENT, SECOND, THIRD, WARN, INK, MUTED)
+STYLE = {
+    "svg.hashsalt": "mcompress",
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": LINE,
+    "axes.linewidth": 1,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": LINE,
+    "grid.linewidth": 0.6,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "legend.frameon": False,
+    "hatch.linewidth": 0.8,
+}
+WIDTH = 9.4  # inches; the viewBox that fits the page's column
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One candidate of a search."""
+
+    latency_ms: float
+    quality: float | None
+    picked: bool = False
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """One operator: its precision, and the output's SQNR (dB) when it alone is INT8."""
+
+    name: str
+    precision: str
+    sqnr_db: float
+
+
+def pareto(
+    front: Sequence[Candidate], trials: Sequence[Candidate], over: Sequence[Candidate], *, limit_ms: float | None, quality_label: str, latency_label: str
+) -> str:
+    """Quality against latency: every trial, the front, the pick, and the region that the budget rejects."""
+    with mpl.rc_context(STYLE):
+        figure, axes = _figure(WIDTH, 4.0)
+        within = [t for t in trials if t.quality is not None]
+        axes.scatter([t.latency_ms for t in within], [t.quality or 0.0 for t in within], s=22, color=MUTED, alpha=0.45, linewidths=0, label="evaluated")
+        line = sorted((c.latency_ms, c.quality) for c in front if c.quality is not None)
+        axes.plot([x for x, _ in line], [y for _, y in line], color=ACCENT, linewidth=1.6, marker="o", markersize=5, label="Pareto front", drawstyle="steps-post")
+        for candidate in front:
+            if candidate.picked and candidate.quality is not None:
+                axes.scatter([candidate.latency_ms], [candidate.quality], s=190, facecolors="none", edgecolors=WARN, linewidths=2, zorder=5, label="picked")
+        low, high = axes.get_xlim()
+        if limit_ms is not None:
+            high = max(high, limit_ms * 1.12, *(c.latency_ms * 1.03 for c in over)) if over else max(high, limit_ms * 1.12)
+            axes.axvspan(limit_ms, high, facecolor="none", edgecolor=LINE, hatch="///", linewidth=0, label="over budget, rejected before evaluation")
+            axes.axvline(limit_ms, color=WARN, linewidth=1.2, linestyle=(0, (4, 3)))
+            axes.set_xlim(low, high)
+        if over:
+            # They have no quality: nothing over budget is evaluated. A row of ticks at the bottom shows where they lie.
+            floor = axes.get_ylim()[0]
+            axes.plot([c.latency_ms for c in over], [floor] * len(over), "|", color=WARN, markersize=9, clip_on=False, linestyle="none")
+            axes.set_ylim(bottom=floor)
+        axes.set_xlabel(latency_label)
+        axes.set_ylabel(quality_label)
+        _legend(figure)
+        return _svg(figure, f"Scatter plot of {quality_label} against {latency_label} for {len(within)} candidates; {len(line)} on the Pareto front.")
+
+
+def curves(curve: Sequence[tuple[int, Mapping[str, float]]], *, title: str) -> str:
+    """Loss terms over training steps; a logarithmic axis if every value is positive."""
+    with mpl.rc_context(STYLE):
+        figure, axes = _figure(WIDTH, 2.9)
+        names = list(dict.fromkeys(name for _, values in curve for name in values))
+        for index, name in enumerate(names):
+            points = [(step, values[name]) for step, values in curve if name in values]
+            axes.plot([x for x, _ in points], [y for _, y in points], color=SERIES[index % len(SERIES)], linewidth=1.5, label=name)
+        if all(value > 0 for _, values in curve for value in values.values()):
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.minorticks_off()
+        axes.set_xlabel("step")
+        axes.set_ylabel("loss term")
+        _legend(figure)
+        last = curve[-1][0] if curve else 0
+        return _svg(figure, f"Training curves of {title}: {', '.join(names)} over {last} steps.")
+
+
+def sensitivity(operators: Sequence[Sensitivity], *, floor_db: float | None = None) -> str:
+    """How much each operator costs when it alone is INT8: short bars are sensitive."""
+    with mpl.rc_context(STYLE):
+        figure, axes = _figure(WIDTH, 0.7 + 0.22 * len(operators))
+        rows = range(len(operators))
+        for index, precision in enumerate(dict.fromkeys(o.precision for o in operators)):
+            chosen = [(row, o.sqnr_db) for row, o in zip(rows, operators, strict=True) if o.precision == precision]
+            kept = precision != "int8"
+            axes.barh(
+                [row for row, _ in chosen],
+                [value for _, value in chosen],
+                height=0.68,
+                color=SERIES[index % 2] if not kept else WARN,
+                label=precision.upper() if not kept else f"kept in {precision.upper()}",
+            )
+        if floor_db is not None:
+            axes.axvline(floor_db, color=INK, linewidth=1, linestyle=(0, (4, 3)), label="floor of the target")
+        axes.set_yticks(list(rows), [o.name for o in operators], fontsize=8)
+        axes.set_ylim(len(operators) - 0.4, -0.6)
+        axes.grid(visible=False, axis="y")
+        axes.set_xlabel("SQNR of the output when this operator alone is INT8, dB")
+        _legend(figure)
+        return _svg(figure, f"Bar chart: output SQNR of each of {len(operators)} operators when it alone is quantized.")
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasSVG(figure)
+    figure.patch.set_alpha(0)
+    axes = figure.add_subplot()
+    axes.patch.set_alpha(0)
+    return figure, axes
+
+
+def _legend(figure: Figure) -> None:
+    """Above the plot, where it covers nothing."""
+    figure.legend(loc="outside upper left", ncols=4, fontsize=9, columnspacing=1.6, handletextpad=0.6)
+
+
+def _svg(figure: Figure, description: str) -> str:
+    """Inline SVG: the page's colours, ids that no other plot has, a description for those who do not see it."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    for colour, name in VARIABLES.items():
+        text = text.replace(colour, f"var(--{name})")
+    prefix = f"p{hashlib.sha256(description.encode()).hexdigest()[:6]}-"
+    text = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}\1"', text)
+    text = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}\1)", text)
+    text = re.sub(r'xlink:href="#([^"]+)"', rf'href="#{prefix}\1"', text)
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
+    text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
+    end = text.index(">")
+    root = re.sub(r'\s(xmlns(:xlink)?|version|width|height)="[^"]*"', "", text[:end])  # HTML knows the namespace; the page sets the size
+    text = root + text[end:]
+    return text.replace("<svg ", f'<svg role="img" aria-label="{html.escape(description)}" ', 1)

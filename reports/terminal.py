@@ -1,0 +1,147 @@
+"""The table that ends a run in the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD, Box
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from mcompress.reports import wording
+from mcompress.run import BudgetRecord, ExportRecord, ModelRecord, Run
+from mcompress.targets.schema import How
+
+NARROW = 120  # columns below which the second table breaks its cells where they can be broken
+PLAIN = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
+ORDER: tuple[How, ...] = ("device", "estimated", "host", "published")
+
+
+def render(run: Run, console: Console, *, folder: Path | None = None) -> None:
+    """Print what a run achieved, with how each number was obtained; `folder` adds where bundle and report lie.
+
+    Plain ASCII rules and no colour where `console` is not a terminal.
+    """
+    parts: list[RenderableType] = [Text(), _title(run), _models(run, console)]
+    if run.exports:
+        parts.append(_files(run, console))
+    if run.budget:
+        parts += [Text("Budget", style="bold"), _budget(run.budget), Text()]
+    parts += _remarks(run)
+    if folder is not None:
+        parts += [Text(), Text(f"bundle  {folder / 'bundle'}", overflow="fold"), Text(f"report  {folder / 'report.html'}", overflow="fold")]
+    console.print(Group(*parts))
+
+
+def _title(run: Run) -> Text:
+    text = Text(run.target.title or run.target.name, style="bold")
+    if run.target.quick:
+        text.append("  quick: tiny budgets, not a result", style="yellow")
+    return text
+
+
+def _table(console: Console) -> Table:
+    return Table(box=SIMPLE_HEAD if console.is_terminal else PLAIN, header_style="bold", pad_edge=False, collapse_padding=True)
+
+
+def _models(run: Run, console: Console) -> Table:
+    models = wording.models_of(run)
+    table = _table(console)
+    table.add_column("")
+    for name in models:
+        table.add_column(name, justify="right")
+    table.add_column("obtained", style="dim")
+    records = list(models.values())
+    teacher = records[0] if records else None
+    table.add_row("parameters", *(_against(r.params, teacher and teacher.params, wording.count(r.params)) for r in records), "counted")
+    table.add_row("multiply-adds", *(_against(r.macs, teacher and teacher.macs, wording.count(r.macs)) for r in records), "counted")
+    peaks = (_against(r.peak_activation_bytes, teacher and teacher.peak_activation_bytes, wording.size(r.peak_activation_bytes)) for r in records)
+    table.add_row("peak memory", *peaks, "counted, fp32 activations")
+    table.add_row("weights", *(_against(r.weight_bytes, teacher and teacher.weight_bytes, wording.size(r.weight_bytes)) for r in records), "counted")
+    for metric in dict.fromkeys(name for record in records for name in record.quality):
+        label = wording.metric(metric)[0]
+        cells = (wording.quality(metric, r.quality[metric]) if metric in r.quality else "not measured" for r in records)
+        sources = {wording.quality_source(run, name): name for name in models}
+        computed = ", ".join("PyTorch" if source == "PyTorch" else f"{name} by {source}" for source, name in sources.items())
+        table.add_row(label, *cells, escape(f"held-out data: {computed}"))
+        if metric in run.baseline.get("mean", {}):
+            base = run.baseline["mean"][metric]
+            gains = (f"{r.quality[metric] - base:+.2f}" if metric in r.quality else "" for r in records)
+            table.add_row("  above bicubic", *gains, f"bicubic is {wording.quality(metric, base)}")
+    for how in ORDER:
+        found = [wording.measured(record.latency, how) for record in records]
+        if any(found):
+            where = list(dict.fromkeys(m.on for m in found if m))
+            bands = list(dict.fromkeys(m.band for m in found if m and m.band))
+            table.add_row("latency", *(wording.latency(m) if m else "-" for m in found), escape(f"{how}: {', '.join(where + bands)}"))
+    if not any(record.latency for record in records):
+        table.add_row("latency", *("-" for _ in records), "not measured")
+    return table
+
+
+def _against(value: int, teacher: int | None, text: str) -> str:
+    if not teacher or value == teacher:
+        return text
+    return f"{text}\n[dim]{wording.ratio(teacher, value)}{' less' if value < teacher else ''}[/]"
+
+
+def _files(run: Run, console: Console) -> Table:
+    table = _table(console)
+    narrow = console.width < NARROW
+    table.add_column("file", no_wrap=True)
+    table.add_column("size", justify="right", no_wrap=True)
+    table.add_column("int8/16/32" if narrow else "int8/fp16/fp32", justify="right", no_wrap=True)
+    table.add_column("parity", no_wrap=narrow)
+    table.add_column("operators run on")
+    table.add_column("host ms,\np50 / p90", justify="right")
+    for export in run.exports:
+        value, verdict = wording.parity(export.parity, short=narrow)
+        style = {"passed": "green", "FAILED": "bold red"}.get(verdict, "yellow")
+        counts = "/".join(str(export.precision_counts.get(p, 0)) for p in ("int8", "fp16", "fp32"))
+        units = ", ".join(f"{n} {unit}" for unit, n in export.coverage.by_unit.items()) or "not known"
+        gap = "\n" if narrow else " "
+        name = f"{export.backend}{gap}{export.variant}" + (" [bold cyan]*[/]" if export.recommended else "")
+        table.add_row(name, wording.size(export.bytes), counts, f"[{style}]{verdict}[/]{gap}{escape(value)}", escape(units), _host(export))
+    if any(export.recommended for export in run.exports):
+        table.caption = "* recommended for the target's device"
+        table.caption_justify = "left"
+    return table
+
+
+def _host(export: ExportRecord) -> str:
+    host = wording.measured(export.latency, "host")
+    if host is None:
+        return "not measured"
+    p50 = host.value if host.p50 is None else host.p50
+    return wording.number(p50) + (f" / {wording.number(host.p90)}" if host.p90 is not None else "")
+
+
+def _budget(lines: tuple[BudgetRecord, ...]) -> RenderableType:
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    for line in lines:
+        value = "unknown" if line.value is None else wording.number(line.value)
+        text = Text(f"{wording.budget_name(line.what)}: {value}, limit {wording.number(line.limit)}")
+        text.append(f"  ({wording.obtained(line)})", style="dim")
+        grid.add_row(Text("met" if line.met else "missed", style="green" if line.met else "bold red"), text)
+    return Padding(grid, (0, 0, 0, 2))
+
+
+def _remarks(run: Run) -> list[RenderableType]:
+    found = len(wording.all_fallbacks(run))
+    remarks: list[RenderableType] = [
+        Text(f"Fallbacks: {found}" + (", each with its reason in the report" if found else ""), style="yellow" if found else "")
+    ]
+    if run.not_measured:
+        remarks.append(Text("Not measured:"))
+        remarks += [Padding(Text(text), (0, 0, 0, 2)) for text in run.not_measured]
+    failed = [model for model in wording.models_of(run).values() if not _has_quality(model)]
+    if failed:
+        remarks.append(Text("Quality was not measured for every model.", style="yellow"))
+    return remarks
+
+
+def _has_quality(record: ModelRecord) -> bool:
+    return bool(record.quality)

@@ -1,0 +1,146 @@
+"""How numbers, metrics and provenance are worded, in the terminal and in HTML alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from mcompress.run import BudgetRecord, ExportRecord, ModelRecord, ParityRecord, Run
+from mcompress.targets.schema import Fallback, How, Measurement
+
+MODEL_ORDER = ("teacher", "student", "distilled", "compressed")
+HOW: Mapping[How, str] = {"device": "measured on the device", "host": "measured on this host", "estimated": "estimated", "published": "published"}
+METRICS: Mapping[str, tuple[str, str]] = {
+    "psnr_db": ("PSNR", "dB"),
+    "psnr_y_db": ("PSNR (luma)", "dB"),
+    "ssim": ("SSIM", ""),
+    "sqnr_db": ("SQNR", "dB"),
+    "max absolute difference / output range": ("difference / range", ""),
+}
+BUDGET_NAMES: Mapping[str, str] = {
+    "latency_ms": "latency, ms",
+    "size_mb": "file size, MB",
+    "peak_memory_mb": "peak activation memory, MB",
+    "macs_g": "multiply-adds, G",
+}
+
+
+def number(value: float) -> str:
+    """Three significant digits, thousands kept whole, no exponent in the ordinary range."""
+    size = abs(value)
+    if size >= 1000:
+        return f"{value:,.0f}"
+    if size == 0 or size >= 100:
+        return f"{value:.0f}"
+    if size >= 10:
+        return f"{value:.1f}"
+    if size >= 1:
+        return f"{value:.2f}"
+    return f"{value:.3f}" if size >= 0.1 else f"{value:.3g}"
+
+
+def count(value: float) -> str:
+    """12.3 k, 4.56 M, 7.89 G."""
+    for factor, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= factor:
+            return f"{number(value / factor)} {letter}"
+    return number(value)
+
+
+def size(value: float) -> str:
+    """Decimal bytes: 3.39 MB, 51.2 kB."""
+    return f"{count(value)}B" if abs(value) >= 1000 else f"{value:.0f} B"
+
+
+def ratio(before: float, after: float) -> str:
+    """42.9x: how much smaller; `larger` if it is."""
+    if before <= 0 or after <= 0:
+        return "not comparable"
+    times = before / after
+    return f"{number(times)}x" if times >= 1 else f"{number(1 / times)}x larger"
+
+
+def metric(name: str) -> tuple[str, str]:
+    """Name and unit of a metric for people."""
+    return METRICS.get(name, (name.replace("_", " "), ""))
+
+
+def quality(name: str, value: float) -> str:
+    """A quality with its unit; two digits behind the point, as papers give decibels."""
+    unit = metric(name)[1]
+    return f"{value:.2f} {unit}" if unit == "dB" else f"{value:.4f}{' ' + unit if unit else ''}"
+
+
+def latency(measurement: Measurement) -> str:
+    """12.3 ms."""
+    return f"{number(measurement.value)} {measurement.unit}"
+
+
+def provenance(measurement: Measurement) -> str:
+    """How a number was obtained, in full."""
+    parts = [HOW[measurement.how], measurement.on]
+    parts += [f"{measurement.n} runs"] if measurement.n is not None else []
+    parts += [measurement.band] if measurement.band else []
+    return ", ".join(parts)
+
+
+def parity(record: ParityRecord, *, short: bool = False) -> tuple[str, str]:
+    """(value against limit, verdict); `short` leaves out the metric's name where the unit tells it."""
+    name, unit = metric(record.metric)
+    sign = "≥" if unit == "dB" else "≤"
+    limit = f"{sign} {record.limit:g} {unit}".strip()
+    start = "" if short else f"{name} "
+    if record.passed is None or record.value is None:
+        return start + limit, "not executed"
+    seen = f"{record.value:.1f}" if unit == "dB" else f"{record.value:.2g}"
+    return f"{start}{seen} {limit}", "passed" if record.passed else "FAILED"
+
+
+def budget_name(what: str) -> str:
+    """The budget line's name for people."""
+    return BUDGET_NAMES.get(what, what.replace("_", " "))
+
+
+def obtained(line: BudgetRecord) -> str:
+    """How a budget line's value was obtained. What was counted was not measured, wherever it was counted."""
+    if line.how is None or line.note.startswith("counted"):
+        return line.note or "not obtained"
+    return HOW[line.how] + (f": {line.note}" if line.note else "")
+
+
+def models_of(run: Run) -> dict[str, ModelRecord]:
+    """Models in the order in which compression made them."""
+    known = [name for name in MODEL_ORDER if name in run.models]
+    return {name: run.models[name] for name in (*known, *(n for n in run.models if n not in MODEL_ORDER))}
+
+
+def measured(measurements: Sequence[Measurement], how: How) -> Measurement | None:
+    """The first latency that was obtained so; other things that were measured are passed over."""
+    return next((m for m in measurements if m.what == "latency" and m.how == how), None)
+
+
+def file_name(export: ExportRecord) -> str:
+    """The file's name without its folder."""
+    return export.file.rsplit("/", 1)[-1]
+
+
+def all_fallbacks(run: Run) -> list[Fallback]:
+    """Those of the run, and those of each file's coverage; what was recorded twice is listed once."""
+    found = list(run.fallbacks)
+    seen = {(f.where, f.what, f.reason) for f in found}
+    for export in run.exports:
+        where = f"export {export.backend}"
+        for item in export.coverage.fallbacks:
+            if (where, item.operator, item.reason) not in seen:
+                seen.add((where, item.operator, item.reason))
+                found.append(Fallback(where=where, what=item.operator, reason=item.reason))
+    return found
+
+
+def quality_source(run: Run, model: str) -> str:
+    """What computed a model's quality: the exported file for the compressed one where there is such a file, PyTorch otherwise."""
+    record = run.models[model]
+    if model == "compressed" and record.quality:
+        for export in run.exports:
+            if export.quality == record.quality:
+                return f"{file_name(export)} in its runtime"
+    return "PyTorch"

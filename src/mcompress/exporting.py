@@ -1,0 +1,201 @@
+"""From the compressed network to executed files: write, read back, run, compare, time. One cache entry per backend and variant."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import JsonValue, TypeAdapter
+from torch import nn
+
+from mcompress.artifact import Artifact
+from mcompress.cache import Cache, Entry
+from mcompress.compress.quantize.plan import PrecisionPlan
+from mcompress.compress.quantize.program import reference_program
+from mcompress.console import Reporter
+from mcompress.evaluate import PARITY_INPUTS, Scores, mean, parity_inputs, score_file
+from mcompress.export import backend_of
+from mcompress.export.backend import FloatArray, Runner, Written, captured
+from mcompress.export.bundle import ExportedFile, TestVector
+from mcompress.export.interface import TensorFacts, facts_of
+from mcompress.export.parity import FLOAT_METRIC, INT8_METRIC, float_parity, int8_parity, not_executed
+from mcompress.export.profile import profile
+from mcompress.export.replay import digest_of, size_of
+from mcompress.planning import STAGE_VERSIONS, Plan, cpu_name, package_versions, thread_count
+from mcompress.run import ExportRecord
+from mcompress.targets.exports import ExportConfig
+from mcompress.targets.schema import Fallback
+
+logger = logging.getLogger("mcompress")
+Variant = Literal["float", "mixed"]
+NOT_HERE = "Core ML runs on macOS only; the saved program was reloaded and its operators and weights were checked"
+VECTORS = 2
+_PORTS = TypeAdapter(tuple[TensorFacts, ...])
+_FALLBACKS = TypeAdapter(tuple[Fallback, ...])
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """One written file with everything that was found out about it."""
+
+    record: ExportRecord
+    file: ExportedFile
+    scores: Scores
+    fallbacks: tuple[Fallback, ...]
+    entry: Entry
+
+
+@dataclass(frozen=True)
+class Network:
+    """What is exported: the float network, its plan if it was quantized, and the digest of both."""
+
+    model: nn.Module
+    plan: PrecisionPlan | None
+    digest: str
+    input_range: tuple[float, float]
+
+
+def export_all(made: Plan, final: Artifact, cache: Cache, log: Path, reporter: Reporter, *, force: bool) -> list[ExportResult]:
+    """Every backend of the target, float and (with a precision plan) mixed."""
+    variants: tuple[Variant, ...] = ("float", "mixed") if final.plan is not None else ("float",)
+    network = Network(final.network(), final.plan, final.digest, final.spec.input_range)
+    jobs = [(config, variant) for config in made.target.exports for variant in variants]
+    report = reporter.progress("export, execute, compare, time")
+    results = []
+    for index, (config, variant) in enumerate(jobs):
+        report(index, len(jobs), f"{config.backend} {variant}")
+        results.append(_export(made, network, config, variant, cache, log, force=force))
+    report(len(jobs), len(jobs), "")
+    return results
+
+
+def _export(made: Plan, network: Network, config: ExportConfig, variant: Variant, cache: Cache, log: Path, *, force: bool) -> ExportResult:
+    shape = made.target.model.input_shape
+    parts: dict[str, JsonValue] = {
+        "name": f"export {config.backend} {variant}",
+        "version": STAGE_VERSIONS["export"],
+        "config": config.model_dump(mode="json"),
+        "model": network.digest,
+        "stem": made.target.name,
+        "data": made.data_digest,
+        "input_shape": list(shape),
+        "threads": thread_count(made.target),
+        "packages": dict(package_versions()),
+        "cpu": cpu_name(),
+    }
+
+    def compute(folder: Path, _work: Path) -> None:
+        with captured(log):
+            _write(made, network, config, variant, folder)
+
+    entry = cache.get(parts, compute, force=force)
+    return _read(entry)
+
+
+def _write(made: Plan, network: Network, config: ExportConfig, variant: Variant, folder: Path) -> None:
+    backend, shape = backend_of(config), made.target.model.input_shape
+    plan = network.plan if variant == "mixed" else None
+    example = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    written = backend.write(config, network.model, example, plan, folder / f"{made.target.name}-{variant}")
+    reference = network.model if plan is None else reference_program(network.model, example, plan)
+    inputs = parity_inputs(made.task, shape)
+    runner = _runner(config, written, thread_count(made.target))
+    scores: Scores = {}
+    outputs: list[FloatArray | None] = [None] * VECTORS
+    if runner is None:
+        metric, limit = (FLOAT_METRIC, config.float_limit) if plan is None else (INT8_METRIC, config.int8_limit_db)
+        parity = not_executed("PyTorch", metric, limit, NOT_HERE)
+        latency = ()
+    else:
+        parity = (
+            float_parity(runner, network.model, inputs, config.float_limit) if plan is None else int8_parity(runner, reference, inputs, config.int8_limit_db)
+        )
+        scores = score_file(made.task, runner.run, shape, folder / "pictures", "file")
+        outputs = [runner.run(value) for value in inputs[:VECTORS]]
+        latency = profile(config.backend, written.path, shape, precision=_label(written), threads=1)
+    record = ExportRecord(
+        backend=config.backend,
+        variant=variant,
+        file=f"bundle/{written.path.name}",
+        bytes=size_of(written.path),
+        sha256=digest_of(written.path),
+        precision_counts=written.precision_counts,
+        parity=parity,
+        coverage=written.coverage,
+        latency=latency,
+        quality=mean(scores) if scores else {},
+    )
+    with torch.no_grad():
+        references = [reference(torch.from_numpy(value)).numpy() for value in inputs[:VECTORS]]
+    _store(folder, record, written, scores, made, network, (inputs[:VECTORS], outputs, references))
+
+
+def _runner(config: ExportConfig, written: Written, threads: int) -> Runner | None:
+    """The loaded file; None for Core ML off macOS."""
+    if config.backend == "coreml":
+        from mcompress.export import coreml
+
+        if not coreml.executes_here():
+            return None
+    return backend_of(config).load(written.path, threads)
+
+
+def _label(written: Written) -> str:
+    return "+".join(precision for precision, count in written.precision_counts.items() if count)
+
+
+def _store(
+    folder: Path,
+    record: ExportRecord,
+    written: Written,
+    scores: Scores,
+    made: Plan,
+    network: Network,
+    vectors: tuple[list[FloatArray], list[FloatArray | None], list[FloatArray]],
+) -> None:
+    inputs = tuple(facts_of(port, value_range=network.input_range) for port in written.inputs)
+    outputs = tuple(facts_of(port, value_range=made.task.output_range) for port in written.outputs)
+    facts: dict[str, JsonValue] = {
+        "record": record.model_dump(mode="json"),
+        "path": written.path.name,
+        "inputs": _PORTS.dump_python(inputs, mode="json"),
+        "outputs": _PORTS.dump_python(outputs, mode="json"),
+        "scores": TypeAdapter(Scores).dump_python(scores, mode="json"),
+        "fallbacks": _FALLBACKS.dump_python(written.fallbacks, mode="json"),
+        "names": [sample.name for sample in made.task.held_out()[:PARITY_INPUTS][:VECTORS]],
+    }
+    (folder / "export.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    given, found, expected = vectors
+    for index, (value, reference) in enumerate(zip(given, expected, strict=True)):
+        np.save(folder / f"input{index}.npy", value)
+        np.save(folder / f"reference{index}.npy", reference)
+        output = found[index]
+        if output is not None:
+            np.save(folder / f"output{index}.npy", output)
+
+
+def _read(entry: Entry) -> ExportResult:
+    folder = entry.folder
+    facts = json.loads((folder / "export.json").read_text(encoding="utf-8"))
+    record = ExportRecord.model_validate(facts["record"])
+    vectors = tuple(
+        TestVector(
+            name,
+            np.load(folder / f"input{index}.npy"),
+            np.load(folder / f"reference{index}.npy"),
+            np.load(folder / f"output{index}.npy") if (folder / f"output{index}.npy").exists() else None,
+        )
+        for index, name in enumerate(facts["names"])
+    )
+    file = ExportedFile(
+        record, folder / facts["path"], _PORTS.validate_python(facts["inputs"]), _PORTS.validate_python(facts["outputs"]), vectors
+    )
+    fallbacks = _FALLBACKS.validate_python(facts["fallbacks"])
+    if entry.rebuilt_because:
+        fallbacks = (*fallbacks, Fallback(where="cache", what=f"{record.backend} {record.variant}", reason=entry.rebuilt_because))
+    return ExportResult(record, file, facts["scores"], fallbacks, entry)

@@ -1,0 +1,156 @@
+"""Does distillation help, does discriminator distillation help, does the search help? Comparisons that anyone can rerun.
+
+    make benchmarks            (or: python tests/benchmarks/training.py --steps 400 --seeds 3 --out tests/benchmarks/results)
+
+Super-resolution on the embedded photographs: PSNR on the held-out photographs, mean and spread over seeds, at equal steps and at equal wall time. The
+last result lies in `results/` beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from mcompress.compress.models.build import build
+from mcompress.compress.models.space import SPACES
+from mcompress.compress.models.spec import ModelSpec
+from mcompress.compress.objectives import Distillation, FitTruth
+from mcompress.compress.search import candidate_cost, search
+from mcompress.compress.stage import StageContext
+from mcompress.compress.tasks.super_resolution.task import SuperResolution
+from mcompress.compress.train import Objective, TrainSettings, train
+from mcompress.targets.device import load_device
+from mcompress.targets.schema import Budget, DataConfig
+from mcompress.targets.stages import DistillConfig, SearchConfig
+from torch import nn
+
+logger = logging.getLogger("benchmark")
+SHAPE = (1, 3, 128, 128)
+STUDENT = ModelSpec("mfagan", {"channels": 32, "blocks": [[3, 32]] * 3}, (), SHAPE)
+BUDGET = Budget(macs_g=6.846, peak_memory_mb=16.17)
+GENERATOR_ONLY = {"truth": 1.0, "output": 0.5}
+WITH_ADVERSARY = {**GENERATOR_ONLY, "adversarial": 0.002}
+WITH_DISCRIMINATOR = {**WITH_ADVERSARY, "discriminator": 1.0}
+
+
+class NoCheckpoints:
+    """Nothing is kept: a benchmark is run from start to end."""
+
+    def load(self) -> dict[str, object] | None:
+        return None
+
+    def save(self, state: dict[str, object]) -> None:
+        pass
+
+
+def quality_db(task: SuperResolution, network: nn.Module) -> float:
+    with torch.no_grad():
+        return statistics.mean(task.quality(network(s.input), s.truth) for s in task.held_out())
+
+
+def fit(objective: Objective, steps: int, seed: int) -> float:
+    """Train; returns seconds."""
+    started = time.monotonic()
+    train(objective, TrainSettings(steps, 1e-3, seed), NoCheckpoints(), lambda _done, _total, _note: None)
+    return time.monotonic() - started
+
+
+def trained(task: SuperResolution, spec: ModelSpec, weights: dict[str, float] | None, teacher: nn.Module, steps: int, seed: int) -> tuple[float, float]:
+    """(PSNR dB, seconds) of a network trained from scratch: on the truth alone, or by distillation with these weights."""
+    torch.manual_seed(seed)
+    network = build(spec)
+    config = DistillConfig(steps=steps, batch_size=8, crop_size=24, **{"truth": 1.0, "output": 0.0, **(weights or {})})
+    objective = FitTruth(task, config, network) if weights is None else Distillation(task, config, network, teacher)
+    seconds = fit(objective, steps, seed)
+    return quality_db(task, network), seconds
+
+
+def summary(values: list[float]) -> dict[str, object]:
+    return {"mean_db": round(statistics.mean(values), 3), "spread_db": round(statistics.stdev(values), 3), "each_db": [round(v, 3) for v in values]}
+
+
+def compare_training(task: SuperResolution, teacher: nn.Module, steps: int, seeds: int) -> dict[str, object]:
+    rows: dict[str, dict[str, object]] = {}
+    ways: dict[str, dict[str, float] | None] = {
+        "from scratch": None,
+        "distilled, generator only": GENERATOR_ONLY,
+        "distilled, generator and adversary": WITH_ADVERSARY,
+        "distilled, generator and discriminator": WITH_DISCRIMINATOR,
+    }
+    seconds: dict[str, float] = {}
+    for name, weights in ways.items():
+        runs = [trained(task, STUDENT, weights, teacher, steps, seed) for seed in range(seeds)]
+        seconds[name] = statistics.mean(s for _, s in runs)
+        rows[name] = {"steps": steps, "seconds": round(seconds[name], 1), **summary([q for q, _ in runs])}
+        logger.info("%s %s", name, rows[name])
+    for name in list(ways)[1:]:
+        more = round(steps * seconds[name] / seconds["from scratch"])
+        runs = [trained(task, STUDENT, None, teacher, more, seed) for seed in range(seeds)]
+        label = f"from scratch, wall time of '{name}'"
+        rows[label] = {"steps": more, "seconds": round(statistics.mean(s for _, s in runs), 1), **summary([q for q, _ in runs])}
+        logger.info("%s %s", label, rows[label])
+    return rows
+
+
+def random_spec_at(latency_ms: float, generator: torch.Generator, cost_of: Callable[[ModelSpec], float]) -> ModelSpec:
+    """A random network of the space within 5 % of a latency and within the budget."""
+    for _ in range(5000):
+        spec = ModelSpec("mfagan", SPACES["mfagan"].random(generator), (), SHAPE)
+        if abs(cost_of(spec) - latency_ms) <= 0.05 * latency_ms:
+            return spec
+    raise SystemExit(f"no random candidate at {latency_ms:.2f} ms in 5000 draws")
+
+
+def compare_search(task: SuperResolution, teacher_spec: ModelSpec, teacher: nn.Module, steps: int, seeds: int) -> dict[str, object]:
+    device = load_device("snapdragon865")
+    unit = device.units[device.preferred_unit]
+    picks, randoms, chosen = [], [], []
+    for seed in range(seeds):
+        with tempfile.TemporaryDirectory() as work:
+            context = StageContext(
+                task, device, unit, BUDGET, teacher, teacher_spec, teacher, teacher_spec, None, seed,
+                lambda _name: NoCheckpoints(), Path(work) / "study.journal", lambda _title: lambda _done, _total, _note: None,
+            )  # fmt: skip
+            output = search(SearchConfig(steps=steps, trials=60, batch_size=8, crop_size=24), context)
+        pick = ModelSpec("mfagan", output.spec.args, (), SHAPE)
+        latency_ms = candidate_cost(pick, device, unit).latency.value
+        generator = torch.Generator().manual_seed(seed)
+        other = random_spec_at(latency_ms, generator, lambda spec: candidate_cost(spec, device, unit).latency.value)
+        picks.append(trained(task, pick, GENERATOR_ONLY, teacher, steps, seed)[0])
+        randoms.append(trained(task, other, GENERATOR_ONLY, teacher, steps, seed)[0])
+        chosen.append({"pick": pick.args, "random": other.args, "latency_ms": round(latency_ms, 3), "pick_db": picks[-1], "random_db": randoms[-1]})
+        logger.info("search seed %d: %s", seed, chosen[-1])
+    return {"pick": summary(picks), "random at the same estimated latency": summary(randoms), "networks": chosen}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only", choices=("training", "search"))
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    torch.set_num_threads(options.threads)
+    task = SuperResolution.from_config(DataConfig())
+    teacher_spec, teacher = task.embedded_teacher(SHAPE)
+    options.out.mkdir(parents=True, exist_ok=True)
+    facts = {"steps": options.steps, "seeds": options.seeds, "threads": options.threads, "torch": torch.__version__, "teacher_db": round(quality_db(task, teacher.eval()), 3)}
+    if options.only != "search":
+        result = {**facts, "rows": compare_training(task, teacher, options.steps, options.seeds)}
+        (options.out / "training.json").write_text(json.dumps(result, indent=2) + "\n")
+    if options.only != "training":
+        result = {**facts, "rows": compare_search(task, teacher_spec, teacher, options.steps, options.seeds)}
+        (options.out / "search.json").write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

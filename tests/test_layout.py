@@ -1,0 +1,71 @@
+"""The shape of the repository: links, light imports, no leaks."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = ("compress", "export", "targets", "calibration", "reports")
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_links_resolve(name: str) -> None:
+    link = ROOT / "src" / "mcompress" / name
+    assert link.is_symlink()
+    assert link.resolve() == (ROOT / name).resolve()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import mcompress",
+        "import mcompress.cli",
+        "import mcompress.targets.load, mcompress.targets.device, mcompress.targets.latency",
+        "import mcompress.run, mcompress.export",
+    ],
+)
+def test_light_imports(statement: str) -> None:
+    heavy = ("torch", "onnx", "coremltools", "executorch", "litert_torch", "matplotlib", "optuna", "skimage", "sklearn")
+    code = f"{statement}\nimport sys\nprint([m for m in {heavy!r} if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_help_answers_without_torch() -> None:
+    code = "import sys\nsys.argv=['mcompress','--help']\nfrom mcompress.cli import main\ntry:\n main()\nexcept SystemExit:\n pass\nprint('torch' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "doctor" in out
+    assert out.strip().endswith("False")
+
+
+def test_package_data_is_found() -> None:
+    assert files("mcompress.targets").joinpath("snapdragon865.yaml").is_file()
+    assert files("mcompress.compress.tasks.super_resolution").joinpath("teacher.safetensors").is_file()
+
+
+def test_no_absolute_paths_or_prints_in_the_sources() -> None:
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
+    pattern = re.compile(r"(^|[\s\"'=(])/(work|root|home|Users|tmp)/")
+    offenders = [
+        name
+        for name in tracked
+        if name.endswith((".py", ".yaml", ".md", ".toml", ".j2")) and (ROOT / name).is_file() and not name.startswith("tests/")
+        for line in (ROOT / name).read_text(encoding="utf-8").splitlines()
+        if pattern.search(line)
+    ]
+    assert not offenders
+
+
+def test_the_embedded_teacher_is_small_and_says_how_it_was_made() -> None:
+    import json
+
+    folder = files("mcompress.compress.tasks.super_resolution")
+    assert len(folder.joinpath("teacher.safetensors").read_bytes()) <= 3_000_000
+    record = json.loads(folder.joinpath("teacher.json").read_text())
+    assert record["command"].startswith("python -m mcompress.compress.tasks.super_resolution.teacher")
+    assert not {"flower", "chelsea", "coffee", "rocket"} & {Path(name).stem for name in record["training_photos"]}

@@ -1,0 +1,104 @@
+"""Photographs: the embedded split, folders, degradation, augmentation, the metric."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mcompress.compress.tasks.super_resolution import photos
+from mcompress.compress.tasks.super_resolution.task import SuperResolution
+from mcompress.errors import PlanError
+from mcompress.targets.schema import DataConfig
+
+
+def save(path, height: int, width: int, seed: int = 0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)).save(path)
+
+
+def test_no_held_out_photo_is_trained_on() -> None:
+    training = photos.embedded_photos(photos.TRAINING_PHOTOS)
+    held_out = photos.embedded_photos(photos.HELD_OUT_PHOTOS)
+    assert len(held_out.photos) >= 4
+    assert not {p.name for p in training.photos} & {p.name for p in held_out.photos}
+    assert not {p.pixels.numpy().tobytes() for p in training.photos} & {p.pixels.numpy().tobytes() for p in held_out.photos}
+
+
+def test_held_out_holds_saturated_colours() -> None:
+    saturations = []
+    for photo in photos.embedded_photos(photos.HELD_OUT_PHOTOS).photos:
+        pixels = photo.pixels.float()
+        saturations.append(float((pixels.amax(0) - pixels.amin(0)).mean() / 255))
+    assert max(saturations) > 0.3
+
+
+def test_folder_reads_png_and_jpeg_and_names_what_it_skips(tmp_path) -> None:
+    save(tmp_path / "a" / "one.png", 140, 150)
+    save(tmp_path / "two.JPG", 130, 128)
+    save(tmp_path / "small.png", 40, 200)
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnot a picture")
+    (tmp_path / "notes.txt").write_text("no image")
+    found = photos.folder_photos(tmp_path, 128)
+    assert [p.name for p in found.photos] == ["a/one.png", "two.JPG"]
+    assert any(s.startswith("broken.png: cannot be read") for s in found.skipped)
+    assert "small.png: 200x40 pixels, at least 128 are needed on each side" in found.skipped
+
+
+@pytest.mark.parametrize("make", ["missing", "empty"])
+def test_a_folder_without_images_is_an_error(tmp_path, make: str) -> None:
+    folder = tmp_path / "data"
+    if make == "empty":
+        folder.mkdir()
+    with pytest.raises(PlanError, match=r"does not exist|holds no usable image"):
+        photos.folder_photos(folder, 128)
+
+
+def test_degrade_halves_twice_and_rounds_to_8_bits() -> None:
+    high = torch.rand(2, 3, 64, 48)
+    low = photos.degrade(high)
+    assert low.shape == (2, 3, 16, 12)
+    assert torch.allclose(low * 255, (low * 255).round(), atol=1e-4)
+    flat = torch.full((1, 3, 32, 32), 100 / 255)
+    assert torch.equal(photos.degrade(flat), torch.full((1, 3, 8, 8), 100 / 255))
+
+
+def test_degrade_is_antialiased() -> None:
+    """One-pixel stripes vanish to grey; plain subsampling would keep one of the two colours."""
+    stripes = torch.zeros(1, 3, 64, 64)
+    stripes[..., ::2] = 1.0
+    assert (photos.degrade(stripes)[..., 4:-4] - 0.5).abs().max() < 0.01
+
+
+def test_a_batch_is_a_function_of_its_generator(task) -> None:
+    first, again, other = (task.training_batch(3, 16, torch.Generator().manual_seed(s)) for s in (5, 5, 6))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not torch.equal(first[0], other[0])
+    assert first[0].shape == (3, 3, 16, 16)
+    assert first[1].shape == (3, 3, 64, 64)
+    assert torch.equal(first[0], photos.degrade(first[1]))
+
+
+def test_psnr_of_a_known_error() -> None:
+    truth = torch.zeros(1, 3, 8, 8)
+    task = SuperResolution(photos.PhotoSet(()), photos.PhotoSet(()))
+    assert task.quality(truth + 51 / 255, truth) == pytest.approx(-20 * math.log10(0.2), abs=1e-4)
+
+
+def test_calibration_inputs_fill_any_shape(task) -> None:
+    inputs = list(task.calibration_inputs(3, (2, 3, 200, 170), 0))
+    assert [tuple(x.shape) for x in inputs] == [(2, 3, 200, 170)] * 3
+    assert all(0 <= float(x.min()) and float(x.max()) <= 1 for x in inputs)
+
+
+def test_user_folders_replace_the_embedded_photos(tmp_path) -> None:
+    save(tmp_path / "train" / "a.png", 200, 200)
+    save(tmp_path / "test" / "b.png", 60, 44)
+    task = SuperResolution.from_config(DataConfig(training=tmp_path / "train", held_out=tmp_path / "test"))
+    (sample,) = task.held_out()
+    assert tuple(sample.input.shape) == (1, 3, 15, 11)
+    other = SuperResolution.from_config(DataConfig())
+    assert task.data_digest != other.data_digest

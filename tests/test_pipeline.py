@@ -1,0 +1,211 @@
+"""Whole runs on a tiny target: cache, resumption after SIGKILL, damage, locks, budgets, the command line."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+import mcompress
+from mcompress.cli import app
+from mcompress.compress.stages import STAGES
+from mcompress.errors import BudgetMissed, DiskFullError, PlanError, StageError, UsageError
+from mcompress.planning import plan
+from mcompress.run import Run
+from mcompress.targets.load import load_target, shipped_targets
+from mcompress.targets.stages import StageConfig
+from typer.testing import CliRunner
+
+pytestmark = pytest.mark.pipeline
+
+TINY = """\
+name: tiny
+device: snapdragon865
+threads: 1
+model: {input_shape: [1, 3, 32, 32]}
+budget: {macs_g: 0.43}
+stages:
+  - {stage: search, steps: 4, trials: 4, batch_size: 2, crop_size: 8, checkpoint_every_s: 0.001}
+  - {stage: prune, latency_ratio: 0.99, importance_batches: 1}
+  - {stage: distill, steps: 6, batch_size: 2, crop_size: 16, checkpoint_every_s: 0.001, feature: 0.1, adversarial: 0.01, discriminator: 0.1, discriminator_features: 4}
+  - {stage: quantize, samples: 2}
+exports:
+  - {backend: onnx}
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY)
+    return path
+
+
+def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "mcompress.cli", *arguments], cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def digests(record: Run) -> list[str]:
+    return [stage.digest for stage in record.stages]
+
+
+def test_union_and_table_of_stages_agree() -> None:
+    union = get_args(get_args(StageConfig)[0])
+    assert set(STAGES) == set(union)
+
+
+@pytest.mark.parametrize("path", shipped_targets(), ids=lambda p: p.stem)
+def test_every_shipped_target_plans(path) -> None:
+    made = plan(load_target(Path(path.stem)))
+    assert made.target.exports
+
+
+def test_a_run_its_cache_and_its_record(tiny: Path, tmp_path: Path) -> None:
+    first = mcompress.run(tiny, out=tmp_path / "runs")
+    assert [stage.cached for stage in first.record.stages] == [False] * 4
+    assert {"teacher", "student", "compressed"} <= first.record.models.keys()
+    assert {(e.backend, e.variant) for e in first.record.exports} == {("onnx", "float"), ("onnx", "mixed")}
+    assert all(e.parity.passed for e in first.record.exports)
+    for name in ("run.json", "target.yaml", "report.html", "log.txt", "bundle/manifest.json", "stages/search/details.json"):
+        assert (first.folder / name).is_file(), name
+    second = mcompress.run(tiny, out=tmp_path / "runs")
+    assert [stage.cached for stage in second.record.stages] == [True] * 4
+    assert digests(first.record) == digests(second.record)
+    changed = mcompress.run(tiny, ["stages[3].samples=3"], out=tmp_path / "runs")
+    assert [stage.cached for stage in changed.record.stages] == [True, True, True, False]
+    forced = mcompress.run(tiny, out=tmp_path / "runs", force=["distill"])
+    assert [stage.cached for stage in forced.record.stages] == [True, True, False, True]
+    assert digests(forced.record) == digests(first.record)
+
+    # A damaged entry is noticed, said and computed again.
+    entry = next(p.parent for p in (tmp_path / "runs" / "cache").glob("*/entry.json") if json.loads(p.read_text())["parts"]["name"] == "distill")
+    weights = entry / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\1")
+    rebuilt = mcompress.run(tiny, out=tmp_path / "runs")
+    assert [stage.cached for stage in rebuilt.record.stages] == [True, True, False, True]
+    assert digests(rebuilt.record) == digests(first.record)
+    assert any("is damaged (weights.safetensors changed)" in f.reason for f in rebuilt.record.fallbacks)
+
+
+def test_killed_at_any_moment_ends_with_the_same_digests(tiny: Path, tmp_path: Path) -> None:
+    undisturbed = mcompress.run(tiny, out=tmp_path / "a")
+    for delay_s in (4.0, 6.0, 8.0, 11.0):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mcompress.cli", "run", str(tiny), "--out", str(tmp_path / "b")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        time.sleep(delay_s)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    resumed = mcompress.run(tiny, out=tmp_path / "b")
+    assert digests(resumed.record) == digests(undisturbed.record)
+
+
+def test_two_runs_on_one_folder(tiny: Path, tmp_path: Path) -> None:
+    made = plan(load_target(tiny))
+    from mcompress.targets.load import digest
+
+    folder = tmp_path / "runs" / f"tiny-{digest(made.target)[:8]}"
+    folder.mkdir(parents=True)
+    with (folder / ".lock").open("a+") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        held.write("4711")
+        held.flush()
+        with pytest.raises(UsageError, match=r"another mcompress run is working in .*process 4711"):
+            mcompress.run(tiny, out=tmp_path / "runs")
+
+
+def test_a_full_disk_is_named(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_space(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mcompress.pipeline.save_output", no_space)
+    with pytest.raises(DiskFullError, match=r"no space left while writing to .* MB free"):
+        mcompress.run(tiny, out=tmp_path / "runs")
+
+
+def test_a_missed_budget_is_exit_code_3_and_everything_is_written(tiny: Path, tmp_path: Path) -> None:
+    done = command("run", str(tiny), "--set", "budget.quality.at_least=90", cwd=tmp_path)
+    assert done.returncode == BudgetMissed.exit_code == 3, done.stderr
+    assert "psnr_db" in done.stderr
+    assert len(list((tmp_path / "runs").glob("tiny-*/bundle/manifest.json"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["budget.macs_g=0.0001"], r"budget.macs_g is 0.0001; the smallest network of the search space needs"),
+        (["stages[0].crop_size=500"], r"crop_size is 500; the largest crop that the training data can give is"),
+        (["unit=tpu"], r"unit is 'tpu', which snapdragon865 does not have; it has: "),
+        (['stages=[{"stage": "quantize"}, {"stage": "prune", "ratio": 0.1}]'], r"'prune' stands behind 'quantize'; the order is search"),
+    ],
+)
+def test_a_run_that_cannot_work_is_refused_before_it_starts(tiny: Path, overrides: list[str], message: str) -> None:
+    with pytest.raises(PlanError, match=message):
+        plan(load_target(tiny, overrides))
+
+
+def test_a_stage_that_does_not_exist(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"--force polish: this target has no such stage; it has: search, prune, distill, quantize, export"):
+        mcompress.run(tiny, out=tmp_path, force=["polish"])
+
+
+def test_weights_of_another_architecture(tiny: Path, tmp_path: Path) -> None:
+    import torch
+
+    torch.save({"encoder.weight": torch.zeros(3)}, tmp_path / "other.pth")
+    with pytest.raises(StageError, match=r"encoder\.weight"):
+        plan(load_target(tiny, [f"model.teacher.checkpoint={tmp_path / 'other.pth'}"]))
+
+
+def test_the_command_line_reports_errors_in_one_place(tmp_path: Path) -> None:
+    done = command("run", "nowhere.yaml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("what", ["models", "devices", "targets", "stages", "exporters"])
+def test_list(what: str) -> None:
+    result = CliRunner().invoke(app, ["list", what, "--json"])
+    assert result.exit_code == 0
+    rows = json.loads(result.stdout)
+    assert rows
+    assert all(rows.values())
+
+
+def test_count_prints_both_conventions() -> None:
+    result = CliRunner().invoke(app, ["count", "rrdb", "--input", "1,3,64,64", "--json"])
+    counted = json.loads(result.stdout)
+    assert counted["params"] == 16_697_987
+    assert counted["macs"] == counted["macs_output_convention"] == 17_926_848 * 64 * 64
+
+
+def test_plan_and_show(tiny: Path, tmp_path: Path) -> None:
+    rows = json.loads(CliRunner().invoke(app, ["plan", str(tiny), "--out", str(tmp_path), "--json"]).stdout)
+    assert [row["step"] for row in rows] == ["search", "prune", "distill", "quantize", "export"]
+    assert rows[0]["state"] == "to compute"
+    shown = CliRunner().invoke(app, ["show", str(tiny)]).stdout
+    assert "learning_rate: 0.001" in shown
+
+
+def test_own_network_takes_the_same_way(tmp_path: Path) -> None:
+    example = Path(__file__).parent.parent / "examples" / "own_network"
+    done = command("run", str(example / "own_network.yaml"), "--quick", "--out", str(tmp_path), cwd=example)
+    assert done.returncode == 0, done.stderr
+    (record,) = [Run.load(p.parent) for p in tmp_path.glob("*/run.json")]
+    assert record.models["compressed"].params < record.models["teacher"].params
+    assert all(e.parity.passed for e in record.exports)
+
+
+def test_search_for_an_own_network_says_that_it_needs_a_space(tmp_path: Path) -> None:
+    example = Path(__file__).parent.parent / "examples" / "own_network"
+    done = command("plan", str(example / "own_network.yaml"), "--set", 'stages=[{"stage": "search"}]', cwd=example)
+    assert done.returncode == 2
+    assert "has no search space; set space to one of: mfagan" in done.stderr

@@ -1,0 +1,107 @@
+"""The search stage: elastic weights, budgets, resumption."""
+
+from __future__ import annotations
+
+import optuna
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mcompress.compress import search as search_module
+from mcompress.compress.models.build import build
+from mcompress.compress.models.space import SPACES, cut
+from mcompress.compress.models.spec import ModelSpec
+from mcompress.compress.search import candidate_cost, search, space_of
+from mcompress.errors import PlanError
+from mcompress.targets.schema import Budget
+from mcompress.targets.stages import SearchConfig
+
+SHAPE = (1, 3, 32, 32)
+TINY = SearchConfig(steps=2, trials=6, batch_size=1, crop_size=8)
+START = ModelSpec("mfagan", {"channels": 16, "blocks": [[1, 16]]}, (), SHAPE)
+
+
+@given(seed=st.integers(0, 10_000))
+@settings(max_examples=15, deadline=None)
+def test_a_candidate_is_the_leading_block_of_the_largest(seed: int) -> None:
+    space = SPACES["mfagan"]
+    largest = build(ModelSpec("mfagan", space.largest)).state_dict()
+    candidate = build(ModelSpec("mfagan", space.random(torch.Generator().manual_seed(seed))))
+    weights = cut(largest, candidate)
+    candidate.load_state_dict(weights)
+    for name, value in weights.items():
+        assert torch.equal(value, largest[name][tuple(slice(size) for size in value.shape)])
+
+
+def test_the_largest_and_smallest_bound_the_space() -> None:
+    space = SPACES["mfagan"]
+    largest, smallest = (build(ModelSpec("mfagan", args)).state_dict() for args in (space.largest, space.smallest))
+    for seed in range(20):
+        names = build(ModelSpec("mfagan", space.random(torch.Generator().manual_seed(seed)))).state_dict()
+        assert smallest.keys() <= names.keys() <= largest.keys()
+
+
+def test_nothing_over_budget_is_ever_evaluated_or_returned(make_context, monkeypatch) -> None:
+    context = make_context(START)
+    largest = candidate_cost(ModelSpec("mfagan", SPACES["mfagan"].largest, (), SHAPE), context.device, context.unit)
+    budget = Budget(macs_g=largest.macs / 1e9 / 4, peak_memory_mb=largest.peak_memory_mb)
+    context = make_context(START, budget=budget)
+    output = search(TINY, context)
+    assert output.details["rejected_over_budget"] > 0
+    for row in output.details["trials"]:
+        assert row["macs"] / 1e9 <= budget.macs_g
+    cost = candidate_cost(output.spec, context.device, context.unit)
+    assert not [name for name, by in cost.over_budget(budget) if by > 0]
+
+
+def test_the_front_is_sorted_and_holds_the_pick(make_context) -> None:
+    details = search(TINY, make_context(START)).details
+    front = details["front"]
+    assert [f["latency_ms"] for f in front] == sorted(f["latency_ms"] for f in front)
+    assert [f["quality"] for f in front] == sorted(f["quality"] for f in front)
+    assert [f["picked"] for f in front].count(True) == 1
+    assert front[-1]["picked"]
+
+
+def test_a_killed_search_ends_as_an_undisturbed_one(make_context, tmp_path, monkeypatch) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    undisturbed = search(TINY, make_context(START, work=tmp_path / "a"))
+    context, evaluated = make_context(START, work=tmp_path / "b"), 0
+    quality = type(context.task).quality
+
+    def dies_at_the_third(self, output, truth):
+        nonlocal evaluated
+        evaluated += 1
+        if evaluated == 3:
+            raise KeyboardInterrupt
+        return quality(self, output, truth)
+
+    monkeypatch.setattr(type(context.task), "quality", dies_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        search(TINY, context)
+    monkeypatch.setattr(type(context.task), "quality", quality)
+    resumed = search(TINY, context)
+    assert resumed.spec == undisturbed.spec
+    assert resumed.details["trials"] == undisturbed.details["trials"]
+    assert all(torch.equal(a, b) for a, b in zip(resumed.model.state_dict().values(), undisturbed.model.state_dict().values(), strict=True))
+
+
+def test_an_impossible_budget_names_the_nearest(make_context, monkeypatch) -> None:
+    monkeypatch.setattr(search_module, "PROPOSALS_PER_TRIAL", 2)
+    with pytest.raises(PlanError, match=r"no candidate meets the budget; the smallest network .* is over: macs_g by"):
+        search(TINY, make_context(START, budget=Budget(macs_g=1e-6)))
+
+
+def test_a_network_without_a_space_says_so() -> None:
+    with pytest.raises(PlanError, match=r"'my_net:build' has no search space; set space to one of: mfagan, or remove the search stage"):
+        space_of(SearchConfig(), ModelSpec("my_net:build"))
+
+
+def test_optuna_is_quiet_and_takes_the_budget_as_rejection(make_context) -> None:
+    context = make_context(START, budget=Budget(macs_g=0.1))
+    search(TINY, context)
+    study = optuna.load_study(study_name="search", storage=search_module._journal(context.study_journal))
+    rejected = [t for t in study.trials if t.state == optuna.trial.TrialState.PRUNED]
+    assert all(t.user_attrs["over"] for t in rejected)
