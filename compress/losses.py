@@ -80,7 +80,10 @@ def gram(features: Tensor) -> Tensor:
 
 
 def ssim(student: Tensor, teacher: Tensor) -> Tensor:
-    """1 - SSIM with an 11x11 Gaussian window, sigma 1.5 (Wang et al. 2004), borders reflected; (N, C, H, W) in [0, 1], H and W at least 11; 0 to 2."""
+    """1 - SSIM with an 11x11 Gaussian window, sigma 1.5 (Wang et al. 2004), borders reflected; 0 to 2.
+
+    (N, C, H, W) in [0, 1], H and W at least 11.
+    """
     _check_same_shape("ssim", student, teacher)
     if student.dim() != 4 or min(student.shape[2:]) < SSIM_WINDOW:
         raise UsageError(f"ssim: the images are {tuple(student.shape)}; they must be (N, C, H, W) with H and W at least {SSIM_WINDOW}")

@@ -91,7 +91,9 @@ def write_bundle(folder: Path, *, run: Run, target: Target, files: Sequence[Expo
         raise ExportError("a bundle needs at least one exported file; the target's exports produced none")
     names = [file.path.name for file in files]
     if len(set(names)) != len(names):
-        raise ExportError(f"two exported files have one name: {', '.join(sorted(n for n in set(names) if names.count(n) > 1))}; name each after its variant")
+        raise ExportError(
+            f"two exported files have one name: {', '.join(sorted(n for n in set(names) if names.count(n) > 1))}; name each after its variant"
+        )
     temporary = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)

@@ -17,7 +17,11 @@ OWNERS = "not known, stated by the owner"
 # What the packages themselves say about the photographs that they carry: docstrings of scikit-image 0.26.0, README.txt of scikit-learn's images.
 PHOTOGRAPHS = (
     ("astronaut", "scikit-image", "NASA; public domain"),
-    ("motorcycle_left, motorcycle_right", "scikit-image", "Middlebury 2014 stereo benchmark (Nesic, Westling, Wang, Kitajima, Krathwohl, Scharstein); terms not stated"),
+    (
+        "motorcycle_left, motorcycle_right",
+        "scikit-image",
+        "Middlebury 2014 stereo benchmark (Nesic, Westling, Wang, Kitajima, Krathwohl, Scharstein); terms not stated",
+    ),
     ("ihc", "scikit-image", "Center for Microscopy and Molecular Imaging; no known copyright restrictions"),
     ("hubble_deep_field", "scikit-image", "NASA; public domain"),
     ("retina", "scikit-image", "Mikael Haggstrom; CC0 1.0"),
@@ -56,7 +60,7 @@ def weights_licence(target: Target) -> str:
 
 def _render(template: str, path: Path, manifest: Manifest, run: Run, target: Target) -> None:
     loader = PackageLoader("mcompress.export", "templates")
-    environment = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)  # noqa: S701  (source code and Markdown, not HTML)
+    environment = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
     environment.filters.update(kotlin=_kotlin, swift=_swift, size=_size, latency=_latency, metrics=_metrics, cell=_cell)
     path.parent.mkdir(parents=True, exist_ok=True)
     text = environment.get_template(template).render(manifest=manifest, run=run, target=target, photographs=PHOTOGRAPHS, of=_of(manifest))

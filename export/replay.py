@@ -168,15 +168,24 @@ def check_bundle(folder: Path) -> tuple[ManifestData | None, list[Problem]]:
         return None, [Problem("usage", f"{path} states no schema; it is not an mcompress manifest.")]
     if manifest["schema"] > SCHEMA:
         return None, [
-            Problem("usage", f"{path} has schema {manifest['schema']}; this program reads up to schema {SCHEMA}. Use the mcompress that made it, or a newer one.")
+            Problem(
+                "usage",
+                f"{path} has schema {manifest['schema']}; this program reads up to schema {SCHEMA}. Use the mcompress that made it, or a newer one.",
+            )
         ]
     if manifest.get("manifest_sha256") != manifest_digest(manifest):
-        return None, [Problem("digest", f"{path} was changed after it was written: its own SHA-256 does not match. Take the bundle again from where it was made.")]
+        return None, [
+            Problem(
+                "digest", f"{path} was changed after it was written: its own SHA-256 does not match. Take the bundle again from where it was made."
+            )
+        ]
     try:
         whole = cast("ManifestData", manifest)
         problems = _content_problems(folder, whole)
     except (KeyError, TypeError, AttributeError) as error:
-        return None, [Problem("usage", f"{path} lacks what a manifest of schema {SCHEMA} has ({error!r}). Take the bundle again from where it was made.")]
+        return None, [
+            Problem("usage", f"{path} lacks what a manifest of schema {SCHEMA} has ({error!r}). Take the bundle again from where it was made.")
+        ]
     return (None if problems else whole), problems
 
 
@@ -192,14 +201,18 @@ def _content_problems(folder: Path, manifest: ManifestData) -> list[Problem]:
     for name, stated in listed.items():
         seen = digest_of(folder / name)
         if seen != stated:
-            problems.append(Problem("digest", f"{name} was changed: SHA-256 is {seen[:16]}..., the manifest states {stated[:16]}... Take the bundle again."))
+            problems.append(
+                Problem("digest", f"{name} was changed: SHA-256 is {seen[:16]}..., the manifest states {stated[:16]}... Take the bundle again.")
+            )
     return problems
 
 
 def _path_problems(folder: Path, name: str) -> list[Problem]:
     pure = PurePosixPath(name)
     if pure.as_posix() != name or name == "." or pure.is_absolute() or ".." in pure.parts or "\\" in name or ":" in name or "\0" in name:
-        return [Problem("usage", f"manifest.json names the path '{name}'; only relative paths inside the bundle are allowed. Do not use this bundle.")]
+        return [
+            Problem("usage", f"manifest.json names the path '{name}'; only relative paths inside the bundle are allowed. Do not use this bundle.")
+        ]
     if not (folder / name).exists():
         return [Problem("usage", f"{name} is in the manifest but not in the bundle. Copy the bundle again as a whole.")]
     return []
@@ -211,7 +224,9 @@ def _strangers(folder: Path, listed: set[str]) -> list[Problem]:
         name = path.relative_to(folder).as_posix()
         if path.is_symlink():
             problems.append(Problem("usage", f"{name} is a symbolic link; a bundle holds plain files only."))
-        elif path.is_file() and name != "manifest.json" and name not in listed and not any(p.as_posix() in listed for p in PurePosixPath(name).parents):
+        elif (
+            path.is_file() and name != "manifest.json" and name not in listed and not any(p.as_posix() in listed for p in PurePosixPath(name).parents)
+        ):
             problems.append(Problem("usage", f"{name} is not in the manifest; remove it from the bundle."))
     return problems
 
@@ -263,7 +278,9 @@ def verdict(file: ModelFile, seen: list[Difference]) -> Result:
     """The result of a file from the differences of its vectors."""
     worst = Difference(max(d.max_abs for d in seen), min(d.sqnr_db for d in seen))
     tolerance = file["tolerance"]
-    limit = f"at most {tolerance['max_abs']:.3g}" + (f", or SQNR at least {tolerance['or_sqnr_db']:g} dB" if tolerance["or_sqnr_db"] is not None else "")
+    limit = f"at most {tolerance['max_abs']:.3g}" + (
+        f", or SQNR at least {tolerance['or_sqnr_db']:g} dB" if tolerance["or_sqnr_db"] is not None else ""
+    )
     passed = all(within(d, tolerance) for d in seen)
     return Result(file["path"], file["backend"], "passed" if passed else "failed", worst.max_abs, worst.sqnr_db, f"allowed: {limit}")
 
@@ -292,7 +309,9 @@ def _run_tflite(path: Path, native: Tensor, facts: Facts) -> Tensor:
     interpreter.allocate_tensors()
     entry = interpreter.get_input_details()[0]
     if tuple(entry["shape"]) != tuple(facts["shape"]) or np.dtype(entry["dtype"]) != np.dtype(facts["dtype"]):
-        raise ValueError(f"{path.name} takes {np.dtype(entry['dtype'])} {tuple(entry['shape'])}; the manifest says {facts['dtype']} {tuple(facts['shape'])}")
+        raise ValueError(
+            f"{path.name} takes {np.dtype(entry['dtype'])} {tuple(entry['shape'])}; the manifest says {facts['dtype']} {tuple(facts['shape'])}"
+        )
     interpreter.set_tensor(entry["index"], native)
     interpreter.invoke()
     return np.array(interpreter.get_tensor(interpreter.get_output_details()[0]["index"]))

@@ -91,7 +91,13 @@ def write_report(folder: Path) -> Path:
         loader=PackageLoader("mcompress.reports", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(
-        number=wording.number, count=wording.count, size=wording.size, latency=wording.latency, provenance=wording.provenance, budget_name=wording.budget_name, obtained=wording.obtained
+        number=wording.number,
+        count=wording.count,
+        size=wording.size,
+        latency=wording.latency,
+        provenance=wording.provenance,
+        budget_name=wording.budget_name,
+        obtained=wording.obtained,
     )
     page = environment.get_template("report.html.j2").render(
         run=run,
@@ -133,7 +139,9 @@ def load_run(folder: Path) -> Run:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
-        raise UsageError(f"{folder / 'run.json'}: {where}: {first['msg']}. It was written by another version, or damaged; run the target again.") from error
+        raise UsageError(
+            f"{folder / 'run.json'}: {where}: {first['msg']}. It was written by another version, or damaged; run the target again."
+        ) from error
 
 
 def shipped(run: Run) -> ExportRecord | None:
@@ -177,7 +185,9 @@ def _headline(label: str, before: float, after: float, detail: str, less: str) -
     if before <= 0 or after <= 0:
         return Headline("not known", label, detail)
     fewer = before >= after
-    return Headline(f"{wording.number(before / after if fewer else after / before)}\N{MULTIPLICATION SIGN}", f"{less if fewer else 'more'} {label}", detail)
+    return Headline(
+        f"{wording.number(before / after if fewer else after / before)}\N{MULTIPLICATION SIGN}", f"{less if fewer else 'more'} {label}", detail
+    )
 
 
 def verdicts(run: Run) -> list[tuple[str, bool | None]]:
@@ -189,7 +199,11 @@ def verdicts(run: Run) -> list[tuple[str, bool | None]]:
     executed = [e for e in run.exports if e.parity.passed is not None]
     failed = [e for e in executed if not e.parity.passed]
     if run.exports:
-        text = f"{len(failed)} files fail parity" if failed else f"{len(executed)} of {len(run.exports)} files executed and equal to PyTorch within their limits"
+        text = (
+            f"{len(failed)} files fail parity"
+            if failed
+            else f"{len(executed)} of {len(run.exports)} files executed and equal to PyTorch within their limits"
+        )
         said.append((text, not failed if executed else None))
     count = len(wording.all_fallbacks(run))
     said.append((f"{count} fallback{'s' if count > 1 else ''}, listed with the reason" if count else "no fallbacks", True if not count else None))
@@ -201,7 +215,12 @@ def cost_rows(models: Mapping[str, ModelRecord]) -> list[CostRow]:
     kinds = (
         ("Parameters", "counted", [m.params for m in models.values()], wording.count),
         ("Multiply-adds", "counted, exact work", [m.macs for m in models.values()], wording.count),
-        ("Multiply-adds, published convention", "transposed convolutions by output size", [m.macs_output_convention for m in models.values()], wording.count),
+        (
+            "Multiply-adds, published convention",
+            "transposed convolutions by output size",
+            [m.macs_output_convention for m in models.values()],
+            wording.count,
+        ),
         ("Peak activation memory", "live tensors as fp32", [m.peak_activation_bytes for m in models.values()], wording.size),
         ("Activation traffic", "read and written, as fp32", [m.activation_traffic_bytes for m in models.values()], wording.size),
         ("Weights", "as stored", [m.weight_bytes for m in models.values()], wording.size),
@@ -211,7 +230,10 @@ def cost_rows(models: Mapping[str, ModelRecord]) -> list[CostRow]:
         if not values or (label.endswith("convention") and values == [m.macs for m in models.values()]):
             continue
         largest = max(values) or 1
-        ratios = ("", *(wording.ratio(values[0], value) + (" less" if value < values[0] else "") if value != values[0] else "the same" for value in values[1:]))
+        ratios = (
+            "",
+            *(wording.ratio(values[0], value) + (" less" if value < values[0] else "") if value != values[0] else "the same" for value in values[1:]),
+        )
         rows.append(CostRow(label, note, tuple(text(v) for v in values), ratios, tuple(100 * v / largest for v in values)))
     return rows
 
@@ -240,7 +262,10 @@ def photo_scores(run: Run, photo: Photograph) -> dict[str, list[str]]:
         values = samples.get(photo.name) or next((v for sample, v in samples.items() if Path(sample).stem == photo.name), None)
         if values:
             per_variant[variant] = values
-    return {variant: [f"{wording.metric(name)[0]} {wording.quality(name, value)}" for name, value in values.items()] for variant, values in per_variant.items()}
+    return {
+        variant: [f"{wording.metric(name)[0]} {wording.quality(name, value)}" for name, value in values.items()]
+        for variant, values in per_variant.items()
+    }
 
 
 def latency_groups(run: Run) -> list[LatencyGroup]:
@@ -248,7 +273,12 @@ def latency_groups(run: Run) -> list[LatencyGroup]:
     everything = [(name, m) for name, model in wording.models_of(run).items() for m in model.latency if m.what == "latency"]
     everything += [(wording.file_name(e), m) for e in run.exports for m in e.latency if m.what == "latency"]
     groups = []
-    for how, title in (("device", "Measured on the device"), ("estimated", "Estimated for the device"), ("host", "Measured on this host, which is not a phone"), ("published", "Published by others")):
+    for how, title in (
+        ("device", "Measured on the device"),
+        ("estimated", "Estimated for the device"),
+        ("host", "Measured on this host, which is not a phone"),
+        ("published", "Published by others"),
+    ):
         found = [(label, m) for label, m in everything if m.how == how]
         longest = max((max(m.value, m.p90 or 0.0) for _, m in found), default=0.0) or 1.0
         bars = tuple(LatencyBar(label, m, 100 * m.value / longest, None if m.p90 is None else 100 * m.p90 / longest) for label, m in found)
@@ -282,7 +312,7 @@ def _search(run: Run, details: Mapping[str, StageDetails]) -> StagePart | None:
             quality_label=f"{label} on validation crops{', ' + unit if unit else ''}",
             latency_label="estimated latency, ms",
         )
-        return StagePart(name, found, Markup(plot))  # noqa: S704  (made by matplotlib; the labels are ours and escaped by it)
+        return StagePart(name, found, Markup(plot))
     return None
 
 
@@ -291,7 +321,7 @@ def _points(candidates: Sequence[FoundCandidate]) -> list[plots.Candidate]:
 
 
 def _curves(details: Mapping[str, StageDetails]) -> list[StagePart]:
-    return [StagePart(name, found, Markup(plots.curves(found.curve, title=name))) for name, found in details.items() if found.curve]  # noqa: S704  (as above)
+    return [StagePart(name, found, Markup(plots.curves(found.curve, title=name))) for name, found in details.items() if found.curve]
 
 
 def _precision(details: Mapping[str, StageDetails]) -> StagePart | None:
@@ -301,6 +331,5 @@ def _precision(details: Mapping[str, StageDetails]) -> StagePart | None:
             most_sensitive = sorted(bars, key=lambda bar: bar.sqnr_db)[:MOST_BARS]
             shown = [bar for bar in bars if bar in most_sensitive]
             plot = plots.sensitivity(shown, floor_db=found.keep_float_below_db) if shown else ""
-            return StagePart(name, found, Markup(plot))  # noqa: S704  (as above)
+            return StagePart(name, found, Markup(plot))
     return None
-

@@ -75,7 +75,9 @@ def _photograph(folder: Path) -> Photograph | None:
         right=right,
         right_uri=_photo_uri(whole[right]),
         reduced=width > WIDEST,
-        details=tuple(Detail(v, _detail_uri(found[v], (top, start, side), (height, width))) for v in VARIANTS if v in found and (v == "input" or v in same)),
+        details=tuple(
+            Detail(v, _detail_uri(found[v], (top, start, side), (height, width))) for v in VARIANTS if v in found and (v == "input" or v in same)
+        ),
         box=(100 * start / width, 100 * top / height, 100 * side / width, 100 * side / height),
         missing=tuple(v for v in VARIANTS if v not in found),
     )
@@ -106,7 +108,12 @@ def detail_region(truth: Pixels, trivial: Pixels | None, side: int = DETAIL) -> 
     # The root keeps one hard edge from winning over a region that is full of detail.
     summed = np.pad(np.sqrt(energy).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
     tops, lefts = np.arange(0, height - side + 1, STRIDE), np.arange(0, width - side + 1, STRIDE)
-    boxes = summed[np.ix_(tops + side, lefts + side)] - summed[np.ix_(tops, lefts + side)] - summed[np.ix_(tops + side, lefts)] + summed[np.ix_(tops, lefts)]
+    boxes = (
+        summed[np.ix_(tops + side, lefts + side)]
+        - summed[np.ix_(tops, lefts + side)]
+        - summed[np.ix_(tops + side, lefts)]
+        + summed[np.ix_(tops, lefts)]
+    )
     row, column = np.unravel_index(int(boxes.argmax()), boxes.shape)
     return int(tops[row]), int(lefts[column]), side
 

@@ -61,18 +61,37 @@ class Sensitivity:
 
 
 def pareto(
-    front: Sequence[Candidate], trials: Sequence[Candidate], over: Sequence[Candidate], *, limit_ms: float | None, quality_label: str, latency_label: str
+    front: Sequence[Candidate],
+    trials: Sequence[Candidate],
+    over: Sequence[Candidate],
+    *,
+    limit_ms: float | None,
+    quality_label: str,
+    latency_label: str,
 ) -> str:
     """Quality against latency: every trial, the front, the pick, and the region that the budget rejects."""
     with mpl.rc_context(STYLE):
         figure, axes = _figure(WIDTH, 4.0)
         within = [t for t in trials if t.quality is not None]
-        axes.scatter([t.latency_ms for t in within], [t.quality or 0.0 for t in within], s=22, color=MUTED, alpha=0.45, linewidths=0, label="evaluated")
+        axes.scatter(
+            [t.latency_ms for t in within], [t.quality or 0.0 for t in within], s=22, color=MUTED, alpha=0.45, linewidths=0, label="evaluated"
+        )
         line = sorted((c.latency_ms, c.quality) for c in front if c.quality is not None)
-        axes.plot([x for x, _ in line], [y for _, y in line], color=ACCENT, linewidth=1.6, marker="o", markersize=5, label="Pareto front", drawstyle="steps-post")
+        axes.plot(
+            [x for x, _ in line],
+            [y for _, y in line],
+            color=ACCENT,
+            linewidth=1.6,
+            marker="o",
+            markersize=5,
+            label="Pareto front",
+            drawstyle="steps-post",
+        )
         for candidate in front:
             if candidate.picked and candidate.quality is not None:
-                axes.scatter([candidate.latency_ms], [candidate.quality], s=190, facecolors="none", edgecolors=WARN, linewidths=2, zorder=5, label="picked")
+                axes.scatter(
+                    [candidate.latency_ms], [candidate.quality], s=190, facecolors="none", edgecolors=WARN, linewidths=2, zorder=5, label="picked"
+                )
         low, high = axes.get_xlim()
         if limit_ms is not None:
             high = max(high, limit_ms * 1.12, *(c.latency_ms * 1.03 for c in over)) if over else max(high, limit_ms * 1.12)
@@ -115,14 +134,14 @@ def sensitivity(operators: Sequence[Sensitivity], *, floor_db: float | None = No
     with mpl.rc_context(STYLE):
         figure, axes = _figure(WIDTH, 0.7 + 0.22 * len(operators))
         rows = range(len(operators))
-        for index, precision in enumerate(dict.fromkeys(o.precision for o in operators)):
+        for precision in sorted({o.precision for o in operators}, reverse=True):
             chosen = [(row, o.sqnr_db) for row, o in zip(rows, operators, strict=True) if o.precision == precision]
             kept = precision != "int8"
             axes.barh(
                 [row for row, _ in chosen],
                 [value for _, value in chosen],
                 height=0.68,
-                color=SERIES[index % 2] if not kept else WARN,
+                color=WARN if kept else ACCENT,
                 label=precision.upper() if not kept else f"kept in {precision.upper()}",
             )
         if floor_db is not None:

@@ -55,12 +55,11 @@ def _models(run: Run, console: Console) -> Table:
         table.add_column(name, justify="right")
     table.add_column("obtained", style="dim")
     records = list(models.values())
-    teacher = records[0] if records else None
-    table.add_row("parameters", *(_against(r.params, teacher and teacher.params, wording.count(r.params)) for r in records), "counted")
-    table.add_row("multiply-adds", *(_against(r.macs, teacher and teacher.macs, wording.count(r.macs)) for r in records), "counted")
-    peaks = (_against(r.peak_activation_bytes, teacher and teacher.peak_activation_bytes, wording.size(r.peak_activation_bytes)) for r in records)
+    table.add_row("parameters", *(_against(r.params, records[0].params, wording.count(r.params)) for r in records), "counted")
+    table.add_row("multiply-adds", *(_against(r.macs, records[0].macs, wording.count(r.macs)) for r in records), "counted")
+    peaks = (_against(r.peak_activation_bytes, records[0].peak_activation_bytes, wording.size(r.peak_activation_bytes)) for r in records)
     table.add_row("peak memory", *peaks, "counted, fp32 activations")
-    table.add_row("weights", *(_against(r.weight_bytes, teacher and teacher.weight_bytes, wording.size(r.weight_bytes)) for r in records), "counted")
+    table.add_row("weights", *(_against(r.weight_bytes, records[0].weight_bytes, wording.size(r.weight_bytes)) for r in records), "counted")
     for metric in dict.fromkeys(name for record in records for name in record.quality):
         label = wording.metric(metric)[0]
         cells = (wording.quality(metric, r.quality[metric]) if metric in r.quality else "not measured" for r in records)
@@ -82,7 +81,7 @@ def _models(run: Run, console: Console) -> Table:
     return table
 
 
-def _against(value: int, teacher: int | None, text: str) -> str:
+def _against(value: int, teacher: int, text: str) -> str:
     if not teacher or value == teacher:
         return text
     return f"{text}\n[dim]{wording.ratio(teacher, value)}{' less' if value < teacher else ''}[/]"

@@ -147,7 +147,7 @@ def replay_in(bundle: Path) -> subprocess.CompletedProcess[str]:
     """Run the bundle's verify.py in an interpreter that cannot import torch or mcompress."""
     blocked = "import sys; sys.modules['torch'] = sys.modules['mcompress'] = None; import runpy; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
     command = [sys.executable, "-B", "-c", blocked, str(bundle / "verify.py")]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)  # noqa: S603
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
 def rewrite(bundle: Path, change: Callable[[dict], None], *, sign: bool = True) -> None:  # type: ignore[type-arg]
@@ -215,7 +215,9 @@ def test_a_file_without_its_runtime_is_not_a_pass(tmp_path: Path) -> None:
     picture = np.zeros((1, 3, SIDE, SIDE), np.float32)
     parity = ParityRecord(reference="PyTorch", metric="share of range", value=None, limit=1e-3, passed=None, runtime="not executed")
     record = export_record(package, backend="coreml", parity=parity, quality={}, recommended=False)
-    export = ExportedFile(record, package, (facts("input", SIDE),), (facts("output", SIDE * SCALE),), (TestVector("zero", picture, enlarge(picture)),))
+    export = ExportedFile(
+        record, package, (facts("input", SIDE),), (facts("output", SIDE * SCALE),), (TestVector("zero", picture, enlarge(picture)),)
+    )
     folder = make_bundle(tmp_path, export)
     manifest = Manifest.model_validate_json((folder / "manifest.json").read_text())
     assert manifest.files[0].vectors[0].expected_from == "PyTorch"
@@ -350,7 +352,7 @@ def test_loaders_carry_the_facts(tmp_path: Path, backend: str) -> None:
     path = tmp_path / "made" / f"it$s.{backend}"
     path.parent.mkdir()
     path.write_bytes(b"model")
-    took, gave = quantized("in\"put", SIDE, 1 / 255), quantized("output", SIDE * SCALE, 1 / 250)
+    took, gave = quantized('in"put', SIDE, 1 / 255), quantized("output", SIDE * SCALE, 1 / 250)
     if backend == "coreml":
         took, gave = facts("input", SIDE), facts("output", SIDE * SCALE)
     picture = np.random.default_rng(1).random((1, 3, SIDE, SIDE), dtype=np.float32)

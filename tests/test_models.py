@@ -102,7 +102,7 @@ def test_builders_take_keywords_only_and_have_a_summary(name: str) -> None:
         ("rrdb", {"blocks": 0}, "rrdb: blocks is 0; it must be a whole number from 1 to 128"),
         ("rrdb", {"features": 64.0}, "rrdb: features is 64.0; it must be a whole number from 1 to 1024"),
         ("rrdb", {"growth": True}, "rrdb: growth is True; it must be a whole number"),
-        ("rrdb", {"block": 6}, "network 'rrdb' has no argument 'block' (did you mean 'blocks'?); it takes features, blocks, growth"),
+        ("rrdb", {"block": 6}, "'rrdb' has no argument 'block' (did you mean 'blocks'?); it takes features, blocks, growth"),
         ("mfagan", {"blocks": []}, "mfagan: blocks is []; it must hold at least one pair (branches, width), for example [[3, 32], [2, 24]]"),
         ("mfagan", {"blocks": [[3]]}, "mfagan: blocks is [[3]]; it must hold"),
         ("mfagan", {"blocks": [[3, 0]]}, "mfagan: blocks[0] width is 0"),
@@ -129,7 +129,11 @@ def test_all_wrong_arguments_are_said_at_once() -> None:
 
 def test_discriminators_show_what_they_see() -> None:
     image = torch.rand(2, 3, 128, 128)
-    for network, blocks in ((patchgan(features=4), 4), (patchgan(features=4, layers=2, normalization="batch"), 3), (vgg_discriminator(features=2), 11)):
+    for network, blocks in (
+        (patchgan(features=4), 4),
+        (patchgan(features=4, layers=2, normalization="batch"), 3),
+        (vgg_discriminator(features=2), 11),
+    ):
         network.eval()
         features = network.forward_features(image)
         assert len(features) == blocks + 1
@@ -220,11 +224,12 @@ def test_pruning_through_the_splits_of_imdn_removes_what_it_should(layer: str) -
     whole = copy.deepcopy(network)
     graph = torch_pruning.DependencyGraph().build_dependency(network, example_inputs=example_input(spec))
     module = network.get_submodule(layer)
-    group = graph.get_pruning_group(module, graph.get_pruner_of_module(module).prune_out_channels, [1] if module.out_channels < 8 else [1, 5, 12][: module.out_channels // 8])
+    channels = [1] if module.out_channels < 8 else [1, 5, 12][: module.out_channels // 8]
+    group = graph.get_pruning_group(module, graph.get_pruner_of_module(module).prune_out_channels, channels)
     names = {m: name for name, m in network.named_modules()}
-    for dep, channels in group:
+    for dep, gone in group:
         if isinstance(dep.target.module, nn.Conv2d) and graph.is_in_channel_pruning_fn(dep.handler):
-            whole.get_submodule(names[dep.target.module]).weight.data[:, channels] = 0
+            whole.get_submodule(names[dep.target.module]).weight.data[:, gone] = 0
     group.prune()
     x = example_input(spec)
     with torch.no_grad():
@@ -249,7 +254,7 @@ def test_replay_leaves_training_mode_and_frozen_parameters_alone(tmp_path: Path,
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (PruningEdit("body.0.rdb1.conv9", True, (0,)), "edit 1 of 1 names the layer 'body.0.rdb1.conv9', which the network does not have (did you mean 'body.0.rdb1"),
+        (PruningEdit("body.0.rdb1.conv9", True, (0,)), "edit 1 of 1 names the layer 'body.0.rdb1.conv9', which the network does not have (did"),
         (PruningEdit("body", True, (0,)), "names the layer 'body' (Sequential), which has no channels to remove"),
         (PruningEdit("conv_first", True, (8,)), "removes channel 8 of 'conv_first', which has 8"),
         (PruningEdit("conv_first", True, tuple(range(8))), "removes all 8 channels of 'conv_first'"),
@@ -318,7 +323,8 @@ def test_an_own_network_that_cannot_be_built_says_why(own_module, text: str, net
 
 
 def test_an_own_network_that_needs_real_numbers_is_counted_all_the_same(own_module) -> None:
-    own_module("own_c", "from torch import nn\ndef build():\n    c = nn.Conv2d(3, 4, 3)\n    c.bias.data.fill_(float(c.weight.sum().item()))\n    return c\n")
+    text = "from torch import nn\ndef build():\n    c = nn.Conv2d(3, 4, 3)\n    c.bias.data.fill_(float(c.weight.sum().item()))\n    return c\n"
+    own_module("own_c", text)
     assert count(build_meta(ModelSpec("own_c:build"))) == 3 * 4 * 9 + 4
 
 

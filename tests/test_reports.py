@@ -73,7 +73,9 @@ def mean(samples: dict[str, dict[str, float]]) -> dict[str, float]:
     return {"psnr_db": sum(v["psnr_db"] for v in samples.values()) / len(samples)}
 
 
-def model(params: int, macs: int, peak: int, weights: int, samples: dict[str, dict[str, float]], estimate: float, host: float, precision: str) -> ModelRecord:
+def model(
+    params: int, macs: int, peak: int, weights: int, samples: dict[str, dict[str, float]], estimate: float, host: float, precision: str
+) -> ModelRecord:
     return ModelRecord(
         spec={"network": "mfagan"},
         params=params,
@@ -85,7 +87,15 @@ def model(params: int, macs: int, peak: int, weights: int, samples: dict[str, di
         quality=mean(samples),
         quality_per_sample=samples,
         latency=(
-            Measurement(what="latency", value=estimate, unit="ms", how="estimated", on=f"snapdragon865 gpu {precision}", band="not validated", source="operator table"),
+            Measurement(
+                what="latency",
+                value=estimate,
+                unit="ms",
+                how="estimated",
+                on=f"snapdragon865 gpu {precision}",
+                band="not validated",
+                source="operator table",
+            ),
             Measurement(what="latency", value=host, unit="ms", how="host", on="PyTorch, 2 threads", p50=host, p90=host * 1.13, n=30),
         ),
     )
@@ -106,9 +116,15 @@ def exported(
     mixed = variant == "mixed"
     fallbacks = (OperatorFallback(operator="conv2d_21", reason="planned fp16, XNNPACK has no fp16 kernel on this host: fp32"),) if mixed else ()
     if "portable" in units:
-        fallbacks += tuple(OperatorFallback(operator=f"pixel_shuffle_{i}", reason="not taken by the XNNPACK delegate") for i in range(units["portable"]))
+        fallbacks += tuple(
+            OperatorFallback(operator=f"pixel_shuffle_{i}", reason="not taken by the XNNPACK delegate") for i in range(units["portable"])
+        )
     metric, limit = ("sqnr_db", 35.0) if mixed else ("max absolute difference / output range", 1e-3)
-    latency = () if host is None else (Measurement(what="latency", value=host, unit="ms", how="host", on=f"{backend}, 1 thread", p50=host, p90=host * 1.2, n=50),)
+    latency = (
+        ()
+        if host is None
+        else (Measurement(what="latency", value=host, unit="ms", how="host", on=f"{backend}, 1 thread", p50=host, p90=host * 1.2, n=50),)
+    )
     return ExportRecord(
         backend=backend,
         variant="mixed" if mixed else "float",
@@ -140,24 +156,48 @@ def write_run(folder: Path, *, name: str = "snapdragon865") -> Run:
         latency = float(rng.uniform(1.2, 11.8))
         quality = float(27.3 + 2.1 * math.log1p(latency) / math.log(12) - abs(rng.normal(0, 0.12)))
         macs = int(latency * 6e8)
-        trials.append({"quality": quality, "latency_ms": latency, "macs": macs, "peak_memory_mb": latency / 2, "spec_args": {"channels": 16}, "picked": False, "state": "complete"})
-    trials += [{"quality": None, "latency_ms": float(x), "macs": 1, "peak_memory_mb": 1.0, "spec_args": {}, "picked": False, "state": "over budget"} for x in rng.uniform(12.1, 18, 25)]
+        trials.append(
+            {
+                "quality": quality,
+                "latency_ms": latency,
+                "macs": macs,
+                "peak_memory_mb": latency / 2,
+                "spec_args": {"channels": 16},
+                "state": "complete",
+            }
+        )
+    trials += [{"quality": None, "latency_ms": float(x), "state": "over budget"} for x in rng.uniform(12.1, 18, 25)]
     done = sorted((t for t in trials if t["state"] == "complete"), key=lambda t: float(str(t["latency_ms"])))
     front: list[dict[str, object]] = []
     for trial in done:
         if not front or float(str(trial["quality"])) > float(str(front[-1]["quality"])):
             front.append(dict(trial))
     front[-2]["picked"] = True
-    curve = [[step, {"supernet/truth": 0.07 * math.exp(-step / 400) + 0.03, "supernet/teacher": 0.05 * math.exp(-step / 300) + 0.01}] for step in range(10, 1501, 10)]
-    distilled = [[s, {"generator/l1": 0.03 + 0.01 * math.exp(-s / 300), "generator/output": 0.012 + 0.01 * math.exp(-s / 200)}] for s in range(10, 2001, 10)]
+    curve = [
+        [step, {"supernet/truth": 0.07 * math.exp(-step / 400) + 0.03, "supernet/teacher": 0.05 * math.exp(-step / 300) + 0.01}]
+        for step in range(10, 1501, 10)
+    ]
+    distilled = [
+        [s, {"generator/l1": 0.03 + 0.01 * math.exp(-s / 300), "generator/output": 0.012 + 0.01 * math.exp(-s / 200)}] for s in range(10, 2001, 10)
+    ]
     operators = [
-        {"operator": f"conv2d_{i}", "module": f"blocks.{i // 6}.scales.{i % 6}", "kind": "conv2d", "precision": "fp16" if i in (0, 30) else "int8",
-         "sqnr_db": 33.5 if i in (0, 30) else float(44 + 14 * rng.random()), "reason": "quantizing it alone leaves 33.5 dB" if i in (0, 30) else "above the floor"}
+        {
+            "operator": f"conv2d_{i}",
+            "module": f"blocks.{i // 6}.scales.{i % 6}",
+            "kind": "conv2d",
+            "precision": "fp16" if i in (0, 30) else "int8",
+            "sqnr_db": 33.5 if i in (0, 30) else float(44 + 14 * rng.random()),
+            "reason": "quantizing it alone leaves 33.5 dB" if i in (0, 30) else "above the floor",
+        }
         for i in range(31)
     ]
     stages = {
         "search": {"front": front, "trials": trials, "rejected_over_budget": 25, "curve": curve, "supernet_seconds": 200.0},
-        "prune": {"before": {"params": 61000}, "after": {"params": 52000}, "layers": [{"module": f"blocks.{i}.scales.0", "before": 32, "after": 24} for i in range(4)]},
+        "prune": {
+            "before": {"params": 61000},
+            "after": {"params": 52000},
+            "layers": [{"module": f"blocks.{i}.scales.0", "before": 32, "after": 24} for i in range(4)],
+        },
         "distill": {"curve": distilled},
         "quantize": {"sensitivity": operators, "output_sqnr_db": 41.7, "keep_float_below_db": 40.0, "calibration_samples": 32},
     }
@@ -169,9 +209,17 @@ def write_run(folder: Path, *, name: str = "snapdragon865") -> Run:
     run = Run(
         target=TargetRecord(name=name, digest="f00d" * 16, title="ESRGAN-style ×4 for Snapdragon 865", quick=False),
         environment=EnvironmentRecord(
-            python="3.11.9", platform="Linux x86_64", packages={"torch": "2.13.0", "onnxruntime": "1.31.1", "executorch": "1.4.1"}, commit="50aabac", seed=0, cpu="2 cores"
+            python="3.11.9",
+            platform="Linux x86_64",
+            packages={"torch": "2.13.0", "onnxruntime": "1.31.1", "executorch": "1.4.1"},
+            commit="50aabac",
+            seed=0,
+            cpu="2 cores",
         ),
-        stages=tuple(StageRecord(name=s, method="supernet", digest=digests[s], parent=p, cached=s == "search", seconds=93.4) for s, p in zip(stages, parents, strict=False)),
+        stages=tuple(
+            StageRecord(name=s, method="supernet", digest=digests[s], parent=p, cached=s == "search", seconds=93.4)
+            for s, p in zip(stages, parents, strict=False)
+        ),
         models={
             "teacher": model(764_387, 12_480_000_000, 25_200_000, 3_057_548, scores["teacher"], 96.0, 412.0, "fp16"),
             "student": model(61_296, 1_011_000_000, 3_145_728, 245_184, scores["student"], 10.6, 36.0, "fp16"),
@@ -180,10 +228,24 @@ def write_run(folder: Path, *, name: str = "snapdragon865") -> Run:
         baseline={**scores["bicubic"], "mean": mean(scores["bicubic"])},
         exports=(
             exported("onnx", "float", ".onnx", 214_011, value=2.1e-6, host=19.1, units={"cpu fp32": 32}, quality=mean(scores["student"])),
-            exported("onnx", "mixed", ".onnx", 88_310, value=43.2, host=14.9, units={"cpu int8": 27, "cpu fp32": 5}, quality=mean(scores["compressed"])),
+            exported(
+                "onnx", "mixed", ".onnx", 88_310, value=43.2, host=14.9, units={"cpu int8": 27, "cpu fp32": 5}, quality=mean(scores["compressed"])
+            ),
             exported("tflite", "float", ".tflite", 211_904, value=3.3e-6, host=18.0, units={"xnnpack": 32}, quality=mean(scores["student"])),
-            exported("tflite", "mixed", ".tflite", 71_220, value=41.9, host=12.3, units={"xnnpack": 31, "builtin": 1}, recommended=True, quality=mean(scores["compressed"])),
-            exported("executorch", "mixed", ".pte", 79_104, value=42.4, host=10.8, units={"xnnpack": 29, "portable": 3}, quality=mean(scores["compressed"])),
+            exported(
+                "tflite",
+                "mixed",
+                ".tflite",
+                71_220,
+                value=41.9,
+                host=12.3,
+                units={"xnnpack": 31, "builtin": 1},
+                recommended=True,
+                quality=mean(scores["compressed"]),
+            ),
+            exported(
+                "executorch", "mixed", ".pte", 79_104, value=42.4, host=10.8, units={"xnnpack": 29, "portable": 3}, quality=mean(scores["compressed"])
+            ),
             exported("coreml", "mixed", ".mlpackage", 69_402, value=None, host=None, units={}),
         ),
         budget=(
@@ -403,7 +465,17 @@ def test_terminal_table_fits_and_says_how(folder: Path, width: int) -> None:
     assert max(len(line) for line in text.splitlines()) <= width
     assert "\x1b" not in text
     flat = " ".join(text.split())
-    for word in ("estimated", "host", "counted", "not measured", "not executed", "missed", "met", "unknown", "runs/snapdragon865-f00df00d/report.html"):
+    for word in (
+        "estimated",
+        "host",
+        "counted",
+        "not measured",
+        "not executed",
+        "missed",
+        "met",
+        "unknown",
+        "runs/snapdragon865-f00df00d/report.html",
+    ):
         assert word in flat, word
     assert f"Fallbacks: {len(wording.all_fallbacks(run))}" in flat
     for export in run.exports:

@@ -1,0 +1,368 @@
+"""Real files of the four backends: written, read back, executed by their runtimes, compared with PyTorch."""
+
+from __future__ import annotations
+
+import errno
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mcompress.compress.models.mfagan import mfagan
+from mcompress.compress.models.rrdb import rrdb
+from mcompress.compress.quantize import ptq
+from mcompress.compress.quantize.plan import PrecisionPlan
+from mcompress.compress.quantize.program import export_program, graph_of, reference_program
+from mcompress.errors import DiskFullError, ExportError, MissingBackendError, ParityError
+from mcompress.export import EXPORTERS, backend, backend_named, backend_of, parity, profile
+from mcompress.export.backend import BackendCall, Port, Written, captured
+from mcompress.targets.exports import CoreMLConfig, ExecuTorchConfig, ExportConfig, OnnxConfig, TFLiteConfig
+
+CONFIGS: tuple[ExportConfig, ...] = (OnnxConfig(), TFLiteConfig(), ExecuTorchConfig(), CoreMLConfig())
+EXECUTED = CONFIGS[:3]
+SHAPE = (1, 3, 24, 32)
+
+
+class UserNetwork(nn.Module):
+    """Not of our zoo: stride, batch norm, LeakyReLU, transposed convolution, ReLU6, pooling, nearest resize, a gate and a sigmoid at the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.norm = nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8)
+        self.up, self.side, self.last = nn.ConvTranspose2d(8, 8, 4, stride=2, padding=1), nn.Conv2d(8, 8, 1), nn.Conv2d(16, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = functional.leaky_relu(self.norm(self.down(x)), 0.2)
+        z = functional.interpolate(functional.max_pool2d(functional.relu(self.side(y)), 2), scale_factor=4.0)
+        return torch.sigmoid(self.last(torch.cat((functional.relu6(self.up(y)), z), 1)) * 0.5)
+
+
+def generator() -> nn.Module:
+    network = mfagan(channels=8, blocks=((2, 8),))
+    nn.init.normal_(network.tail.weight, std=0.05)
+    return network
+
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {"mfagan": generator, "user": UserNetwork, "rrdb": lambda: rrdb(features=8, blocks=1, growth=4)}
+
+
+def images(count: int) -> list[Tensor]:
+    source = torch.Generator().manual_seed(11)
+    coarse = [torch.rand(1, 3, 6, 8, generator=source) for _ in range(count)]
+    return [(functional.interpolate(c, size=SHAPE[2:], mode="bicubic").clamp(0, 1) * 255).round() / 255 for c in coarse]
+
+
+@dataclass(frozen=True)
+class Case:
+    model: nn.Module
+    plan: PrecisionPlan
+    reference: nn.Module
+
+
+@pytest.fixture(scope="module")
+def cases() -> dict[str, Case]:
+    """Each network with a plan that makes everything INT8 that can be."""
+    made = {}
+    for name, build in NETWORKS.items():
+        torch.manual_seed(2)
+        model, inputs = build().eval(), images(3)
+        module = graph_of(export_program(model, inputs[0]))
+        ranges, _ = ptq.calibrate(module, iter(inputs), "mse", (0.0, 1.0), 3, lambda *_: None)
+        plan = ptq.make_plan(module, ranges, ptq.measure_sensitivity(module, inputs[:1], ranges, lambda *_: None), 0.0)
+        made[name] = Case(model, plan, reference_program(model, inputs[0], plan))
+    return made
+
+
+@pytest.fixture(scope="module")
+def write(cases: dict[str, Case], tmp_path_factory: pytest.TempPathFactory) -> Callable[[ExportConfig, str, str], Written]:
+    """Write a file once and keep it for the module; a backend's chatter goes to a log."""
+    folder, kept = tmp_path_factory.mktemp("export"), dict[tuple[str, str, str], Written]()
+
+    def make(config: ExportConfig, name: str, variant: str) -> Written:
+        key = (config.backend, name, variant)
+        if key not in kept:
+            case = cases[name]
+            with captured(folder / "log.txt"):
+                kept[key] = backend_of(config).write(
+                    config, case.model, images(1)[0], None if variant == "float" else case.plan, folder / f"{name}-{variant}"
+                )
+        return kept[key]
+
+    return make
+
+
+def held_out() -> list[NDArray[np.float32]]:
+    return [value.numpy() for value in images(6)[3:]]
+
+
+@pytest.mark.export
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("config", EXECUTED, ids=lambda config: config.backend)
+def test_float_files_compute_what_pytorch_computes(
+    config: ExportConfig, name: str, cases: dict[str, Case], write: Callable[[ExportConfig, str, str], Written], tmp_path: Path
+) -> None:
+    written = write(config, name, "float")
+    with captured(tmp_path / "log.txt"):
+        record = parity.float_parity(backend_of(config).load(written.path, 1), cases[name].model, held_out(), config.float_limit)
+    assert record.passed
+    assert record.value is not None
+    assert 0 < record.value < 1e-5  # two implementations of fp32 agree almost, but not to the last bit
+    assert written.precision_counts["int8"] == written.precision_counts["fp16"] == 0
+    assert written.coverage.total == written.precision_counts["fp32"] == sum(written.coverage.by_unit.values())
+
+
+@pytest.mark.export
+@pytest.mark.parametrize("name", ["mfagan", "user"])
+@pytest.mark.parametrize("config", EXECUTED, ids=lambda config: config.backend)
+def test_int8_files_compute_what_the_reference_computes(
+    config: ExportConfig, name: str, cases: dict[str, Case], write: Callable[[ExportConfig, str, str], Written], tmp_path: Path
+) -> None:
+    written = write(config, name, "mixed")
+    with captured(tmp_path / "log.txt"):
+        runner = backend_of(config).load(written.path, 1)
+        record = parity.int8_parity(runner, cases[name].reference, held_out(), config.int8_limit_db)
+    assert record.passed, record
+    assert runner.inputs == written.inputs
+    assert runner.outputs == written.outputs
+    assert written.path.stat().st_size < write(config, name, "float").path.stat().st_size
+    assert written.coverage.total == sum(written.precision_counts.values()) == sum(written.coverage.by_unit.values())
+
+
+@pytest.mark.export
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.backend)
+def test_the_generator_is_int8_throughout(config: ExportConfig, cases: dict[str, Case], write: Callable[[ExportConfig, str, str], Written]) -> None:
+    written, plan = write(config, "mfagan", "mixed"), cases["mfagan"].plan
+    assert plan.counts()["int8"] == len(plan.operators)
+    floats = sum(count for precision, count in written.precision_counts.items() if precision != "int8")
+    # ExecuTorch keeps one reshape of the pixel shuffle in fp32, and says so.
+    assert floats == (1 if config.backend == "executorch" else 0), written
+    assert floats == len([f for f in written.fallbacks if "fp32 values" in f.reason])
+    if config.backend == "onnx":
+        assert written.coverage.by_unit == {"cpu int8": written.coverage.total}
+    elif config.backend != "coreml":
+        assert written.coverage.by_unit == {"xnnpack": written.coverage.total}
+
+
+@pytest.mark.export
+@pytest.mark.parametrize("config", EXECUTED, ids=lambda config: config.backend)
+def test_what_stays_float_is_said(config: ExportConfig, write: Callable[[ExportConfig, str, str], Written]) -> None:
+    written = write(config, "user", "mixed")
+    said = {fallback.what: fallback.reason for fallback in written.fallbacks}
+    assert "planned fp16" in said["sigmoid"]
+    assert all(fallback.where == f"export {config.backend}" for fallback in written.fallbacks)
+    expected = {"onnx": "ConvTranspose", "tflite": "transposed convolutions", "executorch": "LeakyReLU"}[config.backend]
+    assert any(expected in reason for reason in said.values()), said
+
+
+@pytest.mark.export
+def test_nearest_resize_stays_in_the_executorch_delegate(write: Callable[[ExportConfig, str, str], Written]) -> None:
+    assert set(write(ExecuTorchConfig(), "rrdb", "float").coverage.by_unit) == {"xnnpack"}
+
+
+@pytest.mark.export
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.backend)
+def test_interfaces_are_read_from_the_file(config: ExportConfig, cases: dict[str, Case], write: Callable[[ExportConfig, str, str], Written]) -> None:
+    height, width = SHAPE[2:]
+    for variant in ("float", "mixed"):
+        written = write(config, "mfagan", variant)
+        (given,), (result,) = written.inputs, written.outputs
+        if config.backend == "tflite":
+            assert (given.shape, result.shape) == ((1, height, width, 3), (1, 4 * height, 4 * width, 3))
+            assert given.layout == result.layout == "NHWC"
+            assert given.dtype == result.dtype == ("float32" if variant == "float" else "int8")
+        else:
+            assert (given.shape, result.shape) == (SHAPE, (1, 3, 4 * height, 4 * width))
+            assert (given.layout, given.dtype, result.dtype) == ("NCHW", "float32", "float32")
+            assert (given.name, result.name) == ("input", "output")
+    if config.backend == "tflite":
+        found = cases["mfagan"].plan.ranges["pixel_shuffle"]
+        assert (given.scale, given.zero_point) == (pytest.approx(1 / 255), -128)
+        assert (result.scale, result.zero_point) == (pytest.approx(found.scale), found.zero_point)
+
+
+@pytest.mark.export
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.backend)
+def test_files_name_no_folder_of_the_machine(config: ExportConfig, write: Callable[[ExportConfig, str, str], Written]) -> None:
+    for variant in ("float", "mixed"):
+        path = write(config, "mfagan", variant).path
+        for file in [path] if path.is_file() else [item for item in path.rglob("*") if item.is_file()]:
+            content = file.read_bytes()
+            assert b"site-packages" not in content
+            assert str(Path.cwd()).encode() not in content
+            assert str(path.parent).encode() not in content
+
+
+@pytest.mark.export
+@pytest.mark.parametrize("name", ["mfagan", "user"])
+def test_coreml_weights_are_those_of_the_network(name: str, cases: dict[str, Case], write: Callable[[ExportConfig, str, str], Written]) -> None:
+    from mcompress.export import coreml
+
+    written = write(CoreMLConfig(), name, "float")
+    assert set(written.precision_counts) == {"int8", "fp16", "fp32"}
+    assert written.precision_counts["fp16"] == written.coverage.total
+    other = NETWORKS[name]().eval()
+    with pytest.raises(ExportError, match="are not in the saved package"):
+        coreml._read_back(written.path, export_program(other, images(1)[0]), None)
+    if not coreml.executes_here():
+        with pytest.raises(ExportError, match="cannot be executed on Linux"):
+            coreml.load(written.path, 1)
+
+
+@pytest.mark.export
+def test_coreml_int8_needs_ios_17(cases: dict[str, Case], tmp_path: Path) -> None:
+    case = cases["mfagan"]
+    with captured(tmp_path / "log.txt"), pytest.raises(ExportError, match="iOS17"):
+        backend_named("coreml").write(CoreMLConfig(minimum_deployment_target="iOS16"), case.model, images(1)[0], case.plan, tmp_path / "m")
+
+
+@pytest.mark.export
+def test_onnx_loads_in_the_exact_mode_of_x86(
+    cases: dict[str, Case], write: Callable[[ExportConfig, str, str], Written], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = write(OnnxConfig(), "user", "mixed")
+    monkeypatch.setattr("mcompress.export.onnx.saturates_int8_sums", lambda: True)
+    record = parity.int8_parity(backend_named("onnx").load(written.path, 1), cases["user"].reference, held_out(), 35.0)
+    assert record.passed
+
+
+@pytest.mark.export
+def test_damaged_files_are_export_errors(tmp_path: Path) -> None:
+    for config in EXECUTED:
+        path = tmp_path / f"broken.{config.backend}"
+        path.write_bytes(b"not a model" * 100)
+        with captured(tmp_path / "log.txt"), pytest.raises(ExportError, match="export it again"):
+            backend_of(config).load(path, 1)
+
+
+@pytest.mark.export
+def test_latency_is_measured_in_a_process_without_torch(write: Callable[[ExportConfig, str, str], Written], tmp_path: Path) -> None:
+    written = write(OnnxConfig(), "mfagan", "mixed")
+    latency, memory = profile.profile("onnx", written.path, SHAPE, precision="int8", runs=12, seconds=0.5, log=tmp_path / "log.txt")
+    assert (latency.what, latency.unit, latency.how) == ("latency", "ms", "host")
+    assert latency.n is not None
+    assert latency.n >= 10
+    assert latency.p50 == latency.value
+    assert latency.p50 is not None
+    assert latency.p90 is not None
+    assert 0 < latency.p50 <= latency.p90
+    assert "onnxruntime" in latency.on
+    assert "1 thread" in latency.on
+    assert memory.unit == "MB"
+    assert 20 < memory.value < 250  # PyTorch alone would take more
+    with pytest.raises(ExportError, match="exit code"):
+        profile.profile("onnx", tmp_path / "missing.onnx", SHAPE, precision="int8")
+
+
+def test_importing_the_backends_imports_no_library() -> None:
+    modules = [*EXPORTERS.values(), "mcompress.export.profile", "mcompress.export.parity"]
+    code = f"import sys\nfor m in {modules!r}: __import__(m)\nprint([m for m in ('torch', 'onnx', 'onnxruntime', 'coremltools', 'executorch') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.backend)
+def test_a_missing_backend_says_how_to_install_it(config: ExportConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend_of(config).probe()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    with pytest.raises(MissingBackendError, match=rf"pip install 'mcompress\[{config.backend}\]'"):
+        backend_of(config).probe()
+
+
+class Known:
+    """A runner with a known error: what a wrong file would look like."""
+
+    runtime = "known"
+    inputs: tuple[Port, ...] = (Port("input", (1, 1, 2, 2), "float32", "NCHW"),)
+    outputs: tuple[Port, ...] = inputs
+
+    def __init__(self, error: float) -> None:
+        self._error = np.float32(error)
+
+    def execute(self, encoded: NDArray[np.generic]) -> NDArray[np.generic]:
+        return np.asarray(encoded + self._error)
+
+    def run(self, value: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.asarray(self.execute(value), dtype=np.float32)
+
+
+def test_parity_is_the_formula(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = [np.array([[[[0.0, 1.0], [2.0, 4.0]]]], dtype=np.float32)]
+    record = parity.float_parity(Known(0.01), nn.Identity(), inputs, 1e-3)
+    assert record.value == pytest.approx(0.01 / 4, rel=1e-4)
+    assert record.passed is False
+    assert parity.float_parity(Known(0.001), nn.Identity(), inputs, 1e-3).passed is True
+    record = parity.int8_parity(Known(0.5), nn.Identity(), inputs, 35.0)
+    assert record.value == pytest.approx(10 * np.log10(21 / (4 * 0.25)))
+    assert record.passed is False
+    assert parity.int8_parity(Known(0.0), nn.Identity(), inputs, 35.0).value == parity.HIGHEST_DB
+    with pytest.raises(ParityError, match="NaN"):
+        parity.float_parity(Known(float("nan")), nn.Identity(), inputs, 1e-3)
+    monkeypatch.setattr("mcompress.export.parity.saturates_int8_sums", lambda: True)
+    assert "host artefact" in parity.int8_parity(Known(0.5), nn.Identity(), inputs, 35.0).runtime
+    assert parity.not_executed("PyTorch", "x", 1.0, "no macOS").passed is None
+
+
+def test_vnni_is_read_from_the_processor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    facts = tmp_path / "cpuinfo"
+    monkeypatch.setattr(backend, "CPU_FACTS", facts)
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    facts.write_text("flags : avx2 avx512bw\n")
+    assert backend.saturates_int8_sums()
+    facts.write_text("flags : avx2 avx512_vnni\n")
+    assert not backend.saturates_int8_sums()
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    facts.write_text("Features : asimd\n")
+    assert not backend.saturates_int8_sums()
+
+
+def test_chatter_goes_to_the_log_even_below_python(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    log = tmp_path / "deep" / "log.txt"
+    with captured(log):
+        os.write(1, b"from C, standard output\n")
+        os.write(2, b"from C, standard error\n")
+        sys.stderr.write("from Python\n")
+    os.write(1, b"afterwards\n")
+    content = log.read_text()
+    assert all(line in content for line in ("from C, standard output", "from C, standard error", "from Python"))
+    assert capfd.readouterr().out == "afterwards\n"
+
+
+def test_errors_of_libraries_become_ours() -> None:
+    with (
+        pytest.raises(ExportError, match=r"onnx failed to write x\.onnx: KeyError: 'aten::strange'.*Do this") as seen,
+        BackendCall("onnx", "write x.onnx", "Do this."),
+    ):
+        raise KeyError("aten::strange")
+    assert isinstance(seen.value.__cause__, KeyError)
+    with pytest.raises(DiskFullError, match="free some space"), BackendCall("onnx", "write x.onnx", ""):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(KeyboardInterrupt), BackendCall("onnx", "write x.onnx", ""):
+        raise KeyboardInterrupt
+
+
+def test_ports_convert_both_ways() -> None:
+    port = Port("x", (1, 2, 3, 1), "int8", "NHWC", scale=1 / 255, zero_point=-128)
+    value = np.arange(6, dtype=np.float32).reshape(1, 1, 2, 3) * 51 / 255
+    encoded = port.encode(value)
+    assert encoded.shape == (1, 2, 3, 1)
+    assert encoded.dtype == np.int8
+    assert encoded.reshape(-1).tolist() == [-128, -77, -26, 25, 76, 127]
+    np.testing.assert_allclose(port.decode(encoded), value, atol=1e-6)
+
+
+def test_a_plan_survives_json(cases: dict[str, Case]) -> None:
+    plan = cases["user"].plan
+    assert PrecisionPlan.from_json(plan.to_json()) == plan
+    assert json.loads(plan.to_json())["ranges"]
+    assert replace(plan, operators=()).counts() == {"int8": 0, "fp16": 0, "fp32": 0}
