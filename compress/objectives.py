@@ -32,6 +32,10 @@ class FitTruth:
         """Nothing."""
         return {}
 
+    def learning_rates(self) -> Mapping[str, float]:
+        """The settings' own."""
+        return {}
+
     def begin_step(self, generator: torch.Generator, device: torch.device) -> None:
         """Draw a batch."""
         source, truth = self.task.training_batch(self.config.batch_size, self.config.crop_size, generator)

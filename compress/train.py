@@ -133,7 +133,7 @@ def train(objective: Objective, settings: TrainSettings, checkpoints: Checkpoint
                 terms = objective.terms(name)
             for term, value in terms.items():
                 if not bool(torch.isfinite(value)):
-                    raise TrainingDiverged(name, state.step, term, float(value), kept_step)
+                    raise TrainingDiverged(name, state.step, term, float(value.detach()), kept_step)
                 window.add(f"{name}/{term}", float(value.detach()))
             for group in optimizers[name].param_groups:
                 group["lr"] = share * rates[name]

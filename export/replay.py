@@ -119,6 +119,8 @@ class Result(NamedTuple):
         """What was measured and what is allowed, or why it was not executed."""
         if self.max_abs is None or self.sqnr_db is None:
             return self.reason
+        if self.max_abs == 0.0:
+            return f"equal to what is expected ({self.reason})"
         return f"largest difference {self.max_abs:.3g}, SQNR {self.sqnr_db:.1f} dB ({self.reason})"
 
 

@@ -55,6 +55,7 @@ def _models(run: Run, console: Console) -> Table:
         table.add_column(name, justify="right")
     table.add_column("obtained", style="dim")
     records = list(models.values())
+    notes: list[str] = []
     table.add_row("parameters", *(_against(r.params, records[0].params, wording.count(r.params)) for r in records), "counted")
     table.add_row("multiply-adds", *(_against(r.macs, records[0].macs, wording.count(r.macs)) for r in records), "counted")
     peaks = (_against(r.peak_activation_bytes, records[0].peak_activation_bytes, wording.size(r.peak_activation_bytes)) for r in records)
@@ -63,9 +64,8 @@ def _models(run: Run, console: Console) -> Table:
     for metric in dict.fromkeys(name for record in records for name in record.quality):
         label = wording.metric(metric)[0]
         cells = (wording.quality(metric, r.quality[metric]) if metric in r.quality else "not measured" for r in records)
-        sources = {wording.quality_source(run, name): name for name in models}
-        computed = ", ".join("PyTorch" if source == "PyTorch" else f"{name} by {source}" for source, name in sources.items())
-        table.add_row(label, *cells, escape(f"held-out data: {computed}"))
+        files = [f"{name} by {source}" for name in models if (source := wording.quality_source(run, name)) != "PyTorch"]
+        table.add_row(label, *cells, _noted("held-out data", notes, ", ".join(["computed by PyTorch", *files])))
         if metric in run.baseline.get("mean", {}):
             base = run.baseline["mean"][metric]
             gains = (f"{r.quality[metric] - base:+.2f}" if metric in r.quality else "" for r in records)
@@ -75,10 +75,17 @@ def _models(run: Run, console: Console) -> Table:
         if any(found):
             where = list(dict.fromkeys(m.on for m in found if m))
             bands = list(dict.fromkeys(m.band for m in found if m and m.band))
-            table.add_row("latency", *(wording.latency(m) if m else "-" for m in found), escape(f"{how}: {', '.join(where + bands)}"))
+            table.add_row("latency", *(wording.latency(m) if m else "-" for m in found), _noted(how, notes, "; ".join(where + bands)))
     if not any(record.latency for record in records):
         table.add_row("latency", *("-" for _ in records), "not measured")
+    table.caption, table.caption_justify = Text("\n".join(notes), style="dim"), "left"
     return table
+
+
+def _noted(text: str, notes: list[str], note: str) -> str:
+    """`text` with the number of a note below the table, so that long provenance does not squeeze the numbers."""
+    notes.append(f"{len(notes) + 1}) {text}: {note}")
+    return escape(f"{text} {len(notes)})")
 
 
 def _against(value: int, teacher: int, text: str) -> str:

@@ -343,7 +343,7 @@ def test_what_is_not_a_state_dict_is_refused(saved: object, part: str, tmp_path:
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="nothing.pth: there is no such file. Give a .safetensors or .pth file"):
+    with pytest.raises(CheckpointError, match=r"nothing\.pth: there is no such file\. Give a \.safetensors or \.pth file"):
         read_state_dict(tmp_path / "nothing.pth")
     with pytest.raises(CheckpointError, match="this is a folder"):
         read_state_dict(tmp_path)

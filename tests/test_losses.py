@@ -196,7 +196,7 @@ def test_different_shapes_are_refused_and_not_broadcast(name: str) -> None:
 
 
 def test_inputs_that_mean_nothing_are_refused() -> None:
-    with pytest.raises(UsageError, match="must be equal and at least 2. Set batch_size to 2 or more"):
+    with pytest.raises(UsageError, match=r"must be equal and at least 2\. Set batch_size to 2 or more"):
         losses.kernel_alignment(torch.rand(1, 3), torch.rand(1, 3))
     with pytest.raises(UsageError, match=r"gram_l1: shapes are \(2, 3, 4, 4\) and \(2, 5, 4, 4\)"):
         losses.gram_l1(torch.rand(2, 3, 4, 4), torch.rand(2, 5, 4, 4))

@@ -16,10 +16,14 @@ from torch import nn
 
 from mcompress.compress.models import MODELS
 from mcompress.compress.models.build import build, build_meta, example_input, find_builder, record_edits
+from mcompress.compress.models.checkpoint import load_weights
 from mcompress.compress.models.patchgan import patchgan
 from mcompress.compress.models.spec import ModelSpec, PruningEdit
 from mcompress.compress.models.vgg_discriminator import vgg_discriminator
+from mcompress.compress.tasks.super_resolution.task import SuperResolution
 from mcompress.errors import PlanError, UsageError
+from mcompress.targets.load import load_target
+from mcompress.targets.schema import DataConfig
 
 SMALL: dict[str, tuple[dict[str, object], tuple[int, ...]]] = {
     "rrdb": ({"features": 8, "blocks": 1, "growth": 4}, (1, 3, 16, 16)),
@@ -31,7 +35,7 @@ SMALL: dict[str, tuple[dict[str, object], tuple[int, ...]]] = {
 """Name -> small arguments and input shape; every line of MODELS must be here."""
 
 SCALED = ("rrdb", "mfagan", "imdn")
-OUTPUTS = ("conv_last", "tail", "upsampler", "upsampler.0", "logits")
+OUTPUTS = ("conv_last", "tail", "upsampler", "upsampler.0", "logits", "up2")
 """Layers whose output channels are the network's output."""
 
 
@@ -341,3 +345,45 @@ def test_the_example_input_is_repeatable_and_in_range() -> None:
     assert x.shape == (2, 3, 8, 8)
     assert -1 <= float(x.min()) < -0.5
     assert 0.5 < float(x.max()) <= 1
+
+
+# --- the example of an own network ---
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "own_network"
+
+
+@pytest.fixture
+def example(monkeypatch: pytest.MonkeyPatch):
+    """The example's target, its folder importable."""
+    monkeypatch.syspath_prepend(EXAMPLE)
+    yield load_target(EXAMPLE / "own_network.yaml")
+    sys.modules.pop("my_network", None)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:torch_pruning")
+def test_the_example_is_built_loaded_pruned_and_rebuilt(example) -> None:
+    teacher = example.model.teacher
+    assert teacher.network.partition(":")[0] not in MODELS
+    spec = ModelSpec(teacher.network, teacher.args, (), (1, 3, 16, 16))
+    network = build(spec)
+    load_weights(network, teacher.checkpoint, teacher.network)
+    narrow, narrow_spec = pruned(spec, seed=1)
+    again = build(narrow_spec)
+    again.load_state_dict(narrow.state_dict())
+    x = example_input(spec)
+    with torch.no_grad():
+        assert torch.equal(again(x), narrow(x))
+        assert network(x).shape == (1, 3, 64, 64)
+    exported = torch.export.export(again, (x,)).module()
+    with torch.no_grad():
+        torch.testing.assert_close(exported(x), again(x))
+
+
+def test_the_examples_weights_are_better_than_bicubic(example) -> None:
+    """On the held-out photographs, so that what the example compresses is worth compressing."""
+    network = build(ModelSpec(example.model.teacher.network, example.model.teacher.args))
+    load_weights(network, example.model.teacher.checkpoint, example.model.teacher.network)
+    task = SuperResolution.from_config(DataConfig())
+    with torch.no_grad():
+        gains = [task.quality(network(s.input), s.truth) - task.quality(task.baseline(s), s.truth) for s in task.held_out()]
+    assert sum(gains) / len(gains) > 0

@@ -207,7 +207,7 @@ def write_run(folder: Path, *, name: str = "snapdragon865") -> Run:
     digests = {stage: format(index, "x") * 64 for index, stage in enumerate(stages, start=10)}
     parents = ["9" * 64, *digests.values()]
     run = Run(
-        target=TargetRecord(name=name, digest="f00d" * 16, title="ESRGAN-style ×4 for Snapdragon 865", quick=False),
+        target=TargetRecord(name=name, digest="f00d" * 16, title="Qualcomm Snapdragon 865", quick=False),
         environment=EnvironmentRecord(
             python="3.11.9",
             platform="Linux x86_64",

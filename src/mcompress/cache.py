@@ -13,7 +13,6 @@ import hashlib
 import json
 import logging
 import os
-import pickle
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +20,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from pydantic import JsonValue
 
 from mcompress.errors import DiskFullError, UsageError
@@ -155,30 +153,3 @@ def disk_full_named(where: Path) -> Iterator[None]:
                 "another folder with --out, then run the same command again"
             ) from error
         raise
-
-
-class FileCheckpoints:
-    """Keeps training state in one file that is replaced as a whole; read with `weights_only`, so nothing in it is executed."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def load(self) -> dict[str, object] | None:
-        """The last complete state; None if there is none or it cannot be read."""
-        if not self.path.exists():
-            return None
-        try:
-            state = torch.load(self.path, weights_only=True)
-        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            logger.warning("the training checkpoint %s cannot be read (%s); training starts again", self.path.name, error)
-            return None
-        return dict(state)
-
-    def save(self, state: dict[str, object]) -> None:
-        """Write beside, then rename."""
-        temporary = self.path.with_suffix(".tmp")
-        with temporary.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.path)

@@ -13,8 +13,9 @@ from pathlib import Path
 import torch
 
 from mcompress.artifact import Artifact, load_artifact, model_digest, save_output
-from mcompress.cache import Cache, Entry, FileCheckpoints, digest_of, locked
+from mcompress.cache import Cache, Entry, digest_of, locked
 from mcompress.compress.stages import STAGES
+from mcompress.compress.checkpoints import FileCheckpoints
 from mcompress.compress.models.build import build
 from mcompress.compress.stage import StageContext, StageOutput
 from mcompress.console import Reporter, Silent
