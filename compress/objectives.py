@@ -167,9 +167,9 @@ class _Taps:
         def at_start(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             self._size = inputs[0].shape[2:]
 
-        def record(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        def record(_module: nn.Module, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
             # The input of the last convolution at input resolution is the richest feature map that both networks have in the same size.
-            if inputs[0].shape[2:] == self._size and inputs[0].shape[1] > 3:  # noqa: PLR2004  (an RGB image is no feature)
+            if inputs[0].shape[2:] == self._size and inputs[0].shape[1] > 3:
                 setattr(self, name, inputs[0])
 
         self._handles.append(network.register_forward_pre_hook(at_start))

@@ -110,7 +110,7 @@ def _accumulate_gradients(model: nn.Module, config: PruneConfig, context: StageC
     crop = min(IMPORTANCE_CROP, context.task.largest_crop())
     for index in range(config.importance_batches):
         source, truth = context.task.training_batch(IMPORTANCE_BATCH, crop, step_generator(context.seed, index))
-        functional.l1_loss(model(source), truth).backward()
+        torch.autograd.backward(functional.l1_loss(model(source), truth))
 
 
 def _widths(model: nn.Module) -> dict[str, int]:
@@ -131,9 +131,7 @@ def _group(graph: torch_pruning.DependencyGraph, model: nn.Module, name: str, ch
     return graph.get_pruning_group(module, _remover(graph, module), list(channels))
 
 
-def _prunable_modules(
-    graph: torch_pruning.DependencyGraph, model: nn.Module, example: Tensor
-) -> tuple[tuple[str, ...], dict[str, str]]:
+def _prunable_modules(graph: torch_pruning.DependencyGraph, model: nn.Module, example: Tensor) -> tuple[tuple[str, ...], dict[str, str]]:
     """One module per group of coupled layers, and the groups that cannot be pruned with the reason.
 
     One group of each form (the same kinds of layers, the same shapes) is tried on a copy: removing a channel must leave the output's shape alone

@@ -17,6 +17,7 @@ from typing import cast
 
 import optuna
 import torch
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import JsonValue
 from torch import Tensor, nn
@@ -173,9 +174,7 @@ def search(config: SearchConfig, context: StageContext) -> StageOutput:
     return StageOutput(student.eval(), spec, None, (latency,), (), details)
 
 
-def _search_candidates(
-    config: SearchConfig, context: StageContext, space: SearchSpace, supernet: nn.Module
-) -> tuple[optuna.Study, int]:
+def _search_candidates(config: SearchConfig, context: StageContext, space: SearchSpace, supernet: nn.Module) -> tuple[optuna.Study, int]:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(
         study_name="search", storage=_journal(context.study_journal), directions=["maximize", "minimize"], load_if_exists=True
@@ -216,7 +215,7 @@ def _search_candidates(
 
 
 def _journal(path: Path) -> optuna.storages.JournalStorage:
-    return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))
+    return optuna.storages.JournalStorage(JournalFileBackend(str(path)))
 
 
 def _forget_interrupted(study: optuna.Study) -> None:
@@ -248,8 +247,8 @@ def _describe(trial: FrozenTrial, *, picked: bool) -> JsonValue:
 
 def _nothing_fits(context: StageContext, space: SearchSpace) -> str:
     cost = candidate_cost(ModelSpec(space.network, space.smallest, (), context.teacher_spec.input_shape), context.device, context.unit)
-    over = ", ".join(f"{name} by {by:.0%}" for name, by in cost.over_budget(context.budget) if by > 0)
+    over = ", ".join(f"{name} by {by:.0%}" for name, by in cost.over_budget(context.budget) if by > 0) or "nothing, so give more trials"
     return (
         f"stage search: no candidate meets the budget; the smallest network of the space '{space.network}' "
-        f"({cost.latency.value:.2f} ms estimated, {cost.macs / 1e9:.3f} GMACs, {cost.peak_memory_mb:.1f} MB) is over: {over or 'nothing, so give more trials'}"
+        f"({cost.latency.value:.2f} ms estimated, {cost.macs / 1e9:.3f} GMACs, {cost.peak_memory_mb:.1f} MB) is over: {over}"
     )

@@ -222,6 +222,7 @@ def _file_precision(rows: tuple[OperatorLatency, ...]) -> str:
 
 def _band(unit: Unit, rows: tuple[OperatorLatency, ...]) -> str:
     names = {row.precision for row in rows}
-    if len(names) == 1 and all(row.unit == unit.name for row in rows):
-        return unit.band(names.pop())
+    # A unit that computes INT8 and FP16 files alike (a GPU) is as well validated on a mixture of them as on either.
+    if all(row.unit == unit.name for row in rows) and len({unit.computes_in[name] for name in names}) == 1:
+        return unit.band(min(names, key=lambda name: (name not in unit.validation, name)))
     return "not validated (mixed precision or several units)"

@@ -37,7 +37,10 @@ def test_light_imports(statement: str) -> None:
 
 
 def test_help_answers_without_torch() -> None:
-    code = "import sys\nsys.argv=['mcompress','--help']\nfrom mcompress.cli import main\ntry:\n main()\nexcept SystemExit:\n pass\nprint('torch' in sys.modules)"
+    code = (
+        "import sys\nsys.argv = ['mcompress', '--help']\nfrom mcompress.cli import main\n"
+        "try:\n main()\nexcept SystemExit:\n pass\nprint('torch' in sys.modules)"
+    )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "doctor" in out
     assert out.strip().endswith("False")

@@ -91,7 +91,7 @@ def test_psnr_of_a_known_error() -> None:
 def test_calibration_inputs_fill_any_shape(task) -> None:
     inputs = list(task.calibration_inputs(3, (2, 3, 200, 170), 0))
     assert [tuple(x.shape) for x in inputs] == [(2, 3, 200, 170)] * 3
-    assert all(0 <= float(x.min()) and float(x.max()) <= 1 for x in inputs)
+    assert all(float(x.min()) >= 0 and float(x.max()) <= 1 for x in inputs)
 
 
 def test_user_folders_replace_the_embedded_photos(tmp_path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from typer.testing import CliRunner
 
 import mcompress
 from mcompress.cli import app
@@ -21,7 +22,6 @@ from mcompress.planning import plan
 from mcompress.run import Run
 from mcompress.targets.load import load_target, shipped_targets
 from mcompress.targets.stages import StageConfig
-from typer.testing import CliRunner
 
 pytestmark = pytest.mark.pipeline
 
@@ -34,7 +34,8 @@ budget: {macs_g: 0.43}
 stages:
   - {stage: search, steps: 4, trials: 4, batch_size: 2, crop_size: 8, checkpoint_every_s: 0.001}
   - {stage: prune, latency_ratio: 0.99, importance_batches: 1}
-  - {stage: distill, steps: 6, batch_size: 2, crop_size: 16, checkpoint_every_s: 0.001, feature: 0.1, adversarial: 0.01, discriminator: 0.1, discriminator_features: 4}
+  - {stage: distill, steps: 6, batch_size: 2, crop_size: 16, checkpoint_every_s: 0.001, feature: 0.1,
+     adversarial: 0.01, discriminator: 0.1, discriminator_features: 4}
   - {stage: quantize, samples: 2}
 exports:
   - {backend: onnx}
@@ -61,9 +62,9 @@ def test_union_and_table_of_stages_agree() -> None:
     assert set(STAGES) == set(union)
 
 
-@pytest.mark.parametrize("path", shipped_targets(), ids=lambda p: p.stem)
-def test_every_shipped_target_plans(path) -> None:
-    made = plan(load_target(Path(path.stem)))
+@pytest.mark.parametrize("path", shipped_targets(), ids=str)
+def test_every_shipped_target_plans(path: str) -> None:
+    made = plan(load_target(Path(path)))
     assert made.target.exports
 
 
@@ -98,7 +99,9 @@ def test_killed_at_any_moment_ends_with_the_same_digests(tiny: Path, tmp_path: P
     undisturbed = mcompress.run(tiny, out=tmp_path / "a")
     for delay_s in (4.0, 6.0, 8.0, 11.0):
         process = subprocess.Popen(
-            [sys.executable, "-m", "mcompress.cli", "run", str(tiny), "--out", str(tmp_path / "b")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [sys.executable, "-m", "mcompress.cli", "run", str(tiny), "--out", str(tmp_path / "b")],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         time.sleep(delay_s)
         process.send_signal(signal.SIGKILL)

@@ -72,10 +72,10 @@ def test_spec_and_weights_rebuild_the_pruned_network(name: str, make_context) ->
 def test_channels_stay_multiples_of_the_alignment_and_the_goal_is_met(make_context) -> None:
     context = randomised(make_context(SPECS["mfagan"]))
     before = operator_table(context.model, SHAPE)
-    output = prune(PruneConfig(latency_ratio=0.85, round_to=8, importance_batches=1), context)
+    output = prune(PruneConfig(latency_ratio=0.95, round_to=8, importance_batches=1), context)
     for layer in output.details["layers"]:
         assert layer["after"] % 8 == 0
-    assert output.details["after"]["latency_ms"] <= 0.85 * output.details["before"]["latency_ms"]
+    assert output.details["after"]["latency_ms"] <= 0.95 * output.details["before"]["latency_ms"]
     assert sum(p.numel() for p in output.model.parameters()) == output.details["after"]["params"] < before.params
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mcompress.errors import TrainingDiverged
 from mcompress.compress.train import TrainSettings, learning_rate_at, train
+from mcompress.errors import TrainingDiverged
 
 
 class Line:

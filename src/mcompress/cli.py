@@ -24,7 +24,9 @@ app = typer.Typer(
 )
 
 TargetArgument = Annotated[str, typer.Argument(metavar="TARGET", help="A target file, or the name of a shipped target (mcompress list targets).")]
-SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the target, e.g. stages[0].steps=500. Repeatable.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the target, e.g. stages[0].steps=500. Repeatable.")
+]
 OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where runs and the cache lie.")]
 QuickOption = Annotated[bool, typer.Option("--quick", help="The same path with tiny budgets, under a minute; the results mean nothing.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
@@ -45,7 +47,7 @@ def main() -> None:
 
 
 @app.command()
-def run(  # noqa: PLR0913  (one parameter per option)
+def run(
     target: TargetArgument,
     set_: SetOption = None,
     out: OutOption = Path("runs"),
@@ -68,7 +70,9 @@ def run(  # noqa: PLR0913  (one parameter per option)
 
 
 @app.command()
-def plan(target: TargetArgument, set_: SetOption = None, out: OutOption = Path("runs"), quick: QuickOption = False, json_: JsonOption = False) -> None:
+def plan(
+    target: TargetArgument, set_: SetOption = None, out: OutOption = Path("runs"), quick: QuickOption = False, json_: JsonOption = False
+) -> None:
     """Check a target, and show what a run would do and what is cached."""
     from mcompress.pipeline import preview
 
@@ -104,7 +108,7 @@ def list_(what: Annotated[str, typer.Argument(metavar="models|devices|targets|st
 def count(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A name from `mcompress list models`, or package.module:function.")],
     input_: Annotated[str, typer.Option("--input", metavar="SHAPE", help="Input shape, e.g. 1,3,128,128.")] = "1,3,128,128",
-    args: Annotated[str, typer.Option("--args", metavar="JSON", help='Arguments of the model, e.g. \'{"blocks": 6}\'.')] = "{}",
+    args: Annotated[str, typer.Option("--args", metavar="JSON", help="Arguments of the model, e.g. '{\"blocks\": 6}'.")] = "{}",
     json_: JsonOption = False,
 ) -> None:
     """Parameters, multiply-adds in both conventions, and activation memory of a model."""

@@ -24,12 +24,12 @@ from mcompress.export.backend import FloatArray, Runner, Written, captured
 from mcompress.export.bundle import ExportedFile, TestVector
 from mcompress.export.interface import TensorFacts, facts_of
 from mcompress.export.parity import FLOAT_METRIC, INT8_METRIC, float_parity, int8_parity, not_executed
-from mcompress.export.profile import profile
+from mcompress.export.profile import cpu_name, profile
 from mcompress.export.replay import digest_of, size_of
-from mcompress.planning import STAGE_VERSIONS, Plan, cpu_name, package_versions, thread_count
+from mcompress.planning import STAGE_VERSIONS, Plan, package_versions, thread_count
 from mcompress.run import ExportRecord
 from mcompress.targets.exports import ExportConfig
-from mcompress.targets.schema import Fallback
+from mcompress.targets.schema import Fallback, Measurement
 
 logger = logging.getLogger("mcompress")
 Variant = Literal["float", "mixed"]
@@ -110,10 +110,12 @@ def _write(made: Plan, network: Network, config: ExportConfig, variant: Variant,
     if runner is None:
         metric, limit = (FLOAT_METRIC, config.float_limit) if plan is None else (INT8_METRIC, config.int8_limit_db)
         parity = not_executed("PyTorch", metric, limit, NOT_HERE)
-        latency = ()
+        latency: tuple[Measurement, ...] = ()
     else:
         parity = (
-            float_parity(runner, network.model, inputs, config.float_limit) if plan is None else int8_parity(runner, reference, inputs, config.int8_limit_db)
+            float_parity(runner, network.model, inputs, config.float_limit)
+            if plan is None
+            else int8_parity(runner, reference, inputs, config.int8_limit_db)
         )
         scores = score_file(made.task, runner.run, shape, folder / "pictures", "file")
         outputs = [runner.run(value) for value in inputs[:VECTORS]]
@@ -192,9 +194,7 @@ def _read(entry: Entry) -> ExportResult:
         )
         for index, name in enumerate(facts["names"])
     )
-    file = ExportedFile(
-        record, folder / facts["path"], _PORTS.validate_python(facts["inputs"]), _PORTS.validate_python(facts["outputs"]), vectors
-    )
+    file = ExportedFile(record, folder / facts["path"], _PORTS.validate_python(facts["inputs"]), _PORTS.validate_python(facts["outputs"]), vectors)
     fallbacks = _FALLBACKS.validate_python(facts["fallbacks"])
     if entry.rebuilt_because:
         fallbacks = (*fallbacks, Fallback(where="cache", what=f"{record.backend} {record.variant}", reason=entry.rebuilt_because))

@@ -11,7 +11,7 @@ from pydantic import JsonValue
 
 from mcompress.errors import MissingBackendError, UsageError
 from mcompress.targets.device import list_devices, load_device
-from mcompress.targets.load import shipped_targets
+from mcompress.targets.load import load_target, shipped_targets
 
 
 def _models() -> dict[str, str]:
@@ -39,7 +39,7 @@ def _exporters() -> dict[str, str]:
 
 
 def _targets() -> dict[str, str]:
-    return {path.stem: path.name for path in shipped_targets()}
+    return {name: load_target(Path(name)).device for name in shipped_targets()}
 
 
 LISTS: dict[str, Callable[[], dict[str, str]]] = {

@@ -6,7 +6,7 @@ import logging
 import resource
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +14,10 @@ import torch
 
 from mcompress.artifact import Artifact, load_artifact, model_digest, save_output
 from mcompress.cache import Cache, Entry, digest_of, locked
-from mcompress.compress.stages import STAGES
 from mcompress.compress.checkpoints import FileCheckpoints
 from mcompress.compress.models.build import build
 from mcompress.compress.stage import StageContext, StageOutput
+from mcompress.compress.stages import STAGES
 from mcompress.console import Reporter, Silent
 from mcompress.errors import BudgetMissed, ParityError, UsageError
 from mcompress.exporting import export_all
@@ -41,17 +41,23 @@ class Outcome:
 
     def raise_for_status(self) -> None:
         """Raise `ParityError` or `BudgetMissed` if the result is not what the target asked for; everything was written before."""
-        failed = [f"{e.file}: {e.parity.metric} is {e.parity.value:.4g}, limit {e.parity.limit:g}" for e in self.record.exports if e.parity.passed is False]
+        failed = [
+            f"{e.file}: {e.parity.metric} is {e.parity.value:.4g}, limit {e.parity.limit:g}" for e in self.record.exports if e.parity.passed is False
+        ]
         if failed:
             raise ParityError("an artifact does not compute what PyTorch computes:\n" + "\n".join(failed))
-        missed = [f"{b.what} is {'unknown' if b.value is None else format(b.value, '.4g')}, limit {b.limit:g} ({b.note})" for b in self.record.budget if not b.met]
+        missed = [
+            f"{b.what} is {'unknown' if b.value is None else format(b.value, '.4g')}, limit {b.limit:g} ({b.note})"
+            for b in self.record.budget
+            if not b.met
+        ]
         if missed:
             raise BudgetMissed("the result is outside the budget:\n" + "\n".join(missed))
 
 
 def run(
     target: str | Path | Target,
-    overrides: Iterable[str] = (),
+    overrides: Sequence[str] = (),
     *,
     out: Path = Path("runs"),
     quick: bool = False,
@@ -160,7 +166,9 @@ def preview(target: Target, out: Path) -> list[dict[str, str]]:
             if known:
                 parent = load_artifact(cache.root / digest_of(parts)).digest
         rows.append({"step": name, "method": stage.method, "state": state})
-    rows.extend({"step": "export", "method": export.backend, "state": "float and mixed" if _quantizes(target) else "float"} for export in target.exports)
+    rows.extend(
+        {"step": "export", "method": export.backend, "state": "float and mixed" if _quantizes(target) else "float"} for export in target.exports
+    )
     return rows
 
 

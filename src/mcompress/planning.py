@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
@@ -21,9 +20,10 @@ from mcompress.compress.tasks.task import Task
 from mcompress.compress.teacher import load_start, load_teacher
 from mcompress.errors import MCompressError, MissingBackendError, PlanError
 from mcompress.export import backend_of
+from mcompress.export.profile import cpu_name
 from mcompress.targets.device import Device, Unit, load_device
 from mcompress.targets.schema import Target
-from mcompress.targets.stages import DistillConfig, PruneConfig, QuantizeConfig, SearchConfig, StageConfig, TrainingConfig
+from mcompress.targets.stages import DistillConfig, PruneConfig, SearchConfig, StageConfig, TrainingConfig
 
 STAGE_VERSIONS = {"search": 1, "prune": 1, "distill": 1, "quantize": 1, "export": 1, "evaluate": 1}
 """Raised by hand when a stage's results change for the same inputs; part of every cache key."""
@@ -114,7 +114,9 @@ def _order_problems(stages: tuple[StageConfig, ...]) -> list[str]:
         for first, second in pairwise(kinds)
         if ORDER[second] < ORDER[first]
     ]
-    problems += [f"stages: '{kind}' stands {kinds.count(kind)} times; once is all it can do" for kind in ("search", "quantize") if kinds.count(kind) > 1]
+    problems += [
+        f"stages: '{kind}' stands {kinds.count(kind)} times; once is all it can do" for kind in ("search", "quantize") if kinds.count(kind) > 1
+    ]
     return problems
 
 
@@ -154,16 +156,6 @@ def _shape_problems(made: Plan) -> list[str]:
     if teacher == student:
         return []
     return [f"the student's output is {tuple(student)} and the teacher's {tuple(teacher)} for an input of {tuple(example.shape)}; they must be equal"]
-
-
-def cpu_name() -> str:
-    """The processor's name: results of floating-point training repeat on the same processor only."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:  # noqa: PTH123  (a kernel file, not a path of ours)
-            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 PACKAGES = (

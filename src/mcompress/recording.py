@@ -23,8 +23,9 @@ from mcompress.compress.quantize.plan import PrecisionPlan
 from mcompress.console import Reporter
 from mcompress.evaluate import Scores, mean, score_baseline, score_network
 from mcompress.export.bundle import write_bundle
+from mcompress.export.profile import cpu_name
 from mcompress.exporting import ExportResult
-from mcompress.planning import STAGE_VERSIONS, Plan, cpu_name, package_versions, thread_count
+from mcompress.planning import STAGE_VERSIONS, Plan, package_versions, thread_count
 from mcompress.run import BudgetRecord, EnvironmentRecord, ExportRecord, ModelRecord, Run, StageRecord, TargetRecord
 from mcompress.targets.latency import Precisions, estimate, weight_bytes
 from mcompress.targets.load import digest
@@ -122,9 +123,7 @@ def make_record(
 
 def write_bundle_of(made: Plan, record: Run, stages: Sequence[StageLike], exports: Sequence[ExportResult], folder: Path) -> Path:
     """The bundle in the run folder."""
-    files = [
-        replace(result.file, record=entry) for entry, result in zip(record.exports, exports, strict=True)
-    ]
+    files = [replace(result.file, record=entry) for entry, result in zip(record.exports, exports, strict=True)]
     return write_bundle(folder / "bundle", run=record, target=made.target, files=files, plan=stages[-1].artifact.plan)
 
 
@@ -223,7 +222,13 @@ def _budget(made: Plan, models: dict[str, ModelRecord], exports: Sequence[Export
     rows: list[tuple[str, float | None, float, How, str]] = [
         ("latency_ms", budget.latency_ms, latency.value, latency.how, f"{latency.on}, {latency.band}"),
         ("macs_g", budget.macs_g, compressed.macs / 1e9, "host", "counted from the operator table, exact work"),
-        ("peak_memory_mb", budget.peak_memory_mb, compressed.peak_activation_bytes / 1e6, "host", "counted from the operator table, fp32 activations"),
+        (
+            "peak_memory_mb",
+            budget.peak_memory_mb,
+            compressed.peak_activation_bytes / 1e6,
+            "host",
+            "counted from the operator table, fp32 activations",
+        ),
         ("size_mb", budget.size_mb, largest.bytes / 1e6, "host", f"the largest recommended file, {largest.file}"),
     ]
     for what, limit, value, how, note in rows:
@@ -234,15 +239,24 @@ def _budget(made: Plan, models: dict[str, ModelRecord], exports: Sequence[Export
         return
     executed = {record.file: record.quality[floor.metric] for record in shipped if floor.metric in record.quality}
     worst = min(executed, key=lambda file: executed[file]) if executed else None
-    value = executed[worst] if worst else None
-    note = f"held-out mean, computed by {worst} in its runtime, the worst recommended file" if worst else f"no recommended file could compute {floor.metric}"
+    reached = executed[worst] if worst else None
+    note = (
+        f"held-out mean, computed by {worst} in its runtime, the worst recommended file"
+        if worst
+        else f"no recommended file could compute {floor.metric}"
+    )
     if floor.at_least is not None:
-        met = value is not None and value >= floor.at_least
-        yield BudgetRecord(what=f"{floor.metric} at least", limit=floor.at_least, value=value, how="host", met=met, note=note)
+        met = reached is not None and reached >= floor.at_least
+        yield BudgetRecord(what=f"{floor.metric} at least", limit=floor.at_least, value=reached, how="host", met=met, note=note)
     if floor.within is not None:
-        loss = None if value is None or floor.metric not in teacher.quality else teacher.quality[floor.metric] - value
+        loss = None if reached is None or floor.metric not in teacher.quality else teacher.quality[floor.metric] - reached
         yield BudgetRecord(
-            what=f"{floor.metric} loss against the teacher", limit=floor.within, value=loss, how="host", met=loss is not None and loss <= floor.within, note=note
+            what=f"{floor.metric} loss against the teacher",
+            limit=floor.within,
+            value=loss,
+            how="host",
+            met=loss is not None and loss <= floor.within,
+            note=note,
         )
 
 

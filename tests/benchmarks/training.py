@@ -18,6 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import nn
+
 from mcompress.compress.models.build import build
 from mcompress.compress.models.space import SPACES
 from mcompress.compress.models.spec import ModelSpec
@@ -29,7 +31,6 @@ from mcompress.compress.train import Objective, TrainSettings, train
 from mcompress.targets.device import load_device
 from mcompress.targets.schema import Budget, DataConfig
 from mcompress.targets.stages import DistillConfig, SearchConfig
-from torch import nn
 
 logger = logging.getLogger("benchmark")
 SHAPE = (1, 3, 128, 128)
@@ -62,7 +63,9 @@ def fit(objective: Objective, steps: int, seed: int) -> float:
     return time.monotonic() - started
 
 
-def trained(task: SuperResolution, spec: ModelSpec, weights: dict[str, float] | None, teacher: nn.Module, steps: int, seed: int) -> tuple[float, float]:
+def trained(
+    task: SuperResolution, spec: ModelSpec, weights: dict[str, float] | None, teacher: nn.Module, steps: int, seed: int
+) -> tuple[float, float]:
     """(PSNR dB, seconds) of a network trained from scratch: on the truth alone, or by distillation with these weights."""
     torch.manual_seed(seed)
     network = build(spec)
@@ -143,7 +146,13 @@ def main() -> None:
     task = SuperResolution.from_config(DataConfig())
     teacher_spec, teacher = task.embedded_teacher(SHAPE)
     options.out.mkdir(parents=True, exist_ok=True)
-    facts = {"steps": options.steps, "seeds": options.seeds, "threads": options.threads, "torch": torch.__version__, "teacher_db": round(quality_db(task, teacher.eval()), 3)}
+    facts = {
+        "steps": options.steps,
+        "seeds": options.seeds,
+        "threads": options.threads,
+        "torch": torch.__version__,
+        "teacher_db": round(quality_db(task, teacher.eval()), 3),
+    }
     if options.only != "search":
         result = {**facts, "rows": compare_training(task, teacher, options.steps, options.seeds)}
         (options.out / "training.json").write_text(json.dumps(result, indent=2) + "\n")
