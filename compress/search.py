@@ -2,14 +2,13 @@
 
 1. Supernet. Each step trains the largest network, the smallest and a few random ones on the same weights (the sandwich rule, Yu & Huang 2019, arXiv
    1903.05134). The largest learns from the truth and the teacher; the others from the truth and from the largest (in-place distillation).
-2. Search. Optuna's TPE proposes candidates. One over a limit is rejected from its operator table, before anything is evaluated. The others
+2. Search. Optuna's TPE proposes candidates, a third of them at random, which spreads them over the front. One over a limit is rejected from its operator table, before anything is evaluated. The others
    are evaluated with weights cut from the supernet on fixed training crops. The pick is the best within the budget; the front is all the
    candidates that no other beats in both quality and latency.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,7 +157,7 @@ def search(config: SearchConfig, context: StageContext) -> StageOutput:
     trials = [t for t in study.trials if t.state == TrialState.COMPLETE]
     if not trials:
         raise PlanError([_nothing_fits(context, space)])
-    best = max(trials, key=lambda t: (t.values[0], -t.values[1]))
+    best = max(trials, key=lambda t: (t.values[0], -_latency_ms(t)))
     front = _front(trials)
     spec = ModelSpec(space.network, cast("Args", best.user_attrs["args"]), (), context.teacher_spec.input_shape)
     student = build(spec)
@@ -176,9 +175,7 @@ def search(config: SearchConfig, context: StageContext) -> StageOutput:
 
 def _search_candidates(config: SearchConfig, context: StageContext, space: SearchSpace, supernet: nn.Module) -> tuple[optuna.Study, int]:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study(
-        study_name="search", storage=_journal(context.study_journal), directions=["maximize", "minimize"], load_if_exists=True
-    )
+    study = optuna.create_study(study_name="search", storage=_journal(context.study_journal), direction="maximize", load_if_exists=True)
     _forget_interrupted(study)
     source, truth = context.task.validation_batch()
     weights = supernet.state_dict()
@@ -191,11 +188,8 @@ def _search_candidates(config: SearchConfig, context: StageContext, space: Searc
             return study, len(finished) - evaluated
         report(evaluated, config.trials, f"{len(finished) - evaluated} over budget")
         # The sampler is seeded by how much is finished, not kept, so that a search that was killed proposes what it would have proposed.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            study.sampler = optuna.samplers.TPESampler(
-                seed=int(step_generator(context.seed, len(finished)).initial_seed() % 2**31), n_startup_trials=min(20, config.trials // 2 + 1)
-            )
+        seed = step_generator(context.seed, len(finished)).initial_seed() % 2**31
+        study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=config.trials // 3 + 1)
         trial = study.ask()
         args = space.suggest(trial)
         cost = candidate_cost(ModelSpec(space.network, args, (), context.teacher_spec.input_shape), context.device, context.unit)
@@ -211,7 +205,7 @@ def _search_candidates(config: SearchConfig, context: StageContext, space: Searc
         shape = _meta_network(space, args)
         with torch.no_grad():
             output = functional_call(shape, cut(weights, shape), source)
-        study.tell(trial, [context.task.quality(output, truth), cost.latency.value])
+        study.tell(trial, context.task.quality(output, truth))
 
 
 def _journal(path: Path) -> optuna.storages.JournalStorage:
@@ -224,10 +218,14 @@ def _forget_interrupted(study: optuna.Study) -> None:
         study.tell(trial.number, state=TrialState.FAIL)
 
 
+def _latency_ms(trial: FrozenTrial) -> float:
+    return float(trial.user_attrs["latency"]["value"])
+
+
 def _front(trials: list[FrozenTrial]) -> list[FrozenTrial]:
     """Candidates that no other beats in both quality and latency, from fast to slow."""
     front: list[FrozenTrial] = []
-    for trial in sorted(trials, key=lambda t: (t.values[1], -t.values[0])):
+    for trial in sorted(trials, key=lambda t: (_latency_ms(t), -t.values[0])):
         if not front or trial.values[0] > front[-1].values[0]:
             front.append(trial)
     return front
@@ -236,7 +234,7 @@ def _front(trials: list[FrozenTrial]) -> list[FrozenTrial]:
 def _describe(trial: FrozenTrial, *, picked: bool) -> JsonValue:
     return {
         "quality": trial.values[0],
-        "latency_ms": trial.values[1],
+        "latency_ms": _latency_ms(trial),
         "macs": trial.user_attrs["macs"],
         "peak_memory_mb": trial.user_attrs["peak_memory_mb"],
         "spec_args": trial.user_attrs["args"],

@@ -63,9 +63,7 @@ def run(
 
     with Terminal() as reporter:
         outcome = run_target(target, set_ or (), out=out, quick=quick, force=force or (), reporter=reporter)
-    render(outcome.record, Console(highlight=False))
-    typer.echo(f"bundle: {outcome.folder / 'bundle'}")
-    typer.echo(f"report: {outcome.folder / 'report.html'}")
+    render(outcome.record, Console(highlight=False), folder=outcome.folder)
     outcome.raise_for_status()
 
 
@@ -150,18 +148,12 @@ def verify(bundle: Annotated[Path, typer.Argument(metavar="BUNDLE")], json_: Jso
 @app.command()
 def report(folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]) -> None:
     """Write report.html of a run again and print its table."""
-    from pydantic import ValidationError
     from rich.console import Console
 
-    from mcompress.reports.html import write_report
+    from mcompress.reports.html import load_run, write_report
     from mcompress.reports.terminal import render
-    from mcompress.run import Run
 
-    try:
-        record = Run.load(folder)
-    except (OSError, ValidationError) as error:
-        raise UsageError(f"'{folder}' is no run folder: its run.json cannot be read ({error}); give a folder such as runs/NAME-DIGEST") from error
-    render(record, Console(highlight=False))
+    render(load_run(folder), Console(highlight=False), folder=folder)
     typer.echo(f"report: {write_report(folder)}")
 
 

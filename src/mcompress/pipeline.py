@@ -20,6 +20,7 @@ from mcompress.compress.stage import StageContext, StageOutput
 from mcompress.compress.stages import STAGES
 from mcompress.console import Reporter, Silent
 from mcompress.errors import BudgetMissed, ParityError, UsageError
+from mcompress.export.backend import captured
 from mcompress.exporting import export_all
 from mcompress.planning import Plan, plan, thread_count
 from mcompress.recording import make_record, write_bundle_of
@@ -88,7 +89,8 @@ def execute(made: Plan, out: Path, *, force: Sequence[str], reporter: Reporter, 
         for skipped in made.task.skipped:
             reporter.note(f"skipped {skipped}")
         cache = Cache(out / "cache")
-        stages = run_stages(made, cache, force, reporter)
+        with captured(folder / "log.txt"):
+            stages = run_stages(made, cache, force, reporter)
         exports = export_all(made, stages[-1].artifact, cache, folder / "log.txt", reporter, force="export" in force)
         record = make_record(made, stages, exports, cache, reporter, quick=quick, folder=folder, peak_memory_mb=_peak_mb())
         write_bundle_of(made, record, stages, exports, folder)
@@ -196,6 +198,7 @@ class _logging_to:  # noqa: N801  (reads as the phrase it is)
         self.handler = logging.FileHandler(self.path, encoding="utf-8")
         self.handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logger.addHandler(self.handler)
+        logger.propagate = False  # backends put handlers of their own on the root logger
         logger.setLevel(logging.INFO)
 
     def __exit__(self, *_: object) -> None:
