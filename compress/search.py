@@ -2,9 +2,9 @@
 
 1. Supernet. Each step trains the largest network, the smallest and a few random ones on the same weights (the sandwich rule, Yu & Huang 2019, arXiv
    1903.05134). The largest learns from the truth and the teacher; the others from the truth and from the largest (in-place distillation).
-2. Search. Optuna's TPE proposes candidates, a third of them at random, which spreads them over the front. One over a limit is rejected from its operator table, before anything is evaluated. The others
-   are evaluated with weights cut from the supernet on fixed training crops. The pick is the best within the budget; the front is all the
-   candidates that no other beats in both quality and latency.
+2. Search. Optuna's TPE proposes candidates, a third of them at random, which spreads them over the front. One over a limit is rejected from its
+   operator table, before anything is evaluated. The others are evaluated with weights cut from the supernet on fixed training crops. The pick
+   is the best within the budget; the front is all the candidates that no other beats in both quality and latency.
 """
 
 from __future__ import annotations
