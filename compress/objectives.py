@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from mcompress.compress import losses
 from mcompress.compress.models.patchgan import patchgan
 from mcompress.compress.tasks.task import Task
+from mcompress.errors import PlanError
 from mcompress.targets.stages import DistillConfig, TrainingConfig
 
 
@@ -136,7 +137,7 @@ class Distillation:
         if config.gram:
             made = self.teacher_discriminator.forward_features(self.output)[:-1]
             with torch.no_grad():
-                wanted = self.teacher_discriminator.forward_features(self.truth)[:-1]
+                wanted = self.teacher_discriminator.forward_features(self.teacher_output)[:-1]
             terms["gram"] = config.gram * torch.stack([losses.gram_l1(a, b) for a, b in zip(made, wanted, strict=True)]).mean()
         return terms
 
@@ -183,6 +184,8 @@ class _Taps:
         with torch.no_grad():
             student(source.to(next(student.parameters()).device))
             teacher(source.to(next(teacher.parameters()).device))
+        if not hasattr(self, "student_feature") or not hasattr(self, "teacher_feature"):
+            raise PlanError(["stage distill: feature and kernel_alignment need a convolution at input resolution in both networks; set both to 0"])
         return nn.Conv2d(self.student_feature.shape[1], self.teacher_feature.shape[1], 1)
 
     def close(self) -> None:

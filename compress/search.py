@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ from mcompress.compress.models.spec import ModelSpec
 from mcompress.compress.stage import StageContext, StageOutput
 from mcompress.compress.tasks.task import Task
 from mcompress.compress.train import TrainSettings, step_generator, train
-from mcompress.errors import PlanError
+from mcompress.errors import PlanError, StageError
 from mcompress.targets.device import Device, Unit
 from mcompress.targets.latency import estimate
 from mcompress.targets.operators import OperatorTable
@@ -205,10 +206,19 @@ def _search_candidates(config: SearchConfig, context: StageContext, space: Searc
         shape = _meta_network(space, args)
         with torch.no_grad():
             output = functional_call(shape, cut(weights, shape), source)
-        study.tell(trial, context.task.quality(output, truth))
+        quality = context.task.quality(output, truth)
+        if math.isnan(quality):
+            raise StageError(f"stage search: the supernet gives NaN for {args}; lower learning_rate, then run again")
+        study.tell(trial, quality)
 
 
 def _journal(path: Path) -> optuna.storages.JournalStorage:
+    """Open the journal; a line that a killed process left unfinished is cut off, and so is the lock it held (one process works on an entry)."""
+    if path.exists():
+        data = path.read_bytes()
+        if not data.endswith(b"\n"):
+            path.write_bytes(data[: data.rfind(b"\n") + 1])
+    path.with_name(path.name + ".lock").unlink(missing_ok=True)
     return optuna.storages.JournalStorage(JournalFileBackend(str(path)))
 
 

@@ -36,7 +36,7 @@ class StageContext:
     checkpoints: Callable[[str], CheckpointStore]
     """A named place for training state."""
     study_journal: Path
-    """Where a search keeps its trials (optuna's journal), so that a killed search resumes and several workers can join."""
+    """Where a search keeps its trials (optuna's journal), so that a killed search resumes."""
     progress: Callable[[str], Progress]
     """Opens a progress line with this title."""
 

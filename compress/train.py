@@ -15,6 +15,7 @@ from typing import Protocol
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from mcompress.errors import TrainingDiverged
@@ -108,7 +109,9 @@ def train(objective: Objective, settings: TrainSettings, checkpoints: Checkpoint
 
     The players end with their averaged weights loaded. Raises `TrainingDiverged` when a loss term is NaN or infinite.
     """
-    accelerator = Accelerator(mixed_precision=settings.precision)
+    # The CPU on every machine, so that one target gives one result; the state is a singleton that would keep the last stage's precision.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = Accelerator(cpu=True, mixed_precision=settings.precision)
     players = {name: _placed(module, accelerator.device).train() for name, module in objective.players().items()}
     for module in objective.frozen().values():
         _placed(module, accelerator.device).eval().requires_grad_(False)
@@ -140,7 +143,9 @@ def train(objective: Objective, settings: TrainSettings, checkpoints: Checkpoint
             optimizers[name].zero_grad(set_to_none=True)
             total = torch.stack([value.float() for value in terms.values()]).sum()
             accelerator.backward(total)
-            nn.utils.clip_grad_norm_(module.parameters(), settings.clip_norm)
+            norm = nn.utils.clip_grad_norm_(module.parameters(), settings.clip_norm)
+            if not bool(torch.isfinite(norm)):  # before the step, so that weights and checkpoints stay finite
+                raise TrainingDiverged(name, state.step, "gradient norm", float(norm), kept_step)
             optimizers[name].step()
             _average(state.averaged[name], module, min(settings.average, (state.step + 1) / (state.step + 10)))
         state.step += 1

@@ -311,7 +311,7 @@ def _quality(record: ExportRecord, run: Run) -> Quality:
     if record.quality:
         after, source = record.quality, "this file in its runtime"
     else:
-        model = run.models.get("compressed" if record.variant == "mixed" else "student") or run.models.get("compressed")
+        model = run.models.get("distilled")
         after, source = (model.quality if model else {}), "PyTorch"
     return Quality.model_validate(
         {"before": teacher.quality if teacher else {}, "after": after, "after_from": source, "baseline": run.baseline.get("mean", {})}

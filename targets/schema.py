@@ -59,6 +59,12 @@ class QualityFloor(Frozen):
     within: float | None = Field(default=None, ge=0)
     """Largest loss against the teacher, in the metric's unit."""
 
+    @model_validator(mode="after")
+    def _some_floor(self) -> QualityFloor:
+        if self.at_least is None and self.within is None:
+            raise ValueError("give at_least (absolute) or within (loss against the teacher); without one nothing is checked")
+        return self
+
 
 class Budget(Frozen):
     """What the result must stay within; every limit is optional and is compared with a `Measurement`."""
@@ -96,9 +102,15 @@ class TeacherConfig(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _checkpoint_means_esrgan(cls, value: object) -> object:
-        if isinstance(value, dict) and value.get("checkpoint") and "network" not in value:
+        if isinstance(value, dict) and value.get("checkpoint") and value.get("network", "embedded") == "embedded":
             return {**value, "network": "rrdb"}
         return value
+
+    @model_validator(mode="after")
+    def _embedded_takes_nothing(self) -> TeacherConfig:
+        if self.network == "embedded" and self.args:
+            raise ValueError("the embedded teacher takes no args; name a network, for example rrdb")
+        return self
 
 
 class ModelConfig(Frozen):

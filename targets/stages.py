@@ -101,6 +101,16 @@ class DistillConfig(TrainingConfig):
     """Base width of the PatchGAN discriminators."""
     discriminator_learning_rate: float = Field(default=2e-4, gt=0, le=1.0)
 
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> Self:
+        if not any((self.truth, self.output, self.feature, self.kernel_alignment, self.gram, self.adversarial)):
+            raise ValueError("every weight is 0, so nothing would be learned; set truth, output, feature, kernel_alignment, gram or adversarial")
+        if self.discriminator and not self.adversarial:
+            raise ValueError("discriminator has a weight but adversarial has none, so the discriminator would never reach the student")
+        if self.kernel_alignment and self.batch_size < 2:
+            raise ValueError("kernel_alignment compares the samples of a batch with each other; batch_size must be at least 2")
+        return self
+
 
 class QuantizeConfig(Stage):
     """INT8 post-training quantization; operators whose quantization costs too much stay FP16."""

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import JsonValue
+from safetensors import SafetensorError
 
 from mcompress.errors import DiskFullError, UsageError
 
@@ -143,10 +144,10 @@ def disk_full_named(where: Path) -> Iterator[None]:
     """Turn "no space left" into an error that says where and what is kept."""
     try:
         yield
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        # torch's and safetensors' writers report a full disk as RuntimeError or their own OSError without errno.
-        if full or "No space left" in str(error) or "enforce fail at inline_container" in str(error) or "file write failed" in str(error):
+        # torch's and safetensors' writers report a full disk without an errno.
+        if full or any(text in str(error) for text in ("No space left", "enforce fail at inline_container", "file write failed", "os error 28")):
             free_mb = shutil.disk_usage(where).free / 1e6
             raise DiskFullError(
                 f"no space left while writing to '{where}' ({free_mb:.0f} MB free). What was finished is kept; free some space or give "

@@ -72,9 +72,10 @@ def plan(
     target: TargetArgument, set_: SetOption = None, out: OutOption = Path("runs"), quick: QuickOption = False, json_: JsonOption = False
 ) -> None:
     """Check a target, and show what a run would do and what is cached."""
-    from mcompress.pipeline import preview
+    from mcompress.pipeline import open_target, preview
 
-    rows = preview(_load(target, set_, quick=quick), out)
+    loaded = open_target(target, set_ or ())
+    rows = preview(loaded.quick() if quick else loaded, out)
     if json_:
         typer.echo(json.dumps(rows, indent=2))
         return

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from mcompress.artifact import Artifact, load_artifact, model_digest, save_output
-from mcompress.cache import Cache, Entry, digest_of, locked
+from mcompress.cache import Cache, Entry, digest_of, disk_full_named, locked
 from mcompress.compress.checkpoints import FileCheckpoints
 from mcompress.compress.models.build import build
 from mcompress.compress.stage import StageContext, StageOutput
@@ -67,13 +67,18 @@ def run(
 ) -> Outcome:
     """Run a target from its file, name or object. See `mcompress.errors` for what it raises."""
     if not isinstance(target, Target):
-        path = Path(target)
-        if path.is_file() and str(path.resolve().parent) not in sys.path:
-            sys.path.append(str(path.resolve().parent))  # so that `network: my_network:build` finds a module beside its target
-        target = load_target(path, overrides)
+        target = open_target(target, overrides)
     if quick:
         target = target.quick()
     return execute(plan(target), out, force=force, reporter=reporter or Silent(), quick=quick)
+
+
+def open_target(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Target:
+    """Load a target, and let `network: my_network:build` find a module beside its file."""
+    path = Path(path_or_name)
+    if path.is_file() and str(path.resolve().parent) not in sys.path:
+        sys.path.append(str(path.resolve().parent))
+    return load_target(path, overrides)
 
 
 def execute(made: Plan, out: Path, *, force: Sequence[str], reporter: Reporter, quick: bool = False) -> Outcome:
@@ -83,7 +88,7 @@ def execute(made: Plan, out: Path, *, force: Sequence[str], reporter: Reporter, 
     if unknown:
         raise UsageError(f"--force {unknown[0]}: this target has no such stage; it has: {', '.join((*made.stage_names(), 'export'))}")
     folder = out / f"{target.name}-{digest(target)[:8]}"
-    with locked(folder / ".lock", f"another mcompress run is working in {folder}"), _logging_to(folder / "log.txt"):
+    with locked(folder / ".lock", f"another mcompress run is working in {folder}"), _logging_to(folder / "log.txt"), disk_full_named(out):
         torch.set_num_threads(thread_count(target))
         (folder / "target.yaml").write_text(resolved_yaml(target), encoding="utf-8")
         for skipped in made.task.skipped:

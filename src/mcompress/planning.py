@@ -64,7 +64,7 @@ class Plan:
             "teacher": model_digest(self.teacher_spec, self.teacher.state_dict()),
             "data": self.data_digest,
             "seed": self.target.seed,
-            "threads": self.target.threads,
+            "threads": thread_count(self.target),
             "torch": torch.__version__,
             "cpu": cpu_name(),
         }
@@ -94,6 +94,11 @@ def plan(target: Target) -> Plan:
         for stage in target.stages
         if isinstance(stage, TrainingConfig) and stage.crop_size > task.largest_crop()
     )
+    if target.model.student is not None and any(isinstance(stage, SearchConfig) for stage in target.stages):
+        problems.append("model.student and a search stage exclude each other: the search makes the student; remove one of them")
+    floor = target.budget.quality
+    if floor is not None and floor.metric != task.metric:
+        problems.append(f"budget.quality.metric is '{floor.metric}'; {task.name} measures {task.metric}")
     if problems:
         raise PlanError([f"target '{target.name}': {problem}" for problem in problems + missing])
     if missing:

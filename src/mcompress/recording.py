@@ -272,10 +272,10 @@ def _lay_out_samples(folder: Path, pictures: dict[str, Entry], shown: ExportResu
     samples = folder / "samples"
     shutil.rmtree(samples, ignore_errors=True)
     for entry in pictures.values():
-        for picture in sorted((entry.folder / "pictures").rglob("*.png")):
+        for picture in sorted(p for p in (entry.folder / "pictures").rglob("*.png") if p.is_file()):
             _link(picture, samples / picture.parent.name / picture.name)
     if shown is not None:
-        for picture in sorted((shown.entry.folder / "pictures").rglob("file.png")):
+        for picture in sorted(p for p in (shown.entry.folder / "pictures").rglob("file.png") if p.is_file()):
             _link(picture, samples / picture.parent.name / "compressed.png")
 
 
@@ -288,6 +288,7 @@ def link_folder(source: Path, destination: Path) -> None:
 
 def _link(source: Path, destination: Path) -> None:
     destination.parent.mkdir(parents=True, exist_ok=True)
+    destination.unlink(missing_ok=True)  # writing through a link would change the cache
     try:
         os.link(source, destination)
     except OSError:  # another file system, or one without hard links

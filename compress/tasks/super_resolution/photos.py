@@ -86,10 +86,10 @@ def folder_photos(folder: Path, smallest: int) -> PhotoSet:
         raise PlanError([f"data folder '{folder}' does not exist; give a folder that holds {', '.join(SUFFIXES)} files"])
     photos, skipped = [], []
     for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES):
-        name = path.relative_to(folder).as_posix()
+        name = path.relative_to(folder).as_posix().replace("/", "_")  # one level, because pictures of it are filed under its name
         try:
             pixels = _read(path)
-        except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError) as error:
+        except (OSError, SyntaxError, UnidentifiedImageError, ValueError, Image.DecompressionBombError) as error:
             skipped.append(f"{name}: cannot be read ({error})")
             continue
         if min(pixels.shape[1:]) < smallest:
@@ -104,6 +104,8 @@ def folder_photos(folder: Path, smallest: int) -> PhotoSet:
 
 def _read(path: Path) -> Tensor:
     with Image.open(path) as image:
+        if image.mode == "F" or image.mode.startswith("I"):
+            raise ValueError(f"its pixels are {image.mode}, more than 8 bits; save it as 8-bit RGB")
         array = np.array(image.convert("RGB"), dtype=np.uint8)
     return torch.from_numpy(array).permute(2, 0, 1).contiguous()
 

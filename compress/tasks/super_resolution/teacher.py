@@ -1,6 +1,6 @@
 """The embedded super-resolution teacher: how it was made, and how to make it again.
 
-    python -m mcompress.compress.tasks.super_resolution.teacher --steps 18000 --seed 0 --out FOLDER
+    python -m mcompress.compress.tasks.super_resolution.teacher --steps 18000 --seed 0 --precision bf16 --out FOLDER
 
 trains a small RRDBNet on the embedded training photographs with L1 loss and writes `teacher.safetensors` (fp16) and `teacher.json`, which records the
 command, the data digest, the torch version and the held-out PSNR. About an hour on one core.
