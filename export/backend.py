@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcompress.errors import DiskFullError, ExportError, MCompressError, MissingBackendError
-from mcompress.run import CoverageRecord, OperatorFallback
+from mcompress.record import CoverageRecord, OperatorFallback
 from mcompress.targets.exports import Export
 from mcompress.targets.schema import Fallback
 

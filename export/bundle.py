@@ -30,7 +30,7 @@ from mcompress.export.manifest import (
     VectorFiles,
 )
 from mcompress.export.replay import Result, digest_of, size_of
-from mcompress.run import ExportRecord, Run
+from mcompress.record import ExportRecord, Run
 from mcompress.targets.schema import Target
 
 FLOAT_TOLERANCE = 1e-3  # share of the output range; design.md's parity limit of float files, and what another CPU's order of additions stays below

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from mcompress.errors import ExportError
 from mcompress.export.backend import BackendCall, FloatArray, Port, Runner, Written, as_fallbacks, require, version_of
-from mcompress.run import CoverageRecord, OperatorFallback
+from mcompress.record import CoverageRecord, OperatorFallback
 from mcompress.targets.exports import CoreMLConfig
 
 if TYPE_CHECKING:

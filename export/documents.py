@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mcompress.export import replay
 from mcompress.export.manifest import Manifest, ModelFile
-from mcompress.run import Run
+from mcompress.record import Run
 from mcompress.targets.schema import Measurement, Target
 
 OWNERS = "not known, stated by the owner"

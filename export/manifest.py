@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from mcompress.export.interface import TensorFacts
-from mcompress.run import CoverageRecord, ParityRecord
+from mcompress.record import CoverageRecord, ParityRecord
 from mcompress.targets.schema import Measurement
 
 SCHEMA = 1

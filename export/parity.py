@@ -10,7 +10,7 @@ import numpy as np
 
 from mcompress.errors import ParityError
 from mcompress.export.backend import FloatArray, Runner, saturates_int8_sums
-from mcompress.run import ParityRecord
+from mcompress.record import ParityRecord
 
 if TYPE_CHECKING:
     from torch import nn

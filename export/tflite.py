@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcompress.export.backend import BackendCall, FloatArray, Port, Runner, Written, as_fallbacks, require, shortfalls, version_of
-from mcompress.run import CoverageRecord, OperatorFallback
+from mcompress.record import CoverageRecord, OperatorFallback
 from mcompress.targets.exports import TFLiteConfig
 
 if TYPE_CHECKING:

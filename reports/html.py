@@ -11,10 +11,10 @@ from markupsafe import Markup
 from pydantic import ValidationError
 
 from mcompress.errors import UsageError
+from mcompress.record import ExportRecord, ModelRecord, Run
 from mcompress.reports import plots, wording
 from mcompress.reports.details import FoundCandidate, StageDetails, read_details
 from mcompress.reports.pictures import Photograph, photographs
-from mcompress.run import ExportRecord, ModelRecord, Run
 from mcompress.targets.schema import Fallback, How, Measurement
 
 MOST_BARS = 48  # operators in the plot; the table behind it lists all

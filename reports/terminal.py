@@ -11,8 +11,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from mcompress.record import BudgetRecord, ExportRecord, ModelRecord, Run
 from mcompress.reports import wording
-from mcompress.run import BudgetRecord, ExportRecord, ModelRecord, Run
 from mcompress.targets.schema import How
 
 NARROW = 120  # columns below which the second table breaks its cells where they can be broken

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from mcompress.run import BudgetRecord, ExportRecord, ModelRecord, ParityRecord, Run
+from mcompress.record import BudgetRecord, ExportRecord, ModelRecord, ParityRecord, Run
 from mcompress.targets.schema import Fallback, How, Measurement
 
 MODEL_ORDER = ("teacher", "student", "distilled", "compressed")

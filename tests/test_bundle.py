@@ -28,7 +28,7 @@ from mcompress.export.backend import Port, captured
 from mcompress.export.bundle import ExportedFile, TestVector, tolerance_of, verify_bundle, write_bundle
 from mcompress.export.interface import TensorFacts, facts_of
 from mcompress.export.manifest import Manifest
-from mcompress.run import CoverageRecord, EnvironmentRecord, ExportRecord, ModelRecord, ParityRecord, Run, StageRecord, TargetRecord
+from mcompress.record import CoverageRecord, EnvironmentRecord, ExportRecord, ModelRecord, ParityRecord, Run, StageRecord, TargetRecord
 from mcompress.targets.exports import ExecuTorchConfig, OnnxConfig, TFLiteConfig
 from mcompress.targets.schema import DataConfig, Fallback, Measurement, ModelConfig, Target, TeacherConfig
 from mcompress.targets.stages import DistillConfig

@@ -27,7 +27,7 @@ def test_links_resolve(name: str) -> None:
         "import mcompress",
         "import mcompress.cli",
         "import mcompress.targets.load, mcompress.targets.device, mcompress.targets.latency",
-        "import mcompress.run, mcompress.export",
+        "import mcompress.record, mcompress.export",
     ],
 )
 def test_light_imports(statement: str) -> None:

@@ -19,7 +19,7 @@ from mcompress.cli import app
 from mcompress.compress.stages import STAGES
 from mcompress.errors import BudgetMissed, DiskFullError, PlanError, StageError, UsageError
 from mcompress.planning import plan
-from mcompress.run import Run
+from mcompress.record import Run
 from mcompress.targets.load import load_target, shipped_targets
 from mcompress.targets.stages import StageConfig
 

@@ -18,11 +18,7 @@ from torch.nn import functional
 
 from mcompress.compress.tasks.super_resolution.photos import HELD_OUT_PHOTOS, bicubic_upsample, embedded_photos, whole_pair
 from mcompress.errors import UsageError
-from mcompress.reports import plots, wording
-from mcompress.reports.html import headlines, write_report
-from mcompress.reports.pictures import detail_region, photographs
-from mcompress.reports.terminal import render
-from mcompress.run import (
+from mcompress.record import (
     BudgetRecord,
     CoverageRecord,
     EnvironmentRecord,
@@ -34,6 +30,10 @@ from mcompress.run import (
     StageRecord,
     TargetRecord,
 )
+from mcompress.reports import plots, wording
+from mcompress.reports.html import headlines, write_report
+from mcompress.reports.pictures import detail_region, photographs
+from mcompress.reports.terminal import render
 from mcompress.targets.schema import Fallback, Measurement
 
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}

@@ -27,7 +27,7 @@ from mcompress.export.parity import FLOAT_METRIC, INT8_METRIC, float_parity, int
 from mcompress.export.profile import cpu_name, profile
 from mcompress.export.replay import digest_of, size_of
 from mcompress.planning import STAGE_VERSIONS, Plan, package_versions, thread_count
-from mcompress.run import ExportRecord
+from mcompress.record import ExportRecord
 from mcompress.targets.exports import ExportConfig
 from mcompress.targets.schema import Fallback, Measurement
 

@@ -23,9 +23,9 @@ from mcompress.errors import BudgetMissed, ParityError, UsageError
 from mcompress.export.backend import captured
 from mcompress.exporting import export_all
 from mcompress.planning import Plan, plan, thread_count
+from mcompress.record import Run, StageRecord
 from mcompress.recording import make_record, write_bundle_of
 from mcompress.reports.html import write_report
-from mcompress.run import Run, StageRecord
 from mcompress.targets.load import digest, load_target, resolved_yaml
 from mcompress.targets.schema import Target
 from mcompress.targets.stages import StageConfig

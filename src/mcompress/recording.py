@@ -26,7 +26,7 @@ from mcompress.export.bundle import write_bundle
 from mcompress.export.profile import cpu_name
 from mcompress.exporting import ExportResult
 from mcompress.planning import STAGE_VERSIONS, Plan, package_versions, thread_count
-from mcompress.run import BudgetRecord, EnvironmentRecord, ExportRecord, ModelRecord, Run, StageRecord, TargetRecord
+from mcompress.record import BudgetRecord, EnvironmentRecord, ExportRecord, ModelRecord, Run, StageRecord, TargetRecord
 from mcompress.targets.latency import Precisions, estimate, weight_bytes
 from mcompress.targets.load import digest
 from mcompress.targets.operators import OperatorTable
