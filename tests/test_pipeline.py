@@ -145,7 +145,8 @@ def test_a_missed_budget_is_exit_code_3_and_everything_is_written(tiny: Path, tm
     [
         (["budget.macs_g=0.0001"], r"budget.macs_g is 0.0001; the smallest network of the search space needs"),
         (["stages[0].crop_size=500"], r"crop_size is 500; the largest crop that the training data can give is"),
-        (["unit=tpu"], r"unit is 'tpu', which snapdragon865 does not have; it has: "),
+        (["budget.quality={metric: psnr, within: 1}"], r"budget.quality.metric is 'psnr'; super_resolution measures psnr_db"),
+        (["model.student={network: imdn}"], r"model.student and a search stage exclude each other"),
         (['stages=[{"stage": "quantize"}, {"stage": "prune", "ratio": 0.1}]'], r"'prune' stands behind 'quantize'; the order is search"),
     ],
 )
@@ -165,6 +166,34 @@ def test_weights_of_another_architecture(tiny: Path, tmp_path: Path) -> None:
     torch.save({"encoder.weight": torch.zeros(3)}, tmp_path / "other.pth")
     with pytest.raises(StageError, match=r"encoder\.weight"):
         plan(load_target(tiny, [f"model.teacher.checkpoint={tmp_path / 'other.pth'}"]))
+
+
+def test_a_users_checkpoint_replaces_the_embedded_teacher_of_a_shipped_target(tmp_path: Path) -> None:
+    import torch
+
+    from mcompress.compress.models.rrdb import rrdb
+
+    network = rrdb(features=8, blocks=1, growth=4)
+    torch.save({"params_ema": network.state_dict()}, tmp_path / "esrgan.pth")
+    made = plan(load_target(Path("snapdragon865"), [f"model.teacher.checkpoint={tmp_path / 'esrgan.pth'}", "model.input_shape=[1, 3, 32, 32]"]))
+    assert made.teacher_spec.args == {"features": 8, "blocks": 1, "growth": 4}
+    assert all(torch.equal(a, b) for a, b in zip(made.teacher.state_dict().values(), network.state_dict().values(), strict=True))
+
+
+def test_the_users_own_folders_of_png_files(tiny: Path, tmp_path: Path) -> None:
+    import numpy as np
+    from PIL import Image
+
+    for folder, count in (("train", 2), ("test/a", 1), ("test/b", 1)):
+        (tmp_path / folder).mkdir(parents=True)
+        for index in range(count):
+            pixels = np.random.default_rng(index).integers(0, 256, (160, 160, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / folder / f"{index}.png")
+    (tmp_path / "train" / "broken.png").write_bytes(b"not a picture")
+    overrides = [f"data.training={tmp_path / 'train'}", f"data.held_out={tmp_path / 'test'}", 'stages=[{"stage": "prune", "ratio": 0.05}]']
+    outcome = mcompress.run(tiny, [*overrides, "budget={}"], out=tmp_path / "runs")
+    assert sorted(p.name for p in (outcome.folder / "samples").iterdir()) == ["a_0.png", "b_0.png"]
+    assert any(f.what == "broken.png" for f in outcome.record.fallbacks)
 
 
 def test_the_command_line_reports_errors_in_one_place(tmp_path: Path) -> None:

@@ -71,7 +71,8 @@ class Terminal:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
-        self._bars.stop()
+        if self.console.is_terminal:
+            self._bars.stop()
         self._stream.close()
 
     def note(self, text: str) -> None:

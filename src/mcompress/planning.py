@@ -85,9 +85,7 @@ def plan(target: Target) -> Plan:
         except MissingBackendError as error:
             missing.append(str(error))
     device = load_device(target.device)
-    unit_name = target.unit or device.preferred_unit
-    if unit_name not in device.units:
-        problems.append(f"unit is '{unit_name}', which {device.name} does not have; it has: {', '.join(device.units)}")
+    unit = device.unit(target.unit)
     task = load_task(target)
     problems.extend(
         f"stage {stage.stage}: crop_size is {stage.crop_size}; the largest crop that the training data can give is {task.largest_crop()}"
@@ -105,7 +103,7 @@ def plan(target: Target) -> Plan:
         raise MissingBackendError("\n".join(missing))
     teacher_spec, teacher = load_teacher(target.model, task)
     start_spec, start = load_start(target.model, teacher_spec, teacher)
-    made = Plan(target, device, device.units[unit_name], task, teacher_spec, teacher, start_spec, start)
+    made = Plan(target, device, unit, task, teacher_spec, teacher, start_spec, start)
     problems = _network_problems(made)
     if problems:
         raise PlanError([f"target '{target.name}': {problem}" for problem in problems])
