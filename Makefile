@@ -13,10 +13,10 @@ quick: $(STAMP)
 	$(BIN)/mcompress run targets/snapdragon865.yaml --quick
 
 test: $(STAMP)
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest
 
 check: lint types
-	$(BIN)/pytest -n 2 --dist loadfile -m "not export and not pipeline"
+	$(BIN)/pytest -m "not export and not pipeline"
 
 lint: $(STAMP)
 	$(BIN)/ruff check
