@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mcompress.compress.cost import operator_table
-from mcompress.compress.models.build import example_input
-from mcompress.compress.models.spec import PruningEdit
+from mcompress.compress.models.build import example_input, record_edits
 from mcompress.compress.stage import StageContext, StageOutput
 from mcompress.compress.train import step_generator
 from mcompress.errors import StageError
@@ -81,7 +80,7 @@ def prune(config: PruneConfig, context: StageContext) -> StageOutput:
         # Only groups that share a layer with the pruned one have changed.
         candidates = {n: c for n, c in candidates.items() if c is None or not c.touches & chosen.touches}
     model.zero_grad(set_to_none=True)
-    edits = tuple(PruningEdit(name, is_output, tuple(channels)) for name, is_output, channels in graph.pruning_history())
+    edits = record_edits(graph.pruning_history())
     spec = context.spec.with_edits(edits)
     widths = _widths(model)
     layers: list[JsonValue] = [{"module": n, "before": w, "after": widths[n]} for n, w in widths_before.items() if widths[n] != w]

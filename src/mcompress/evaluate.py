@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from mcompress.compress.cost import count
-from mcompress.compress.models.spec import ModelSpec
 from mcompress.compress.tasks.task import Sample, Task
 from mcompress.export.tiled import run_tiled
 
@@ -93,9 +91,3 @@ def parity_inputs(task: Task, input_shape: tuple[int, ...]) -> list[NDArray[np.f
                 picture = np.pad(picture, pad, mode="symmetric" if wanted >= 2 * size else "reflect")
         inputs.append(np.ascontiguousarray(np.repeat(picture, input_shape[0], axis=0).astype(np.float32)))
     return inputs
-
-
-def facts(network: nn.Module, spec: ModelSpec) -> dict[str, int]:
-    """Parameters, both MAC counts, peak activation and traffic bytes (fp32), weight bytes (fp32)."""
-    counted = count(network, spec.input_shape)
-    return {**counted, "weight_bytes": counted["params"] * 4}

@@ -99,6 +99,7 @@ def make_record(
         *(fallback for result in exports for fallback in result.fallbacks),
         *(fallback for _, found in chosen for fallback in found),
         *host_contradictions(records),
+        *unplanned(operator_table(final.network(), made.target.model.input_shape), final.plan),
     ]
     return Run(
         target=TargetRecord(name=made.target.name, digest=digest(made.target), title=made.device.title, quick=quick),
@@ -153,6 +154,16 @@ def planned_precisions(table: OperatorTable, plan: PrecisionPlan | None) -> Prec
         return "fp16"
     of_module = {operator.module: operator.precision for operator in plan.operators if operator.module}
     return {row.name: of_module.get(row.name, "fp16") for row in table.operators if row.macs}
+
+
+def unplanned(table: OperatorTable, plan: PrecisionPlan | None) -> Iterator[Fallback]:
+    """Rows that the plan does not name, such as a convolution called as a function: the estimate takes them as fp16, and says so."""
+    modules = {operator.module for operator in plan.operators if operator.module} if plan is not None else set()
+    for row in table.operators:
+        if plan is not None and row.macs and row.name not in modules:
+            yield Fallback(
+                where="estimate", what=row.name, reason="the precision plan knows no module of this name; it is estimated and sized as fp16"
+            )
 
 
 def device_latency(made: Plan, table: OperatorTable, plan: PrecisionPlan | None) -> Measurement:
