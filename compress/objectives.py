@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
-from mcompress.compress import losses
+from mcompress.compress.losses import ADVERSARIAL, TERMS
 from mcompress.compress.models.patchgan import patchgan
 from mcompress.compress.tasks.task import Task
+from mcompress.compress.taught import TaughtBatches
 from mcompress.errors import PlanError
 from mcompress.targets.stages import DistillConfig, TrainingConfig
 
@@ -44,7 +44,7 @@ class FitTruth:
 
     def terms(self, player: str) -> Mapping[str, Tensor]:  # noqa: ARG002  (one player)
         """`truth` alone."""
-        return {"truth": functional.l1_loss(self.network(self.source).float(), self.truth)}
+        return {"truth": TERMS["l1"].compute(self.network(self.source).float(), self.truth)}
 
 
 class Distillation:
@@ -64,12 +64,14 @@ class Distillation:
     def __init__(self, task: Task, config: DistillConfig, student: nn.Module, teacher: nn.Module) -> None:
         self.task, self.config, self.teacher = task, config, teacher
         self.student = student
+        self.lessons = TaughtBatches(task, config, teacher)
         self.taps = _Taps(student, teacher) if config.feature or config.kernel_alignment else None
         adaptors: dict[str, nn.Module] = {}
         if self.taps is not None and config.feature:
             source, _ = task.training_batch(1, config.crop_size, torch.Generator().manual_seed(0))
             adaptors["adaptor"] = self.taps.adaptor(student, teacher, source)
         self.generator = nn.ModuleDict({"student": student, **adaptors})
+        self.discriminator_term, self.generator_term = (TERMS[name] for name in ADVERSARIAL[config.adversarial_loss])
         self.with_discriminator = bool(config.adversarial or config.discriminator or config.gram)
         self.with_teacher_discriminator = bool(config.discriminator or config.gram)
         if self.with_discriminator:
@@ -96,24 +98,22 @@ class Distillation:
         return {"teacher_discriminator": rate, "discriminator": rate}
 
     def begin_step(self, generator: torch.Generator, device: torch.device) -> None:
-        """Draw a batch and run student and teacher on it once."""
-        source, truth = self.task.training_batch(self.config.batch_size, self.config.crop_size, generator)
-        self.source, self.truth = source.to(device), truth.to(device)
-        with torch.no_grad():
-            self.teacher_output = self.teacher(self.source).float()
-        self.output = self.student(self.source).float()
+        """Draw a batch with the teacher's answer and run the student on it once."""
+        lesson = self.lessons.draw(generator, device)
+        self.truth, self.teacher_output = lesson.truth, lesson.taught
+        self.output = self.student(lesson.source).float()
 
     def terms(self, player: str) -> Mapping[str, Tensor]:
         """The terms of one player; weights applied."""
         if player == "teacher_discriminator":
-            return {"gan": _discriminator_gan(self.teacher_discriminator, self.truth, self.teacher_output)}
+            return {"gan": self._gan_of_discriminator(self.teacher_discriminator, self.teacher_output)}
         if player == "discriminator":
             return self._discriminator_terms()
         return self._generator_terms()
 
     def _discriminator_terms(self) -> dict[str, Tensor]:
         fake = self.output.detach()
-        terms = {"gan": _discriminator_gan(self.discriminator, self.truth, fake)}
+        terms = {"gan": self._gan_of_discriminator(self.discriminator, fake)}
         if self.config.discriminator:
             distances = []
             for images in (self.truth, self.teacher_output, fake):
@@ -126,28 +126,44 @@ class Distillation:
     def _generator_terms(self) -> dict[str, Tensor]:
         config, terms = self.config, {}
         if config.truth:
-            terms["truth"] = config.truth * functional.l1_loss(self.output, self.truth)
+            terms["truth"] = config.truth * TERMS["l1"].compute(self.output, self.truth)
         if config.output:
-            terms["output"] = config.output * functional.l1_loss(self.output, self.teacher_output)
+            terms["output"] = config.output * TERMS["l1"].compute(self.output, self.teacher_output)
+        if config.ssim:
+            terms["ssim"] = config.ssim * TERMS["ssim"].compute(self._from_0_to_1(self.output), self._from_0_to_1(self.teacher_output))
+        if config.total_variation:
+            terms["total_variation"] = config.total_variation * TERMS["total_variation"].compute(self.output)
         if self.taps is not None:
             terms.update(self._feature_terms(self.taps))
         if config.adversarial:
-            logits = self.discriminator(self.output)
-            terms["adversarial"] = config.adversarial * losses.lsgan_generator(logits)
+            terms["adversarial"] = config.adversarial * self._gan_of_generator()
         if config.gram:
             made = self.teacher_discriminator.forward_features(self.output)[:-1]
             with torch.no_grad():
                 wanted = self.teacher_discriminator.forward_features(self.teacher_output)[:-1]
-            terms["gram"] = config.gram * torch.stack([losses.gram_l1(a, b) for a, b in zip(made, wanted, strict=True)]).mean()
+            terms["gram"] = config.gram * torch.stack([TERMS["gram_l1"].compute(a, b) for a, b in zip(made, wanted, strict=True)]).mean()
         return terms
+
+    def _gan_of_discriminator(self, discriminator: nn.Module, fake: Tensor) -> Tensor:
+        return self.discriminator_term.compute(discriminator(self.truth), discriminator(fake))
+
+    def _gan_of_generator(self) -> Tensor:
+        fake = self.discriminator(self.output)
+        if self.generator_term.takes == "fake logits":
+            return self.generator_term.compute(fake)
+        return self.generator_term.compute(self.discriminator(self.truth), fake)
+
+    def _from_0_to_1(self, image: Tensor) -> Tensor:
+        low, high = self.task.output_range
+        return (image - low) / (high - low)
 
     def _feature_terms(self, taps: _Taps) -> dict[str, Tensor]:
         made, wanted = taps.student_feature.float(), taps.teacher_feature.float()
         terms = {}
         if self.config.feature:
-            terms["feature"] = self.config.feature * losses.feature_mse(self.generator["adaptor"](made), wanted)
+            terms["feature"] = self.config.feature * TERMS["feature_mse"].compute(self.generator["adaptor"](made), wanted)
         if self.config.kernel_alignment:
-            terms["kernel_alignment"] = self.config.kernel_alignment * losses.kernel_alignment(made, wanted)
+            terms["kernel_alignment"] = self.config.kernel_alignment * TERMS["kernel_alignment"].compute(made, wanted)
         return terms
 
     def close(self) -> None:
@@ -194,9 +210,5 @@ class _Taps:
             handle.remove()
 
 
-def _discriminator_gan(discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
-    return losses.lsgan_discriminator(discriminator(real), discriminator(fake))
-
-
 def _mean_distance(made: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
-    return torch.stack([functional.l1_loss(a, b) for a, b in zip(made, wanted, strict=True)]).mean()
+    return torch.stack([TERMS["l1"].compute(a, b) for a, b in zip(made, wanted, strict=True)]).mean()

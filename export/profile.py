@@ -18,6 +18,7 @@ from typing import TypedDict
 
 import numpy as np
 
+from mcompress.environment import cpu_name
 from mcompress.errors import ExportError
 from mcompress.targets.schema import Measurement
 
@@ -83,16 +84,6 @@ def profile(
         return (latency,)
     memory = Measurement(what="peak memory of the process", value=result["peak_memory_mb"], unit="MB", how="host", on=on, source="runtime included")
     return latency, memory
-
-
-def cpu_name() -> str:
-    """Name of this machine's processor, as the operating system gives it."""
-    facts = Path("/proc/cpuinfo")
-    if facts.exists():
-        for line in facts.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def measure(backend: str, path: Path, shape: tuple[int, ...], threads: int, runs: int, seconds: float) -> ProfileResult:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
 
 class Export(BaseModel):
-    """What every backend has: the parity limits that its files must meet."""
+    """What every backend has: the parity limits that its files must meet, and how long they are timed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -16,6 +16,12 @@ class Export(BaseModel):
     """Largest absolute difference of the float file to PyTorch, as a share of the output range."""
     int8_limit_db: float = Field(default=35.0, ge=0, le=120)
     """Least SQNR of the quantized file against the fake-quantized reference, dB."""
+    profile_s: float = Field(default=3.0, gt=0, le=600)
+    """A file is run on this machine for at most so many seconds to time it (at least 10 and at most 50 runs)."""
+
+    def quick(self) -> Self:
+        """The same export, timed briefly."""
+        return self.model_copy(update={"profile_s": min(self.profile_s, 0.3)})
 
 
 class OnnxConfig(Export):

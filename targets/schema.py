@@ -5,15 +5,21 @@ Everything here is frozen and rejects unknown keys. Nothing here imports torch.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from mcompress.targets.exports import ExportConfig
 from mcompress.targets.stages import StageConfig
 
 How = Literal["device", "host", "estimated", "published"]
+
+SMALLEST_SIDE = 8
+"""Pixels; on a smaller input, whatever a network computes is mostly its padding, and pictures cannot be cut into overlapping tiles."""
+MOST_VALUES = 2**25
+"""Values of one input; a 4K picture has 24.9 million."""
 
 
 class Frozen(BaseModel):
@@ -113,6 +119,16 @@ class TeacherConfig(Frozen):
         return self
 
 
+def _one_picture(shape: tuple[int, ...]) -> tuple[int, ...]:
+    if len(shape) != 4 or shape[0] != 1 or min(shape[2:]) < SMALLEST_SIDE or math.prod(shape) > MOST_VALUES:
+        seen = str(list(shape)) if len(shape) <= 8 else f"a list of {len(shape)} numbers"
+        raise ValueError(
+            f"{seen} cannot be exported; it must be [1, channels, height, width] with height and width of at least {SMALLEST_SIDE} and at most "
+            f"{MOST_VALUES} values in all, for example [1, 3, 128, 128]. Exported files take one picture at a time"
+        )
+    return shape
+
+
 class ModelConfig(Frozen):
     """The model: its task, the teacher, where compression starts, and the input that the exported files take.
 
@@ -124,7 +140,8 @@ class ModelConfig(Frozen):
     teacher: TeacherConfig = TeacherConfig()
     student: NetworkConfig | None = None
     """Where compression starts when no search stage builds a student; the teacher itself if left out."""
-    input_shape: tuple[Annotated[int, Field(ge=1)], ...] = (1, 3, 128, 128)
+    input_shape: Annotated[tuple[Annotated[int, Field(ge=1)], ...], AfterValidator(_one_picture)] = (1, 3, 128, 128)
+    """(1, channels, height, width) that the exported files take; larger pictures go through them in tiles."""
 
     @model_validator(mode="before")
     @classmethod
@@ -151,6 +168,14 @@ class DataConfig(Frozen):
         return self
 
 
+def _each_backend_once(exports: tuple[ExportConfig, ...]) -> tuple[ExportConfig, ...]:
+    names = [export.backend for export in exports]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"{', '.join(twice)} stands there more than once; a backend writes its files once, under one name, so keep one of each")
+    return exports
+
+
 class Target(Frozen):
     """One run: the only input of the pipeline."""
 
@@ -162,14 +187,20 @@ class Target(Frozen):
     data: DataConfig = DataConfig()
     budget: Budget = Budget()
     stages: tuple[StageConfig, ...] = Field(min_length=1)
-    exports: tuple[ExportConfig, ...] = Field(min_length=1)
+    exports: Annotated[tuple[ExportConfig, ...], AfterValidator(_each_backend_once)] = Field(min_length=1)
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
     threads: int = Field(default=2, ge=1, le=256)
     """Threads for training and calibration on this machine; part of what makes a result repeatable."""
+
+    def stage_names(self) -> tuple[str, ...]:
+        """Folder name per stage: its kind, numbered from the second of a kind on."""
+        kinds = [stage.stage for stage in self.stages]
+        return tuple(kind if kinds[: i + 1].count(kind) == 1 else f"{kind}{kinds[: i + 1].count(kind)}" for i, kind in enumerate(kinds))
 
     def quick(self) -> Target:
         """The same path with tiny budgets: few steps, a small input, and no quality floor, since nothing that comes out means anything."""
         batch, channels, *sides = self.model.input_shape
         model = self.model.model_copy(update={"input_shape": (batch, channels, *(min(side, 32) for side in sides))})
         budget = self.budget.model_copy(update={"quality": None})
-        return self.model_copy(update={"stages": tuple(stage.quick() for stage in self.stages), "model": model, "budget": budget})
+        stages, exports = tuple(stage.quick() for stage in self.stages), tuple(export.quick() for export in self.exports)
+        return self.model_copy(update={"stages": stages, "exports": exports, "model": model, "budget": budget})

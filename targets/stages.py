@@ -36,7 +36,14 @@ class TrainingConfig(Stage):
         return self.model_copy(update={"steps": min(self.steps, 12), "batch_size": min(self.batch_size, 4), "crop_size": min(self.crop_size, 16)})
 
 
-class SearchConfig(TrainingConfig):
+class TaughtConfig(TrainingConfig):
+    """What the training stages with a teacher share."""
+
+    teacher_batches: int | None = Field(default=None, ge=1, le=1_000_000)
+    """Batches that the teacher answers; later steps reuse them, reoriented. Left out, it answers a new batch at each step."""
+
+
+class SearchConfig(TaughtConfig):
     """Train a weight-shared supernet, then pick the best candidate within the budget."""
 
     stage: Literal["search"] = "search"
@@ -78,7 +85,7 @@ class PruneConfig(Stage):
         return self.model_copy(update={"importance_batches": 1})
 
 
-class DistillConfig(TrainingConfig):
+class DistillConfig(TaughtConfig):
     """Train the student from the teacher. A weight of 0 switches a term off, and with it everything that only the term needs."""
 
     stage: Literal["distill"] = "distill"
@@ -93,8 +100,14 @@ class DistillConfig(TrainingConfig):
     """One minus the kernel alignment of features (CAT); no adaptor."""
     gram: Weight = 0.0
     """Mean absolute error of Gram matrices of the outputs' discriminator features."""
+    ssim: Weight = 0.0
+    """One minus the structural similarity to the teacher's output (OMGD, UGC, Wav2Lip)."""
+    total_variation: Weight = 0.0
+    """Mean absolute difference of neighbouring pixels of the output, against speckle (OMGD, UGC); a regulariser, it teaches nothing by itself."""
     adversarial: Weight = 0.0
-    """Least-squares GAN term against the student's discriminator."""
+    """GAN term against the student's discriminator."""
+    adversarial_loss: Literal["least_squares", "relativistic"] = "least_squares"
+    """The game that discriminators and student play: LSGAN, or ESRGAN's relativistic average form."""
     discriminator: Weight = 0.0
     """Feature distance of the student's discriminator to the teacher's, on real and generated images (MFAGAN-style)."""
     discriminator_features: int = Field(default=16, ge=4, le=256)
@@ -103,10 +116,15 @@ class DistillConfig(TrainingConfig):
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> Self:
-        if not any((self.truth, self.output, self.feature, self.kernel_alignment, self.gram, self.adversarial)):
-            raise ValueError("every weight is 0, so nothing would be learned; set truth, output, feature, kernel_alignment, gram or adversarial")
+        if not any((self.truth, self.output, self.feature, self.kernel_alignment, self.gram, self.ssim, self.adversarial)):
+            raise ValueError(
+                "every weight is 0, so nothing would be learned; set truth, output, feature, kernel_alignment, gram, ssim or adversarial "
+                "(total_variation alone only blurs)"
+            )
         if self.discriminator and not self.adversarial:
             raise ValueError("discriminator has a weight but adversarial has none, so the discriminator would never reach the student")
+        if self.teacher_batches is not None and (self.feature or self.kernel_alignment):
+            raise ValueError("feature and kernel_alignment compare with the teacher's features at each step; remove teacher_batches or set both to 0")
         if self.kernel_alignment and self.batch_size < 2:
             raise ValueError("kernel_alignment compares the samples of a batch with each other; batch_size must be at least 2")
         return self

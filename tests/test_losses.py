@@ -44,13 +44,13 @@ few = settings(max_examples=10, deadline=None, derandomize=True)
 @over_terms
 @few
 @seeds
-def test_a_term_is_a_finite_scalar_not_below_its_least_value_with_finite_gradients(name: str, seed: int) -> None:
+def test_a_term_is_a_finite_scalar_not_below_0_with_finite_gradients(name: str, seed: int) -> None:
     term = TERMS[name]
     given_inputs = [value.requires_grad_() for value in inputs(term, seed)]
     value = term.compute(*given_inputs)
     assert value.shape == ()
     assert math.isfinite(float(value.detach()))
-    assert float(value.detach()) >= term.least - 1e-6
+    assert float(value.detach()) >= -1e-6
     value.backward()
     for tensor in given_inputs:
         assert tensor.grad is not None
@@ -61,12 +61,12 @@ def test_a_term_is_a_finite_scalar_not_below_its_least_value_with_finite_gradien
 @pytest.mark.parametrize("name", PAIRS)
 @few
 @seeds
-def test_a_student_that_is_the_teacher_has_the_least_value_and_does_not_move(name: str, seed: int) -> None:
+def test_a_student_that_is_the_teacher_loses_nothing_and_does_not_move(name: str, seed: int) -> None:
     student, teacher = inputs(TERMS[name], seed)
-    assert float(TERMS[name].compute(student, teacher)) > TERMS[name].least + 1e-7
+    assert float(TERMS[name].compute(student, teacher)) > 1e-7
     same = teacher.clone().requires_grad_()
     value = TERMS[name].compute(same, teacher)
-    assert float(value.detach()) == pytest.approx(TERMS[name].least, abs=1e-6)
+    assert float(value.detach()) == pytest.approx(0.0, abs=1e-6)
     value.backward()
     assert same.grad.abs().max() < 1e-6
 
@@ -126,7 +126,6 @@ def test_values_by_hand() -> None:
     a, b = torch.tensor([[[[0.0, 1.0], [2.0, 3.0]]]]), torch.tensor([[[[1.0, 1.0], [0.0, 3.0]]]])
     assert float(losses.l1(a, b)) == pytest.approx(3 / 4)
     assert float(losses.feature_mse(a, b)) == pytest.approx(5 / 4)
-    assert float(losses.charbonnier(a, b)) == pytest.approx((math.sqrt(1 + 1e-6) + math.sqrt(4 + 1e-6) + 2e-3) / 4)
     assert float(losses.total_variation(a)) == pytest.approx(2 + 1)
     assert float(losses.gram(a)) == pytest.approx((0 + 1 + 4 + 9) / 4)
     assert float(losses.gram_l1(a, b)) == pytest.approx(abs(14 - 11) / 4)
@@ -189,7 +188,15 @@ def test_ssim_is_the_windowed_formula() -> None:
     assert float(losses.ssim(a, b)) == pytest.approx(1 - np.mean(similarity), abs=1e-5)
 
 
-@pytest.mark.parametrize("name", ["l1", "charbonnier", "feature_mse", "ssim"])
+def test_ssim_in_mixed_precision_is_what_it_is_in_fp32() -> None:
+    teacher = torch.rand(1, 3, 32, 32) * 0.2 + 0.7
+    student = teacher + 0.001 * torch.randn_like(teacher)
+    expected = float(losses.ssim(student, teacher))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert float(losses.ssim(student, teacher)) == expected > 0
+
+
+@pytest.mark.parametrize("name", ["l1", "feature_mse", "ssim"])
 def test_different_shapes_are_refused_and_not_broadcast(name: str) -> None:
     with pytest.raises(UsageError, match=r"shapes are \(2, 3, 16, 16\) and \(2, 1, 16, 16\); they must be the same"):
         TERMS[name].compute(torch.rand(2, 3, 16, 16), torch.rand(2, 1, 16, 16))

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import mcompress
 from mcompress.cli import app
 from mcompress.compress.stages import STAGES
-from mcompress.errors import BudgetMissed, DiskFullError, PlanError, StageError, UsageError
+from mcompress.errors import BudgetMissed, DiskFullError, PlanError, UsageError
 from mcompress.planning import plan
 from mcompress.record import Run
 from mcompress.targets.load import load_target, shipped_targets
@@ -128,7 +128,7 @@ def test_a_full_disk_is_named(tiny: Path, tmp_path: Path, monkeypatch: pytest.Mo
     def no_space(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mcompress.pipeline.save_output", no_space)
+    monkeypatch.setattr("mcompress.staging.save_output", no_space)
     with pytest.raises(DiskFullError, match=r"no space left while writing to .* MB free"):
         mcompress.run(tiny, out=tmp_path / "runs")
 
@@ -164,7 +164,7 @@ def test_weights_of_another_architecture(tiny: Path, tmp_path: Path) -> None:
     import torch
 
     torch.save({"encoder.weight": torch.zeros(3)}, tmp_path / "other.pth")
-    with pytest.raises(StageError, match=r"encoder\.weight"):
+    with pytest.raises(PlanError, match=r"encoder\.weight"):
         plan(load_target(tiny, [f"model.teacher.checkpoint={tmp_path / 'other.pth'}"]))
 
 
@@ -221,8 +221,9 @@ def test_count_prints_both_conventions() -> None:
 
 def test_plan_and_show(tiny: Path, tmp_path: Path) -> None:
     rows = json.loads(CliRunner().invoke(app, ["plan", str(tiny), "--out", str(tmp_path), "--json"]).stdout)
-    assert [row["step"] for row in rows] == ["search", "prune", "distill", "quantize", "export"]
+    assert [row["step"] for row in rows] == ["search", "prune", "distill", "quantize", "export float", "export mixed"]
     assert rows[0]["state"] == "to compute"
+    assert rows[-1]["state"] == "to compute (depends on the step before)"
     shown = CliRunner().invoke(app, ["show", str(tiny)]).stdout
     assert "learning_rate: 0.001" in shown
 

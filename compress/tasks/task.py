@@ -51,6 +51,9 @@ class Task(Protocol):
     def training_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """(inputs, truths) drawn from the training data with augmentation."""
 
+    def reorient(self, images: tuple[Tensor, ...], generator: torch.Generator) -> tuple[Tensor, ...]:
+        """The same random change of orientation for all of them, which leaves an input, its truth and the teacher's output belonging together."""
+
     def largest_crop(self) -> int:
         """The largest `crop_size` that the training data can give."""
 

@@ -49,6 +49,8 @@ class Cache:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.used: list[Path] = []
+        """Folders of the entries that `get` gave, in order."""
 
     def has(self, parts: dict[str, JsonValue]) -> bool:
         """Whether an entry for these parts exists; its content is checked when it is used."""
@@ -72,33 +74,44 @@ class Cache:
 
         Raises `DiskFullError` when the disk is full, and `UsageError` when another process is computing the same entry.
         """
+        entry = self._get(parts, build, force=force)
+        self.used.append(entry.folder)
+        return entry
+
+    def _get(self, parts: dict[str, JsonValue], build: Callable[[Path, Path], None], *, force: bool) -> Entry:
         key = digest_of(parts)
         final, work = self.root / key, self.root / f"{key}.work"
-        because = None
-        if final.exists():
-            problem = "--force" if force else _problem(final)
-            if problem is None:
-                return Entry(final, cached=True, seconds=json.loads((final / ENTRY_FILE).read_text(encoding="utf-8"))["seconds"])
-            if not force:
-                because = f"{parts['name']}: the cache entry {key[:12]} is damaged ({problem}); it was removed and computed again"
-                logger.warning(because)
-            shutil.rmtree(final)
-        work.mkdir(parents=True, exist_ok=True)
-        if force:
-            shutil.rmtree(work)
-            work.mkdir()
-        with locked(work / ".lock", f"another mcompress process is computing '{parts['name']}' in {self.root}"), disk_full_named(self.root):
+        if not force and final.exists() and problem_of(final) is None:
+            return _complete(final)
+        busy = f"another mcompress process is computing '{parts['name']}' in {self.root}"
+        with locked(self.root / "locks" / key, busy), disk_full_named(self.root):
+            because = None
+            if final.exists():  # looked at again: another process may have finished it while this one waited for the lock
+                problem = "--force" if force else problem_of(final)
+                if problem is None:
+                    return _complete(final)
+                if not force:
+                    because = f"{parts['name']}: the cache entry {key[:12]} is damaged ({problem}); it was removed and computed again"
+                    logger.warning(because)
+                shutil.rmtree(final)
+            if force:
+                shutil.rmtree(work, ignore_errors=True)
             temporary = self.root / f"{key}.tmp"
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
+            work.mkdir(exist_ok=True)
             started = time.monotonic()
             build(temporary, work)
             seconds = time.monotonic() - started
             record = {"parts": parts, "seconds": seconds, "files": _digests(temporary)}
             (temporary / ENTRY_FILE).write_text(json.dumps(record, indent=1), encoding="utf-8")
             temporary.replace(final)
-        shutil.rmtree(work, ignore_errors=True)
+            shutil.rmtree(work, ignore_errors=True)
         return Entry(final, cached=False, seconds=seconds, rebuilt_because=because)
+
+
+def _complete(folder: Path) -> Entry:
+    return Entry(folder, cached=True, seconds=json.loads((folder / ENTRY_FILE).read_text(encoding="utf-8"))["seconds"])
 
 
 def _digests(folder: Path) -> dict[str, str]:
@@ -112,7 +125,8 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _problem(folder: Path) -> str | None:
+def problem_of(folder: Path) -> str | None:
+    """What is wrong with an entry's files; None if they are what was written."""
     try:
         wanted = json.loads((folder / ENTRY_FILE).read_text(encoding="utf-8"))["files"]
         present = _digests(folder)

@@ -40,7 +40,7 @@ def main() -> None:
     except MCompressError as error:
         from rich.console import Console
 
-        console = Console(stderr=True, highlight=False, soft_wrap=True)
+        console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)  # a path may hold what rich takes for an emoji, `:x:`
         console.print("[bold red]error:[/] ", end="")
         console.print(str(error), markup=False)
         raise SystemExit(error.exit_code) from error
@@ -72,8 +72,10 @@ def plan(
     target: TargetArgument, set_: SetOption = None, out: OutOption = Path("runs"), quick: QuickOption = False, json_: JsonOption = False
 ) -> None:
     """Check a target, and show what a run would do and what is cached."""
-    from mcompress.pipeline import open_target, preview
+    from mcompress.pipeline import check_out, open_target
+    from mcompress.previewing import preview
 
+    check_out(out)
     loaded = open_target(target, set_ or ())
     rows = preview(loaded.quick() if quick else loaded, out)
     if json_:

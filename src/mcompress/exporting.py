@@ -18,18 +18,19 @@ from mcompress.cache import Cache, Entry
 from mcompress.compress.quantize.plan import PrecisionPlan
 from mcompress.compress.quantize.program import reference_program
 from mcompress.console import Reporter
+from mcompress.environment import cpu_name, package_versions, thread_count
 from mcompress.evaluate import PARITY_INPUTS, Scores, mean, parity_inputs, score_file
 from mcompress.export import backend_of
 from mcompress.export.backend import FloatArray, Runner, Written, captured
 from mcompress.export.bundle import ExportedFile, TestVector
 from mcompress.export.interface import TensorFacts, facts_of
 from mcompress.export.parity import FLOAT_METRIC, INT8_METRIC, float_parity, int8_parity, not_executed
-from mcompress.export.profile import cpu_name, profile
+from mcompress.export.profile import profile
 from mcompress.export.replay import digest_of, size_of
-from mcompress.planning import STAGE_VERSIONS, Plan, package_versions, thread_count
+from mcompress.planning import STAGE_VERSIONS, Plan
 from mcompress.record import ExportRecord
 from mcompress.targets.exports import ExportConfig
-from mcompress.targets.schema import Fallback, Measurement
+from mcompress.targets.schema import Fallback, Measurement, Target
 
 logger = logging.getLogger("mcompress")
 Variant = Literal["float", "mixed"]
@@ -62,9 +63,8 @@ class Network:
 
 def export_all(made: Plan, final: Artifact, cache: Cache, log: Path, reporter: Reporter, *, force: bool) -> list[ExportResult]:
     """Every backend of the target, float and (with a precision plan) mixed."""
-    variants: tuple[Variant, ...] = ("float", "mixed") if final.plan is not None else ("float",)
     network = Network(final.network(), final.plan, final.digest, final.spec.input_range)
-    jobs = [(config, variant) for config in made.target.exports for variant in variants]
+    jobs = export_jobs(made.target)
     report = reporter.progress("export, execute, compare, time")
     results = []
     for index, (config, variant) in enumerate(jobs):
@@ -74,27 +74,34 @@ def export_all(made: Plan, final: Artifact, cache: Cache, log: Path, reporter: R
     return results
 
 
-def _export(made: Plan, network: Network, config: ExportConfig, variant: Variant, cache: Cache, log: Path, *, force: bool) -> ExportResult:
-    shape = made.target.model.input_shape
-    parts: dict[str, JsonValue] = {
+def export_jobs(target: Target) -> list[tuple[ExportConfig, Variant]]:
+    """Which files a target makes: per backend the float one and, with a quantize stage, the mixed one."""
+    variants: tuple[Variant, ...] = ("float", "mixed") if any(stage.stage == "quantize" for stage in target.stages) else ("float",)
+    return [(config, variant) for config in target.exports for variant in variants]
+
+
+def export_key(made: Plan, digest: str, config: ExportConfig, variant: Variant) -> dict[str, JsonValue]:
+    """What determines an exported file and what is found out about it; `digest` is that of the compressed network and its plan."""
+    return {
         "name": f"export {config.backend} {variant}",
         "version": STAGE_VERSIONS["export"],
         "config": config.model_dump(mode="json"),
-        "model": network.digest,
+        "model": digest,
         "stem": made.target.name,
         "data": made.data_digest,
-        "input_shape": list(shape),
+        "input_shape": list(made.target.model.input_shape),
         "threads": thread_count(made.target),
         "packages": dict(package_versions()),
         "cpu": cpu_name(),
     }
 
+
+def _export(made: Plan, network: Network, config: ExportConfig, variant: Variant, cache: Cache, log: Path, *, force: bool) -> ExportResult:
     def compute(folder: Path, _work: Path) -> None:
         with captured(log):
             _write(made, network, config, variant, folder)
 
-    entry = cache.get(parts, compute, force=force)
-    return _read(entry)
+    return _read(cache.get(export_key(made, network.digest, config, variant), compute, force=force))
 
 
 def _write(made: Plan, network: Network, config: ExportConfig, variant: Variant, folder: Path) -> None:
@@ -119,7 +126,7 @@ def _write(made: Plan, network: Network, config: ExportConfig, variant: Variant,
         )
         scores = score_file(made.task, runner.run, shape, folder / "pictures", "file")
         outputs = [runner.run(value) for value in inputs[:VECTORS]]
-        latency = profile(config.backend, written.path, shape, precision=_label(written), threads=1)
+        latency = profile(config.backend, written.path, shape, precision=_label(written), threads=1, seconds=config.profile_s)
     record = ExportRecord(
         backend=config.backend,
         variant=variant,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from mcompress.errors import MissingBackendError, UsageError
+from mcompress.errors import MissingBackendError, StageError, UsageError
 from mcompress.targets.device import list_devices, load_device
 from mcompress.targets.load import load_target, shipped_targets
 
@@ -28,7 +28,7 @@ def _stages() -> dict[str, str]:
     from mcompress.targets import stages
 
     kinds = (stages.SearchConfig, stages.PruneConfig, stages.DistillConfig, stages.QuantizeConfig)
-    return {str(kind.model_fields["stage"].default): _first_line(kind) for kind in kinds}
+    return {str(kind.model_fields["stage"].default): f"{_first_line(kind)} Takes {', '.join(kind.model_fields)}." for kind in kinds}
 
 
 def _exporters() -> dict[str, str]:
@@ -61,8 +61,11 @@ def count_model(model: str, shape: str, args: str) -> dict[str, int]:
         input_shape = tuple(int(part) for part in shape.replace("x", ",").split(","))
     except ValueError:
         input_shape = ()
-    if not input_shape or min(input_shape) < 1:
-        raise UsageError(f"--input is '{shape}'; it must be positive numbers with commas between them, for example 1,3,128,128")
+    if len(input_shape) != 4 or min(input_shape) < 1:
+        raise UsageError(
+            f"--input is '{shape}'; it must be four positive whole numbers with commas between them (batch, channels, height, width), "
+            "for example 1,3,128,128"
+        )
     try:
         arguments = json.loads(args)
     except ValueError as error:
@@ -73,7 +76,11 @@ def count_model(model: str, shape: str, args: str) -> dict[str, int]:
     from mcompress.compress.models.build import build_meta
     from mcompress.compress.models.spec import ModelSpec
 
-    return count(build_meta(ModelSpec(model, arguments, (), input_shape)), input_shape)
+    network = build_meta(ModelSpec(model, arguments, (), input_shape))
+    try:
+        return count(network, input_shape)
+    except StageError as error:
+        raise UsageError(f"--input is '{shape}', which {model} does not take: {error}") from error
 
 
 def doctor_rows() -> list[dict[str, str]]:
@@ -93,7 +100,7 @@ def doctor_rows() -> list[dict[str, str]]:
 
 
 def _versions(backend: str) -> str:
-    from mcompress.planning import package_versions
+    from mcompress.environment import package_versions
 
     of = {"onnx": ("onnx", "onnxruntime"), "tflite": ("litert-torch", "ai-edge-litert", "ai-edge-quantizer")}
     versions = package_versions()

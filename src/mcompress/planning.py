@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
+from typing import TypeVar
 
 import torch
 from pydantic import JsonValue
-from torch import nn
+from torch import Tensor, nn
 
 from mcompress.artifact import model_digest
+from mcompress.compress.cost import operator_table
+from mcompress.compress.models.build import FAILURES, build_meta
 from mcompress.compress.models.spec import ModelSpec
 from mcompress.compress.quantize.program import export_program
 from mcompress.compress.search import smallest_cost
 from mcompress.compress.tasks import load_task
 from mcompress.compress.tasks.task import Task
-from mcompress.compress.teacher import load_start, load_teacher
-from mcompress.errors import MCompressError, MissingBackendError, PlanError
+from mcompress.compress.teacher import load_network, load_start, load_teacher
+from mcompress.environment import cpu_name, package_versions, thread_count
+from mcompress.errors import MCompressError, MissingBackendError, PlanError, StageError, TargetError, UsageError
 from mcompress.export import backend_of
-from mcompress.export.profile import cpu_name
 from mcompress.targets.device import Device, Unit, load_device
-from mcompress.targets.schema import Target
-from mcompress.targets.stages import DistillConfig, PruneConfig, SearchConfig, StageConfig, TrainingConfig
+from mcompress.targets.schema import SMALLEST_SIDE, Target
+from mcompress.targets.stages import PruneConfig, SearchConfig, StageConfig, TrainingConfig
 
 STAGE_VERSIONS = {"search": 1, "prune": 1, "distill": 1, "quantize": 1, "export": 1, "evaluate": 1}
 """Raised by hand when a stage's results change for the same inputs; part of every cache key."""
+STAGE_PACKAGES = {"search": ("optuna", "accelerate"), "prune": ("torch-pruning",), "distill": ("accelerate",), "quantize": ("torchao",)}
+"""What a stage's result depends on besides torch."""
 ORDER = {"search": 0, "prune": 1, "distill": 1, "quantize": 2}
 """Search comes first because it makes a new network, quantize last because it fixes what the numbers are."""
 
@@ -49,11 +53,6 @@ class Plan:
         """Digest of training and held-out data."""
         return self.task.data_digest
 
-    def stage_names(self) -> tuple[str, ...]:
-        """Folder name per stage: its kind, numbered from the second of a kind on."""
-        kinds = [stage.stage for stage in self.target.stages]
-        return tuple(kind if kinds[: i + 1].count(kind) == 1 else f"{kind}{kinds[: i + 1].count(kind)}" for i, kind in enumerate(kinds))
-
     def key_parts(self, name: str, stage: StageConfig, parent: str) -> dict[str, JsonValue]:
         """What determines a stage's result: the cache key before hashing."""
         parts: dict[str, JsonValue] = {
@@ -67,47 +66,112 @@ class Plan:
             "threads": thread_count(self.target),
             "torch": torch.__version__,
             "cpu": cpu_name(),
+            "packages": {name: package_versions()[name] for name in STAGE_PACKAGES[stage.stage]},
         }
         if isinstance(stage, SearchConfig | PruneConfig):
             parts["unit"] = self.unit.model_dump(mode="json")
+            fallback = self.unit.fallback_unit
+            parts["fallback_unit"] = self.device.units[fallback].model_dump(mode="json") if fallback else None
         if isinstance(stage, SearchConfig):
             parts["budget"] = self.target.budget.model_dump(mode="json", exclude={"quality"})
         return parts
 
 
 def plan(target: Target) -> Plan:
-    """Check and resolve a target. Raises `PlanError` with every problem, or `MissingBackendError` when only a package is missing."""
-    problems: list[str] = _order_problems(target.stages)
+    """Check and resolve a target. Raises `PlanError` with every problem, or `MissingBackendError` when only a package is missing.
+
+    What depends on something that failed is not tried; everything else is, so that one list holds all that there is to mend.
+    """
+    found = _Problems(_order_problems(target.stages))
     missing: list[str] = []
     for export in target.exports:
         try:
             backend_of(export).probe()
         except MissingBackendError as error:
             missing.append(str(error))
-    device = load_device(target.device)
-    unit = device.unit(target.unit)
-    task = load_task(target)
-    problems.extend(
-        f"stage {stage.stage}: crop_size is {stage.crop_size}; the largest crop that the training data can give is {task.largest_crop()}"
-        for stage in target.stages
-        if isinstance(stage, TrainingConfig) and stage.crop_size > task.largest_crop()
-    )
     if target.model.student is not None and any(isinstance(stage, SearchConfig) for stage in target.stages):
-        problems.append("model.student and a search stage exclude each other: the search makes the student; remove one of them")
-    floor = target.budget.quality
-    if floor is not None and floor.metric != task.metric:
-        problems.append(f"budget.quality.metric is '{floor.metric}'; {task.name} measures {task.metric}")
-    if problems:
-        raise PlanError([f"target '{target.name}': {problem}" for problem in problems + missing])
+        found.add("model.student and a search stage exclude each other: the search makes the student; remove one of them")
+    device = found.of(lambda: load_device(target.device))
+    unit = found.of(lambda: device.unit(target.unit)) if device else None
+    task = found.of(lambda: load_task(target))
+    channels = _channel_problems(target, task) if task else []
+    found.add(*channels, *(_data_problems(target, task) if task else ()))
+    teacher = found.of(lambda: _teacher(target, task))
+    start = found.of(lambda: _start(target, *teacher)) if teacher else None
+    if teacher and start and not channels:
+        shapes = _shape_problems(target, task, teacher, start)
+        found.add(*shapes)
+        if device and unit and not shapes:
+            found.add(*_network_problems(target, device, unit, teacher, start))
+    if found.problems or device is None or unit is None or task is None or teacher is None or start is None:
+        raise PlanError([f"target '{target.name}': {problem}" for problem in found.problems + missing])
     if missing:
         raise MissingBackendError("\n".join(missing))
-    teacher_spec, teacher = load_teacher(target.model, task)
-    start_spec, start = load_start(target.model, teacher_spec, teacher)
-    made = Plan(target, device, unit, task, teacher_spec, teacher, start_spec, start)
-    problems = _network_problems(made)
-    if problems:
-        raise PlanError([f"target '{target.name}': {problem}" for problem in problems])
-    return made
+    return Plan(target, device, unit, task, *teacher, *start)
+
+
+Part = TypeVar("Part")
+Network = tuple[ModelSpec, nn.Module]
+
+
+class _Problems:
+    """Collects what is wrong."""
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = problems
+
+    def add(self, *problems: str) -> None:
+        self.problems.extend(problems)
+
+    def of(self, make: Callable[[], Part]) -> Part | None:
+        """What `make` gives; None when it fails, with its problems noted."""
+        try:
+            return make()
+        except (TargetError, PlanError) as error:
+            self.problems.extend(error.problems)
+        except (UsageError, StageError) as error:
+            self.problems.append(str(error))
+        return None
+
+
+def _teacher(target: Target, task: Task | None) -> Network | None:
+    """The original; None for one that belongs to a task whose data cannot be read, which is a problem already."""
+    if task is not None:
+        return load_teacher(target.model, task)
+    if target.model.teacher.network == "embedded":
+        return None
+    return load_network(target.model.teacher, target.model.input_shape)
+
+
+def _start(target: Target, teacher_spec: ModelSpec, teacher: nn.Module) -> Network:
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(target.seed)  # a student without a checkpoint starts from weights that the seed decides
+        return load_start(target.model, teacher_spec, teacher)
+
+
+def _channel_problems(target: Target, task: Task) -> list[str]:
+    shape, channels = target.model.input_shape, _pair(task)[0].shape[1]
+    if shape[1] == channels:
+        return []
+    return [f"model.input_shape is {list(shape)}, {shape[1]} channels; the data of {task.name} has {channels}: write {[1, channels, *shape[2:]]}"]
+
+
+def _pair(task: Task) -> tuple[Tensor, Tensor]:
+    """One small training input and its truth, for their shapes."""
+    return task.training_batch(1, min(SMALLEST_SIDE, task.largest_crop()), torch.Generator().manual_seed(0))
+
+
+def _data_problems(target: Target, task: Task) -> list[str]:
+    """What the target asks of the data and the data cannot give."""
+    largest, floor = task.largest_crop(), target.budget.quality
+    problems = [
+        f"stage {stage.stage}: crop_size is {stage.crop_size}; the largest crop that the training data can give is {largest}"
+        for stage in target.stages
+        if isinstance(stage, TrainingConfig) and stage.crop_size > largest
+    ]
+    if floor is not None and floor.metric != task.metric:
+        problems.append(f"budget.quality.metric is '{floor.metric}'; {task.name} measures {task.metric}")
+    return problems
 
 
 def _order_problems(stages: tuple[StageConfig, ...]) -> list[str]:
@@ -123,61 +187,80 @@ def _order_problems(stages: tuple[StageConfig, ...]) -> list[str]:
     return problems
 
 
-def _network_problems(made: Plan) -> list[str]:
+def _network_problems(target: Target, device: Device, unit: Unit, teacher: Network, start: Network) -> list[str]:
     """A budget that no candidate can meet, and a network that no backend could take."""
-    target, problems = made.target, []
+    problems: list[str] = []
     searches = [stage for stage in target.stages if isinstance(stage, SearchConfig)]
     for stage in searches:
         try:
-            cost = smallest_cost(stage, made.teacher_spec, made.device, made.unit)
-        except PlanError as error:
-            problems.extend(error.problems)
+            cost = smallest_cost(stage, teacher[0], device, unit)
+        except (PlanError, StageError) as error:
+            problems.append(str(error))
             continue
         limits = {"latency_ms": (cost.latency.value, "ms"), "macs_g": (cost.macs / 1e9, "GMACs")}
         limits |= {"peak_memory_mb": (cost.peak_memory_mb, "MB"), "size_mb": (cost.size_mb, "MB")}
         for name, by in cost.over_budget(target.budget):
             if by > 0:
-                value, unit = limits[name]
+                value, written_unit = limits[name]
                 problems.append(
-                    f"budget.{name} is {getattr(target.budget, name):g}; the smallest network of the search space needs {value:.3g} {unit} "
-                    f"on {made.device.name} {made.unit.name}. Raise the limit or lower model.input_shape"
+                    f"budget.{name} is {getattr(target.budget, name):g}; the smallest network of the search space needs {value:.3g} {written_unit} "
+                    f"on {device.name} {unit.name}. Raise the limit or lower model.input_shape"
                 )
     if not searches:
         try:
-            export_program(made.start, torch.zeros(target.model.input_shape))
+            export_program(start[1], torch.zeros(target.model.input_shape))
         except MCompressError as error:
             problems.append(str(error))
-        if any(isinstance(stage, DistillConfig) for stage in target.stages):
-            problems.extend(_shape_problems(made))
+        if not any(isinstance(stage, PruneConfig) for stage in target.stages):
+            problems.extend(_fixed_cost_problems(target, start[1]))
     return problems
 
 
-def _shape_problems(made: Plan) -> list[str]:
-    example = torch.zeros(made.target.model.input_shape)
-    with torch.no_grad():
-        teacher, student = made.teacher(example).shape, made.start(example).shape
-    if teacher == student:
-        return []
-    return [f"the student's output is {tuple(student)} and the teacher's {tuple(teacher)} for an input of {tuple(example.shape)}; they must be equal"]
+def _fixed_cost_problems(target: Target, network: nn.Module) -> list[str]:
+    """Limits that are missed already, where no stage changes the architecture."""
+    table, budget = operator_table(network, target.model.input_shape), target.budget
+    costs = (
+        ("macs_g", table.macs / 1e9, budget.macs_g, "GMACs"),
+        ("peak_memory_mb", 4e-6 * table.peak_activation_elements, budget.peak_memory_mb, "MB in fp32"),
+    )
+    return [
+        f"budget.{name} is {limit:g}; the network needs {value:.3g} {unit}, and no stage of this target changes its architecture. "
+        "Raise the limit, lower model.input_shape, or add a search or prune stage"
+        for name, value, limit, unit in costs
+        if limit is not None and value > limit
+    ]
 
 
-PACKAGES = (
-    "mcompress", "torch", "torch-pruning", "torchao", "optuna", "numpy", "onnx", "onnxruntime", "litert-torch", "ai-edge-litert",
-    "ai-edge-quantizer", "executorch", "coremltools",
-)  # fmt: skip
-
-
-def package_versions() -> dict[str, str]:
-    """Installed versions of what decides results."""
-    versions = {}
-    for name in PACKAGES:
+def _shape_problems(target: Target, task: Task | None, teacher: Network, start: Network) -> list[str]:
+    """Networks that do not run on the input shape, or whose output is not what the task's data (without it, the teacher) has for such an input."""
+    shape, by = target.model.input_shape, ""
+    wanted: tuple[int, ...] | None = None
+    if task is not None:
+        low, high = (pair.shape for pair in _pair(task))
+        wanted, by = (shape[0], high[1], shape[2] * high[2] // low[2], shape[3] * high[3] // low[3]), f"{task.name} needs"
+    problems = []
+    networks = {"teacher": teacher} if target.model.student is None else {"teacher": teacher, "student": start}
+    for who, (spec, network) in networks.items():
         try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = "not installed"
-    return versions
+            made = _output_shape(spec, network, shape)
+        except (UsageError, *FAILURES) as error:
+            problems.append(f"the {who}, network '{spec.network}', does not run on an input of {list(shape)}: {error}")
+            continue
+        if wanted is None:
+            wanted, by = made, "the teacher's is"
+        elif made != wanted:
+            problems.append(f"the {who}'s output is {list(made)} for an input of {list(shape)}; {by} {list(wanted)}")
+    return problems
 
 
-def thread_count(target: Target) -> int:
-    """Threads to use: the target's, but not more than there are processors."""
-    return min(target.threads, os.cpu_count() or 1)
+@torch.no_grad()
+def _output_shape(spec: ModelSpec, network: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape of the network's output, without computing it where that is possible."""
+    try:
+        with torch.device("meta"):
+            made = build_meta(spec).eval()(torch.zeros(shape, device="meta"))
+    except (PlanError, *FAILURES):  # its code needs numbers, or something is truly wrong, which is raised again here
+        made = network(torch.zeros(shape))
+    if not isinstance(made, Tensor):
+        raise TypeError(f"its output is a {type(made).__name__}; it must be one tensor")
+    return tuple(made.shape)

@@ -166,6 +166,13 @@ def random_batch(levels: Sequence[Tensor], batch_size: int, low_size: int, gener
     return degrade(high), high
 
 
+def reorient(images: Sequence[Tensor], generator: torch.Generator) -> tuple[Tensor, ...]:
+    """Flip and transpose batches (N, C, H, W) alike."""
+    flips, turns = torch.randint(4, (2,), generator=generator).tolist()
+    axes = [axis for bit, axis in ((1, 2), (2, 3)) if flips & bit]
+    return tuple((image.flip(axes).transpose(2, 3) if turns & 1 else image.flip(axes)).contiguous() for image in images)
+
+
 def recolour(images: Tensor, generator: torch.Generator) -> Tensor:
     """Random channel order, saturation (0 to 2), contrast and brightness per image; (N, 3, H, W) in [0, 1].
 

@@ -81,6 +81,10 @@ class SuperResolution:
         fitting = tuple(level for level in self._levels if min(level.shape[1:]) >= crop_size * photos.SCALE)
         return photos.random_batch(fitting, batch_size, crop_size, generator)
 
+    def reorient(self, images: tuple[Tensor, ...], generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Flips and a transposition; the eight orientations of a square crop are equally likely."""
+        return photos.reorient(images, generator)
+
     def largest_crop(self) -> int:
         """The largest training crop (low-resolution pixels) that at least one photograph can give."""
         return max(min(level.shape[1:]) for level in self._levels) // photos.SCALE

@@ -1,0 +1,55 @@
+"""Training batches with the teacher's answer.
+
+Asking the teacher at every step is what makes distillation slow: the embedded teacher costs twice a student's own step, ESRGAN fifty times. With
+`teacher_batches` set it answers that many batches once; later steps draw from them again, reoriented (`Task.reorient`), as in distillation from stored
+answers (Shen & Xing 2021, arXiv 2112.01528). A batch is a function of its number alone, so a training that was killed finds the same ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mcompress.compress.tasks.task import Task
+from mcompress.targets.stages import TaughtConfig
+
+FIRST_SEED = 104_729  # far from the seeds of training steps, so that no batch is drawn twice under two names
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One batch, each (N, C, H, W): the network's input, the truth, and the teacher's output."""
+
+    source: Tensor
+    truth: Tensor
+    taught: Tensor
+
+
+class TaughtBatches:
+    """Draws lessons; keeps the teacher's answers in fp16 (at most `teacher_batches` of them) where they are reused."""
+
+    def __init__(self, task: Task, config: TaughtConfig, teacher: nn.Module) -> None:
+        self._task, self._config, self._teacher = task, config, teacher
+        self._answers: dict[int, Tensor] = {}
+
+    def draw(self, generator: torch.Generator, device: torch.device) -> Lesson:
+        """The lesson of one step; everything random comes from `generator`."""
+        if self._config.teacher_batches is None:
+            source, truth = self._batch(generator, device)
+            return Lesson(source, truth, self._ask(source))
+        number = int(torch.randint(self._config.teacher_batches, (1,), generator=generator))
+        source, truth = self._batch(torch.Generator().manual_seed(FIRST_SEED + number), device)
+        if number not in self._answers:
+            self._answers[number] = self._ask(source).half()
+        return Lesson(*self._task.reorient((source, truth, self._answers[number].float()), generator))
+
+    def _batch(self, generator: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor]:
+        source, truth = self._task.training_batch(self._config.batch_size, self._config.crop_size, generator)
+        return source.to(device), truth.to(device)
+
+    @torch.no_grad()
+    def _ask(self, source: Tensor) -> Tensor:
+        answer: Tensor = self._teacher(source)
+        return answer.float()

@@ -1,0 +1,48 @@
+"""`check_budget`: each limit of the target against what was found for the files that are offered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from mcompress.record import BudgetRecord, ExportRecord, ModelRecord
+from mcompress.targets.schema import Budget, How
+
+
+def check_budget(budget: Budget, models: Mapping[str, ModelRecord], exports: Sequence[ExportRecord]) -> Iterator[BudgetRecord]:
+    """One line per limit. `models` holds `teacher` and `compressed`; of the exports only recommended ones count."""
+    compressed = models["compressed"]
+    latency = compressed.latency[0]
+    shipped = [record for record in exports if record.recommended]
+    largest = max(shipped, key=lambda record: record.bytes)
+    rows: list[tuple[str, float | None, float, How, str]] = [
+        ("latency_ms", budget.latency_ms, latency.value, latency.how, f"{latency.on}, {latency.band}"),
+        ("macs_g", budget.macs_g, compressed.macs / 1e9, "host", "counted from the operator table, exact work"),
+        ("peak_memory_mb", budget.peak_memory_mb, compressed.peak_activation_bytes / 1e6, "host", "counted from the operator table, fp32"),
+        ("size_mb", budget.size_mb, largest.bytes / 1e6, "host", f"the largest recommended file, {largest.file}"),
+    ]
+    for what, limit, value, how, note in rows:
+        if limit is not None:
+            yield BudgetRecord(what=what, limit=limit, value=value, how=how, met=value <= limit, note=note)
+    yield from _quality(budget, models["teacher"], shipped)
+
+
+def _quality(budget: Budget, teacher: ModelRecord, shipped: Sequence[ExportRecord]) -> Iterator[BudgetRecord]:
+    """The floor holds for every recommended file that could be executed: the worst of them counts."""
+    floor = budget.quality
+    if floor is None:
+        return
+    executed = {record.file: record.quality[floor.metric] for record in shipped if floor.metric in record.quality}
+    worst = min(executed, key=lambda file: executed[file]) if executed else None
+    reached = executed[worst] if worst else None
+    note = (
+        f"held-out mean, computed by {worst} in its runtime, the worst recommended file"
+        if worst
+        else f"no recommended file could compute {floor.metric}"
+    )
+    if floor.at_least is not None:
+        met = reached is not None and reached >= floor.at_least
+        yield BudgetRecord(what=f"{floor.metric} at least", limit=floor.at_least, value=reached, how="host", met=met, note=note)
+    if floor.within is not None:
+        loss = None if reached is None or floor.metric not in teacher.quality else teacher.quality[floor.metric] - reached
+        met = loss is not None and loss <= floor.within
+        yield BudgetRecord(what=f"{floor.metric} loss against the teacher", limit=floor.within, value=loss, how="host", met=met, note=note)

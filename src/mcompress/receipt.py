@@ -1,0 +1,114 @@
+"""The receipt of a finished run: what its result depended on, and the digest of everything it left.
+
+A run whose receipt still holds has nothing to do. Checking that takes a second, because it needs no torch: the receipt names files, versions and the
+processor, and covers more than any cache key does (all of mcompress's code, for example). If anything differs, the run goes the long way, on which
+each cached step is still found by its own key.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from mcompress.cache import digest_of, file_digest, problem_of
+from mcompress.environment import cpu_name, package_versions, thread_count
+from mcompress.record import Run
+from mcompress.targets.load import digest
+from mcompress.targets.schema import Target
+
+logger = logging.getLogger(__name__)
+NAME = "receipt.json"
+OUTPUTS = ("run.json", "report.html", "target.yaml", "bundle", "samples", "stages")
+
+
+def write_receipt(folder: Path, target: Target, entries: Iterable[Path]) -> None:
+    """Note what the run in `folder` depended on and left; `entries` are the cache entries that it used."""
+    used: list[JsonValue] = [*sorted({str(entry.resolve()) for entry in entries})]
+    _save(folder, {"inputs": _inputs(target), "outputs": _outputs(folder), "entries": used})
+
+
+def still_holds(folder: Path, target: Target) -> bool:
+    """Whether a run of `target` would change nothing in `folder`."""
+    try:
+        facts = _read(folder)
+        if facts["inputs"] != _inputs(target) or facts["outputs"] != _outputs(folder):
+            return False
+        entries = facts["entries"]
+        return isinstance(entries, list) and all(problem_of(Path(str(entry))) is None for entry in entries)
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        logger.info("no receipt that could be used: %s", error)
+        return False
+
+
+def settled(folder: Path) -> Run:
+    """The record of a run whose receipt holds, with every stage marked as cached; its time and memory stay those of the work."""
+    record = Run.load(folder)
+    if all(stage.cached for stage in record.stages):
+        return record
+    record = record.model_copy(update={"stages": tuple(stage.model_copy(update={"cached": True}) for stage in record.stages)})
+    record.save(folder)
+    _save(folder, {**_read(folder), "outputs": _outputs(folder)})
+    return record
+
+
+def _read(folder: Path) -> dict[str, JsonValue]:
+    return dict(json.loads((folder / NAME).read_text(encoding="utf-8")))
+
+
+def _save(folder: Path, facts: dict[str, JsonValue]) -> None:
+    temporary = folder / f"{NAME}.tmp"
+    temporary.write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    temporary.replace(folder / NAME)
+
+
+def _inputs(target: Target) -> dict[str, JsonValue]:
+    return {
+        "target": digest(target),
+        "code": _code_digest(),
+        "files": {str(path): file_digest(path) for path in _named_files(target)},
+        "packages": dict(package_versions()),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": cpu_name(),
+        "threads": thread_count(target),
+    }
+
+
+def _outputs(folder: Path) -> dict[str, JsonValue]:
+    """File below `folder` -> digest, of everything that a run leaves there for others."""
+    files = [path for name in OUTPUTS for path in ([folder / name] if (folder / name).is_file() else _below(folder / name))]
+    return {path.relative_to(folder).as_posix(): file_digest(path) for path in files}
+
+
+def _code_digest() -> str:
+    """Over everything that mcompress is made of: code, devices, templates, embedded weights."""
+    root = Path(__file__).parent
+    files = [path for part in sorted(root.iterdir()) for path in ([part] if part.is_file() else _below(part))]
+    return digest_of({path.relative_to(root).as_posix(): file_digest(path) for path in files if path.suffix not in (".pyc", ".pyo")})
+
+
+def _named_files(target: Target) -> Iterator[Path]:
+    """What the target names: data folders, checkpoints, and the folder of each module that builds a network."""
+    for folder in (target.data.training, target.data.held_out):
+        if folder is not None:
+            yield from _below(folder)
+    for network in (target.model.teacher, target.model.student):
+        if network is None:
+            continue
+        if network.checkpoint is not None:
+            yield network.checkpoint
+        if ":" in network.network:
+            module = find_spec(network.network.partition(":")[0])
+            if module is None or module.origin is None:
+                raise ValueError(f"{network.network} is not a module that lies in a file")
+            yield from sorted(Path(module.origin).parent.glob("*.py"))
+
+
+def _below(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())

@@ -1,0 +1,83 @@
+"""The stages of a run, in order, each from the artifact of the one before and each in the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from mcompress.artifact import Artifact, load_artifact, model_digest, save_output
+from mcompress.cache import Cache, Entry
+from mcompress.compress.checkpoints import FileCheckpoints
+from mcompress.compress.models.build import build
+from mcompress.compress.stage import StageContext, StageOutput
+from mcompress.compress.stages import STAGES
+from mcompress.console import Reporter
+from mcompress.planning import Plan
+from mcompress.record import StageRecord
+from mcompress.targets.schema import Fallback
+from mcompress.targets.stages import StageConfig
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """A stage's artifact, its record, and the cache entry that holds it."""
+
+    artifact: Artifact
+    record: StageRecord
+    entry: Entry
+
+
+def run_stages(made: Plan, cache: Cache, force: Sequence[str], reporter: Reporter) -> list[StageResult]:
+    """Run the stages in order, each from the one before."""
+    results: list[StageResult] = []
+    parent = model_digest(made.start_spec, made.start.state_dict())
+    for name, stage in zip(made.target.stage_names(), made.target.stages, strict=True):
+        previous = results[-1].artifact if results else None
+
+        def compute(folder: Path, work: Path, stage: StageConfig = stage, previous: Artifact | None = previous) -> None:
+            save_output(_run_stage(made, stage, previous, work, reporter), folder)
+
+        entry = cache.get(made.key_parts(name, stage, parent), compute, force=name in force)
+        artifact = load_artifact(entry.folder)
+        reporter.note(f"{name}: {'cached' if entry.cached else f'{entry.seconds:.0f} s'}")
+        if entry.rebuilt_because:
+            reporter.note(entry.rebuilt_because)
+        record = StageRecord(name=name, method=stage.method, digest=artifact.digest, parent=parent, cached=entry.cached, seconds=entry.seconds)
+        results.append(StageResult(artifact, record, entry))
+        parent = artifact.digest
+    return results
+
+
+def _run_stage(made: Plan, stage: StageConfig, previous: Artifact | None, work: Path, reporter: Reporter) -> StageOutput:
+    torch.manual_seed(made.target.seed)  # initial weights of new layers; everything else is seeded by step
+    model = previous.network() if previous else build(made.start_spec)
+    if previous is None:
+        model.load_state_dict(made.start.state_dict())
+    stores: list[FileCheckpoints] = []
+
+    def checkpoints(name: str) -> FileCheckpoints:
+        stores.append(FileCheckpoints(work / f"{name}.pt"))
+        return stores[-1]
+
+    context = StageContext(
+        task=made.task,
+        device=made.device,
+        unit=made.unit,
+        budget=made.target.budget,
+        teacher=made.teacher.eval(),
+        teacher_spec=made.teacher_spec,
+        model=model.eval(),
+        spec=previous.spec if previous else made.start_spec,
+        plan=previous.plan if previous else None,
+        seed=made.target.seed,
+        checkpoints=checkpoints,
+        study_journal=work / "study.journal",
+        progress=reporter.progress,
+    )
+    output = STAGES[type(stage)](stage, context)
+    where = f"stage {stage.stage}"
+    restarts = tuple(Fallback(where=where, what="training checkpoint", reason=store.problem) for store in stores if store.problem is not None)
+    return replace(output, fallbacks=(*output.fallbacks, *restarts))

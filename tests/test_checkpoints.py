@@ -1,0 +1,110 @@
+"""Training state on disk: whole or not at all; damage is noticed, said, and recorded with the stage."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+import mcompress
+from mcompress.cache import disk_full_named
+from mcompress.compress.checkpoints import FileCheckpoints
+from mcompress.errors import DiskFullError, StageError
+
+STATE: dict[str, object] = {"step": 3, "seconds": 1.5, "curve": [(1, {"a/b": 0.5})], "averaged": {"a": {"w": torch.arange(400.0)}}}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FileCheckpoints:
+    made = FileCheckpoints(tmp_path / "distill.pt")
+    made.save(STATE)
+    return made
+
+
+def test_what_was_saved_is_loaded(store: FileCheckpoints) -> None:
+    loaded = store.load()
+    assert loaded is not None
+    assert torch.equal(loaded["averaged"]["a"]["w"], STATE["averaged"]["a"]["w"])
+    assert {k: loaded[k] for k in ("step", "seconds", "curve")} == {k: STATE[k] for k in ("step", "seconds", "curve")}
+    assert store.problem is None
+    assert FileCheckpoints(store.path.with_name("other.pt")).load() is None
+
+
+def test_every_damage_is_noticed(store: FileCheckpoints) -> None:
+    """PyTorch's reader takes most of the changed bytes for weights."""
+    good, source = store.path.read_bytes(), random.Random(0)
+    damaged = [good[:length] for length in range(0, len(good), 97)]
+    for _ in range(100):
+        place = source.randrange(len(good))
+        damaged.append(good[:place] + bytes([good[place] ^ (1 << source.randrange(8))]) + good[place + 1 :])
+    for content in damaged:
+        store.path.write_bytes(content)
+        assert store.load() is None
+        assert "distill.pt cannot be used (" in (store.problem or "")
+        assert "the training started again from its first step" in (store.problem or "")
+
+
+def test_a_file_without_a_state_is_no_state(store: FileCheckpoints) -> None:
+    store.save(torch.zeros(3))  # type: ignore[arg-type]  # as a file of somebody else's
+    assert store.load() is None
+    assert "it holds a Tensor, not a training state" in (store.problem or "")
+
+
+def test_the_reason_outlives_a_process_that_is_killed_after_it_began_again(store: FileCheckpoints) -> None:
+    store.path.write_bytes(b"")
+    store.load()
+    store.save(STATE)
+    later = FileCheckpoints(store.path)
+    assert later.load() is not None
+    assert "it has 0 bytes and is cut off" in (later.problem or "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the device that is always full is Linux's")
+def test_a_full_disk_leaves_the_last_state(store: FileCheckpoints) -> None:
+    store.path.with_suffix(".tmp").symlink_to("/dev/full")
+    with pytest.raises(DiskFullError, match=r"no space left while writing to .* MB free\)\. What was finished is kept; free some space"), disk_full_named(
+        store.path.parent
+    ):
+        store.save({"step": 4, "averaged": torch.zeros(100_000)})
+    loaded = store.load()
+    assert loaded is not None
+    assert loaded["step"] == 3
+    store.path.with_suffix(".tmp").unlink()
+
+
+TARGET = """\
+name: one
+device: snapdragon865
+threads: 1
+model: {network: imdn, args: {features: 16, blocks: 1}, input_shape: [1, 3, 32, 32]}
+stages: [{stage: distill, steps: 3, batch_size: 1, crop_size: 8, checkpoint_every_s: 0.001}]
+exports: [{backend: onnx}]
+"""
+
+
+@pytest.mark.pipeline
+def test_a_truncated_checkpoint_becomes_a_fallback_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "one.yaml"
+    target.write_text(TARGET)
+    undisturbed = mcompress.run(target, out=tmp_path / "a")
+
+    def stop(*_: object) -> None:
+        raise StageError("stopped behind the training")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mcompress.pipeline.save_output", stop)
+        with pytest.raises(StageError):
+            mcompress.run(target, out=tmp_path / "b")
+    (checkpoint,) = (tmp_path / "b" / "cache").glob("*.work/distill.pt")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-1000])
+    outcome = mcompress.run(target, out=tmp_path / "b")
+    (found,) = [f for f in outcome.record.fallbacks if f.what == "training checkpoint"]
+    assert found.where == "stage distill"
+    assert "distill.pt cannot be used (its digest does not match its content: it was cut off or changed)" in found.reason
+    assert found.reason in json.loads((outcome.folder / "run.json").read_text())["fallbacks"][0].values()
+    assert "the training started again from its first step" in (outcome.folder / "report.html").read_text()
+    assert [s.digest for s in outcome.record.stages] == [s.digest for s in undisturbed.record.stages]
+    assert not [f for f in undisturbed.record.fallbacks if f.what == "training checkpoint"]

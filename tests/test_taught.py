@@ -1,0 +1,69 @@
+"""Batches with the teacher's answer: stored answers belong to their batch, cost the teacher nothing twice, and resume to the same."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mcompress.compress.tasks.super_resolution.photos import degrade
+from mcompress.compress.tasks.super_resolution.task import SuperResolution
+from mcompress.compress.taught import TaughtBatches
+from mcompress.compress.train import step_generator
+from mcompress.targets.schema import DataConfig
+from mcompress.targets.stages import TaughtConfig
+
+TASK = SuperResolution.from_config(DataConfig())
+CPU = torch.device("cpu")
+
+
+class Teacher(nn.Module):
+    """Enlarges by repetition, which every orientation commutes with, and counts how often it is asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+
+    def forward(self, source: Tensor) -> Tensor:
+        self.asked += 1
+        return source.repeat_interleave(4, 2).repeat_interleave(4, 3)
+
+
+def batches(count: int | None) -> tuple[TaughtBatches, Teacher]:
+    teacher = Teacher()
+    return TaughtBatches(TASK, TaughtConfig(batch_size=2, crop_size=8, teacher_batches=count), teacher), teacher
+
+
+def test_a_reoriented_answer_still_belongs_to_its_input() -> None:
+    lessons, teacher = batches(3)
+    oriented = set()
+    for step in range(40):
+        lesson = lessons.draw(step_generator(0, step), CPU)
+        assert lesson.source.shape == (2, 3, 8, 8)
+        assert lesson.truth.shape == lesson.taught.shape == (2, 3, 32, 32)
+        torch.testing.assert_close(lesson.taught, teacher(lesson.source), atol=1e-3, rtol=0)  # fp16
+        # Degrading the truth gives the input, so the truth turned with it.
+        torch.testing.assert_close(degrade(lesson.truth), lesson.source, atol=1.01 / 255, rtol=0)
+        oriented.add(tuple(lesson.source.flatten().tolist()))
+    assert len(oriented) > 3 * 4  # three batches in several of eight orientations
+
+
+def test_the_teacher_is_asked_once_per_batch() -> None:
+    lessons, teacher = batches(3)
+    for step in range(40):
+        lessons.draw(step_generator(0, step), CPU)
+    assert teacher.asked == 3
+    lessons, teacher = batches(None)
+    for step in range(5):
+        lessons.draw(step_generator(0, step), CPU)
+    assert teacher.asked == 5
+
+
+def test_a_step_gets_the_same_lesson_in_a_process_that_starts_there() -> None:
+    running, _ = batches(3)
+    for step in range(9):
+        running.draw(step_generator(4, step), CPU)
+    resumed, _ = batches(3)
+    expected, found = running.draw(step_generator(4, 9), CPU), resumed.draw(step_generator(4, 9), CPU)
+    assert torch.equal(expected.source, found.source)
+    assert torch.equal(expected.truth, found.truth)
+    assert torch.equal(expected.taught, found.taught)
