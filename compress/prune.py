@@ -85,12 +85,12 @@ def prune(config: PruneConfig, context: StageContext) -> StageOutput:
     widths = _widths(model)
     layers: list[JsonValue] = [{"module": n, "before": w, "after": widths[n]} for n, w in widths_before.items() if widths[n] != w]
     details: dict[str, JsonValue] = {"layers": layers, "before": _facts(before, before_ms), "after": _facts(table, _latency_ms(table, context))}
-    latency = estimate(table, context.device, context.unit.name, "int8")
+    latency = estimate(table, context.device, context.unit.name, context.ships_as)
     return StageOutput(model, spec, None, (latency,), tuple(fallbacks), details)
 
 
 def _latency_ms(table: OperatorTable, context: StageContext) -> float:
-    return estimate(table, context.device, context.unit.name, "int8").value
+    return estimate(table, context.device, context.unit.name, context.ships_as).value
 
 
 def _facts(table: OperatorTable, latency_ms: float) -> JsonValue:
@@ -162,7 +162,9 @@ def _shape(module: nn.Module) -> tuple[int, ...] | None:
 
 
 def _reaches_output(graph: torch_pruning.DependencyGraph, group: torch_pruning.Group) -> bool:
-    return any(not dep.target.outputs and not graph.is_in_channel_pruning_fn(dep.handler) for dep, _ in group)
+    """Whether the group's channels are those of the network's output, behind additions and pixel shuffles as well."""
+    # A layer at the end that only reads the channels (prune_in_channels) has others of its own; what is no layer has one and the same.
+    return any(not dep.target.outputs and graph.is_out_channel_pruning_fn(dep.handler) for dep, _ in group)
 
 
 def _trial(model: nn.Module, name: str, example: Tensor, shape: torch.Size) -> str | None:
@@ -212,7 +214,7 @@ def _effect(
     touched = [row for row in table.operators if row.name in output_keep or row.name in input_keep]
     narrowed = [_narrow(row, input_keep.get(row.name, 1.0), output_keep.get(row.name, 1.0)) for row in touched]
     before, after = (
-        sum(operator_latencies_ms(OperatorTable(tuple(rows), 0), context.device, context.unit.name, "int8")) for rows in (touched, narrowed)
+        sum(operator_latencies_ms(OperatorTable(tuple(rows), 0), context.device, context.unit.name, context.ships_as)) for rows in (touched, narrowed)
     )
     return frozenset(output_keep) | frozenset(input_keep), float(before - after)
 

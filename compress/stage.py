@@ -1,4 +1,5 @@
-"""What a stage takes and returns. A stage is a function `(config, context) -> StageOutput`; it touches no disk and prints nothing."""
+"""What a stage takes and returns. A stage is a function `(config, context) -> StageOutput`; it prints nothing and, but for what a search shares with
+its workers, touches no disk."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from mcompress.compress.models.spec import ModelSpec
 from mcompress.compress.quantize.plan import PrecisionPlan
 from mcompress.compress.tasks.task import Task
 from mcompress.compress.train import CheckpointStore, Progress
-from mcompress.targets.device import Device, Unit
+from mcompress.targets.device import Device, PrecisionName, Unit
 from mcompress.targets.schema import Budget, Fallback, Measurement
 
 
@@ -35,8 +36,10 @@ class StageContext:
     seed: int
     checkpoints: Callable[[str], CheckpointStore]
     """A named place for training state."""
-    study_journal: Path
-    """Where a search keeps its trials (optuna's journal), so that a killed search resumes."""
+    search_folder: Path
+    """What a search shares with workers: its journal, so that a killed search resumes, and the trained supernet. No other stage uses it."""
+    ships_as: PrecisionName
+    """The precision for which costs are estimated: `int8` with a quantize stage behind, otherwise `fp16`, as which float networks go to phones."""
     progress: Callable[[str], Progress]
     """Opens a progress line with this title."""
 

@@ -1,7 +1,7 @@
 """Training batches with the teacher's answer.
 
-Asking the teacher at every step is what makes distillation slow: the embedded teacher costs twice a student's own step, ESRGAN fifty times. With
-`teacher_batches` set it answers that many batches once; later steps draw from them again, reoriented (`Task.reorient`), as in distillation from stored
+Asking the teacher at every step is what makes distillation slow: the embedded one costs twice a student's own step, ESRGAN fifty times. With
+`teacher_batches` set it answers that many batches once; later steps draw from them again, reoriented (`Task.reorient`): distillation from stored
 answers (Shen & Xing 2021, arXiv 2112.01528). A batch is a function of its number alone, so a training that was killed finds the same ones.
 """
 

@@ -18,17 +18,18 @@ def load_teacher(config: ModelConfig, task: Task) -> tuple[ModelSpec, nn.Module]
     if config.teacher.network == "embedded":
         spec, network = task.embedded_teacher(config.input_shape)
         return spec, network.eval()
-    return _load(config.teacher, config.input_shape)
+    return load_network(config.teacher, config.input_shape)
 
 
 def load_start(config: ModelConfig, teacher_spec: ModelSpec, teacher: nn.Module) -> tuple[ModelSpec, nn.Module]:
     """The network that the first stage gets: the target's student, or a copy of the teacher."""
     if config.student is None:
         return teacher_spec, copy.deepcopy(teacher)
-    return _load(config.student, config.input_shape)
+    return load_network(config.student, config.input_shape)
 
 
-def _load(config: TeacherConfig | NetworkConfig, input_shape: tuple[int, ...]) -> tuple[ModelSpec, nn.Module]:
+def load_network(config: TeacherConfig | NetworkConfig, input_shape: tuple[int, ...]) -> tuple[ModelSpec, nn.Module]:
+    """A network by name with its weights, in evaluation mode. Raises `CheckpointError` or `PlanError`."""
     args = dict(config.args)
     if config.network == "rrdb" and config.checkpoint is not None and not args:
         args = dict(rrdb_args_of(read_state_dict(config.checkpoint)))

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcompress.errors import DiskFullError, ExportError, MCompressError, MissingBackendError
+from mcompress.export import replay
 from mcompress.record import CoverageRecord, OperatorFallback
 from mcompress.targets.exports import Export
 from mcompress.targets.schema import Fallback
@@ -51,18 +52,15 @@ class Port:
 
     def encode(self, value: FloatArray) -> NDArray[np.generic]:
         """Float32 NCHW -> what the file takes."""
-        laid_out = value.transpose(0, 2, 3, 1) if self.layout == "NHWC" else value
-        if self.scale is None or self.zero_point is None:
-            return np.ascontiguousarray(laid_out, dtype=self.dtype)
-        limits = np.iinfo(self.dtype)
-        return np.ascontiguousarray(np.clip(np.round(laid_out / np.float32(self.scale)) + self.zero_point, limits.min, limits.max).astype(self.dtype))
+        return replay.encode(value, self._facts())
 
     def decode(self, value: NDArray[np.generic]) -> FloatArray:
         """What the file gives -> float32 NCHW."""
-        plain = value.astype(np.float32)
-        if self.scale is not None and self.zero_point is not None:
-            plain = (plain - np.float32(self.zero_point)) * np.float32(self.scale)
-        return np.ascontiguousarray(plain.transpose(0, 3, 1, 2) if self.layout == "NHWC" else plain)
+        return replay.decode(value, self._facts())
+
+    def _facts(self) -> replay.Facts:
+        shape = list(self.shape)
+        return {"name": self.name, "shape": shape, "dtype": self.dtype, "layout": self.layout, "scale": self.scale, "zero_point": self.zero_point}
 
 
 @dataclass(frozen=True)
@@ -76,6 +74,8 @@ class Written:
     fallbacks: tuple[Fallback, ...]
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
+    least_runtime: str | None = None
+    """The oldest runtime that can take the file, as the file itself states it, for example `iOS 17`; None for formats that do not say."""
 
 
 class Runner(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -17,39 +17,11 @@ from mcompress.errors import ExportError, MissingBackendError, ParityError, Usag
 from mcompress.export import backend_named, documents, replay
 from mcompress.export.backend import FloatArray, Runner
 from mcompress.export.interface import TensorFacts
-from mcompress.export.manifest import (
-    Content,
-    Manifest,
-    ModelFile,
-    ProcessingStep,
-    Quality,
-    Recommended,
-    Runtime,
-    Source,
-    Tolerance,
-    VectorFiles,
-)
+from mcompress.export.manifest import Content, Manifest, ModelFile, Recommended, Source, VectorFiles
 from mcompress.export.replay import Result, digest_of, size_of
+from mcompress.export.stated import default_unit, postprocessing_of, preprocessing_of, quality_of, runtime_of, scale_of, tolerance_of
 from mcompress.record import ExportRecord, Run
 from mcompress.targets.schema import Target
-
-FLOAT_TOLERANCE = 1e-3  # share of the output range; design.md's parity limit of float files, and what another CPU's order of additions stays below
-INT8_STEPS = 2  # two runtimes may round the last operator and the one before it differently
-INT8_SQNR_DB = 35.0  # design.md's parity limit of quantized files: other CPUs' integer kernels round inside the network as well
-PHONE_THREADS = 4  # the big cores of a phone's CPU
-
-RUNTIMES: Mapping[str, tuple[str, str]] = {
-    "onnx": ("ONNX Runtime", "onnxruntime"),
-    "tflite": ("LiteRT (TensorFlow Lite)", "ai-edge-litert"),
-    "executorch": ("ExecuTorch", "executorch"),
-    "coreml": ("Core ML", "coremltools"),
-}
-DELEGATES: Mapping[str, tuple[str, str]] = {
-    "onnx": ("cpu", "CPUExecutionProvider"),
-    "tflite": ("cpu", "XNNPACK"),
-    "executorch": ("cpu", "XNNPACK"),
-    "coreml": ("all", "Core ML's own choice of CPU, GPU and Neural Engine"),
-}
 
 
 @dataclass(frozen=True)
@@ -77,7 +49,7 @@ class ExportedFile:
     vectors: tuple[TestVector, ...]
     """One or two are enough; each is stored raw."""
     least_runtime: str | None = None
-    """The oldest runtime that the file's format asks for, for example `iOS17`; left out, the version that executed it is stated."""
+    """The oldest runtime that the file itself states, for example `iOS 17, macOS 14`; left out, the version that executed it is stated."""
     run_with: Recommended | None = None
 
 
@@ -101,7 +73,7 @@ def write_bundle(folder: Path, *, run: Run, target: Target, files: Sequence[Expo
         name=run.target.name,
         task=target.model.task,
         device=target.device,
-        scale=_scale_of(files[0]),
+        scale=scale_of(files[0].inputs[0], files[0].outputs[0]),
         quick=run.target.quick,
         weights_licence=documents.weights_licence(target),
         source=Source(
@@ -193,30 +165,20 @@ def _ship(file: ExportedFile, run: Run, bundle: Path) -> ModelFile:
         recommended=record.recommended,
         bytes=size_of(destination),
         sha256=digest,
-        runtime=_runtime(file),
-        run_with=file.run_with or _default_unit(record),
+        runtime=runtime_of(record, file.least_runtime),
+        run_with=file.run_with or default_unit(record),
         inputs=file.inputs,
         outputs=file.outputs,
-        preprocessing=_before(took),
-        postprocessing=_after(gave),
+        preprocessing=preprocessing_of(took),
+        postprocessing=postprocessing_of(gave),
         precision_counts=record.precision_counts,
         coverage=record.coverage,
         parity=record.parity,
         latency=record.latency,
-        quality=_quality(record, run),
+        quality=quality_of(record, run),
         tolerance=tolerance_of(record.variant, gave),
         vectors=tuple(_write_vector(bundle, file, index) for index in range(len(file.vectors))),
     )
-
-
-def tolerance_of(variant: str, output: TensorFacts) -> Tolerance:
-    """How far another machine may be from the expected output: float files by range, quantized ones by steps of the output or by SQNR."""
-    low, high = output.value_range
-    if variant == "float":
-        return Tolerance(max_abs=FLOAT_TOLERANCE * (high - low), basis=f"{FLOAT_TOLERANCE:g} of the output range")
-    step = output.scale if output.scale is not None else (high - low) / 255.0
-    of = "of the output" if output.scale is not None else "of an 8-bit picture (the output is not quantized)"
-    return Tolerance(max_abs=INT8_STEPS * step, or_sqnr_db=INT8_SQNR_DB, basis=f"{INT8_STEPS} quantization steps {of}, or {INT8_SQNR_DB:g} dB SQNR")
 
 
 def _write_vector(bundle: Path, file: ExportedFile, index: int) -> VectorFiles:
@@ -259,72 +221,6 @@ def _store(folder: Path, stem: str, array: replay.Tensor, *, raw: bool) -> str:
             break
         number += 1
     return f"vectors/{path.name}"
-
-
-def _before(took: TensorFacts) -> tuple[ProcessingStep, ...]:
-    low, high = took.value_range
-    height, width = _sides(took)
-    steps = [
-        ProcessingStep(operation="tile", arguments={"height": height, "width": width}),
-        *([ProcessingStep(operation="colour_order", arguments={"order": took.colour_order})] if took.colour_order else []),
-        ProcessingStep(operation="scale", arguments={"multiply": (high - low) / 255.0, "add": low}),
-        ProcessingStep(operation="layout", arguments={"order": took.layout}),
-    ]
-    if took.scale is not None and took.zero_point is not None:
-        steps.append(ProcessingStep(operation="quantize", arguments={"scale": took.scale, "zero_point": took.zero_point, "dtype": took.dtype}))
-    return tuple(steps)
-
-
-def _after(gave: TensorFacts) -> tuple[ProcessingStep, ...]:
-    low, high = gave.value_range
-    steps = []
-    if gave.scale is not None and gave.zero_point is not None:
-        steps.append(ProcessingStep(operation="dequantize", arguments={"scale": gave.scale, "zero_point": gave.zero_point, "dtype": gave.dtype}))
-    return (
-        *steps,
-        ProcessingStep(operation="clip", arguments={"low": low, "high": high}),
-        ProcessingStep(operation="scale", arguments={"multiply": 255.0 / (high - low), "add": -255.0 * low / (high - low)}),
-        ProcessingStep(operation="round", arguments={"dtype": "uint8"}),
-        ProcessingStep(operation="layout", arguments={"order": gave.layout}),
-        *([ProcessingStep(operation="colour_order", arguments={"order": gave.colour_order})] if gave.colour_order else []),
-    )
-
-
-def _runtime(file: ExportedFile) -> Runtime:
-    backend, runtime = file.record.backend, file.record.parity.runtime
-    name, package = RUNTIMES[backend]
-    if file.least_runtime is not None:
-        return Runtime(name=name, least_version=file.least_runtime, basis="stated by the file's format; executed here by " + runtime)
-    if backend == "coreml":
-        return Runtime(name=name, least_version="not known", basis="not executed: Core ML runs on Apple systems only")
-    return Runtime(name=name, least_version=version(package), basis="the version that executed it; older ones were not tried")
-
-
-def _default_unit(record: ExportRecord) -> Recommended:
-    unit, delegate = DELEGATES[record.backend]
-    how = "executed so on the machine that made it" if record.parity.passed is not None else "not executed"
-    return Recommended(unit=unit, delegate=delegate, threads=PHONE_THREADS, basis=f"{how}; not measured on a phone")
-
-
-def _quality(record: ExportRecord, run: Run) -> Quality:
-    teacher = run.models.get("teacher")
-    if record.quality:
-        after, source = record.quality, "this file in its runtime"
-    else:
-        model = run.models.get("distilled")
-        after, source = (model.quality if model else {}), "PyTorch"
-    return Quality.model_validate(
-        {"before": teacher.quality if teacher else {}, "after": after, "after_from": source, "baseline": run.baseline.get("mean", {})}
-    )
-
-
-def _scale_of(file: ExportedFile) -> int:
-    return max(1, _sides(file.outputs[0])[0] // _sides(file.inputs[0])[0])
-
-
-def _sides(facts: TensorFacts) -> tuple[int, int]:
-    height, width = facts.shape[1:3] if facts.layout == "NHWC" else facts.shape[2:4]
-    return height, width
 
 
 def _plain(facts: TensorFacts) -> replay.Facts:

@@ -33,6 +33,8 @@ NAME = "coreml"
 SUFFIX = ".mlpackage"
 CONVERSIONS = {"const", "cast", "quantize", "dequantize", "constexpr_affine_dequantize", "constexpr_blockwise_shift_scale"}
 WEIGHTED = {"conv": "weight", "conv_transpose": "weight", "linear": "weight"}
+LEAST_SYSTEM = {7: "iOS 16, macOS 13", 8: "iOS 17, macOS 14", 9: "iOS 18, macOS 15"}
+"""Specification version of a saved package -> the first systems whose Core ML reads it (coremltools, `specificationVersion`)."""
 FP16_TOLERANCE = 2e-3  # relative; half precision has a relative step of 1e-3
 INT8_TOLERANCE = 0.1  # relative; a channel's weights are rounded to 1/127 of their largest
 ADVICE = "The message names the operator; replace it in the network, or take this backend out of the target's exports."
@@ -102,7 +104,8 @@ def _read_back(path: Path, program: ExportedProgram, plan: PrecisionPlan | None)
     description = saved.get_spec().description
     inputs = tuple(Port(str(item.name), tuple(item.type.multiArrayType.shape), "float32", "NCHW") for item in description.input)
     outputs = tuple(Port(str(item.name), tuple(item.type.multiArrayType.shape), "float32", "NCHW") for item in description.output)
-    return Written(path, dict(counts), coverage, as_fallbacks(NAME, tuple(fallbacks)), inputs, outputs)
+    least = LEAST_SYSTEM.get(saved.get_spec().specificationVersion)
+    return Written(path, dict(counts), coverage, as_fallbacks(NAME, tuple(fallbacks)), inputs, outputs, least)
 
 
 def _mil_program(saved: MLModel) -> Program:

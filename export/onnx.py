@@ -142,10 +142,14 @@ def _unshare(graph: onnx.GraphProto) -> None:
                 own.name = f"{node.output[0]}_{suffix}"
                 graph.initializer.append(own)
                 node.input[position] = own.name
-    used = {name for node in nodes for name in node.input}
-    kept = [item for item in graph.initializer if item.name in used]
     del graph.node[:]
     graph.node.extend(nodes)
+    _drop_unused(graph)
+
+
+def _drop_unused(graph: onnx.GraphProto) -> None:
+    used = {name for node in graph.node for name in node.input}
+    kept = [item for item in graph.initializer if item.name in used]
     del graph.initializer[:]
     graph.initializer.extend(kept)
 
@@ -174,10 +178,7 @@ def _make_activations_unsigned(graph: onnx.GraphProto) -> None:
                 continue
             node.input[0] = shifted(node.input[0])
         node.input[2] = shifted(node.input[2])
-    used = {name for node in graph.node for name in node.input}
-    kept = [item for item in graph.initializer if item.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
+    _drop_unused(graph)
     del graph.value_info[:]
 
 

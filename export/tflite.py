@@ -102,7 +102,20 @@ def _read_back(path: Path, plan: PrecisionPlan | None) -> Written:
         fallbacks += shortfalls("LiteRT", plan, float_kinds, REASONS, FP16_REASON)
     coverage = CoverageRecord(total=len(operators), by_unit=dict(units), fallbacks=tuple(fallbacks))
     runner = _TFLiteRunner(path, 1)
-    return Written(path, dict(counts), coverage, as_fallbacks(NAME, tuple(fallbacks)), runner.inputs, runner.outputs)
+    return Written(path, dict(counts), coverage, as_fallbacks(NAME, tuple(fallbacks)), runner.inputs, runner.outputs, _least_runtime(path))
+
+
+def _least_runtime(path: Path) -> str | None:
+    """What the converter noted in the file, from the versions of its operators; the numbers are TensorFlow's, which LiteRT continued from 1.0 on."""
+    from ai_edge_litert.schema_py_generated import Model
+
+    model = Model.GetRootAsModel(path.read_bytes(), 0)
+    for entry in (model.Metadata(index) for index in range(model.MetadataLength())):
+        buffer = model.Buffers(entry.Buffer())
+        if entry.Name() == b"min_runtime_version" and buffer.DataLength():
+            version = bytes(buffer.DataAsNumpy()).rstrip(b"\0").decode("ascii", errors="replace")
+            return f"TensorFlow Lite {version}" if version else None
+    return None
 
 
 def _delegated(details: list[dict[str, object]]) -> set[object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, JsonValue, ValidationError
@@ -14,15 +15,24 @@ class _Read(BaseModel):
 
 
 class FoundCandidate(_Read):
-    """A candidate of a search; `quality` is None where it was rejected before it was evaluated."""
+    """A candidate of a search that was evaluated."""
 
     latency_ms: float
-    quality: float | None = None
+    quality: float
     macs: int | None = None
     peak_memory_mb: float | None = None
     spec_args: dict[str, JsonValue] = Field(default_factory=dict)
     picked: bool = False
     state: str = "complete"
+
+
+class RejectedCandidate(_Read):
+    """A candidate that was rejected before it was evaluated; `over` says by how much of each limit (0.5: half as much again)."""
+
+    latency_ms: float
+    macs: int
+    peak_memory_mb: float
+    over: dict[str, float]
 
 
 class PrunedLayer(_Read):
@@ -49,6 +59,7 @@ class StageDetails(_Read):
 
     front: tuple[FoundCandidate, ...] = ()
     trials: tuple[FoundCandidate, ...] = ()
+    rejected: tuple[RejectedCandidate, ...] = ()
     rejected_over_budget: int | None = None
     curve: tuple[tuple[int, dict[str, float]], ...] = ()
     before: dict[str, float] = Field(default_factory=dict)
@@ -58,6 +69,10 @@ class StageDetails(_Read):
     keep_float_below_db: float | None = None
     output_sqnr_db: float | None = None
     calibration_samples: int | None = None
+
+    def rejected_by(self) -> dict[str, int]:
+        """Limit -> how many candidates were over it; one candidate may be over several."""
+        return dict(Counter(name for candidate in self.rejected for name in candidate.over).most_common())
 
 
 def read_details(folder: Path) -> StageDetails | None:

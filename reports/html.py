@@ -297,17 +297,15 @@ def fallback_groups(fallbacks: Sequence[Fallback]) -> list[FallbackGroup]:
 
 def _search(run: Run, details: Mapping[str, StageDetails]) -> StagePart | None:
     for name, found in details.items():
-        evaluated = [t for t in found.trials if t.quality is not None and t.state != "over budget"]
-        if not evaluated:
+        if not found.trials:
             continue
-        over = [t for t in found.trials if t.quality is None or t.state == "over budget"]
         limit = next((line for line in run.budget if line.what == "latency_ms"), None)
         metric = next(iter(next(iter(run.models.values())).quality), "quality") if run.models else "quality"
         label, unit = wording.metric(metric)
         plot = plots.pareto(
             _points(found.front),
-            _points(evaluated),
-            _points(over),
+            _points(found.trials),
+            [candidate.latency_ms for candidate in found.rejected],
             limit_ms=None if limit is None else limit.limit,
             quality_label=f"{label} on validation crops{', ' + unit if unit else ''}",
             latency_label="estimated latency, ms",

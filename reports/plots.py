@@ -39,15 +39,16 @@ STYLE = {
     "legend.frameon": False,
     "hatch.linewidth": 0.8,
 }
+MOST_OF_REJECTED = 1.3  # times the latencies of interest: how far to the right the axis goes for candidates that were not evaluated
 WIDTH = 9.4  # inches; the viewBox that fits the page's column
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One candidate of a search."""
+    """One evaluated candidate of a search."""
 
     latency_ms: float
-    quality: float | None
+    quality: float
     picked: bool = False
 
 
@@ -63,20 +64,17 @@ class Sensitivity:
 def pareto(
     front: Sequence[Candidate],
     trials: Sequence[Candidate],
-    over: Sequence[Candidate],
+    rejected_ms: Sequence[float],
     *,
     limit_ms: float | None,
     quality_label: str,
     latency_label: str,
 ) -> str:
-    """Quality against latency: every trial, the front, the pick, and the region that the budget rejects."""
+    """Quality against latency: every trial, the front, the pick, and where the rejected candidates lie, which have a latency but no quality."""
     with mpl.rc_context(STYLE):
         figure, axes = _figure(WIDTH, 4.0)
-        within = [t for t in trials if t.quality is not None]
-        axes.scatter(
-            [t.latency_ms for t in within], [t.quality or 0.0 for t in within], s=22, color=MUTED, alpha=0.45, linewidths=0, label="evaluated"
-        )
-        line = sorted((c.latency_ms, c.quality) for c in front if c.quality is not None)
+        axes.scatter([t.latency_ms for t in trials], [t.quality for t in trials], s=22, color=MUTED, alpha=0.45, linewidths=0, label="evaluated")
+        line = sorted((c.latency_ms, c.quality) for c in front)
         axes.plot(
             [x for x, _ in line],
             [y for _, y in line],
@@ -88,25 +86,46 @@ def pareto(
             drawstyle="steps-post",
         )
         for candidate in front:
-            if candidate.picked and candidate.quality is not None:
+            if candidate.picked:
                 axes.scatter(
                     [candidate.latency_ms], [candidate.quality], s=190, facecolors="none", edgecolors=WARN, linewidths=2, zorder=5, label="picked"
                 )
         low, high = axes.get_xlim()
+        high = max(high, (limit_ms or 0.0) * 1.12)
+        if rejected_ms:
+            # A few candidates far over the limit would press all others together.
+            high = max(high, min(1.03 * max(rejected_ms), MOST_OF_REJECTED * high))
+            _rug(axes, [ms for ms in rejected_ms if ms <= high], _rejected_label(rejected_ms, high))
         if limit_ms is not None:
-            high = max(high, limit_ms * 1.12, *(c.latency_ms * 1.03 for c in over)) if over else max(high, limit_ms * 1.12)
-            axes.axvspan(limit_ms, high, facecolor="none", edgecolor=LINE, hatch="///", linewidth=0, label="over budget, rejected before evaluation")
-            axes.axvline(limit_ms, color=WARN, linewidth=1.2, linestyle=(0, (4, 3)))
-            axes.set_xlim(low, high)
-        if over:
-            # They have no quality: nothing over budget is evaluated. A row of ticks at the bottom shows where they lie.
-            floor = axes.get_ylim()[0]
-            axes.plot([c.latency_ms for c in over], [floor] * len(over), "|", color=WARN, markersize=9, clip_on=False, linestyle="none")
-            axes.set_ylim(bottom=floor)
+            axes.axvspan(limit_ms, high, facecolor="none", edgecolor=LINE, hatch="///", linewidth=0)
+            axes.axvline(limit_ms, color=WARN, linewidth=1.2, linestyle=(0, (4, 3)), label="latency limit")
+        axes.set_xlim(low, high)
         axes.set_xlabel(latency_label)
         axes.set_ylabel(quality_label)
         _legend(figure)
-        return _svg(figure, f"Scatter plot of {quality_label} against {latency_label} for {len(within)} candidates; {len(line)} on the Pareto front.")
+        said = f"{len(trials)} candidates; {len(line)} on the Pareto front; {len(rejected_ms)} over budget and not evaluated"
+        return _svg(figure, f"Scatter plot of {quality_label} against {latency_label} for {said}.")
+
+
+def _rejected_label(rejected_ms: Sequence[float], high: float) -> str:
+    beyond = sum(ms > high for ms in rejected_ms)
+    return f"over budget, not evaluated ({len(rejected_ms)}{f', {beyond} of them further right' if beyond else ''})"
+
+
+def _rug(axes: Axes, latencies_ms: Sequence[float], label: str) -> None:
+    """Ticks along the bottom, below every quality: one path, since there may be thousands."""
+    top = 0.045  # of the axes' height
+    axes.plot(
+        [x for ms in latencies_ms for x in (ms, ms, float("nan"))],
+        [y for _ in latencies_ms for y in (0.0, top, float("nan"))],
+        transform=axes.get_xaxis_transform(),
+        color=WARN,
+        linewidth=0.9,
+        alpha=0.7,
+    )
+    axes.plot([], [], "|", color=WARN, markersize=9, label=label)
+    bottom, highest = axes.get_ylim()
+    axes.set_ylim(bottom - 2 * top * (highest - bottom), highest)
 
 
 def curves(curve: Sequence[tuple[int, Mapping[str, float]]], *, title: str) -> str:

@@ -16,6 +16,7 @@ Path = tuple[Key, ...]
 MAX_BYTES = 1_000_000
 _MAX_VALUES = 20_000  # aliases count each time they are used, so that ten lines cannot become a billion values
 _MAX_DEPTH = 50
+_MAX_DIGITS = 100
 _TAG = "tag:yaml.org,2002:"
 
 
@@ -27,6 +28,8 @@ class Document:
     data: JsonValue = None
     places: dict[Path, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    unread: set[Path] = field(default_factory=set)
+    """Values that are in the file and not in `data`, because something is wrong with them that `problems` says."""
 
     def place(self, path: Path) -> str:
         """Where the value at `path`, or else the closest value around it, was written."""
@@ -89,6 +92,7 @@ class _Reader:
         elif isinstance(node, SequenceNode):
             if self.allowed(node, "seq"):
                 return [self.read(item, (*path, index)) for index, item in enumerate(node.value)]
+            self.document.unread.add(path)
         elif isinstance(node, ScalarNode):
             return self.scalar(node, path)
         return None
@@ -96,6 +100,7 @@ class _Reader:
     def mapping(self, node: MappingNode, path: Path) -> JsonValue:
         data: dict[str, JsonValue] = {}
         if not self.allowed(node, "map"):
+            self.document.unread.add(path)
             return data
         seen: dict[str, int] = {}
         for key_node, value_node in node.value:
@@ -120,12 +125,18 @@ class _Reader:
     def scalar(self, node: ScalarNode, path: Path) -> JsonValue:
         tag = str(node.tag).removeprefix(_TAG)
         if not self.allowed(node, "str", "int", "float", "bool", "null", "timestamp"):
+            self.document.unread.add(path)
             return None
         if tag in ("str", "timestamp"):  # YAML 1.2 has no dates
             return str(node.value)
+        if tag == "int" and len(node.value) > _MAX_DIGITS:
+            self.document.unread.add(path)
+            self.problem(node, f"{show_path(path)} is a number of {len(node.value)} digits; at most {_MAX_DIGITS} are read")
+            return None
         try:
             value = self.yaml.constructor.construct_object(node)
         except (ValueError, YAMLError) as error:
+            self.document.unread.add(path)
             self.problem(node, f"{show_path(path)} is not a valid {tag}: {str(error).splitlines()[0]}")
             return None
         return value if isinstance(value, (bool, int, float)) else None

@@ -27,8 +27,6 @@ from mcompress.targets.schema import Measurement
 Precisions = Mapping[str, PrecisionName] | PrecisionName
 """One precision for all operators, or operator name -> precision. Operators without weights that are not named take that of the operator before."""
 
-_MB = 1e6
-
 
 @dataclass(frozen=True)
 class OperatorLatency:
@@ -108,19 +106,6 @@ def operator_latencies(table: OperatorTable, device: Device, unit: str, precisio
 def operator_latencies_ms(table: OperatorTable, device: Device, unit: str, precisions: Precisions) -> tuple[float, ...]:
     """Milliseconds per operator, in execution order; what `operator_latencies` adds up to per row."""
     return tuple(row.latency_ms for row in operator_latencies(table, device, unit, precisions))
-
-
-def peak_memory(table: OperatorTable, precision: PrecisionName = "fp32") -> Measurement:
-    """Largest live activations of one forward pass, MB (10^6 bytes), at one precision for all tensors."""
-    return Measurement(
-        what="peak activation memory",
-        value=table.peak_activation_elements * BYTES[precision] / _MB,
-        unit="MB",
-        how="estimated",
-        on=f"any device, {precision} activations",
-        band="exact for the planned order; runtimes add their own buffers",
-        source="lifetimes of the tensors in execution order",
-    )
 
 
 def weight_bytes(table: OperatorTable, precisions: Precisions) -> int:

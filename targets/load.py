@@ -101,7 +101,7 @@ def _read(path: Path) -> tuple[str, str, Path]:
     except UnicodeDecodeError as error:
         raise TargetError([f"{label}: not a text file: byte {error.start} is not UTF-8; a target is YAML text in UTF-8"]) from error
     except (OSError, ValueError) as error:
-        raise TargetError([f"{label}: cannot be read: {error}"]) from error
+        raise TargetError([f"{label}: cannot be read: {getattr(error, 'strerror', None) or error}"]) from error
 
 
 def _apply(override: str, document: Document) -> None:
@@ -155,13 +155,13 @@ def _resolve_paths(document: Document, folder: Path) -> None:
             found = Path(os.path.normpath(base / Path(written).expanduser()))
             exists = found.is_dir() if path in _FOLDERS else found.exists()
         except (OSError, ValueError, RuntimeError) as error:
-            document.problems.append(f"{place}: {show_path(path)} is {show(written)}, which is no path: {error}")
+            document.problems.append(f"{place}: {show_path(path)} is {show(written)}, which is no path: {getattr(error, 'strerror', None) or error}")
             continue
         holder[name] = str(found)
         if not exists:
             what = "folder" if path in _FOLDERS else "file"
             start = "the working directory" if overridden else "the folder of the target file"
-            document.problems.append(f"{place}: {show_path(path)} is '{written}'; there is no such {what} (relative paths start at {start})")
+            document.problems.append(f"{place}: {show_path(path)} is {show(written)}; there is no such {what} (relative paths start at {start})")
 
 
 def _coercions(document: Document, target: Target) -> list[str]:

@@ -31,6 +31,8 @@ def describe(error: ValidationError, document: Document, root: type[BaseModel]) 
         path, seen = _written(tuple(item["loc"]), document.data)
         if item["type"] == "too_short" and isinstance(seen, list) and seen:
             continue  # its items have problems of their own, which are listed
+        if any(path[: len(unread)] == unread for unread in document.unread):
+            continue  # what is wrong with it is listed already
         lines.append(f"{document.place(path)}: {_say(item, path, seen, root)}")
     return lines
 
@@ -46,7 +48,7 @@ def show(value: JsonValue) -> str:
     if value is None or isinstance(value, bool):
         return {None: "empty", True: "true", False: "false"}[value]
     if isinstance(value, (dict, list)):
-        return "a mapping" if isinstance(value, dict) else "a list"
+        return f"{'a' if value else 'an empty'} {'mapping' if isinstance(value, dict) else 'list'}"
     if isinstance(value, str):
         value = value if value.isprintable() else ascii(value)[1:-1]
     text = f"'{value}'" if isinstance(value, str) else str(value)
@@ -88,6 +90,7 @@ _TYPES: tuple[tuple[str, str], ...] = (
     ("bool_", "true or false"),
     ("string_type", "text"),
     ("string_sub_type", "text"),
+    ("string_unicode", "text in Unicode"),
     ("path_", "a path"),
     ("tuple_type", "a list"),
     ("list_type", "a list"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from mcompress.compress.models.spec import ModelSpec
 from mcompress.compress.stage import StageContext
 from mcompress.compress.tasks.super_resolution import photos
 from mcompress.compress.tasks.super_resolution.task import SuperResolution
-from mcompress.targets.device import load_device
+from mcompress.targets.device import PrecisionName, load_device
 from mcompress.targets.schema import Budget
 
 SHAPE = (1, 3, 32, 32)
@@ -55,7 +56,9 @@ def task() -> SuperResolution:
 def make_context(task: SuperResolution, tmp_path: Path) -> Callable[..., StageContext]:
     """A stage context around a model spec, with a small RRDBNet as the teacher."""
 
-    def make(spec: ModelSpec, *, budget: Budget | None = None, seed: int = 0, work: Path | None = None) -> StageContext:
+    def make(
+        spec: ModelSpec, *, budget: Budget | None = None, seed: int = 0, work: Path | None = None, ships_as: PrecisionName = "int8"
+    ) -> StageContext:
         torch.manual_seed(0)
         teacher_spec = ModelSpec("rrdb", {"features": 8, "blocks": 1, "growth": 4}, (), SHAPE)
         device = load_device("snapdragon865")
@@ -72,8 +75,37 @@ def make_context(task: SuperResolution, tmp_path: Path) -> Callable[..., StageCo
             plan=None,
             seed=seed,
             checkpoints=lambda name: stores.setdefault(name, MemoryCheckpoints()),
-            study_journal=(work or tmp_path) / "study.journal",
+            search_folder=work or tmp_path,
+            ships_as=ships_as,
             progress=lambda _title: lambda _done, _total, _note: None,
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder as the pipeline leaves it, with its report; to be read only."""
+    from reported_run import write_run
+
+    from mcompress.reports.html import write_report
+
+    torch.set_num_threads(1)
+    made = tmp_path_factory.mktemp("run")
+    write_run(made)
+    write_report(made)
+    return made
+
+
+@pytest.fixture(scope="session")
+def pristine_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle as it is shipped; to be read only."""
+    from tiny_bundle import make_bundle
+
+    return make_bundle(tmp_path_factory.mktemp("bundle"))
+
+
+@pytest.fixture
+def bundle(pristine_bundle: Path, tmp_path: Path) -> Path:
+    """A copy of it that a test may break."""
+    return Path(shutil.copytree(pristine_bundle, tmp_path / "bundle"))

@@ -10,9 +10,13 @@ import pytest
 import torch
 
 import mcompress
-from mcompress.cache import disk_full_named
+from mcompress.cache import Cache
 from mcompress.compress.checkpoints import FileCheckpoints
-from mcompress.errors import DiskFullError, StageError
+from mcompress.console import Silent
+from mcompress.errors import StageError
+from mcompress.planning import plan
+from mcompress.staging import run_stages
+from mcompress.targets.load import load_target
 
 STATE: dict[str, object] = {"step": 3, "seconds": 1.5, "curve": [(1, {"a/b": 0.5})], "averaged": {"a": {"w": torch.arange(400.0)}}}
 
@@ -62,24 +66,11 @@ def test_the_reason_outlives_a_process_that_is_killed_after_it_began_again(store
     assert "it has 0 bytes and is cut off" in (later.problem or "")
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the device that is always full is Linux's")
-def test_a_full_disk_leaves_the_last_state(store: FileCheckpoints) -> None:
-    store.path.with_suffix(".tmp").symlink_to("/dev/full")
-    with pytest.raises(DiskFullError, match=r"no space left while writing to .* MB free\)\. What was finished is kept; free some space"), disk_full_named(
-        store.path.parent
-    ):
-        store.save({"step": 4, "averaged": torch.zeros(100_000)})
-    loaded = store.load()
-    assert loaded is not None
-    assert loaded["step"] == 3
-    store.path.with_suffix(".tmp").unlink()
-
-
 TARGET = """\
 name: one
 device: snapdragon865
 threads: 1
-model: {network: imdn, args: {features: 16, blocks: 1}, input_shape: [1, 3, 32, 32]}
+model: {student: {network: imdn, args: {features: 16, blocks: 1}}, input_shape: [1, 3, 32, 32]}
 stages: [{stage: distill, steps: 3, batch_size: 1, crop_size: 8, checkpoint_every_s: 0.001}]
 exports: [{backend: onnx}]
 """
@@ -89,15 +80,16 @@ exports: [{backend: onnx}]
 def test_a_truncated_checkpoint_becomes_a_fallback_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "one.yaml"
     target.write_text(TARGET)
-    undisturbed = mcompress.run(target, out=tmp_path / "a")
+    made = plan(load_target(target))
+    (undisturbed,) = run_stages(made, tmp_path / "a", Cache(tmp_path / "a" / "cache"), (), Silent())
 
     def stop(*_: object) -> None:
         raise StageError("stopped behind the training")
 
     with monkeypatch.context() as patch:
-        patch.setattr("mcompress.pipeline.save_output", stop)
+        patch.setattr("mcompress.staging.save_output", stop)
         with pytest.raises(StageError):
-            mcompress.run(target, out=tmp_path / "b")
+            run_stages(made, tmp_path / "b", Cache(tmp_path / "b" / "cache"), (), Silent())
     (checkpoint,) = (tmp_path / "b" / "cache").glob("*.work/distill.pt")
     checkpoint.write_bytes(checkpoint.read_bytes()[:-1000])
     outcome = mcompress.run(target, out=tmp_path / "b")
@@ -106,5 +98,5 @@ def test_a_truncated_checkpoint_becomes_a_fallback_of_the_run(tmp_path: Path, mo
     assert "distill.pt cannot be used (its digest does not match its content: it was cut off or changed)" in found.reason
     assert found.reason in json.loads((outcome.folder / "run.json").read_text())["fallbacks"][0].values()
     assert "the training started again from its first step" in (outcome.folder / "report.html").read_text()
-    assert [s.digest for s in outcome.record.stages] == [s.digest for s in undisturbed.record.stages]
-    assert not [f for f in undisturbed.record.fallbacks if f.what == "training checkpoint"]
+    assert [stage.digest for stage in outcome.record.stages] == [undisturbed.record.digest]
+    assert undisturbed.artifact.fallbacks == ()

@@ -22,7 +22,7 @@ from mcompress.compress.cost import operator_table
 from mcompress.compress.models.mfagan import mfagan
 from mcompress.errors import TargetError, UsageError
 from mcompress.targets.device import Device, Unit, list_devices, load_device, parse_device
-from mcompress.targets.latency import estimate, operator_latencies, operator_latencies_ms, padded_macs, peak_memory, weight_bytes
+from mcompress.targets.latency import estimate, operator_latencies, operator_latencies_ms, padded_macs, weight_bytes
 from mcompress.targets.operators import OperatorTable
 
 DEVICE = load_device("snapdragon865")
@@ -204,10 +204,9 @@ def test_a_smaller_network_is_never_slower() -> None:
         assert estimate(cut, DEVICE, unit, "int8").value < estimate(whole, DEVICE, unit, "int8").value
 
 
-def test_memory_and_weights() -> None:
+def test_weights() -> None:
     network = table(nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1)), (1, 3, 10, 10))
-    assert peak_memory(network).value == 1_600 * 4 / 1e6
-    assert peak_memory(network, "int8").value == 1_600 / 1e6
+    assert network.peak_activation_elements == 1_600
     assert weight_bytes(network, {"0": "fp16", "1": "int8"}) == 2 * 32 + 72
 
 

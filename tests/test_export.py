@@ -6,6 +6,7 @@ import errno
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -221,6 +222,28 @@ def test_coreml_weights_are_those_of_the_network(name: str, cases: dict[str, Cas
     if not coreml.executes_here():
         with pytest.raises(ExportError, match="cannot be executed on Linux"):
             coreml.load(written.path, 1)
+
+
+@pytest.mark.export
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.backend)
+def test_the_least_runtime_is_what_the_file_states(config: ExportConfig, write: Callable[[ExportConfig, str, str], Written]) -> None:
+    for variant in ("float", "mixed"):
+        least = write(config, "mfagan", variant).least_runtime
+        if config.backend == "coreml":
+            assert least == "iOS 17, macOS 14"
+        elif config.backend == "tflite":
+            assert re.fullmatch(r"TensorFlow Lite [12]\.\d+\.\d+", least or "")
+        else:
+            assert least is None
+
+
+@pytest.mark.export
+@pytest.mark.parametrize(("target", "least"), [("iOS16", "iOS 16, macOS 13"), ("iOS18", "iOS 18, macOS 15")])
+def test_coreml_states_the_system_that_was_asked_for(target: str, least: str, cases: dict[str, Case], tmp_path: Path) -> None:
+    config = CoreMLConfig.model_validate({"minimum_deployment_target": target})
+    with captured(tmp_path / "log.txt"):
+        written = backend_named("coreml").write(config, cases["user"].model, images(1)[0], None, tmp_path / "m")
+    assert written.least_runtime == least
 
 
 @pytest.mark.export

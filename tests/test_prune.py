@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -17,6 +20,16 @@ SPECS = {
     "mfagan": ModelSpec("mfagan", {"channels": 24, "blocks": [[2, 24], [1, 16]]}, (), SHAPE),
     "rrdb": ModelSpec("rrdb", {"features": 16, "blocks": 1, "growth": 8}, (), SHAPE),
     "imdn": ModelSpec("imdn", {}, (), SHAPE),
+}
+OWN_NETWORK = Path(__file__).parents[1] / "examples" / "own_network"
+OUTPUT_LAYERS = {"mfagan": ("tail", "upsampler"), "rrdb": ("conv_last",), "imdn": ("upsampler.0",), "own": ("up2",)}
+LARGER = nn.Upsample(scale_factor=4)
+ENDINGS = {
+    "sigmoid": (LARGER, 3, nn.Sigmoid()),
+    "batch normalization": (LARGER, 3, nn.BatchNorm2d(3)),
+    "PReLU": (LARGER, 3, nn.PReLU(3)),
+    "depthwise convolution": (LARGER, 3, nn.Conv2d(3, 3, 3, padding=1, groups=3)),
+    "pixel shuffle": (nn.Identity(), 48, nn.PixelShuffle(4)),
 }
 
 
@@ -84,3 +97,31 @@ def test_the_output_keeps_its_shape_and_a_goal_out_of_reach_is_said(make_context
     with torch.no_grad():
         assert output.model(torch.rand(SHAPE)).shape == (1, 3, 128, 128)
     assert any(f.what == "goal not reached" for f in output.fallbacks)
+
+
+@pytest.mark.parametrize("name", list(OUTPUT_LAYERS))
+def test_layers_that_make_the_output_are_kept_and_that_is_no_fallback(name: str, make_context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(OWN_NETWORK))
+    context = randomised(make_context(SPECS.get(name) or ModelSpec("my_network:build", {"width": 16, "blocks": 1}, (), SHAPE)))
+    before = {layer: context.model.get_submodule(layer).out_channels for layer in OUTPUT_LAYERS[name]}
+    output = prune(PruneConfig(ratio=0.1, round_to=8, importance_batches=1), context)
+    assert output.fallbacks == ()
+    assert output.details["layers"]
+    assert {layer: output.model.get_submodule(layer).out_channels for layer in before} == before
+
+
+@pytest.mark.parametrize("ending", list(ENDINGS))
+def test_the_output_is_known_behind_whatever_stands_at_the_end(ending: str, make_context) -> None:
+    larger, channels, last = ENDINGS[ending]
+    network = nn.Sequential(larger, nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, channels, 3, padding=1), last).eval()
+    output = prune(PruneConfig(ratio=0.5, round_to=8, importance_batches=1), replace(make_context(SPECS["mfagan"]), model=network))
+    assert output.fallbacks == ()
+    assert (output.model[1].out_channels, output.model[3].out_channels) == (8, channels)
+
+
+def test_a_layer_inside_that_cannot_be_pruned_is_a_fallback(make_context) -> None:
+    """Behind a pixel shuffle a convolution reads what is left of 16 channels: one of them cannot go, and nothing of it is the output."""
+    network = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.PixelShuffle(4), nn.Conv2d(1, 3, 3, padding=1)).eval()
+    output = prune(PruneConfig(ratio=0.5, round_to=8, importance_batches=1), replace(make_context(SPECS["mfagan"]), model=network))
+    assert "0" in {fallback.what for fallback in output.fallbacks}
+    assert network[0].out_channels == 16

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import optuna
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcompress.compress import search as search_module
+from mcompress.compress import rounds
+from mcompress.compress.candidates import candidate_cost, smallest_cost, space_of
 from mcompress.compress.models.build import build
 from mcompress.compress.models.space import SPACES, cut
 from mcompress.compress.models.spec import ModelSpec
-from mcompress.compress.search import candidate_cost, search, space_of
+from mcompress.compress.search import search
 from mcompress.errors import PlanError
 from mcompress.targets.schema import Budget
 from mcompress.targets.stages import SearchConfig
@@ -44,15 +46,20 @@ def test_the_largest_and_smallest_bound_the_space() -> None:
 
 def test_nothing_over_budget_is_ever_evaluated_or_returned(make_context, monkeypatch) -> None:
     context = make_context(START)
-    largest = candidate_cost(ModelSpec("mfagan", SPACES["mfagan"].largest, (), SHAPE), context.device, context.unit)
+    largest = candidate_cost(ModelSpec("mfagan", SPACES["mfagan"].largest, (), SHAPE), context.device, context.unit, "int8")
     budget = Budget(macs_g=largest.macs / 1e9 / 4, peak_memory_mb=largest.peak_memory_mb)
     context = make_context(START, budget=budget)
     output = search(TINY, context)
-    assert output.details["rejected_over_budget"] > 0
     for row in output.details["trials"]:
         assert row["macs"] / 1e9 <= budget.macs_g
-    cost = candidate_cost(output.spec, context.device, context.unit)
-    assert not [name for name, by in cost.over_budget(budget) if by > 0]
+    assert not candidate_cost(output.spec, context.device, context.unit, "int8").exceeded(budget)
+    rejected = output.details["rejected"]
+    assert output.details["rejected_over_budget"] == len(rejected) > 0
+    for row in rejected:
+        assert "quality" not in row
+        assert row["over"]["macs_g"] == pytest.approx(row["macs"] / 1e9 / budget.macs_g - 1)
+        assert set(row["over"]) <= {"macs_g", "peak_memory_mb"}
+        assert row["latency_ms"] > 0
 
 
 def test_the_front_is_sorted_and_holds_the_pick(make_context) -> None:
@@ -89,7 +96,7 @@ def test_a_killed_search_ends_as_an_undisturbed_one(make_context, tmp_path, monk
 
 
 def test_an_impossible_budget_names_the_nearest(make_context, monkeypatch) -> None:
-    monkeypatch.setattr(search_module, "PROPOSALS_PER_TRIAL", 2)
+    monkeypatch.setattr(rounds, "PROPOSALS_PER_TRIAL", 2)
     with pytest.raises(PlanError, match=r"no candidate meets the budget; the smallest network .* is over: macs_g by"):
         search(TINY, make_context(START, budget=Budget(macs_g=1e-6)))
 
@@ -99,9 +106,37 @@ def test_a_network_without_a_space_says_so() -> None:
         space_of(SearchConfig(), ModelSpec("my_net:build"))
 
 
-def test_optuna_is_quiet_and_takes_the_budget_as_rejection(make_context) -> None:
-    context = make_context(START, budget=Budget(macs_g=0.1))
-    search(TINY, context)
-    study = optuna.load_study(study_name="search", storage=search_module._journal(context.study_journal))
-    rejected = [t for t in study.trials if t.state == optuna.trial.TrialState.PRUNED]
-    assert all(t.user_attrs["over"] for t in rejected)
+def test_a_network_is_costed_at_the_precision_that_it_ships_in(make_context) -> None:
+    context = make_context(START)
+    unit = context.device.units["cpu"]
+    as_int8, as_fp16 = (candidate_cost(START, context.device, unit, precision) for precision in ("int8", "fp16"))
+    params = sum(p.numel() for p in build(START).parameters())
+    assert (as_int8.size_mb, as_fp16.size_mb) == (params / 1e6, 2 * params / 1e6)
+    assert as_int8.latency.value < as_fp16.latency.value
+    assert (as_int8.latency.on, as_fp16.latency.on) == ("snapdragon865 cpu int8", "snapdragon865 cpu fp16")
+    assert as_int8.peak_memory_mb == as_fp16.peak_memory_mb
+
+
+def test_a_float_search_keeps_a_size_that_only_int8_would_meet(make_context) -> None:
+    teacher = make_context(START).teacher_spec
+    context = make_context(START)
+    floor = smallest_cost(TINY, teacher, context.device, context.unit, "fp16").size_mb
+    budget = Budget(size_mb=8 * floor)
+    for precision, weight_bytes in (("int8", 1), ("fp16", 2)):
+        context = make_context(START, budget=budget, ships_as=precision, work=None)
+        output = search(TINY, replace(context, search_folder=context.search_folder / precision))
+        assert weight_bytes * sum(p.numel() for p in output.model.parameters()) / 1e6 <= budget.size_mb
+        assert output.measurements[0].on.endswith(precision)
+
+
+def test_the_supernet_learns_from_stored_answers_of_the_teacher(make_context) -> None:
+    asked = 0
+
+    def count(*_: object) -> None:
+        nonlocal asked
+        asked += 1
+
+    context = make_context(START)
+    context.teacher.register_forward_hook(count)
+    search(TINY.model_copy(update={"teacher_batches": 1, "steps": 4}), context)
+    assert asked == 1

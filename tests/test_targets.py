@@ -76,7 +76,7 @@ def test_out_of_range_names_place_value_and_limits(file: Path) -> None:
         ("ratio: 0.5", "ratoi: 0.5", "did you mean 'ratio'?"),
         ("    ratio: 0.5\n", "", "x.yaml:7: stages[1]: give exactly one goal: ratio or latency_ratio"),
         ("  - backend: onnx\n", "  - 7\n", "x.yaml:10: exports[0] is 7; it must be a mapping"),
-        ("exports:\n  - backend: onnx", "exports: []", "x.yaml:9: exports is a list; it must have at least 1 item"),
+        ("exports:\n  - backend: onnx", "exports: []", "x.yaml:9: exports is an empty list; it must have at least 1 item"),
         ("exports:\n  - backend: onnx", "exports: onnx", "x.yaml:9: exports is 'onnx'; it must be a list"),
         ("backend: onnx", "backend: onxx", "did you mean 'onnx'?"),
         ("backend: onnx", "backend: onnx\n    opset: 99", "x.yaml:11: exports[0].opset is 99; it must be at least 17 and at most 23"),

@@ -8,9 +8,12 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from types import ModuleType
+from weakref import WeakKeyDictionary
 
 import torch
 import torch_pruning
@@ -20,6 +23,7 @@ from torch import Tensor, nn
 from mcompress.compress.models import MODELS
 from mcompress.compress.models.spec import ModelSpec, PruningEdit
 from mcompress.errors import PlanError, UsageError
+from mcompress.targets.own_modules import file_beside
 
 Builder = Callable[..., nn.Module]
 
@@ -51,6 +55,18 @@ def example_input(spec: ModelSpec) -> Tensor:
     """A repeatable input of `spec.input_shape`, uniform over `spec.input_range`."""
     low, high = spec.input_range
     return torch.rand(spec.input_shape, generator=torch.Generator().manual_seed(0), device="cpu") * (high - low) + low
+
+
+_SOURCES: WeakKeyDictionary[ModuleType, bytes] = WeakKeyDictionary()
+
+
+def source_of(name: str) -> bytes:
+    """The source of the module in which `package.module:function` finds its function, as it was when it was imported; empty if it has no file.
+
+    What that module imports is not in it. Raises `PlanError` like `find_builder`.
+    """
+    find_builder(name)
+    return _SOURCES.get(sys.modules[name.partition(":")[0]], b"")
 
 
 def find_builder(name: str) -> Builder:
@@ -136,6 +152,21 @@ def _remove(graph: torch_pruning.DependencyGraph, network: nn.Module, edit: Prun
 
 
 def _import(name: str, module_name: str) -> ModuleType:
+    module = _imported(name, module_name)
+    found, beside = getattr(module, "__file__", None), file_beside(module_name)
+    if beside is not None and (found is None or Path(found).resolve() != beside.resolve()):
+        raise PlanError(
+            [
+                f"network '{name}': beside the target lies {beside}, but Python imported the module '{module_name}' from {found or 'elsewhere'}, "
+                "which comes first on its path or was imported before; rename one of the two"
+            ]
+        )
+    if module not in _SOURCES and found is not None and Path(found).is_file():
+        _SOURCES[module] = Path(found).read_bytes()  # now, because the file may change while the module stays
+    return module
+
+
+def _imported(name: str, module_name: str) -> ModuleType:
     try:
         return importlib.import_module(module_name)
     except ModuleNotFoundError as error:

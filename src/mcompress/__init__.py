@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mcompress.errors import MCompressError
+    from mcompress.joining import work
     from mcompress.pipeline import Outcome, run
     from mcompress.planning import plan
     from mcompress.targets.load import load_target
     from mcompress.targets.schema import Measurement, Target
 
-__all__ = ["MCompressError", "Measurement", "Outcome", "Target", "load_target", "plan", "run"]
+__all__ = ["MCompressError", "Measurement", "Outcome", "Target", "load_target", "plan", "run", "work"]
 
 _HOME = {
     "MCompressError": "mcompress.errors",
@@ -28,6 +29,7 @@ _HOME = {
     "load_target": "mcompress.targets.load",
     "plan": "mcompress.planning",
     "run": "mcompress.pipeline",
+    "work": "mcompress.joining",
 }
 
 

@@ -28,7 +28,7 @@ SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the target, e.g. stages[0].steps=500. Repeatable.")
 ]
 OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where runs and the cache lie.")]
-QuickOption = Annotated[bool, typer.Option("--quick", help="The same path with tiny budgets, about a minute; the results mean nothing.")]
+QuickOption = Annotated[bool, typer.Option("--quick", help="The same path with tiny budgets, under a minute; the results mean nothing.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
 
 
@@ -146,6 +146,20 @@ def verify(bundle: Annotated[Path, typer.Argument(metavar="BUNDLE")], json_: Jso
         from mcompress.errors import ParityError
 
         raise ParityError(f"{len(failed)} of {len(rows)} files do not compute what they should: {', '.join(failed)}")
+
+
+@app.command()
+def work(folder: Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="The folder of a run in progress, runs/<target>-<digest>.")]) -> None:
+    """Join the search of a run in progress, from another terminal or another machine that shares the disk."""
+    from mcompress.console import Terminal
+    from mcompress.joining import work as join
+
+    with Terminal() as reporter:
+        joined = join(folder, reporter=reporter)
+    if joined.search_was_over:
+        typer.echo(f"the search in {folder} is finished already; there is nothing to evaluate")
+    else:
+        typer.echo(f"the search is finished; this worker evaluated {joined.evaluated} of its {joined.wanted} candidates")
 
 
 @app.command()

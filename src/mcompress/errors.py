@@ -3,12 +3,12 @@
 MCompressError
 ├── TargetError          exit 2   the YAML is wrong: file, line, field
 ├── PlanError            exit 2   the YAML is right, but this run cannot work: stage order, data, budget
+│   └── CheckpointError           a weights file that cannot be read, or belongs to another architecture
 ├── UsageError           exit 2   a command was called with something it cannot take
 ├── BudgetMissed         exit 3   the result is outside the budget that the target states
 ├── MissingBackendError  exit 4   an exporter's packages are not installed
 ├── StageError           exit 5   a stage failed
 │   ├── TrainingDiverged          NaN or infinity in a loss
-│   ├── CheckpointError           a weights file that cannot be read, or belongs to another architecture
 │   └── DiskFullError             no space left while a result was being written
 ├── ExportError          exit 5   a backend could not write or lower the model
 └── ParityError          exit 6   an artifact does not compute what the original computes
@@ -47,6 +47,14 @@ class PlanError(MCompressError):
         super().__init__("\n".join(problems))
 
 
+class CheckpointError(PlanError):
+    """A weights file that the target names and that cannot be read safely or does not fit the architecture; found while planning."""
+
+    def __init__(self, problem: str) -> None:
+        """One file, one problem; it may take several lines."""
+        super().__init__([problem])
+
+
 class UsageError(MCompressError):
     """A command or function was called with something it cannot take."""
 
@@ -81,10 +89,6 @@ class TrainingDiverged(StageError):  # noqa: N818
             f"training of the {player} diverged at step {step}: loss term '{term}' is {value}. "
             f"The checkpoint of step {kept_step} is kept. Lower learning_rate or the weight of '{term}', then run again."
         )
-
-
-class CheckpointError(StageError):
-    """A weights file that cannot be read safely or does not fit the architecture."""
 
 
 class DiskFullError(StageError):

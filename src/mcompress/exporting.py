@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +15,7 @@ from torch import nn
 
 from mcompress.artifact import Artifact
 from mcompress.cache import Cache, Entry
+from mcompress.compress.cost import FP32_BYTES, operator_table
 from mcompress.compress.quantize.plan import PrecisionPlan
 from mcompress.compress.quantize.program import reference_program
 from mcompress.console import Reporter
@@ -27,8 +28,9 @@ from mcompress.export.interface import TensorFacts, facts_of
 from mcompress.export.parity import FLOAT_METRIC, INT8_METRIC, float_parity, int8_parity, not_executed
 from mcompress.export.profile import profile
 from mcompress.export.replay import digest_of, size_of
+from mcompress.export.walked import confirm
 from mcompress.planning import STAGE_VERSIONS, Plan
-from mcompress.record import ExportRecord
+from mcompress.record import ExportRecord, WalkedRecord
 from mcompress.targets.exports import ExportConfig
 from mcompress.targets.schema import Fallback, Measurement, Target
 
@@ -127,6 +129,7 @@ def _write(made: Plan, network: Network, config: ExportConfig, variant: Variant,
         scores = score_file(made.task, runner.run, shape, folder / "pictures", "file")
         outputs = [runner.run(value) for value in inputs[:VECTORS]]
         latency = profile(config.backend, written.path, shape, precision=_label(written), threads=1, seconds=config.profile_s)
+    walked, doubts = _walked(config, network, written, shape)
     record = ExportRecord(
         backend=config.backend,
         variant=variant,
@@ -138,10 +141,22 @@ def _write(made: Plan, network: Network, config: ExportConfig, variant: Variant,
         coverage=written.coverage,
         latency=latency,
         quality=mean(scores) if scores else {},
+        walked=walked,
     )
     with torch.no_grad():
         references = [reference(torch.from_numpy(value)).numpy() for value in inputs[:VECTORS]]
+    written = replace(written, fallbacks=(*written.fallbacks, *doubts))
     _store(folder, record, written, scores, made, network, (inputs[:VECTORS], outputs, references))
+
+
+def _walked(config: ExportConfig, network: Network, written: Written, shape: tuple[int, ...]) -> tuple[WalkedRecord | None, tuple[Fallback, ...]]:
+    """The second count of an ONNX file, and where it differs from the operator table."""
+    if config.backend != "onnx":
+        return None, ()
+    cost, doubts = confirm(written.path, operator_table(network.model, shape))
+    if cost is None:
+        return None, doubts
+    return WalkedRecord(macs=cost.macs, peak_activation_bytes=cost.peak_activation_elements * FP32_BYTES, peak_at=cost.peak_at), doubts
 
 
 def _runner(config: ExportConfig, written: Written, threads: int) -> Runner | None:
@@ -176,6 +191,7 @@ def _store(
         "outputs": _PORTS.dump_python(outputs, mode="json"),
         "scores": TypeAdapter(Scores).dump_python(scores, mode="json"),
         "fallbacks": _FALLBACKS.dump_python(written.fallbacks, mode="json"),
+        "least_runtime": written.least_runtime,
         "names": [sample.name for sample in made.task.held_out()[:PARITY_INPUTS][:VECTORS]],
     }
     (folder / "export.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
@@ -201,7 +217,14 @@ def _read(entry: Entry) -> ExportResult:
         )
         for index, name in enumerate(facts["names"])
     )
-    file = ExportedFile(record, folder / facts["path"], _PORTS.validate_python(facts["inputs"]), _PORTS.validate_python(facts["outputs"]), vectors)
+    file = ExportedFile(
+        record,
+        folder / facts["path"],
+        _PORTS.validate_python(facts["inputs"]),
+        _PORTS.validate_python(facts["outputs"]),
+        vectors,
+        facts["least_runtime"],
+    )
     fallbacks = _FALLBACKS.validate_python(facts["fallbacks"])
     if entry.rebuilt_because:
         fallbacks = (*fallbacks, Fallback(where="cache", what=f"{record.backend} {record.variant}", reason=entry.rebuilt_because))

@@ -10,7 +10,8 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,13 +73,16 @@ def run(
     _check_names(target, force)
     check_out(out)
     folder = run_folder(target, out)
-    with disk_full_named(out), locked(folder / ".lock", f"another mcompress run is working in {folder}"), _logging_to(folder / "log.txt"):
-        if not force and still_holds(folder, target):
-            reporter.note("nothing has changed since this run was made; every step is cached")
-            return Outcome(folder, settled(folder))
-        from mcompress.planning import plan
+    if not force and folder.exists():
+        with _working_in(folder):
+            if still_holds(folder, target):
+                reporter.note("nothing has changed since this run was made; every step is cached")
+                return Outcome(folder, settled(folder))
+    from mcompress.planning import plan
 
-        return Outcome(folder, execute(plan(target), folder, Cache(out / "cache"), force=force, reporter=reporter, quick=quick))
+    made = plan(target)
+    with _working_in(folder), _logging_to(folder / "log.txt"):
+        return Outcome(folder, execute(made, folder, Cache(out / "cache"), force=force, reporter=reporter, quick=quick))
 
 
 def open_target(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Target:
@@ -105,7 +109,7 @@ def execute(made: Plan, folder: Path, cache: Cache, *, force: Sequence[str], rep
     for skipped in made.task.skipped:
         reporter.note(f"skipped {skipped}")
     with captured(folder / "log.txt"):
-        stages = run_stages(made, cache, force, reporter)
+        stages = run_stages(made, folder, cache, force, reporter)
     exports = export_all(made, stages[-1].artifact, cache, folder / "log.txt", reporter, force="export" in force)
     record = make_record(made, stages, exports, cache, reporter, quick=quick, folder=folder, peak_memory_mb=_peak_mb())
     write_bundle_of(made, record, stages, exports, folder)
@@ -115,6 +119,12 @@ def execute(made: Plan, folder: Path, cache: Cache, *, force: Sequence[str], rep
     write_report(folder)
     write_receipt(folder, target, cache.used)
     return record
+
+
+@contextmanager
+def _working_in(folder: Path) -> Iterator[None]:
+    with disk_full_named(folder.parent), locked(folder / ".lock", f"another mcompress run is working in {folder}"):
+        yield
 
 
 def run_folder(target: Target, out: Path) -> Path:

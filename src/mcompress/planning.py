@@ -12,22 +12,22 @@ from pydantic import JsonValue
 from torch import Tensor, nn
 
 from mcompress.artifact import model_digest
+from mcompress.compress.candidates import smallest_cost
 from mcompress.compress.cost import operator_table
 from mcompress.compress.models.build import FAILURES, build_meta
 from mcompress.compress.models.spec import ModelSpec
 from mcompress.compress.quantize.program import export_program
-from mcompress.compress.search import smallest_cost
 from mcompress.compress.tasks import load_task
 from mcompress.compress.tasks.task import Task
 from mcompress.compress.teacher import load_network, load_start, load_teacher
 from mcompress.environment import cpu_name, package_versions, thread_count
 from mcompress.errors import MCompressError, MissingBackendError, PlanError, StageError, TargetError, UsageError
 from mcompress.export import backend_of
-from mcompress.targets.device import Device, Unit, load_device
+from mcompress.targets.device import Device, PrecisionName, Unit, load_device
 from mcompress.targets.schema import SMALLEST_SIDE, Target
-from mcompress.targets.stages import PruneConfig, SearchConfig, StageConfig, TrainingConfig
+from mcompress.targets.stages import PruneConfig, QuantizeConfig, SearchConfig, StageConfig, TrainingConfig
 
-STAGE_VERSIONS = {"search": 1, "prune": 1, "distill": 1, "quantize": 1, "export": 1, "evaluate": 1}
+STAGE_VERSIONS = {"search": 2, "prune": 2, "distill": 2, "quantize": 1, "export": 2, "evaluate": 1}
 """Raised by hand when a stage's results change for the same inputs; part of every cache key."""
 STAGE_PACKAGES = {"search": ("optuna", "accelerate"), "prune": ("torch-pruning",), "distill": ("accelerate",), "quantize": ("torchao",)}
 """What a stage's result depends on besides torch."""
@@ -69,12 +69,18 @@ class Plan:
             "packages": {name: package_versions()[name] for name in STAGE_PACKAGES[stage.stage]},
         }
         if isinstance(stage, SearchConfig | PruneConfig):
+            parts["ships_as"] = ships_as(self.target)
             parts["unit"] = self.unit.model_dump(mode="json")
             fallback = self.unit.fallback_unit
             parts["fallback_unit"] = self.device.units[fallback].model_dump(mode="json") if fallback else None
         if isinstance(stage, SearchConfig):
             parts["budget"] = self.target.budget.model_dump(mode="json", exclude={"quality"})
         return parts
+
+
+def ships_as(target: Target) -> PrecisionName:
+    """What search and prune cost a network as: `int8` with a quantize stage behind them, otherwise `fp16`, as which float networks go to phones."""
+    return "int8" if any(isinstance(stage, QuantizeConfig) for stage in target.stages) else "fp16"
 
 
 def plan(target: Target) -> Plan:
@@ -96,6 +102,7 @@ def plan(target: Target) -> Plan:
     task = found.of(lambda: load_task(target))
     channels = _channel_problems(target, task) if task else []
     found.add(*channels, *(_data_problems(target, task) if task else ()))
+    found.add(*_weight_problems(target))
     teacher = found.of(lambda: _teacher(target, task))
     start = found.of(lambda: _start(target, *teacher)) if teacher else None
     if teacher and start and not channels:
@@ -141,6 +148,14 @@ def _teacher(target: Target, task: Task | None) -> Network | None:
     if target.model.teacher.network == "embedded":
         return None
     return load_network(target.model.teacher, target.model.input_shape)
+
+
+def _weight_problems(target: Target) -> list[str]:
+    """A network of ours is nothing without weights; a user's own may bring them along."""
+    teacher = target.model.teacher
+    if teacher.network == "embedded" or ":" in teacher.network or teacher.checkpoint is not None:
+        return []
+    return [f"model.teacher.network is '{teacher.network}' without a checkpoint: random weights teach nothing; give model.teacher.checkpoint"]
 
 
 def _start(target: Target, teacher_spec: ModelSpec, teacher: nn.Module) -> Network:
@@ -193,7 +208,7 @@ def _network_problems(target: Target, device: Device, unit: Unit, teacher: Netwo
     searches = [stage for stage in target.stages if isinstance(stage, SearchConfig)]
     for stage in searches:
         try:
-            cost = smallest_cost(stage, teacher[0], device, unit)
+            cost = smallest_cost(stage, teacher[0], device, unit, ships_as(target))
         except (PlanError, StageError) as error:
             problems.append(str(error))
             continue

@@ -20,6 +20,7 @@ from mcompress.cache import digest_of, file_digest, problem_of
 from mcompress.environment import cpu_name, package_versions, thread_count
 from mcompress.record import Run
 from mcompress.targets.load import digest
+from mcompress.targets.own_modules import file_beside
 from mcompress.targets.schema import Target
 
 logger = logging.getLogger(__name__)
@@ -104,10 +105,17 @@ def _named_files(target: Target) -> Iterator[Path]:
         if network.checkpoint is not None:
             yield network.checkpoint
         if ":" in network.network:
-            module = find_spec(network.network.partition(":")[0])
-            if module is None or module.origin is None:
-                raise ValueError(f"{network.network} is not a module that lies in a file")
-            yield from sorted(Path(module.origin).parent.glob("*.py"))
+            yield from sorted(_module_file(network.network.partition(":")[0]).parent.glob("*.py"))
+
+
+def _module_file(module: str) -> Path:
+    beside = file_beside(module)
+    if beside is not None:
+        return beside
+    spec = find_spec(module)
+    if spec is None or spec.origin is None:
+        raise ValueError(f"{module} is not a module that lies in a file")
+    return Path(spec.origin)
 
 
 def _below(folder: Path) -> list[Path]:

@@ -89,6 +89,16 @@ class CoverageRecord(Record):
     fallbacks: tuple[OperatorFallback, ...] = ()
 
 
+class WalkedRecord(Record):
+    """The cost of an exported graph, counted from the file alone: it confirms the operator table, or the fallbacks say where it does not."""
+
+    macs: int
+    peak_activation_bytes: int
+    """fp32, whatever the file computes in."""
+    peak_at: str
+    """The node of the file at which that much memory is live first."""
+
+
 class ExportRecord(Record):
     """One exported file (or folder, for Core ML); `file` is relative to the run folder."""
 
@@ -104,6 +114,8 @@ class ExportRecord(Record):
     quality: dict[str, float] = Field(default_factory=dict)
     """Quality on held-out data computed by the exported file in its own runtime."""
     recommended: bool = False
+    walked: WalkedRecord | None = None
+    """For ONNX files, whose graph can be walked."""
 
 
 class BudgetRecord(Record):

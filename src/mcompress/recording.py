@@ -16,7 +16,7 @@ from torch import nn
 from mcompress.artifact import Artifact, model_digest
 from mcompress.budget import check_budget
 from mcompress.cache import Cache, Entry
-from mcompress.compress.cost import operator_table
+from mcompress.compress.cost import FP32_BYTES, operator_table
 from mcompress.compress.models.spec import ModelSpec
 from mcompress.compress.quantize.plan import PrecisionPlan
 from mcompress.console import Reporter
@@ -32,8 +32,6 @@ from mcompress.targets.latency import weight_bytes
 from mcompress.targets.load import digest
 from mcompress.targets.operators import OperatorTable
 from mcompress.targets.schema import Fallback
-
-FP32_BYTES = 4
 
 
 class StageLike(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,10 +16,11 @@ from mcompress.compress.models.build import build
 from mcompress.compress.stage import StageContext, StageOutput
 from mcompress.compress.stages import STAGES
 from mcompress.console import Reporter
-from mcompress.planning import Plan
+from mcompress.joining import leading, search_folder
+from mcompress.planning import Plan, ships_as
 from mcompress.record import StageRecord
 from mcompress.targets.schema import Fallback
-from mcompress.targets.stages import StageConfig
+from mcompress.targets.stages import SearchConfig, StageConfig
 
 
 @dataclass(frozen=True)
@@ -30,17 +32,22 @@ class StageResult:
     entry: Entry
 
 
-def run_stages(made: Plan, cache: Cache, force: Sequence[str], reporter: Reporter) -> list[StageResult]:
-    """Run the stages in order, each from the one before."""
+def run_stages(made: Plan, run_folder: Path, cache: Cache, force: Sequence[str], reporter: Reporter) -> list[StageResult]:
+    """Run the stages in order, each from the one before. A search keeps what it shares with workers in the run's folder."""
     results: list[StageResult] = []
     parent = model_digest(made.start_spec, made.start.state_dict())
     for name, stage in zip(made.target.stage_names(), made.target.stages, strict=True):
         previous = results[-1].artifact if results else None
+        parts = made.key_parts(name, stage, parent)
+        shared = search_folder(run_folder, parts)
 
-        def compute(folder: Path, work: Path, stage: StageConfig = stage, previous: Artifact | None = previous) -> None:
-            save_output(_run_stage(made, stage, previous, work, reporter), folder)
+        def compute(folder: Path, work: Path, stage: StageConfig = stage, previous: Artifact | None = previous, shared: Path = shared) -> None:
+            # Where this attempt has left no training state (it is the first one, or forced, or mends a damaged entry) a journal is not its own.
+            is_search = isinstance(stage, SearchConfig)
+            with leading(shared, parts, anew=not any(work.iterdir())) if is_search else nullcontext():  # noqa: B023
+                save_output(_run_stage(made, stage, previous, work, shared, reporter), folder)
 
-        entry = cache.get(made.key_parts(name, stage, parent), compute, force=name in force)
+        entry = cache.get(parts, compute, force=name in force)
         artifact = load_artifact(entry.folder)
         reporter.note(f"{name}: {'cached' if entry.cached else f'{entry.seconds:.0f} s'}")
         if entry.rebuilt_because:
@@ -51,7 +58,7 @@ def run_stages(made: Plan, cache: Cache, force: Sequence[str], reporter: Reporte
     return results
 
 
-def _run_stage(made: Plan, stage: StageConfig, previous: Artifact | None, work: Path, reporter: Reporter) -> StageOutput:
+def _run_stage(made: Plan, stage: StageConfig, previous: Artifact | None, work: Path, shared: Path, reporter: Reporter) -> StageOutput:
     torch.manual_seed(made.target.seed)  # initial weights of new layers; everything else is seeded by step
     model = previous.network() if previous else build(made.start_spec)
     if previous is None:
@@ -74,7 +81,8 @@ def _run_stage(made: Plan, stage: StageConfig, previous: Artifact | None, work: 
         plan=previous.plan if previous else None,
         seed=made.target.seed,
         checkpoints=checkpoints,
-        study_journal=work / "study.journal",
+        search_folder=shared,
+        ships_as=ships_as(made.target),
         progress=reporter.progress,
     )
     output = STAGES[type(stage)](stage, context)

@@ -1,0 +1,114 @@
+"""Runs a network once and records what it does: without data where that is possible, with random numbers where its forward pass reads them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+
+from mcompress.compress.counting.recorder import AttentionNotes, Recorder, Trace
+from mcompress.errors import StageError
+
+# What a forward pass of a user's network may raise where tensors hold no numbers.
+_FORWARD_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError, ArithmeticError)
+
+
+def record(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype) -> Trace:
+    """Everything that one forward pass of `model`, batch first, computes and copies; `model` is not changed.
+
+    Raises `StageError`, naming the module, if the forward pass fails on an input of that shape and type.
+    """
+    held = list(chain(model.parameters(), model.buffers()))
+    on_meta = bool(held) and all(tensor.is_meta for tensor in held)
+    recorder = Recorder()
+    try:
+        return _run(_copy_to_meta(model), recorder, torch.empty(input_shape, dtype=dtype, device="meta"))
+    except _FORWARD_ERRORS as error:
+        place = _place(recorder, model)
+        if on_meta:
+            raise StageError(
+                f"{place} failed on an input of shape {input_shape} without data: {_first_line(error)}. Its weights lie on the meta device, so it "
+                f"cannot be tried with numbers. Build it on the CPU, or use an input shape that it takes."
+            ) from error
+    recorder = Recorder()
+    sample = torch.rand(input_shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    try:
+        return _run(copy.deepcopy(model).to("cpu"), recorder, sample)
+    except _FORWARD_ERRORS as error:
+        raise StageError(
+            f"{_place(recorder, model)} failed on an input of shape {input_shape} and type {dtype}: {_first_line(error)}. "
+            f"Use an input shape that the network takes; its forward pass must take one tensor."
+        ) from error
+
+
+def _run(model: nn.Module, recorder: Recorder, sample: Tensor) -> Trace:
+    """Run `model` (a copy that may be touched) and record it."""
+    model.eval()
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    number = recorder.new_buffer(sample)
+    recorder.trace.inputs.add(number)
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad(), torch.device(sample.device), _paths(model, recorder), AttentionNotes(recorder), recorder:
+            output = model(sample)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+    recorder.trace.outputs.update(v for t in _result_tensors(output) if (v := recorder.value(t)) is not None)
+    return recorder.trace
+
+
+@contextmanager
+def _paths(model: nn.Module, recorder: Recorder) -> Iterator[None]:
+    """Keep `recorder.paths` at the module that is running."""
+
+    def enter(name: str, leaf: bool) -> Callable[[nn.Module, object], None]:
+        return lambda _module, _inputs: recorder.paths.append((name, leaf))
+
+    def leave(_module: nn.Module, _inputs: object, _output: object) -> None:
+        recorder.paths.pop()
+
+    handles = []
+    for name, module in model.named_modules():
+        handles.append(module.register_forward_pre_hook(enter(name, not any(True for _ in module.children()))))
+        handles.append(module.register_forward_hook(leave))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _copy_to_meta(model: nn.Module) -> nn.Module:
+    """A deep copy whose tensors lie on the meta device; no weight is copied."""
+    memo: dict[int, object] = {}
+    for module in model.modules():
+        for tensor in chain(module._parameters.values(), module._buffers.values(), vars(module).values()):
+            if isinstance(tensor, Tensor) and id(tensor) not in memo:
+                empty = torch.empty_like(tensor, device="meta", requires_grad=False)
+                memo[id(tensor)] = nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
+    return copy.deepcopy(model, memo)
+
+
+def _result_tensors(value: object) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from chain.from_iterable(_result_tensors(item) for item in value.values())
+    elif isinstance(value, (list, tuple)):
+        yield from chain.from_iterable(_result_tensors(item) for item in value)
+    elif is_dataclass(value):
+        yield from chain.from_iterable(_result_tensors(getattr(value, f.name)) for f in fields(value))
+
+
+def _place(recorder: Recorder, model: nn.Module) -> str:
+    name = recorder.paths[-1][0]
+    return f"module '{name}' of {type(model).__name__}" if name else type(model).__name__
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"

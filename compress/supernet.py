@@ -1,0 +1,101 @@
+"""One set of weights for every network of a space: how it is trained, and how good a candidate is with its share of them.
+
+Each step trains the largest network, the smallest and a few random ones on the same weights (the sandwich rule, Yu & Huang 2019, arXiv 1903.05134).
+The largest learns from the truth and the teacher; the others from the truth and from the largest (in-place distillation).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional
+
+from mcompress.compress.candidates import meta_network
+from mcompress.compress.models.space import Args, SearchSpace, cut
+from mcompress.compress.models.spec import ModelSpec
+from mcompress.compress.tasks.task import Task
+from mcompress.compress.taught import TaughtBatches
+from mcompress.errors import StageError
+from mcompress.targets.stages import SearchConfig
+
+
+class SupernetTraining:
+    """Objective: one set of weights for every network of a space."""
+
+    def __init__(self, task: Task, config: SearchConfig, space: SearchSpace, supernet: nn.Module, teacher: nn.Module) -> None:
+        self.task, self.config, self.space = task, config, space
+        self.supernet, self.teacher = supernet, teacher
+        self.lessons = TaughtBatches(task, config, teacher)
+
+    def players(self) -> Mapping[str, nn.Module]:
+        """The supernet."""
+        return {"supernet": self.supernet}
+
+    def frozen(self) -> Mapping[str, nn.Module]:
+        """The teacher."""
+        return {"teacher": self.teacher}
+
+    def learning_rates(self) -> Mapping[str, float]:
+        """The settings' own."""
+        return {}
+
+    def begin_step(self, generator: torch.Generator, device: torch.device) -> None:
+        """Draw the batch with the teacher's answer, and the random candidates."""
+        self.lesson = self.lessons.draw(generator, device)
+        self.candidates = [self.space.smallest, *(self.space.random(generator) for _ in range(self.config.random_candidates))]
+
+    def terms(self, player: str) -> Mapping[str, Tensor]:  # noqa: ARG002  (one player)
+        """The largest against truth and teacher, the others against truth and the largest."""
+        source, truth, taught = self.lesson.source, self.lesson.truth, self.lesson.taught
+        largest = self.supernet(source).float()
+        terms = {"truth": functional.l1_loss(largest, truth), "teacher": 0.5 * functional.l1_loss(largest, taught)}
+        weights = dict(self.supernet.named_parameters())
+        share = 1.0 / len(self.candidates)
+        for index, args in enumerate(self.candidates):
+            output = _apply(self.space, args, weights, source).float()
+            loss = functional.l1_loss(output, truth) + 0.5 * functional.l1_loss(output, largest.detach())
+            terms["smallest" if index == 0 else f"random{index}"] = share * loss
+        return terms
+
+
+class CandidateQuality:
+    """The task's metric on fixed validation crops of any candidate, with weights cut from a trained supernet."""
+
+    def __init__(self, task: Task, space: SearchSpace, weights: Mapping[str, Tensor]) -> None:
+        self.task, self.space, self.weights = task, space, weights
+        self.source, self.truth = task.validation_batch()
+
+    def __call__(self, args: Args) -> float:
+        """Quality of one candidate. Raises `StageError` where it is NaN."""
+        with torch.no_grad():
+            quality = self.task.quality(_apply(self.space, args, self.weights, self.source), self.truth)
+        if math.isnan(quality):
+            raise StageError(f"stage search: the supernet gives NaN for {args}; lower learning_rate, then run again")
+        return quality
+
+
+def write_weights(network: nn.Module, path: Path) -> None:
+    """Write beside, then rename: the file is there completely or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    save_file({name: value.detach().contiguous().clone() for name, value in network.state_dict().items()}, temporary)
+    temporary.replace(path)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The weights as everybody evaluates with them: the same values in the same memory layout in every process."""
+    return {name: value.clone() for name, value in load_file(path).items()}
+
+
+def _apply(space: SearchSpace, args: Args, weights: Mapping[str, Tensor], source: Tensor) -> Tensor:
+    shape = meta_network(ModelSpec(space.network, args))
+    output = functional_call(shape, cut(weights, shape), source)
+    if not isinstance(output, Tensor):
+        raise StageError(f"stage search: the network '{space.network}' returns a {type(output).__name__}; a candidate must return one tensor")
+    return output

@@ -1,0 +1,111 @@
+"""What the manifest states about a file beyond its facts: runtime, processing around it, quality, and how far another machine may be off."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import version
+
+from mcompress.export.interface import TensorFacts
+from mcompress.export.manifest import ProcessingStep, Quality, Recommended, Runtime, Tolerance
+from mcompress.record import ExportRecord, Run
+
+FLOAT_TOLERANCE = 1e-3  # share of the output range: the parity limit of float files, and what another CPU's order of additions stays below
+INT8_STEPS = 2  # two runtimes may round the last operator and the one before it differently
+INT8_SQNR_DB = 35.0  # the parity limit of quantized files: other CPUs' integer kernels round inside the network as well
+PHONE_THREADS = 4  # the big cores of a phone's CPU
+
+RUNTIMES: Mapping[str, tuple[str, str]] = {
+    "onnx": ("ONNX Runtime", "onnxruntime"),
+    "tflite": ("LiteRT (TensorFlow Lite)", "ai-edge-litert"),
+    "executorch": ("ExecuTorch", "executorch"),
+    "coreml": ("Core ML", "coremltools"),
+}
+DELEGATES: Mapping[str, tuple[str, str]] = {
+    "onnx": ("cpu", "CPUExecutionProvider"),
+    "tflite": ("cpu", "XNNPACK"),
+    "executorch": ("cpu", "XNNPACK"),
+    "coreml": ("all", "Core ML's own choice of CPU, GPU and Neural Engine"),
+}
+
+
+def tolerance_of(variant: str, output: TensorFacts) -> Tolerance:
+    """How far another machine may be from the expected output: float files by range, quantized ones by steps of the output or by SQNR."""
+    low, high = output.value_range
+    if variant == "float":
+        return Tolerance(max_abs=FLOAT_TOLERANCE * (high - low), basis=f"{FLOAT_TOLERANCE:g} of the output range")
+    step = output.scale if output.scale is not None else (high - low) / 255.0
+    of = "of the output" if output.scale is not None else "of an 8-bit picture (the output is not quantized)"
+    return Tolerance(max_abs=INT8_STEPS * step, or_sqnr_db=INT8_SQNR_DB, basis=f"{INT8_STEPS} quantization steps {of}, or {INT8_SQNR_DB:g} dB SQNR")
+
+
+def preprocessing_of(took: TensorFacts) -> tuple[ProcessingStep, ...]:
+    """From an 8-bit picture to the file's input, as data."""
+    low, high = took.value_range
+    height, width = _sides(took)
+    steps = [
+        ProcessingStep(operation="tile", arguments={"height": height, "width": width}),
+        *([ProcessingStep(operation="colour_order", arguments={"order": took.colour_order})] if took.colour_order else []),
+        ProcessingStep(operation="scale", arguments={"multiply": (high - low) / 255.0, "add": low}),
+        ProcessingStep(operation="layout", arguments={"order": took.layout}),
+    ]
+    if took.scale is not None and took.zero_point is not None:
+        steps.append(ProcessingStep(operation="quantize", arguments={"scale": took.scale, "zero_point": took.zero_point, "dtype": took.dtype}))
+    return tuple(steps)
+
+
+def postprocessing_of(gave: TensorFacts) -> tuple[ProcessingStep, ...]:
+    """From the file's output to an 8-bit picture, as data."""
+    low, high = gave.value_range
+    steps = []
+    if gave.scale is not None and gave.zero_point is not None:
+        steps.append(ProcessingStep(operation="dequantize", arguments={"scale": gave.scale, "zero_point": gave.zero_point, "dtype": gave.dtype}))
+    return (
+        *steps,
+        ProcessingStep(operation="clip", arguments={"low": low, "high": high}),
+        ProcessingStep(operation="scale", arguments={"multiply": 255.0 / (high - low), "add": -255.0 * low / (high - low)}),
+        ProcessingStep(operation="round", arguments={"dtype": "uint8"}),
+        ProcessingStep(operation="layout", arguments={"order": gave.layout}),
+        *([ProcessingStep(operation="colour_order", arguments={"order": gave.colour_order})] if gave.colour_order else []),
+    )
+
+
+def runtime_of(record: ExportRecord, least_runtime: str | None) -> Runtime:
+    """The runtime and its least version: what the file itself states, else the version that executed it."""
+    backend, runtime = record.backend, record.parity.runtime
+    name, package = RUNTIMES[backend]
+    if least_runtime is not None:
+        how = "not executed here" if record.parity.passed is None else f"executed here by {runtime}"
+        return Runtime(name=name, least_version=least_runtime, basis=f"stated in the file; {how}")
+    if backend == "coreml":
+        return Runtime(name=name, least_version="not known", basis="not executed: Core ML runs on Apple systems only")
+    return Runtime(name=name, least_version=version(package), basis="the version that executed it; older ones were not tried")
+
+
+def default_unit(record: ExportRecord) -> Recommended:
+    """Where and how to run the file when nothing was measured on a phone."""
+    unit, delegate = DELEGATES[record.backend]
+    how = "executed so on the machine that made it" if record.parity.passed is not None else "not executed"
+    return Recommended(unit=unit, delegate=delegate, threads=PHONE_THREADS, basis=f"{how}; not measured on a phone")
+
+
+def quality_of(record: ExportRecord, run: Run) -> Quality:
+    """Before (the teacher) and after: the file's own where it was executed, else that of the network that it was written from."""
+    teacher = run.models.get("teacher")
+    if record.quality:
+        after, source = record.quality, "this file in its runtime"
+    else:
+        model = run.models.get("distilled")
+        after, source = (model.quality if model else {}), "PyTorch"
+    return Quality.model_validate(
+        {"before": teacher.quality if teacher else {}, "after": after, "after_from": source, "baseline": run.baseline.get("mean", {})}
+    )
+
+
+def scale_of(took: TensorFacts, gave: TensorFacts) -> int:
+    """How many times the output is as high as the input, at least 1."""
+    return max(1, _sides(gave)[0] // _sides(took)[0])
+
+
+def _sides(facts: TensorFacts) -> tuple[int, int]:
+    height, width = facts.shape[1:3] if facts.layout == "NHWC" else facts.shape[2:4]
+    return height, width

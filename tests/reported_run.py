@@ -1,0 +1,252 @@
+"""A run folder as the pipeline writes it, with real photographs and invented numbers: what the tests of the reports read."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from mcompress.compress.tasks.super_resolution.photos import HELD_OUT_PHOTOS, bicubic_upsample, embedded_photos, whole_pair
+from mcompress.record import (
+    BudgetRecord,
+    CoverageRecord,
+    EnvironmentRecord,
+    ExportRecord,
+    ModelRecord,
+    OperatorFallback,
+    ParityRecord,
+    Run,
+    StageRecord,
+    TargetRecord,
+)
+from mcompress.targets.schema import Fallback, Measurement
+
+
+def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float(-10 * torch.log10(((a - b) ** 2).mean()))
+
+
+def save(image: torch.Tensor, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray((image[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()).save(path)
+
+
+def write_samples(folder: Path) -> dict[str, dict[str, dict[str, float]]]:
+    """Pictures whose quality lies where that of real networks would: mixtures of bicubic and truth, the compressed one with quantization noise."""
+    scores: dict[str, dict[str, dict[str, float]]] = {}
+    noise = torch.Generator().manual_seed(0)
+    for photo in embedded_photos(HELD_OUT_PHOTOS).photos:
+        low, high = whole_pair(photo)
+        bicubic = bicubic_upsample(low)
+        made = {
+            "bicubic": bicubic,
+            "teacher": torch.lerp(bicubic, high, 0.14),
+            "student": torch.lerp(bicubic, high, 0.12),
+            "compressed": torch.lerp(bicubic, high, 0.12) + 0.004 * torch.randn(high.shape, generator=noise),
+        }
+        for variant, picture in {"input": low, "truth": high, **made}.items():
+            save(picture, folder / photo.name / f"{variant}.png")
+        for variant, picture in made.items():
+            scores.setdefault(variant, {})[photo.name] = {"psnr_db": psnr(picture.clamp(0, 1), high)}
+    return scores
+
+
+def mean(samples: dict[str, dict[str, float]]) -> dict[str, float]:
+    return {"psnr_db": sum(v["psnr_db"] for v in samples.values()) / len(samples)}
+
+
+def model(
+    params: int, macs: int, peak: int, weights: int, samples: dict[str, dict[str, float]], estimate: float, host: float, precision: str
+) -> ModelRecord:
+    return ModelRecord(
+        spec={"network": "mfagan"},
+        params=params,
+        macs=macs,
+        macs_output_convention=macs,
+        weight_bytes=weights,
+        peak_activation_bytes=peak,
+        activation_traffic_bytes=peak * 31,
+        quality=mean(samples),
+        quality_per_sample=samples,
+        latency=(
+            Measurement(
+                what="latency",
+                value=estimate,
+                unit="ms",
+                how="estimated",
+                on=f"snapdragon865 gpu {precision}",
+                band="not validated",
+                source="operator table",
+            ),
+            Measurement(what="latency", value=host, unit="ms", how="host", on="PyTorch, 2 threads", p50=host, p90=host * 1.13, n=30),
+        ),
+    )
+
+
+def exported(
+    backend: str,
+    variant: str,
+    suffix: str,
+    size: int,
+    *,
+    value: float | None,
+    host: float | None,
+    units: dict[str, int],
+    recommended: bool = False,
+    quality: dict[str, float] | None = None,
+) -> ExportRecord:
+    mixed = variant == "mixed"
+    fallbacks = (OperatorFallback(operator="conv2d_21", reason="planned fp16, XNNPACK has no fp16 kernel on this host: fp32"),) if mixed else ()
+    if "portable" in units:
+        fallbacks += tuple(
+            OperatorFallback(operator=f"pixel_shuffle_{i}", reason="not taken by the XNNPACK delegate") for i in range(units["portable"])
+        )
+    metric, limit = ("sqnr_db", 35.0) if mixed else ("max absolute difference / output range", 1e-3)
+    latency = (
+        ()
+        if host is None
+        else (Measurement(what="latency", value=host, unit="ms", how="host", on=f"{backend}, 1 thread", p50=host, p90=host * 1.2, n=50),)
+    )
+    return ExportRecord(
+        backend=backend,
+        variant="mixed" if mixed else "float",
+        file=f"bundle/snapdragon865-{variant}{suffix}",
+        bytes=size,
+        sha256="0123456789abcdef" * 4,
+        precision_counts={"int8": 27, "fp16": 4, "fp32": 1} if mixed else {"int8": 0, "fp16": 0, "fp32": 32},
+        parity=ParityRecord(
+            reference="the fake-quantized network in PyTorch" if mixed else "PyTorch",
+            metric=metric,
+            value=value,
+            limit=limit,
+            passed=None if value is None else (value >= limit if mixed else value <= limit),
+            runtime="not executed: Core ML runs on Apple systems only" if value is None else f"{backend} runtime",
+        ),
+        coverage=CoverageRecord(total=sum(units.values()), by_unit=units, fallbacks=fallbacks),
+        latency=latency,
+        quality=quality or {},
+        recommended=recommended,
+    )
+
+
+def write_run(folder: Path, *, name: str = "snapdragon865") -> Run:
+    """A whole run folder as the pipeline leaves it."""
+    scores = write_samples(folder / "samples")
+    rng = np.random.default_rng(1)
+    trials = []
+    for _ in range(110):
+        latency = float(rng.uniform(1.2, 11.8))
+        quality = float(27.3 + 2.1 * math.log1p(latency) / math.log(12) - abs(rng.normal(0, 0.12)))
+        macs = int(latency * 6e8)
+        trials.append(
+            {
+                "quality": quality,
+                "latency_ms": latency,
+                "macs": macs,
+                "peak_memory_mb": latency / 2,
+                "spec_args": {"channels": 16},
+                "state": "complete",
+            }
+        )
+    rejected = [
+        {"latency_ms": float(x), "macs": int(x * 6e8), "peak_memory_mb": x / 2, "over": {"latency_ms": x / 12 - 1}} for x in rng.uniform(12.1, 18, 25)
+    ]
+    done = sorted(trials, key=lambda t: float(str(t["latency_ms"])))
+    front: list[dict[str, object]] = []
+    for trial in done:
+        if not front or float(str(trial["quality"])) > float(str(front[-1]["quality"])):
+            front.append(dict(trial))
+    front[-2]["picked"] = True
+    curve = [
+        [step, {"supernet/truth": 0.07 * math.exp(-step / 400) + 0.03, "supernet/teacher": 0.05 * math.exp(-step / 300) + 0.01}]
+        for step in range(10, 1501, 10)
+    ]
+    distilled = [
+        [s, {"generator/l1": 0.03 + 0.01 * math.exp(-s / 300), "generator/output": 0.012 + 0.01 * math.exp(-s / 200)}] for s in range(10, 2001, 10)
+    ]
+    operators = [
+        {
+            "operator": f"conv2d_{i}",
+            "module": f"blocks.{i // 6}.scales.{i % 6}",
+            "kind": "conv2d",
+            "precision": "fp16" if i in (0, 30) else "int8",
+            "sqnr_db": 33.5 if i in (0, 30) else float(44 + 14 * rng.random()),
+            "reason": "quantizing it alone leaves 33.5 dB" if i in (0, 30) else "above the floor",
+        }
+        for i in range(31)
+    ]
+    stages = {
+        "search": {"front": front, "trials": trials, "rejected": rejected, "rejected_over_budget": 25, "curve": curve, "supernet_seconds": 200.0},
+        "prune": {
+            "before": {"params": 61000},
+            "after": {"params": 52000},
+            "layers": [{"module": f"blocks.{i}.scales.0", "before": 32, "after": 24} for i in range(4)],
+        },
+        "distill": {"curve": distilled},
+        "quantize": {"sensitivity": operators, "output_sqnr_db": 41.7, "keep_float_below_db": 40.0, "calibration_samples": 32},
+    }
+    for stage, details in stages.items():
+        (folder / "stages" / stage).mkdir(parents=True)
+        (folder / "stages" / stage / "details.json").write_text(json.dumps(details))
+    digests = {stage: format(index, "x") * 64 for index, stage in enumerate(stages, start=10)}
+    parents = ["9" * 64, *digests.values()]
+    run = Run(
+        target=TargetRecord(name=name, digest="f00d" * 16, title="Qualcomm Snapdragon 865", quick=False),
+        environment=EnvironmentRecord(
+            python="3.11.9",
+            platform="Linux x86_64",
+            packages={"torch": "2.13.0", "onnxruntime": "1.31.1", "executorch": "1.4.1"},
+            commit="50aabac",
+            seed=0,
+            cpu="2 cores",
+        ),
+        stages=tuple(
+            StageRecord(name=s, method="supernet", digest=digests[s], parent=p, cached=s == "search", seconds=93.4)
+            for s, p in zip(stages, parents, strict=False)
+        ),
+        models={
+            "teacher": model(764_387, 12_480_000_000, 25_200_000, 3_057_548, scores["teacher"], 96.0, 412.0, "fp16"),
+            "student": model(61_296, 1_011_000_000, 3_145_728, 245_184, scores["student"], 10.6, 36.0, "fp16"),
+            "compressed": model(52_112, 861_000_000, 3_145_728, 61_104, scores["compressed"], 6.9, 30.0, "int8"),
+        },
+        baseline={**scores["bicubic"], "mean": mean(scores["bicubic"])},
+        exports=(
+            exported("onnx", "float", ".onnx", 214_011, value=2.1e-6, host=19.1, units={"cpu fp32": 32}, quality=mean(scores["student"])),
+            exported(
+                "onnx", "mixed", ".onnx", 88_310, value=43.2, host=14.9, units={"cpu int8": 27, "cpu fp32": 5}, quality=mean(scores["compressed"])
+            ),
+            exported("tflite", "float", ".tflite", 211_904, value=3.3e-6, host=18.0, units={"xnnpack": 32}, quality=mean(scores["student"])),
+            exported(
+                "tflite",
+                "mixed",
+                ".tflite",
+                71_220,
+                value=41.9,
+                host=12.3,
+                units={"xnnpack": 31, "builtin": 1},
+                recommended=True,
+                quality=mean(scores["compressed"]),
+            ),
+            exported(
+                "executorch", "mixed", ".pte", 79_104, value=42.4, host=10.8, units={"xnnpack": 29, "portable": 3}, quality=mean(scores["compressed"])
+            ),
+            exported("coreml", "mixed", ".mlpackage", 69_402, value=None, host=None, units={}),
+        ),
+        budget=(
+            BudgetRecord(what="latency_ms", limit=12.0, value=6.9, how="estimated", met=True, note="snapdragon865 gpu int8, not validated"),
+            BudgetRecord(what="peak_memory_mb", limit=3.2, value=3.15, how="estimated", met=True),
+            BudgetRecord(what="size_mb", limit=0.05, value=0.071, how="host", met=False, note="snapdragon865-mixed.tflite"),
+            BudgetRecord(what="quality", limit=29.6, value=None, how=None, met=False, note="no file was executed"),
+        ),
+        fallbacks=(Fallback(where="export coreml", what="latency", reason="Core ML runs on Apple systems only"),),
+        not_measured=("latency on a Snapdragon 865: no phone was connected", "energy"),
+        seconds=612.0,
+        peak_memory_mb=2210.0,
+    )
+    run.save(folder)
+    (folder / "target.yaml").write_text("name: snapdragon865\ndevice: snapdragon865\n# <b>&\n")
+    return run

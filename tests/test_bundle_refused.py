@@ -1,0 +1,101 @@
+"""Bundles that are refused: changed, incomplete, pointing outside, of another schema."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tiny_bundle import replay_in
+
+from mcompress.errors import ParityError, UsageError
+from mcompress.export import replay
+from mcompress.export.bundle import verify_bundle
+
+
+def rewrite(bundle: Path, change: Callable[[dict], None], *, sign: bool = True) -> None:  # type: ignore[type-arg]
+    """Edit the manifest, and its own digest with it as an attacker would."""
+    data = json.loads((bundle / "manifest.json").read_text())
+    change(data)
+    if sign:
+        data["manifest_sha256"] = replay.manifest_digest(data)
+    (bundle / "manifest.json").write_text(json.dumps(data))
+
+
+def test_missing_manifest(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"is not a bundle: it has no manifest\.json"):
+        verify_bundle(tmp_path)
+
+
+def test_corrupted_model_is_refused_before_it_is_read(bundle: Path) -> None:
+    data = bytearray((bundle / "tiny-float.onnx").read_bytes())
+    data[len(data) // 2] ^= 1
+    (bundle / "tiny-float.onnx").write_bytes(data)
+    with pytest.raises(ParityError, match=r"tiny-float.onnx was changed: SHA-256 is [0-9a-f]{16}"):
+        verify_bundle(bundle)
+    done = replay_in(bundle)
+    assert done.returncode == 1
+    assert done.stdout.endswith("FAIL\n")
+
+
+def test_tampered_digest_is_refused(bundle: Path) -> None:
+    rewrite(bundle, lambda data: data["files"][0].update(sha256="0" * 64), sign=False)
+    with pytest.raises(ParityError, match="its own SHA-256 does not match"):
+        verify_bundle(bundle)
+
+
+@pytest.mark.parametrize("path", ["../outside.onnx", "/etc/hostname", "vectors/../../outside.onnx", "a\\..\\b", ".", "./manifest.json", "C:x", ""])
+def test_paths_that_escape_are_refused(bundle: Path, path: str) -> None:
+    (bundle.parent / "outside.onnx").write_bytes(b"secret")
+
+    def point(data: dict) -> None:  # type: ignore[type-arg]
+        data["files"][0]["path"] = path
+        data["contents"].append({"path": path, "bytes": 6, "sha256": hashlib.sha256(b"secret").hexdigest()})
+
+    rewrite(bundle, point)
+    with pytest.raises(UsageError, match="only relative paths inside the bundle are allowed"):
+        verify_bundle(bundle)
+    assert replay_in(bundle).returncode == 1
+
+
+def test_links_are_refused(bundle: Path) -> None:
+    model = bundle / "tiny-float.onnx"
+    model.rename(bundle.parent / "outside.onnx")
+    model.symlink_to(bundle.parent / "outside.onnx")
+    with pytest.raises(UsageError, match=r"tiny-float\.onnx is a symbolic link"):
+        verify_bundle(bundle)
+
+
+def test_unknown_and_missing_files_are_refused(bundle: Path) -> None:
+    (bundle / "vectors" / "stranger.bin").write_bytes(b"x")
+    with pytest.raises(UsageError, match=r"vectors/stranger\.bin is not in the manifest; remove it"):
+        verify_bundle(bundle)
+    (bundle / "vectors" / "stranger.bin").unlink()
+    (bundle / "LICENSES").unlink()
+    with pytest.raises(UsageError, match="LICENSES is in the manifest but not in the bundle"):
+        verify_bundle(bundle)
+
+
+def test_newer_schema_is_refused(bundle: Path) -> None:
+    rewrite(bundle, lambda data: data.update(schema=2))
+    with pytest.raises(UsageError, match="has schema 2; this program reads up to schema 1"):
+        verify_bundle(bundle)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"schema": 1}'])
+def test_manifests_that_are_none(bundle: Path, text: str) -> None:
+    (bundle / "manifest.json").write_text(text)
+    with pytest.raises((UsageError, ParityError)):
+        verify_bundle(bundle)
+    assert replay_in(bundle).returncode == 1
+
+
+def test_manifest_without_its_parts(bundle: Path) -> None:
+    rewrite(bundle, lambda data: data.pop("contents"))
+    with pytest.raises(UsageError, match="lacks what a manifest of schema 1 has"):
+        verify_bundle(bundle)
+    rewrite(bundle, lambda data: data.update(files=[{"path": 3, "vectors": []}], contents=[]))
+    with pytest.raises(UsageError):
+        verify_bundle(bundle)

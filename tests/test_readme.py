@@ -1,0 +1,66 @@
+"""What README and CONTRIBUTING say is there: commands, options, exit codes, the example target, make targets, files."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+from PIL import Image
+
+from mcompress import errors
+from mcompress.cli import app
+from mcompress.planning import plan
+from mcompress.targets.load import load_target
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = typer.main.get_command(app)
+ROWS = dict(re.findall(r"^\| `mcompress (\w+)(.*?)` \|", README.replace("\\|", "/"), flags=re.M))
+
+
+def test_the_table_has_every_command_and_no_other() -> None:
+    assert sorted(ROWS) == sorted(COMMANDS.commands)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_every_option_of_the_table_exists(name: str) -> None:
+    known = {option for parameter in COMMANDS.commands[name].params for option in parameter.opts}  # type: ignore[attr-defined]
+    named = set(re.findall(r"--[a-z]+", ROWS[name]))
+    assert named <= known
+
+
+def test_the_example_target_plans(tmp_path: Path) -> None:
+    import torch
+
+    from mcompress.compress.models.rrdb import rrdb
+
+    (text,) = re.findall(r"```yaml\n(.*?)```", README, flags=re.S)
+    (tmp_path / "my_sr.yaml").write_text(text)
+    torch.save({"params_ema": rrdb(features=8, blocks=1, growth=4).state_dict()}, tmp_path / "RRDB_ESRGAN_x4.pth")
+    for folder in ("train", "test"):
+        (tmp_path / "photos" / folder).mkdir(parents=True)
+        Image.fromarray(np.zeros((160, 160, 3), dtype=np.uint8)).save(tmp_path / "photos" / folder / "a.png")
+    (override,) = re.findall(r"`--set (\S+)`", README)
+    made = plan(load_target(tmp_path / "my_sr.yaml", [override]))
+    assert made.teacher_spec.args == {"features": 8, "blocks": 1, "growth": 4}
+    assert made.target.stages[1].model_dump()["steps"] == 500
+
+
+def test_exit_codes() -> None:
+    (line,) = re.findall(r"^Exit codes: (.*)\.$", README, flags=re.M)
+    said = {int(code) for code in re.findall(r"\b(\d) ", line)}
+    used = {kind.exit_code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.MCompressError)}
+    assert said == used | {0, 1}
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
+def test_make_targets_and_files_that_are_named_exist(document: str) -> None:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for name in re.findall(r"`?make (\w+)\b`", text):
+        assert re.search(rf"^{name}:", makefile, flags=re.M), name
+    for name in re.findall(r"`((?:tests|src|compress|targets|export|docs|examples)/[\w./]*)`|\]\(([\w./]+)\)", text):
+        assert (ROOT / (name[0] or name[1])).exists(), name

@@ -1,0 +1,133 @@
+"""A bundle of one tiny ONNX network, and what it takes to make others like it: what the tests of bundles read."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from mcompress.compress.quantize.plan import ActivationRange, PlannedOperator, PrecisionPlan
+from mcompress.export import replay
+from mcompress.export.backend import Port
+from mcompress.export.bundle import ExportedFile, TestVector, write_bundle
+from mcompress.export.interface import TensorFacts, facts_of
+from mcompress.record import CoverageRecord, EnvironmentRecord, ExportRecord, ModelRecord, ParityRecord, Run, StageRecord, TargetRecord
+from mcompress.targets.exports import OnnxConfig
+from mcompress.targets.schema import Fallback, Measurement, Target
+from mcompress.targets.stages import DistillConfig
+
+SIDE = 12
+SCALE = 4
+
+
+def kernel() -> np.ndarray:
+    return np.random.default_rng(3).normal(0, 0.1, (3 * SCALE * SCALE, 3, 3, 3)).astype(np.float32)
+
+
+def write_onnx(path: Path) -> None:
+    """A convolution and a pixel shuffle, x4."""
+    nodes = [
+        helper.make_node("Conv", ["input", "weight"], ["features"], pads=[1, 1, 1, 1]),
+        helper.make_node("DepthToSpace", ["features"], ["output"], blocksize=SCALE, mode="CRD"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "enlarge",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, SIDE, SIDE])],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, [1, 3, SIDE * SCALE, SIDE * SCALE])],
+        [numpy_helper.from_array(kernel(), "weight")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), str(path))
+
+
+def enlarge(picture: np.ndarray) -> np.ndarray:
+    """The same network in numpy."""
+    padded = np.pad(picture[0], ((0, 0), (1, 1), (1, 1)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
+    features = np.einsum("chwij,ocij->ohw", windows, kernel())
+    shuffled = features.reshape(3, SCALE, SCALE, SIDE, SIDE).transpose(0, 3, 1, 4, 2)
+    return shuffled.reshape(1, 3, SIDE * SCALE, SIDE * SCALE).astype(np.float32)
+
+
+def facts(name: str, side: int, **more: object) -> TensorFacts:
+    return TensorFacts.model_validate({"name": name, "shape": (1, 3, side, side), "dtype": "float32", **more})
+
+
+def quantized(name: str, side: int, scale: float) -> TensorFacts:
+    return facts_of(Port(name, (1, side, side, 3), "int8", "NHWC", scale, -128))
+
+
+def model_record(quality: float) -> ModelRecord:
+    return ModelRecord(
+        spec=None,
+        params=1296,
+        macs=186624,
+        macs_output_convention=186624,
+        weight_bytes=5184,
+        peak_activation_bytes=29376,
+        activation_traffic_bytes=57024,
+        quality={"psnr_db": quality},
+    )
+
+
+def export_record(path: Path, **more: object) -> ExportRecord:
+    values: dict[str, object] = {
+        "backend": "onnx",
+        "variant": "float",
+        "file": f"bundle/{path.name}",
+        "bytes": replay.size_of(path),
+        "sha256": replay.digest_of(path),
+        "precision_counts": {"int8": 0, "fp16": 0, "fp32": 2},
+        "parity": ParityRecord(reference="PyTorch", metric="share of range", value=1e-7, limit=1e-3, passed=True, runtime="onnxruntime CPU"),
+        "coverage": CoverageRecord(total=2, by_unit={"cpu": 2}),
+        "latency": (Measurement(what="latency", value=1.5, unit="ms", how="host", on="onnxruntime, 1 thread", p50=1.5, p90=1.7, n=20),),
+        "quality": {"psnr_db": 30.0},
+        "recommended": True,
+    }
+    return ExportRecord.model_validate({**values, **more})
+
+
+def a_run(*exports: ExportRecord) -> Run:
+    return Run(
+        target=TargetRecord(name="tiny|phone", digest="ab" * 32),
+        environment=EnvironmentRecord(python="3.11", platform="Linux", packages={}, commit=None, seed=0),
+        stages=(StageRecord(name="distill", method="online", digest="cd" * 32, parent="", cached=False, seconds=1.0),),
+        models={"teacher": model_record(31.0), "student": model_record(30.5), "compressed": model_record(30.0)},
+        baseline={"mean": {"psnr_db": 28.0}},
+        exports=exports,
+        budget=(),
+        fallbacks=(Fallback(where="export onnx", what="Resize", reason="a reason with | and\nlines"),),
+        not_measured=("latency on the phone",),
+    )
+
+
+def a_target(**more: object) -> Target:
+    return Target.model_validate({"name": "tiny", "device": "snapdragon865", "stages": [DistillConfig()], "exports": [OnnxConfig()], **more})
+
+
+def an_export(folder: Path) -> ExportedFile:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "tiny-float.onnx"
+    write_onnx(path)
+    picture = np.random.default_rng(5).random((1, 3, SIDE, SIDE), dtype=np.float32)
+    vector = TestVector("coffee / left", picture, reference=enlarge(picture), expected=enlarge(picture))
+    return ExportedFile(export_record(path), path, (facts("input", SIDE),), (facts("output", SIDE * SCALE),), (vector,))
+
+
+PLAN = PrecisionPlan((PlannedOperator("conv2d", "head", "conv2d", "int8", "above the floor", 44.0),), {"conv2d": ActivationRange(0.01, 3)})
+
+
+def make_bundle(folder: Path, *files: ExportedFile) -> Path:
+    shipped = files or (an_export(folder / "made"),)
+    return write_bundle(folder / "bundle", run=a_run(*(file.record for file in shipped)), target=a_target(), files=shipped, plan=PLAN)
+
+
+def replay_in(bundle: Path) -> subprocess.CompletedProcess[str]:
+    """Run the bundle's verify.py in an interpreter that cannot import torch or mcompress."""
+    blocked = "import sys; sys.modules['torch'] = sys.modules['mcompress'] = None; import runpy; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
+    command = [sys.executable, "-B", "-c", blocked, str(bundle / "verify.py")]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
