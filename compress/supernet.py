@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
@@ -84,7 +84,7 @@ def write_weights(network: nn.Module, path: Path) -> None:
     """Write beside, then rename: the file is there completely or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    save_file({name: value.detach().contiguous().clone() for name, value in network.state_dict().items()}, temporary)
+    temporary.write_bytes(save({name: value.detach().contiguous().clone() for name, value in network.state_dict().items()}))
     temporary.replace(path)
 
 

@@ -15,6 +15,8 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
+import torch
+from optuna.trial import TrialState
 
 import mcompress
 from mcompress import cli, joining
@@ -38,9 +40,9 @@ threads: 1
 model: {input_shape: [1, 3, 32, 32]}
 budget: {macs_g: 0.43}
 stages:
-  - {stage: search, steps: 8, trials: 12, batch_size: 2, crop_size: 8, checkpoint_every_s: 0.001}
+  - {stage: search, steps: 12, trials: 24, batch_size: 2, crop_size: 8, checkpoint_every_s: 0.001}
   - {stage: prune, latency_ratio: 0.99, importance_batches: 1}
-  - {stage: distill, steps: 8, batch_size: 2, crop_size: 16, checkpoint_every_s: 0.001, feature: 0.1}
+  - {stage: distill, steps: 12, batch_size: 2, crop_size: 16, checkpoint_every_s: 0.001, feature: 0.1}
   - {stage: quantize, samples: 2}
 exports:
   - {backend: onnx}
@@ -62,6 +64,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def undisturbed(target: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
     """The folder of a run up to its last stage, and the digest of each stage."""
+    torch.set_num_threads(1)
     made = plan(load_target(target))
     folder = run_folder(made.target, tmp_path_factory.mktemp("undisturbed"))
     folder.mkdir()
@@ -100,6 +103,11 @@ class Observed:
         """Trials that are open for evaluation."""
         return max((int(line["user_attr"]["open_before"]) for line in self.journal() if "open_before" in line.get("user_attr", {})), default=0)
 
+    def unanswered(self) -> int:
+        """Candidates of the open round without a result."""
+        proposed = [line for line in self.journal() if line["op_code"] == 4][: self.opened()]
+        return sum(line["state"] == TrialState.RUNNING for line in proposed) - len(self.answers())
+
     def answers(self) -> list[str]:
         """Who evaluated, per answer."""
         return [str(line["worker_id"]) for line in self.journal() if line["op_code"] == 6]
@@ -123,7 +131,7 @@ def wait_until(event: Callable[[], bool], alive: Callable[[], bool]) -> None:
     while not event():
         assert alive(), "the process ended before it could be disturbed"
         assert time.monotonic() < deadline, "what was waited for did not happen"
-        time.sleep(0.0005)
+        time.sleep(0.002)
 
 
 def test_killed_at_any_moment_ends_with_the_same_digests(target: Path, undisturbed: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
@@ -138,7 +146,7 @@ def test_killed_at_any_moment_ends_with_the_same_digests(target: Path, undisturb
         "it was replaced": lambda: replaced("supernet"),
         "the first candidates were proposed": lambda: lambda: len(seen.journal()) > 4,
         "in the middle of the first round": lambda: lambda: seen.opened() > 0 and len(seen.answers()) > 2,
-        "in the middle of the last round": lambda: lambda: len(seen.answers()) > 9,
+        "in the middle of the last round": lambda: lambda: len(seen.answers()) > 17,
         "the distilled student's checkpoint was replaced": lambda: replaced("distill"),
         "a model file was being written": lambda: lambda: any(tmp_path.glob("cache/*.tmp/*.onnx")),
     }
@@ -173,11 +181,15 @@ def test_workers_that_join_and_are_killed_change_nothing(target: Path, undisturb
     seen = Observed(tmp_path)
     run = start_run(target, tmp_path)
     try:
-        wait_until(lambda: seen.opened() > 0, run.is_alive)
-        assert seen.run is not None
-        stop_outside_the_journal(run, next(seen.run.glob("search/*/study.journal")))
+        assert run.pid is not None
+        while True:
+            wait_until(lambda: seen.unanswered() > 3, run.is_alive)
+            assert seen.run is not None
+            stop_outside_the_journal(run, next(seen.run.glob("search/*/study.journal")))
+            if seen.unanswered() > 1:
+                break
+            os.kill(run.pid, signal.SIGCONT)  # it was faster; there are more rounds
         by_run = len(seen.answers())
-        assert by_run < 6
 
         first = subprocess.Popen([sys.executable, "-m", "mcompress.cli", "work", str(seen.run)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         wait_until(lambda: len(seen.answers()) > by_run, lambda: first.poll() is None)
@@ -186,9 +198,7 @@ def test_workers_that_join_and_are_killed_change_nothing(target: Path, undisturb
 
         second = context.Process(target=work, args=(seen.run,))
         second.start()
-        wait_until(lambda: len(seen.answers()) >= seen.opened() - _rejected(seen), second.is_alive)
-        by_workers = set(seen.answers()[by_run:])
-        assert run.pid is not None
+        wait_until(lambda: seen.unanswered() == 0, second.is_alive)
         os.kill(run.pid, signal.SIGCONT)
         wait_until(lambda: seen.digest("search") is not None, run.is_alive)
         second.join(LONGEST_WAIT_S)
@@ -196,15 +206,8 @@ def test_workers_that_join_and_are_killed_change_nothing(target: Path, undisturb
     finally:
         run.kill()
         run.join()
-    assert len(by_workers) >= 1
-    assert seen.digest("search") == undisturbed[1]["search"]
     assert len(set(seen.answers())) >= 2
-
-
-def _rejected(seen: Observed) -> int:
-    """Trials before the end of the open round that were proposed as over budget."""
-    created = [line for line in seen.journal() if line["op_code"] == 4]
-    return sum(int(line["state"]) == 2 for line in created[: seen.opened()])
+    assert seen.digest("search") == undisturbed[1]["search"]
 
 
 def test_a_search_that_is_over_says_so(undisturbed: tuple[Path, dict[str, str]], capfd: pytest.CaptureFixture[str]) -> None:
@@ -233,13 +236,16 @@ def test_who_would_evaluate_differently_or_too_early_is_refused(target: Path, tm
     folder.mkdir()
     loaded = load_target(target)
     (folder / "target.yaml").write_text(resolved_yaml(loaded))
-    with pytest.raises(UsageError, match="no search is going on in .*; start it with mcompress run"):
+    with pytest.raises(UsageError, match=r"no search is going on in .*; start it with mcompress run"):
         work(folder)
     made = plan(loaded)
     parts = made.key_parts("search", loaded.stages[0], model_digest(made.start_spec, made.start.state_dict()))
     for name, value in (("cpu", "Another 9000"), ("threads", 64), ("torch", "0.4")):
         other = {**parts, name: value}
-        with leading(search_folder(folder, other), other, anew=False), pytest.raises(UsageError, match=rf"who evaluated\. Different: {name} \(") as error:
+        with (
+            leading(search_folder(folder, other), other, anew=False),
+            pytest.raises(UsageError, match=rf"who evaluated\. Different: {name} \(") as error,
+        ):
             work(folder)
         assert f"{parts[name]} here, {value} in the run" in str(error.value)
         assert error.value.exit_code == 2
@@ -252,6 +258,29 @@ def test_who_would_evaluate_differently_or_too_early_is_refused(target: Path, tm
         pass
     with pytest.raises(UsageError, match="was stopped and not started again"):
         work(folder)
+
+
+def test_a_forced_and_a_rebuilt_search_do_not_read_the_old_journal(target: Path, tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    made = plan(load_target(target, ['stages=[{"stage": "search", "steps": 2, "trials": 4, "batch_size": 1, "crop_size": 8}]']))
+    cache, folder = Cache(tmp_path / "cache"), tmp_path / "run"
+
+    def made_by() -> tuple[str, str]:
+        """(which process and study the journal is of, digest of the stage)."""
+        journal = next(folder.glob("search/*/study.journal"))
+        return journal.read_text().splitlines()[0], artifact.digest
+
+    artifact = run_stages(made, folder, cache, (), Silent())[0].artifact
+    first = made_by()
+    artifact = run_stages(made, folder, cache, (), Silent())[0].artifact
+    assert made_by() == first
+    artifact = run_stages(made, folder, cache, ("search",), Silent())[0].artifact
+    forced = made_by()
+    (artifact.folder / "weights.safetensors").write_bytes(b"damaged")
+    artifact = run_stages(made, folder, cache, (), Silent())[0].artifact
+    rebuilt = made_by()
+    assert len({first[0], forced[0], rebuilt[0]}) == 3
+    assert first[1] == forced[1] == rebuilt[1]
 
 
 def test_what_a_search_shares_is_kept_for_its_own_key_only(tmp_path: Path) -> None:

@@ -1,13 +1,11 @@
-"""Whole runs on a tiny target: cache, resumption after SIGKILL, damage, locks, budgets, the command line."""
+"""Whole runs on a tiny target: cache, damage, locks, budgets, the command line."""
 
 from __future__ import annotations
 
 import fcntl
 import json
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import get_args
 
@@ -93,21 +91,6 @@ def test_a_run_its_cache_and_its_record(tiny: Path, tmp_path: Path) -> None:
     assert [stage.cached for stage in rebuilt.record.stages] == [True, True, False, True]
     assert digests(rebuilt.record) == digests(first.record)
     assert any("is damaged (weights.safetensors changed)" in f.reason for f in rebuilt.record.fallbacks)
-
-
-def test_killed_at_any_moment_ends_with_the_same_digests(tiny: Path, tmp_path: Path) -> None:
-    undisturbed = mcompress.run(tiny, out=tmp_path / "a")
-    for delay_s in (4.0, 6.0, 8.0, 11.0):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "mcompress.cli", "run", str(tiny), "--out", str(tmp_path / "b")],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        time.sleep(delay_s)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    resumed = mcompress.run(tiny, out=tmp_path / "b")
-    assert digests(resumed.record) == digests(undisturbed.record)
 
 
 def test_two_runs_on_one_folder(tiny: Path, tmp_path: Path) -> None:

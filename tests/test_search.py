@@ -1,7 +1,8 @@
-"""The search stage: elastic weights, budgets, resumption."""
+"""The search stage: elastic weights, budgets, the precision of costs, resumption, the plot of its front."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -14,10 +15,14 @@ from mcompress.compress.candidates import candidate_cost, smallest_cost, space_o
 from mcompress.compress.models.build import build
 from mcompress.compress.models.space import SPACES, cut
 from mcompress.compress.models.spec import ModelSpec
+from mcompress.compress.prune import prune
 from mcompress.compress.search import search
 from mcompress.errors import PlanError
-from mcompress.targets.schema import Budget
-from mcompress.targets.stages import SearchConfig
+from mcompress.planning import plan
+from mcompress.reports.plots import Candidate, pareto
+from mcompress.targets.load import load_target
+from mcompress.targets.schema import Budget, Target
+from mcompress.targets.stages import PruneConfig, SearchConfig
 
 SHAPE = (1, 3, 32, 32)
 TINY = SearchConfig(steps=2, trials=6, batch_size=1, crop_size=8)
@@ -127,6 +132,41 @@ def test_a_float_search_keeps_a_size_that_only_int8_would_meet(make_context) -> 
         output = search(TINY, replace(context, search_folder=context.search_folder / precision))
         assert weight_bytes * sum(p.numel() for p in output.model.parameters()) / 1e6 <= budget.size_mb
         assert output.measurements[0].on.endswith(precision)
+
+
+def test_pruning_costs_what_ships(make_context) -> None:
+    outputs = [prune(PruneConfig(ratio=0.05, importance_batches=1), make_context(START, ships_as=precision)) for precision in ("int8", "fp16")]
+    assert [output.measurements[0].on for output in outputs] == ["snapdragon865 gpu int8", "snapdragon865 gpu fp16"]
+
+
+def test_a_target_without_quantize_is_planned_and_keyed_as_fp16() -> None:
+    def target(*stages: str, size_mb: float) -> Target:
+        given = json.dumps([{"stage": stage, **({"ratio": 0.1} if stage == "prune" else {})} for stage in stages])
+        return load_target("snapdragon865", [f"stages={given}", f"budget={{size_mb: {size_mb}}}", "model.input_shape=[1, 3, 32, 32]"])
+
+    space = SPACES["mfagan"]
+    params = sum(p.numel() for p in build(ModelSpec("mfagan", space.smallest)).parameters())
+    between = 1.5 * params / 1e6  # met at one byte per parameter, missed at two
+    as_int8 = target("search", "prune", "quantize", size_mb=between)
+    made = plan(as_int8)
+    assert [made.key_parts(s.stage, s, "").get("ships_as") for s in as_int8.stages] == ["int8", "int8", None]
+    with pytest.raises(PlanError, match=rf"the smallest network of the search space needs {2 * params / 1e6:.3g} MB"):
+        plan(target("search", "prune", size_mb=between))
+    as_float = target("search", "prune", size_mb=2.5 * params / 1e6)
+    assert [plan(as_float).key_parts(s.stage, s, "")["ships_as"] for s in as_float.stages] == ["fp16", "fp16"]
+
+
+def test_the_plot_of_the_front_shows_what_was_rejected_without_a_quality() -> None:
+    trials = [Candidate(2.0, 27.0), Candidate(4.0, 28.0, picked=True)]
+
+    def drawn(rejected_ms: list[float]) -> str:
+        return pareto(trials, trials, rejected_ms, limit_ms=5.0, quality_label="PSNR", latency_label="ms")
+
+    assert "over budget, not evaluated" not in drawn([])
+    assert ">over budget, not evaluated (3)<" in drawn([3.0, 5.5, 6.0])
+    far = drawn([3.0, 5.5, 900.0])
+    assert ">over budget, not evaluated (3, 1 of them further right)<" in far
+    assert "2 candidates; 2 on the Pareto front; 3 over budget and not evaluated" in far
 
 
 def test_the_supernet_learns_from_stored_answers_of_the_teacher(make_context) -> None:
