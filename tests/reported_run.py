@@ -22,6 +22,7 @@ from mcompress.record import (
     Run,
     StageRecord,
     TargetRecord,
+    WalkedRecord,
 )
 from mcompress.targets.schema import Fallback, Measurement
 
@@ -127,6 +128,7 @@ def exported(
             runtime="not executed: Core ML runs on Apple systems only" if value is None else f"{backend} runtime",
         ),
         coverage=CoverageRecord(total=sum(units.values()), by_unit=units, fallbacks=fallbacks),
+        walked=WalkedRecord(macs=1_234_000_000, peak_activation_bytes=7_654_321, peak_at="node_add_9 (Add)") if backend == "onnx" else None,
         latency=latency,
         quality=quality or {},
         recommended=recommended,

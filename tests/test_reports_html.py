@@ -105,6 +105,11 @@ def test_report_holds_every_number_of_the_run(page: str, run_folder: Path) -> No
     assert "<b>&" in text  # the target's text, escaped
 
 
+def test_the_second_count_of_a_walked_file_is_shown(page: str) -> None:
+    assert "1.23 G multiply-adds, 7.65 MB peak" in page
+    assert "peak at node_add_9 (Add)" in page
+
+
 def test_estimates_and_host_times_look_different(page: str) -> None:
     assert len(re.findall(r'class="bar estimated"', page)) == 3
     assert len(re.findall(r'class="bar host"', page)) == 3 + 5

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
+from pydantic import JsonValue
 
 from mcompress.artifact import Artifact, load_artifact, model_digest, save_output
 from mcompress.cache import Cache, Entry
@@ -39,15 +41,7 @@ def run_stages(made: Plan, run_folder: Path, cache: Cache, force: Sequence[str],
     for name, stage in zip(made.target.stage_names(), made.target.stages, strict=True):
         previous = results[-1].artifact if results else None
         parts = made.key_parts(name, stage, parent)
-        shared = search_folder(run_folder, parts)
-
-        def compute(folder: Path, work: Path, stage: StageConfig = stage, previous: Artifact | None = previous, shared: Path = shared) -> None:
-            # Where this attempt has left no training state (it is the first one, or forced, or mends a damaged entry) a journal is not its own.
-            is_search = isinstance(stage, SearchConfig)
-            with leading(shared, parts, anew=not any(work.iterdir())) if is_search else nullcontext():  # noqa: B023
-                save_output(_run_stage(made, stage, previous, work, shared, reporter), folder)
-
-        entry = cache.get(parts, compute, force=name in force)
+        entry = cache.get(parts, partial(_compute, made, stage, previous, parts, run_folder, reporter), force=name in force)
         artifact = load_artifact(entry.folder)
         reporter.note(f"{name}: {'cached' if entry.cached else f'{entry.seconds:.0f} s'}")
         if entry.rebuilt_because:
@@ -56,6 +50,23 @@ def run_stages(made: Plan, run_folder: Path, cache: Cache, force: Sequence[str],
         results.append(StageResult(artifact, record, entry))
         parent = artifact.digest
     return results
+
+
+def _compute(
+    made: Plan,
+    stage: StageConfig,
+    previous: Artifact | None,
+    parts: dict[str, JsonValue],
+    run_folder: Path,
+    reporter: Reporter,
+    folder: Path,
+    work: Path,
+) -> None:
+    """Compute a cache entry into `folder`, with state for resuming in `work`."""
+    shared = search_folder(run_folder, parts)
+    # Where this attempt has left no training state (it is the first one, or forced, or mends a damaged entry) a journal is not its own.
+    with leading(shared, parts, anew=not any(work.iterdir())) if isinstance(stage, SearchConfig) else nullcontext():
+        save_output(_run_stage(made, stage, previous, work, shared, reporter), folder)
 
 
 def _run_stage(made: Plan, stage: StageConfig, previous: Artifact | None, work: Path, shared: Path, reporter: Reporter) -> StageOutput:
