@@ -14,7 +14,7 @@ from mcompress.targets.stages import DistillConfig
 
 def distill(config: DistillConfig, context: StageContext) -> StageOutput:
     """Train a copy of the present model; the architecture stays. Raises `TrainingDiverged`."""
-    objective = Distillation(context.task, config, context.model, context.teacher)
+    objective = Distillation(context.task, config, context.model, context.teacher, context.seed)
     settings = TrainSettings(
         config.steps, config.learning_rate, context.seed, precision=config.precision, checkpoint_every_s=config.checkpoint_every_s
     )

@@ -53,18 +53,19 @@ class Distillation:
     Players, in the order in which they move:
 
     - `teacher_discriminator` learns to tell truth from the *teacher's* outputs. It is trained along because published generators come without
-      their discriminator.
+      their discriminator. The gram and discriminator terms need it.
     - `discriminator` learns to tell truth from the *student's* outputs and keeps its features near the teacher discriminator's on truth, teacher
-      output and student output, so that it stays in step with the small generator instead of overpowering it.
+      output and student output, so that it stays in step with the small generator instead of overpowering it. The adversarial and discriminator
+      terms need it.
     - `generator`, the student (with the 1x1 adaptors of the feature term).
 
-    A term with weight 0 is not computed; without adversarial, gram and discriminator terms only the generator plays.
+    A term with weight 0 is not computed, and a player that no term needs does not play. `seed` is the run's.
     """
 
-    def __init__(self, task: Task, config: DistillConfig, student: nn.Module, teacher: nn.Module) -> None:
+    def __init__(self, task: Task, config: DistillConfig, student: nn.Module, teacher: nn.Module, seed: int) -> None:
         self.task, self.config, self.teacher = task, config, teacher
         self.student = student
-        self.lessons = TaughtBatches(task, config, teacher)
+        self.lessons = TaughtBatches(task, config, teacher, seed)
         self.taps = _Taps(student, teacher) if config.feature or config.kernel_alignment else None
         adaptors: dict[str, nn.Module] = {}
         if self.taps is not None and config.feature:
@@ -72,7 +73,7 @@ class Distillation:
             adaptors["adaptor"] = self.taps.adaptor(student, teacher, source)
         self.generator = nn.ModuleDict({"student": student, **adaptors})
         self.discriminator_term, self.generator_term = (TERMS[name] for name in ADVERSARIAL[config.adversarial_loss])
-        self.with_discriminator = bool(config.adversarial or config.discriminator or config.gram)
+        self.with_discriminator = bool(config.adversarial or config.discriminator)
         self.with_teacher_discriminator = bool(config.discriminator or config.gram)
         if self.with_discriminator:
             self.discriminator = patchgan(features=config.discriminator_features)

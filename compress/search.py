@@ -38,7 +38,7 @@ def search(config: SearchConfig, context: StageContext) -> StageOutput:
     """
     space = space_of(config, context.teacher_spec)
     supernet = build(ModelSpec(space.network, space.largest))
-    objective = SupernetTraining(context.task, config, space, supernet, context.teacher)
+    objective = SupernetTraining(context.task, config, space, supernet, context.teacher, context.seed)
     settings = TrainSettings(
         config.steps, config.learning_rate, context.seed, precision=config.precision, checkpoint_every_s=config.checkpoint_every_s
     )

@@ -26,12 +26,12 @@ from mcompress.targets.stages import SearchConfig
 
 
 class SupernetTraining:
-    """Objective: one set of weights for every network of a space."""
+    """Objective: one set of weights for every network of a space. `seed` is the run's."""
 
-    def __init__(self, task: Task, config: SearchConfig, space: SearchSpace, supernet: nn.Module, teacher: nn.Module) -> None:
+    def __init__(self, task: Task, config: SearchConfig, space: SearchSpace, supernet: nn.Module, teacher: nn.Module, seed: int) -> None:
         self.task, self.config, self.space = task, config, space
         self.supernet, self.teacher = supernet, teacher
-        self.lessons = TaughtBatches(task, config, teacher)
+        self.lessons = TaughtBatches(task, config, teacher, seed)
 
     def players(self) -> Mapping[str, nn.Module]:
         """The supernet."""

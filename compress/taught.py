@@ -2,7 +2,8 @@
 
 Asking the teacher at every step is what makes distillation slow: the embedded one costs twice a student's own step, ESRGAN fifty times. With
 `teacher_batches` set it answers that many batches once; later steps draw from them again, reoriented (`Task.reorient`): distillation from stored
-answers (Shen & Xing 2021, arXiv 2112.01528). A batch is a function of its number alone, so a training that was killed finds the same ones.
+answers (Shen & Xing 2021, arXiv 2112.01528). A batch is a function of the run's seed and its number alone, so a training that was killed finds the
+same ones.
 """
 
 from __future__ import annotations
@@ -13,9 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from mcompress.compress.tasks.task import Task
+from mcompress.compress.train import step_generator
 from mcompress.targets.stages import TaughtConfig
 
-FIRST_SEED = 104_729  # far from the seeds of training steps, so that no batch is drawn twice under two names
+
+def batch_generator(seed: int, number: int) -> torch.Generator:
+    """The source of a stored batch. Batches count down from the run's first step as steps count up, so that no batch is drawn under two names.
+
+    PyTorch's generator keeps the lowest 32 bits of a seed: a hash would meet some step's seed by chance; these meet after 2^32 steps and batches.
+    """
+    return step_generator(seed, -1 - number)
 
 
 @dataclass(frozen=True)
@@ -28,10 +36,10 @@ class Lesson:
 
 
 class TaughtBatches:
-    """Draws lessons; keeps the teacher's answers in fp16 (at most `teacher_batches` of them) where they are reused."""
+    """Draws lessons; keeps the teacher's answers in fp16 (at most `teacher_batches` of them) where they are reused. `seed` is the run's."""
 
-    def __init__(self, task: Task, config: TaughtConfig, teacher: nn.Module) -> None:
-        self._task, self._config, self._teacher = task, config, teacher
+    def __init__(self, task: Task, config: TaughtConfig, teacher: nn.Module, seed: int) -> None:
+        self._task, self._config, self._teacher, self._seed = task, config, teacher, seed
         self._answers: dict[int, Tensor] = {}
 
     def draw(self, generator: torch.Generator, device: torch.device) -> Lesson:
@@ -40,7 +48,7 @@ class TaughtBatches:
             source, truth = self._batch(generator, device)
             return Lesson(source, truth, self._ask(source))
         number = int(torch.randint(self._config.teacher_batches, (1,), generator=generator))
-        source, truth = self._batch(torch.Generator().manual_seed(FIRST_SEED + number), device)
+        source, truth = self._batch(batch_generator(self._seed, number), device)
         if number not in self._answers:
             self._answers[number] = self._ask(source).half()
         return Lesson(*self._task.reorient((source, truth, self._answers[number].float()), generator))

@@ -198,6 +198,6 @@ def shortfalls(
     return tuple(found)
 
 
-def as_fallbacks(backend: str, found: tuple[OperatorFallback, ...]) -> tuple[Fallback, ...]:
-    """The same, for the run's list of everything that happened differently."""
-    return tuple(Fallback(where=f"export {backend}", what=item.operator, reason=item.reason) for item in found)
+def as_fallbacks(file: Path, found: tuple[OperatorFallback, ...]) -> tuple[Fallback, ...]:
+    """The same, for the run's list of everything that happened differently; it says in which file."""
+    return tuple(Fallback(where=f"export {file.name}", what=item.operator, reason=item.reason) for item in found)

@@ -17,7 +17,7 @@ from mcompress.errors import ExportError, MissingBackendError, ParityError, Usag
 from mcompress.export import backend_named, documents, replay
 from mcompress.export.backend import FloatArray, Runner
 from mcompress.export.interface import TensorFacts
-from mcompress.export.manifest import Content, Manifest, ModelFile, Recommended, Source, VectorFiles
+from mcompress.export.manifest import Content, Manifest, ModelFile, Source, VectorFiles
 from mcompress.export.replay import Result, digest_of, size_of
 from mcompress.export.stated import default_unit, postprocessing_of, preprocessing_of, quality_of, runtime_of, scale_of, tolerance_of
 from mcompress.record import ExportRecord, Run
@@ -50,7 +50,6 @@ class ExportedFile:
     """One or two are enough; each is stored raw."""
     least_runtime: str | None = None
     """The oldest runtime that the file itself states, for example `iOS 17, macOS 14`; left out, the version that executed it is stated."""
-    run_with: Recommended | None = None
 
 
 def write_bundle(folder: Path, *, run: Run, target: Target, files: Sequence[ExportedFile], plan: PrecisionPlan | None) -> Path:
@@ -101,14 +100,14 @@ def write_bundle(folder: Path, *, run: Run, target: Target, files: Sequence[Expo
     return folder
 
 
-def verify_bundle(folder: Path, *, threads: int = 1) -> list[Result]:
+def verify_bundle(folder: Path) -> list[Result]:
     """Check digests, then execute every file through its exporter's runner and compare with its vectors; one result per file.
 
     Raises `UsageError` for something that is not a bundle of this schema or names paths outside itself, `ParityError` if anything was changed.
     A file whose runtime is missing here has the status `not executed`; a file that computes something else has `failed`, and does not raise.
     """
     manifest = read_manifest(folder)
-    return [_verify_file(folder, file, threads) for file in manifest.files]
+    return [_verify_file(folder, file) for file in manifest.files]
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -124,9 +123,9 @@ def read_manifest(folder: Path) -> Manifest:
         raise UsageError(f"{folder / 'manifest.json'} is not a manifest of schema {replay.SCHEMA}:\n{details}") from error
 
 
-def _verify_file(folder: Path, file: ModelFile, threads: int) -> Result:
+def _verify_file(folder: Path, file: ModelFile) -> Result:
     try:
-        runner = _load(file.backend, folder / file.path, threads)
+        runner = _load(file.backend, folder / file.path)
     except MissingBackendError as error:
         return Result(file.path, file.backend, "not executed", None, None, str(error))
     except ExportError as error:
@@ -141,12 +140,12 @@ def _verify_file(folder: Path, file: ModelFile, threads: int) -> Result:
     return replay.verdict(_plain_file(file), seen)
 
 
-def _load(backend: str, path: Path, threads: int) -> Runner:
+def _load(backend: str, path: Path) -> Runner:
     try:
         module = backend_named(backend)
     except KeyError as error:
         raise MissingBackendError(f"this mcompress has no runner for '{backend}'; use the mcompress that made the bundle, or a newer one") from error
-    return module.load(path, threads)
+    return module.load(path, threads=1)
 
 
 def _ship(file: ExportedFile, run: Run, bundle: Path) -> ModelFile:
@@ -166,7 +165,7 @@ def _ship(file: ExportedFile, run: Run, bundle: Path) -> ModelFile:
         bytes=size_of(destination),
         sha256=digest,
         runtime=runtime_of(record, file.least_runtime),
-        run_with=file.run_with or default_unit(record),
+        run_with=default_unit(record),
         inputs=file.inputs,
         outputs=file.outputs,
         preprocessing=preprocessing_of(took),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from mcompress.errors import ExportError
+from mcompress.errors import ExportError, MissingBackendError
 from mcompress.export.backend import BackendCall, FloatArray, Port, Runner, Written, as_fallbacks, require, version_of
 from mcompress.record import CoverageRecord, OperatorFallback
 from mcompress.targets.exports import CoreMLConfig
@@ -105,7 +105,7 @@ def _read_back(path: Path, program: ExportedProgram, plan: PrecisionPlan | None)
     inputs = tuple(Port(str(item.name), tuple(item.type.multiArrayType.shape), "float32", "NCHW") for item in description.input)
     outputs = tuple(Port(str(item.name), tuple(item.type.multiArrayType.shape), "float32", "NCHW") for item in description.output)
     least = LEAST_SYSTEM.get(saved.get_spec().specificationVersion)
-    return Written(path, dict(counts), coverage, as_fallbacks(NAME, tuple(fallbacks)), inputs, outputs, least)
+    return Written(path, dict(counts), coverage, as_fallbacks(path, tuple(fallbacks)), inputs, outputs, least)
 
 
 def _mil_program(saved: MLModel) -> Program:
@@ -220,10 +220,10 @@ def executes_here() -> bool:
 
 
 def load(path: Path, threads: int) -> Runner:
-    """Load the package; on macOS only. Raises `ExportError` elsewhere. Core ML chooses its threads itself."""
+    """Load the package; on macOS only. Raises `MissingBackendError` elsewhere. Core ML chooses its threads itself."""
     del threads
     probe()
     if not executes_here():
-        raise ExportError(f"{path.name} cannot be executed on {platform.system()}: {NOT_EXECUTED}")
+        raise MissingBackendError(f"{path.name} cannot be executed on {platform.system()}: {NOT_EXECUTED}")
     with BackendCall(NAME, f"load {path.name}", "The package may be damaged; export it again."):
         return _CoreMLRunner(path)

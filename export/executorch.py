@@ -142,7 +142,7 @@ def _read_back(path: Path, plan: PrecisionPlan | None) -> Written:
         path,
         dict(counts),
         coverage,
-        as_fallbacks(NAME, tuple(fallbacks)),
+        as_fallbacks(path, tuple(fallbacks)),
         tuple(ports[: len(execution.inputs)]),
         tuple(ports[len(execution.inputs) :]),
     )

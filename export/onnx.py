@@ -240,7 +240,7 @@ def _read_back(path: Path, plan: PrecisionPlan | None) -> Written:
     counts["fp32"] = len(nodes) - counts["int8"]
     constants = {item.name for item in graph.initializer}
     inputs = tuple(_port(item) for item in graph.input if item.name not in constants)
-    return Written(path, counts, coverage, as_fallbacks(NAME, tuple(fallbacks)), inputs, tuple(_port(item) for item in graph.output))
+    return Written(path, counts, coverage, as_fallbacks(path, tuple(fallbacks)), inputs, tuple(_port(item) for item in graph.output))
 
 
 def _port(value: onnx.ValueInfoProto) -> Port:

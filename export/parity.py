@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 FLOAT_METRIC = "max absolute difference / output range"
 INT8_METRIC = "sqnr_db"
+FLOAT_REFERENCE, INT8_REFERENCE = "PyTorch fp32", "fake-quantized PyTorch"
 HIGHEST_DB = 200.0
 """Reported for files that agree to the last bit; JSON has no infinity."""
 
@@ -27,7 +28,7 @@ def float_parity(runner: Runner, model: nn.Module, inputs: Sequence[FloatArray],
     difference = max(float(np.abs(a - b).max()) for a, b in zip(expected, found, strict=True))
     span = max(float(a.max()) for a in expected) - min(float(a.min()) for a in expected)
     value = difference / span if span > 0 else difference
-    return ParityRecord(reference="PyTorch fp32", metric=FLOAT_METRIC, value=value, limit=limit, passed=value <= limit, runtime=runner.runtime)
+    return ParityRecord(reference=FLOAT_REFERENCE, metric=FLOAT_METRIC, value=value, limit=limit, passed=value <= limit, runtime=runner.runtime)
 
 
 def int8_parity(runner: Runner, reference: nn.Module, inputs: Sequence[FloatArray], limit_db: float) -> ParityRecord:
@@ -40,7 +41,7 @@ def int8_parity(runner: Runner, reference: nn.Module, inputs: Sequence[FloatArra
     runtime = runner.runtime
     if not passed and saturates_int8_sums():
         runtime += " (suspected host artefact: this x86 processor has no VNNI and may saturate 8-bit sums; Arm does not)"
-    return ParityRecord(reference="fake-quantized PyTorch", metric=INT8_METRIC, value=value, limit=limit_db, passed=passed, runtime=runtime)
+    return ParityRecord(reference=INT8_REFERENCE, metric=INT8_METRIC, value=value, limit=limit_db, passed=passed, runtime=runtime)
 
 
 def not_executed(reference: str, metric: str, limit: float, why: str) -> ParityRecord:

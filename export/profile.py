@@ -23,7 +23,7 @@ from mcompress.errors import ExportError
 from mcompress.targets.schema import Measurement
 
 WARM_UP_RUNS, WARM_UP_S = 3, 0.2
-LEAST_RUNS = 10
+LEAST_RUNS, MOST_RUNS = 10, 50
 TIMEOUT_S = 600.0
 
 
@@ -45,26 +45,20 @@ def profile(
     shape: tuple[int, ...],
     *,
     precision: str,
-    threads: int = 1,
-    runs: int = 50,
-    seconds: float = 3.0,
-    log: Path | None = None,
+    threads: int,
+    seconds: float,
 ) -> tuple[Measurement, ...]:
     """Latency (and peak memory of the process, runtime included) of `path` for inputs of `shape` (N, C, H, W).
 
-    `runs` are made unless `seconds` pass first, but never fewer than 10. `precision` only labels the result. The child's messages go to `log`.
-    Raises `ExportError`.
+    50 runs are made unless `seconds` pass first, but never fewer than 10. `precision` only labels the result. Raises `ExportError`.
     """
     command = [sys.executable, "-m", "mcompress.export.profile", backend, str(path), "--shape", ",".join(map(str, shape))]
-    command += ["--threads", str(threads), "--runs", str(runs), "--seconds", str(seconds)]
+    command += ["--threads", str(threads), "--seconds", str(seconds)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)  # our own module
     except subprocess.TimeoutExpired as problem:
         raise ExportError(f"{backend} did not finish {LEAST_RUNS} runs of {path.name} within {TIMEOUT_S:g} s") from problem
-    if log is not None:
-        with log.open("a", encoding="utf-8") as stream:
-            stream.write(done.stderr)
     if done.returncode != 0:
         raise ExportError(f"{backend} could not run {path.name} (exit code {done.returncode}): {done.stderr.strip()[-800:]}")
     result: ProfileResult = json.loads(done.stdout)
@@ -86,7 +80,7 @@ def profile(
     return latency, memory
 
 
-def measure(backend: str, path: Path, shape: tuple[int, ...], threads: int, runs: int, seconds: float) -> ProfileResult:
+def measure(backend: str, path: Path, shape: tuple[int, ...], threads: int, seconds: float) -> ProfileResult:
     """Load the file in this process and time it; the input is already in the file's own type and layout."""
     from mcompress.export import backend_named
 
@@ -102,7 +96,7 @@ def measure(backend: str, path: Path, shape: tuple[int, ...], threads: int, runs
         warmed += 1
     times: list[float] = []
     until = time.perf_counter() + seconds
-    while len(times) < LEAST_RUNS or (len(times) < runs and time.perf_counter() < until):
+    while len(times) < LEAST_RUNS or (len(times) < MOST_RUNS and time.perf_counter() < until):
         started = time.perf_counter()
         runner.execute(encoded)
         times.append((time.perf_counter() - started) * 1e3)
@@ -141,12 +135,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("file", type=Path)
     parser.add_argument("--shape", required=True, type=lambda text: tuple(int(part) for part in text.split(",")))
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--runs", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=3.0)
     given = parser.parse_args(arguments)
     answer = os.dup(1)
     os.dup2(2, 1)
-    result = measure(given.backend, given.file, given.shape, given.threads, given.runs, given.seconds)
+    result = measure(given.backend, given.file, given.shape, given.threads, given.seconds)
     with os.fdopen(answer, "w", encoding="utf-8") as stream:
         json.dump(result, stream)
     return 0

@@ -20,12 +20,13 @@ RUNTIMES: Mapping[str, tuple[str, str]] = {
     "executorch": ("ExecuTorch", "executorch"),
     "coreml": ("Core ML", "coremltools"),
 }
-DELEGATES: Mapping[str, tuple[str, str]] = {
-    "onnx": ("cpu", "CPUExecutionProvider"),
-    "tflite": ("cpu", "XNNPACK"),
-    "executorch": ("cpu", "XNNPACK"),
-    "coreml": ("all", "Core ML's own choice of CPU, GPU and Neural Engine"),
+DELEGATES: Mapping[tuple[str, str], str] = {
+    ("onnx", "cpu"): "CPUExecutionProvider",
+    ("tflite", "cpu"): "XNNPACK",
+    ("tflite", "gpu"): "LiteRT's GPU delegate",
+    ("executorch", "cpu"): "XNNPACK",
 }
+OWN_CHOICE = ("all", "Core ML's own choice of CPU, GPU and Neural Engine")
 
 
 def tolerance_of(variant: str, output: TensorFacts) -> Tolerance:
@@ -82,10 +83,15 @@ def runtime_of(record: ExportRecord, least_runtime: str | None) -> Runtime:
 
 
 def default_unit(record: ExportRecord) -> Recommended:
-    """Where and how to run the file when nothing was measured on a phone."""
-    unit, delegate = DELEGATES[record.backend]
-    how = "executed so on the machine that made it" if record.parity.passed is not None else "not executed"
-    return Recommended(unit=unit, delegate=delegate, threads=PHONE_THREADS, basis=f"{how}; not measured on a phone")
+    """Where and how to run the file when nothing was measured on a phone: on the unit that its estimate is for."""
+    if record.backend == "coreml":
+        unit, delegate = OWN_CHOICE
+        return Recommended(unit=unit, delegate=delegate, threads=PHONE_THREADS, basis="not executed; not measured on a phone")
+    unit = record.unit or "cpu"
+    executed = (
+        "executed so on the machine that made it" if unit == "cpu" else f"executed by {DELEGATES[record.backend, 'cpu']} on the CPU that made it"
+    )
+    return Recommended(unit=unit, delegate=DELEGATES[record.backend, unit], threads=PHONE_THREADS, basis=f"{executed}; not measured on a phone")
 
 
 def quality_of(record: ExportRecord, run: Run) -> Quality:

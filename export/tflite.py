@@ -102,7 +102,7 @@ def _read_back(path: Path, plan: PrecisionPlan | None) -> Written:
         fallbacks += shortfalls("LiteRT", plan, float_kinds, REASONS, FP16_REASON)
     coverage = CoverageRecord(total=len(operators), by_unit=dict(units), fallbacks=tuple(fallbacks))
     runner = _TFLiteRunner(path, 1)
-    return Written(path, dict(counts), coverage, as_fallbacks(NAME, tuple(fallbacks)), runner.inputs, runner.outputs, _least_runtime(path))
+    return Written(path, dict(counts), coverage, as_fallbacks(path, tuple(fallbacks)), runner.inputs, runner.outputs, _least_runtime(path))
 
 
 def _least_runtime(path: Path) -> str | None:

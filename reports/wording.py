@@ -128,7 +128,7 @@ def all_fallbacks(run: Run) -> list[Fallback]:
     found = list(run.fallbacks)
     seen = {(f.where, f.what, f.reason) for f in found}
     for export in run.exports:
-        where = f"export {export.backend}"
+        where = f"export {file_name(export)}"
         for item in export.coverage.fallbacks:
             if (where, item.operator, item.reason) not in seen:
                 seen.add((where, item.operator, item.reason))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -11,6 +11,12 @@ class Export(BaseModel):
     """What every backend has: the parity limits that its files must meet, and how long they are timed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    systems: ClassVar[tuple[str, ...]] = ("android", "ios", "linux", "macos", "windows")
+    """Operating systems on which the backend's files run."""
+    units: ClassVar[tuple[str, ...]] = ("cpu",)
+    """Compute units that the files reach with the runtime's own delegates, the fastest first."""
+    backend: str
 
     float_limit: float = Field(default=1e-3, gt=0, le=1)
     """Largest absolute difference of the float file to PyTorch, as a share of the output range."""
@@ -32,7 +38,9 @@ class OnnxConfig(Export):
 
 
 class TFLiteConfig(Export):
-    """TFLite (LiteRT), executed by ai-edge-litert."""
+    """TFLite (LiteRT), executed by ai-edge-litert; on phones also by LiteRT's GPU delegate."""
+
+    units: ClassVar[tuple[str, ...]] = ("gpu", "cpu")
 
     backend: Literal["tflite"] = "tflite"
 
@@ -45,6 +53,9 @@ class ExecuTorchConfig(Export):
 
 class CoreMLConfig(Export):
     """Core ML program; executed on macOS only, elsewhere its parity says `not executed`."""
+
+    systems: ClassVar[tuple[str, ...]] = ("ios", "macos")
+    units: ClassVar[tuple[str, ...]] = ("npu", "gpu", "cpu")
 
     backend: Literal["coreml"] = "coreml"
     minimum_deployment_target: Literal["iOS16", "iOS17", "iOS18"] = "iOS17"

@@ -45,14 +45,6 @@ class OperatorLatency:
         """Compute and memory traffic overlap; the rest adds up."""
         return max(self.compute_ms, self.memory_ms) + self.dispatch_ms + self.boundary_ms
 
-    @property
-    def bound_by(self) -> str:
-        """`compute`, `memory` or `overhead`: the largest share."""
-        overhead = self.dispatch_ms + self.boundary_ms
-        if overhead > max(self.compute_ms, self.memory_ms):
-            return "overhead"
-        return "compute" if self.compute_ms >= self.memory_ms else "memory"
-
 
 def estimate(table: OperatorTable, device: Device, unit: str, precisions: Precisions) -> Measurement:
     """Estimated latency of one inference in ms, with the error band of the unit's constants.
@@ -66,13 +58,14 @@ def estimate(table: OperatorTable, device: Device, unit: str, precisions: Precis
     names = _file_precision(rows)
     away = sum(row.unit != chosen.name for row in rows)
     constant = next(iter(chosen.bandwidth_gbs.values()))
-    note = f"; {away} of {len(rows)} operators on {chosen.fallback_unit}" if away else ""
+    place = chosen.name if not away else f"{chosen.fallback_unit}" if away == len(rows) else f"{chosen.name}+{chosen.fallback_unit}"
+    note = f"; {away} of {len(rows)} operators on {chosen.fallback_unit}, which the {chosen.name} does not take" if away else ""
     return Measurement(
         what="latency",
         value=total,
         unit="ms",
         how="estimated",
-        on=f"{device.name} {chosen.name} {names}",
+        on=f"{device.name} {place} {names}",
         band=_band(chosen, rows),
         source=f"operator table x constants of {device.name} {chosen.name} ({constant.runtime}, {constant.date}){note}",
     )

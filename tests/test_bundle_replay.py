@@ -14,8 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_bundle import SCALE, SIDE, an_export, enlarge, export_record, facts, kernel, make_bundle, quantized, replay_in
 from torch import nn
+from typer.testing import CliRunner
 
-from mcompress.errors import ParityError
+from mcompress.cli import app
+from mcompress.errors import MissingBackendError, ParityError
 from mcompress.export import backend_of, replay
 from mcompress.export.backend import captured
 from mcompress.export.bundle import ExportedFile, TestVector, verify_bundle
@@ -26,6 +28,18 @@ from mcompress.record import ParityRecord
 from mcompress.targets.exports import ExecuTorchConfig, TFLiteConfig
 
 
+def an_apple_package(folder: Path) -> ExportedFile:
+    """A Core ML folder that nothing can run: what a bundle made on Linux holds."""
+    package = folder / "made" / "tiny.mlpackage"
+    (package / "Data").mkdir(parents=True)
+    (package / "Data" / "weights.bin").write_bytes(b"weights")
+    picture = np.zeros((1, 3, SIDE, SIDE), np.float32)
+    parity = ParityRecord(reference="PyTorch", metric="share of range", value=None, limit=1e-3, passed=None, runtime="not executed")
+    record = export_record(package, backend="coreml", parity=parity, quality={}, recommended=False)
+    vector = TestVector("zero", picture, enlarge(picture))
+    return ExportedFile(record, package, (facts("input", SIDE),), (facts("output", SIDE * SCALE),), (vector,))
+
+
 def test_bundle_passes_in_mcompress_and_on_its_own(pristine_bundle: Path) -> None:
     (result,) = verify_bundle(pristine_bundle)
     assert (result.verdict, result.file) == ("PASS", "tiny-float.onnx")
@@ -34,6 +48,16 @@ def test_bundle_passes_in_mcompress_and_on_its_own(pristine_bundle: Path) -> Non
     done = replay_in(pristine_bundle)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == "PASS  1 of 1 files executed"
+
+
+def test_a_file_that_cannot_run_here_does_not_fail_the_others(tmp_path: Path) -> None:
+    apple = an_apple_package(tmp_path)
+    folder = make_bundle(tmp_path, an_export(tmp_path / "also"), apple)
+    if sys.platform != "darwin":
+        assert [result.verdict for result in verify_bundle(folder)] == ["PASS", "NOT EXECUTED"]
+        verified = CliRunner().invoke(app, ["verify", str(folder)])
+        assert verified.exit_code == 0, verified.output
+        assert replay_in(folder).returncode == 0
 
 
 def test_a_file_that_computes_something_else_fails(tmp_path: Path) -> None:
@@ -50,15 +74,7 @@ def test_a_file_that_computes_something_else_fails(tmp_path: Path) -> None:
 
 
 def test_a_file_without_its_runtime_is_not_a_pass(tmp_path: Path) -> None:
-    package = tmp_path / "made" / "tiny.mlpackage"
-    (package / "Data").mkdir(parents=True)
-    (package / "Data" / "weights.bin").write_bytes(b"weights")
-    picture = np.zeros((1, 3, SIDE, SIDE), np.float32)
-    parity = ParityRecord(reference="PyTorch", metric="share of range", value=None, limit=1e-3, passed=None, runtime="not executed")
-    record = export_record(package, backend="coreml", parity=parity, quality={}, recommended=False)
-    export = ExportedFile(
-        record, package, (facts("input", SIDE),), (facts("output", SIDE * SCALE),), (TestVector("zero", picture, enlarge(picture)),)
-    )
+    export = an_apple_package(tmp_path)
     folder = make_bundle(tmp_path, export)
     manifest = Manifest.model_validate_json((folder / "manifest.json").read_text())
     assert manifest.files[0].vectors[0].expected_from == "PyTorch"
@@ -68,6 +84,12 @@ def test_a_file_without_its_runtime_is_not_a_pass(tmp_path: Path) -> None:
         done = replay_in(folder)
         assert done.returncode == 1
         assert "NOT EXECUTED  tiny.mlpackage: Core ML runs on macOS" in done.stdout
+        (result,) = verify_bundle(folder)
+        assert result.verdict == "NOT EXECUTED"
+        assert "cannot be executed on" in result.detail
+        verified = CliRunner().invoke(app, ["verify", str(folder)])
+        assert isinstance(verified.exception, MissingBackendError)
+        assert str(verified.exception).startswith("none of the 1 files could be executed here")
     (folder / "tiny.mlpackage" / "Data" / "more.bin").write_bytes(b"x")
     with pytest.raises(ParityError, match=r"tiny\.mlpackage was changed"):
         verify_bundle(folder)

@@ -6,6 +6,7 @@ import fcntl
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,11 +26,12 @@ from mcompress.cache import Cache
 from mcompress.console import Silent
 from mcompress.errors import UsageError
 from mcompress.joining import leading, search_folder, work
-from mcompress.pipeline import run_folder
+from mcompress.pipeline import open_target, run_folder
 from mcompress.planning import plan
 from mcompress.run_folder import link_folder
 from mcompress.staging import run_stages
 from mcompress.targets.load import load_target, resolved_yaml
+from mcompress.targets.own_modules import import_beside
 
 pytestmark = pytest.mark.pipeline
 
@@ -258,6 +260,44 @@ def test_who_would_evaluate_differently_or_too_early_is_refused(target: Path, tm
         pass
     with pytest.raises(UsageError, match="was stopped and not started again"):
         work(folder)
+
+
+def test_a_worker_finds_the_users_network_beside_the_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(joining, "START_S", 0.0)
+    monkeypatch.setattr(joining, "PATIENCE_S", 0.3)
+    beside, folder = tmp_path / "beside", tmp_path / "runs" / "tiny-1"
+    folder.mkdir(parents=True)
+    beside.mkdir()
+    (beside / "worker_network.py").write_text(
+        "import torch\nfrom torch import nn\n\ndef build():\n    torch.manual_seed(0)\n"
+        "    return nn.Sequential(nn.Conv2d(3, 48, 3, padding=1), nn.PixelShuffle(4))\n"
+    )
+    own = TARGET.replace("model: {", "model: {network: 'worker_network:build', ").replace("stage: search", "stage: search, space: mfagan")
+    (beside / "tiny.yaml").write_text(own)
+    loaded = open_target(beside / "tiny.yaml")
+    (folder / "target.yaml").write_text(resolved_yaml(loaded))
+    with pytest.raises(UsageError, match="no search is going on"):
+        work(folder)
+    open_target(beside / "tiny.yaml")
+    made = plan(loaded)
+    parts = made.key_parts("search", loaded.stages[0], model_digest(made.start_spec, made.start.state_dict()))
+    with leading(search_folder(folder, parts), parts, anew=False):
+        pass
+    import_beside(None)
+    with pytest.raises(UsageError, match="was stopped and not started again"):  # it agreed with the run, and waited for it
+        work(folder)
+    import_beside(None)
+    moved = tmp_path / "moved"
+    shutil.copytree(tmp_path / "runs", moved / "runs")
+    with pytest.raises(UsageError, match=rf"imports worker_network:build from '{moved}/beside', and there is no such module.*Share that folder"):
+        work(moved / "runs" / "tiny-1")
+    shutil.copytree(beside, moved / "beside")  # as on a machine that has the disk at another place
+    with pytest.raises(UsageError, match="was stopped and not started again"):
+        work(moved / "runs" / "tiny-1")
+    (beside / "worker_network.py").write_text((beside / "worker_network.py").read_text() + "# edited\n")
+    with pytest.raises(UsageError, match=r"Different: .*teacher"):
+        work(folder)
+    import_beside(None)
 
 
 def test_a_forced_and_a_rebuilt_search_do_not_read_the_old_journal(target: Path, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ REACHED_BY: dict[str, dict[str, object]] = {
     "lsgan_generator": {"adversarial": 0.1},
     "lsgan_discriminator": {"adversarial": 0.1},
     "relativistic_generator": {"adversarial": 0.1, "adversarial_loss": "relativistic"},
-    "relativistic_discriminator": {"gram": 0.1, "adversarial_loss": "relativistic"},
+    "relativistic_discriminator": {"adversarial": 0.1, "adversarial_loss": "relativistic"},
 }
 
 
@@ -51,7 +51,7 @@ def teacher() -> nn.Module:
 
 
 def objective(task: SuperResolution, weights: Mapping[str, object], made: nn.Module | None = None) -> Distillation:
-    return Distillation(task, DistillConfig.model_validate({**SMALL, **weights}), made or student(), teacher())
+    return Distillation(task, DistillConfig.model_validate({**SMALL, **weights}), made or student(), teacher(), 0)
 
 
 def fit(what: Distillation) -> dict[str, Tensor]:
@@ -101,10 +101,26 @@ def test_a_term_is_proportional_to_its_weight(weight: str, task: SuperResolution
     assert values[0] > 0
 
 
+@pytest.mark.parametrize(
+    ("weights", "players"),
+    [
+        ({}, ["generator"]),
+        ({"gram": 0.1}, ["teacher_discriminator", "generator"]),
+        ({"adversarial": 0.1}, ["discriminator", "generator"]),
+        ({"adversarial": 0.1, "discriminator": 0.1}, ["teacher_discriminator", "discriminator", "generator"]),
+    ],
+)
+def test_who_no_term_needs_does_not_play(weights: dict[str, object], players: list[str], task: SuperResolution) -> None:
+    made = objective(task, weights)
+    assert list(made.players()) == players
+    assert {name for name in ("discriminator", "teacher_discriminator") if hasattr(made, name)} == set(players) - {"generator"}
+    assert all(bool(torch.isfinite(value).all()) for value in fit(made).values())
+
+
 def test_a_student_that_is_the_teacher_has_nothing_to_learn_from_it(task: SuperResolution) -> None:
     torch.manual_seed(0)
     original = teacher()
-    made = Distillation(task, DistillConfig.model_validate({**SMALL, "truth": 0.0, "output": 1.0, "ssim": 1.0, "gram": 1.0}), original, original)
+    made = Distillation(task, DistillConfig.model_validate({**SMALL, "truth": 0.0, "output": 1.0, "ssim": 1.0, "gram": 1.0}), original, original, 0)
     made.begin_step(torch.Generator().manual_seed(0), torch.device("cpu"))
     assert {name: float(value.detach()) for name, value in made.terms("generator").items()} == pytest.approx(
         {"output": 0.0, "ssim": 0.0, "gram": 0.0}, abs=1e-6

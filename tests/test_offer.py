@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from types import SimpleNamespace
+from typing import Literal, cast
 
 import pytest
 
 from mcompress.budget import check_budget
-from mcompress.offer import Offer, against_expectation, offered
-from mcompress.record import CoverageRecord, ExportRecord, ModelRecord, ParityRecord
-from mcompress.targets.schema import Budget, Measurement, QualityFloor
+from mcompress.offer import Offer, against_expectation, offered, unit_of
+from mcompress.planning import Plan
+from mcompress.record import CoverageRecord, ExportRecord, ModelRecord, ParityRecord, WalkedRecord
+from mcompress.targets.device import Unit, load_device
+from mcompress.targets.exports import CoreMLConfig, ExecuTorchConfig, Export, OnnxConfig, TFLiteConfig
+from mcompress.targets.schema import Budget, Measurement, QualityFloor, Target
 
 
 def ms(value: float, how: Literal["estimated", "host"] = "estimated", on: str = "phone gpu") -> Measurement:
@@ -38,32 +42,76 @@ def model(latency: Measurement, psnr_db: float = 30.0) -> ModelRecord:
     )  # fmt: skip
 
 
+GPU, CPU = (load_device("snapdragon865").units[name] for name in ("gpu", "cpu"))
+
+
 @pytest.mark.parametrize(
     ("as_mixed", "variant", "latency"), [(ms(5.0), "mixed", 5.0), (ms(8.0), "mixed", 8.0), (ms(9.0), "float", 8.0), (None, "float", 8.0)]
 )
-def test_the_faster_form_is_offered_and_its_latency_counts(as_mixed: Measurement | None, variant: str, latency: float) -> None:
-    offer = Offer(ms(8.0), as_mixed)
+def test_the_faster_file_is_offered_and_at_equal_speed_the_smaller(as_mixed: Measurement | None, variant: str, latency: float) -> None:
+    offer = Offer(GPU, ms(8.0), as_mixed)
     assert offer.variant == variant
     assert offer.latency.value == latency
-    records = offered([export("float"), export("mixed")], offer)
+    records = offered([export("float"), export("mixed")], {"tflite": offer})
     assert [record.variant for record in records if record.recommended] == [variant]
     assert [record.latency[-1].value for record in records] == [8.0, 8.0 if as_mixed is None else as_mixed.value]
+    assert {record.unit for record in records} == {"gpu"}
 
 
-def test_quantization_that_does_not_pay_is_said() -> None:
-    (said,) = against_expectation([export("float"), export("mixed")], Offer(ms(8.0), ms(9.0)))
-    assert said.what == "the float file is recommended"
-    assert "estimated 9.00 ms on phone gpu, the float file 8.00 ms" in said.reason
+def test_a_backend_that_does_not_run_on_the_device_is_not_recommended_and_has_no_estimate() -> None:
+    (record,) = offered([export("mixed")], {})
+    assert (record.recommended, record.unit, record.latency) == (False, None, ())
+
+
+@pytest.mark.parametrize(
+    ("config", "wanted", "unit"),
+    [
+        (TFLiteConfig(), GPU, "gpu"),
+        (TFLiteConfig(), CPU, "cpu"),
+        (ExecuTorchConfig(), GPU, "cpu"),
+        (OnnxConfig(), GPU, "cpu"),
+        (CoreMLConfig(), GPU, None),
+    ],
+)
+def test_where_a_backends_files_run(config: Export, wanted: Unit, unit: str | None) -> None:
+    found = unit_of(config, load_device("snapdragon865"), wanted)
+    assert (found.name if found else None) == unit
+
+
+def planned(backends: str, unit: str = "gpu") -> Plan:
+    exports = [{"backend": name} for name in backends.split()]
+    target = Target.model_validate({"name": "t", "device": "snapdragon865", "unit": unit, "stages": [{"stage": "quantize"}], "exports": exports})
+    device = load_device("snapdragon865")
+    return cast("Plan", SimpleNamespace(target=target, device=device, unit=device.units[unit]))
+
+
+def test_where_files_cannot_run_is_said() -> None:
+    said = {(f.where, f.what) for f in against_expectation(planned("executorch coreml"), [], {"executorch": Offer(CPU, ms(8.0), ms(5.0))})}
+    assert said == {
+        ("target", "snapdragon865 gpu"),
+        ("export executorch", "runs on the cpu"),
+        ("export coreml", "no estimate for Qualcomm Snapdragon 865"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("mixed_ms", "what"), [(9.0, "the float file is recommended"), (8.0, "INT8 saves no time"), (7.95, "INT8 saves no time"), (7.0, None)]
+)
+def test_quantization_that_does_not_pay_is_said(mixed_ms: float, what: str | None) -> None:
+    said = list(against_expectation(planned("tflite"), [export("float"), export("mixed")], {"tflite": Offer(GPU, ms(8.0), ms(mixed_ms))}))
+    assert [f.what for f in said] == ([] if what is None else [what])
+    assert all(f"estimated {mixed_ms:.2f} ms on phone gpu, the float file 8.00 ms" in f.reason for f in said)
 
 
 @pytest.mark.parametrize(("mixed_ms", "said"), [(4.0, 0), (10.4, 0), (10.6, 1)])
 def test_a_mixed_file_that_is_slower_here_is_said(mixed_ms: float, said: int) -> None:
-    found = list(against_expectation([export("float", 10.0), export("mixed", mixed_ms)], Offer(ms(8.0), ms(5.0))))
-    assert len(found) == said
+    records = [export("float", 10.0), export("mixed", mixed_ms)]
+    assert len(list(against_expectation(planned("tflite"), records, {"tflite": Offer(GPU, ms(8.0), ms(5.0))}))) == said
 
 
 def test_the_budget_is_compared_with_what_is_offered() -> None:
-    exports = offered([export("float", quality=29.9, size=9_000_000), export("mixed", quality=29.0, size=1_000_000)], Offer(ms(8.0), ms(9.0)))
+    records = [export("float", quality=29.9, size=9_000_000), export("mixed", quality=29.0, size=1_000_000)]
+    exports = offered(records, {"tflite": Offer(GPU, ms(8.0), ms(9.0))})
     models = {"teacher": model(ms(80.0)), "compressed": model(ms(8.0))}
     budget = Budget(latency_ms=8.5, macs_g=1.0, peak_memory_mb=3.0, size_mb=2.0, quality=QualityFloor(metric="psnr_db", within=0.2))
     rows = {row.what: row for row in check_budget(budget, models, exports)}
@@ -76,11 +124,24 @@ def test_the_budget_is_compared_with_what_is_offered() -> None:
     }
 
 
+def test_a_second_count_that_is_larger_counts() -> None:
+    walked = WalkedRecord(macs=2_000_000_000, peak_activation_bytes=4_000_000, peak_at="Erf")
+    (record,) = offered([export("mixed").model_copy(update={"walked": walked})], {"tflite": Offer(GPU, ms(8.0), ms(5.0))})
+    (row,) = check_budget(Budget(peak_memory_mb=3.5), {"teacher": model(ms(80.0)), "compressed": model(ms(5.0))}, [record])
+    assert (row.value, row.met) == (4.0, False)
+
+
 def test_the_worst_recommended_file_counts_and_an_unknown_quality_is_a_miss() -> None:
     budget = Budget(quality=QualityFloor(metric="psnr_db", at_least=29.5))
     models = {"teacher": model(ms(80.0)), "compressed": model(ms(5.0))}
-    offer = Offer(ms(8.0), ms(5.0))
-    (row,) = check_budget(budget, models, offered([export("mixed", quality=29.6), export("mixed", quality=29.4)], offer))
+    offers = {"tflite": Offer(GPU, ms(8.0), ms(5.0))}
+    (row,) = check_budget(budget, models, offered([export("mixed", quality=29.6), export("mixed", quality=29.4)], offers))
     assert (row.value, row.met) == (29.4, False)
-    (row,) = check_budget(budget, models, offered([export("mixed")], offer))
+    (row,) = check_budget(budget, models, offered([export("mixed")], offers))
     assert (row.value, row.met) == (None, False)
+
+
+def test_nothing_that_runs_on_the_device_meets_no_limit() -> None:
+    models = {"teacher": model(ms(80.0)), "compressed": model(ms(5.0))}
+    rows = list(check_budget(Budget(latency_ms=8.5, size_mb=2.0), models, [export("mixed")]))
+    assert [(row.what, row.value, row.met) for row in rows] == [("latency_ms", None, False), ("size_mb", None, False)]

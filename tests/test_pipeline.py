@@ -13,6 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 import mcompress
+from mcompress.artifact import model_digest
+from mcompress.cache import Cache
 from mcompress.cli import app
 from mcompress.compress.stages import STAGES
 from mcompress.errors import BudgetMissed, DiskFullError, PlanError, UsageError
@@ -202,11 +204,31 @@ def test_count_prints_both_conventions() -> None:
     assert counted["macs"] == counted["macs_output_convention"] == 17_926_848 * 64 * 64
 
 
+def test_count_says_what_is_wrong_with_an_input() -> None:
+    result = CliRunner().invoke(app, ["count", "mfagan", "--input", "1,4,8,8"])
+    message = str(result.exception)
+    assert isinstance(result.exception, UsageError)
+    assert "--input is '1,4,8,8', which mfagan does not take" in message
+    assert "Use an input shape that the network takes" in message
+    assert "meta" not in message
+
+
 def test_plan_and_show(tiny: Path, tmp_path: Path) -> None:
     rows = json.loads(CliRunner().invoke(app, ["plan", str(tiny), "--out", str(tmp_path), "--json"]).stdout)
     assert [row["step"] for row in rows] == ["search", "prune", "distill", "quantize", "export float", "export mixed"]
     assert rows[0]["state"] == "to compute"
     assert rows[-1]["state"] == "to compute (depends on the step before)"
+    made = plan(load_target(tiny))
+    parts = made.key_parts("search", made.target.stages[0], model_digest(made.start_spec, made.start.state_dict()))
+
+    def build(folder: Path, _work: Path) -> None:
+        (folder / "output.json").write_text("{}")
+
+    entry = Cache(tmp_path / "cache").get(parts, build).folder
+    (entry / "output.json").write_text("{")
+    rows = json.loads(CliRunner().invoke(app, ["plan", str(tiny), "--out", str(tmp_path), "--json"]).stdout)
+    assert rows[0]["state"] == "damaged, to compute again (output.json changed)"
+    assert rows[1]["state"] == "to compute (depends on the step before)"
     shown = CliRunner().invoke(app, ["show", str(tiny)]).stdout
     assert "learning_rate: 0.001" in shown
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mcompress.compress.tasks.super_resolution.photos import degrade
 from mcompress.compress.tasks.super_resolution.task import SuperResolution
-from mcompress.compress.taught import TaughtBatches
+from mcompress.compress.taught import TaughtBatches, batch_generator
 from mcompress.compress.train import step_generator
 from mcompress.targets.schema import DataConfig
 from mcompress.targets.stages import TaughtConfig
@@ -28,9 +28,9 @@ class Teacher(nn.Module):
         return source.repeat_interleave(4, 2).repeat_interleave(4, 3)
 
 
-def batches(count: int | None) -> tuple[TaughtBatches, Teacher]:
+def batches(count: int | None, seed: int = 0) -> tuple[TaughtBatches, Teacher]:
     teacher = Teacher()
-    return TaughtBatches(TASK, TaughtConfig(batch_size=2, crop_size=8, teacher_batches=count), teacher), teacher
+    return TaughtBatches(TASK, TaughtConfig(batch_size=2, crop_size=8, teacher_batches=count), teacher, seed), teacher
 
 
 def test_a_reoriented_answer_still_belongs_to_its_input() -> None:
@@ -67,3 +67,20 @@ def test_a_step_gets_the_same_lesson_in_a_process_that_starts_there() -> None:
     assert torch.equal(expected.source, found.source)
     assert torch.equal(expected.truth, found.truth)
     assert torch.equal(expected.taught, found.taught)
+
+
+def test_the_stored_batches_are_the_runs_own_and_no_steps() -> None:
+    def first(generator: torch.Generator) -> tuple[int, ...]:
+        return tuple(torch.randint(2**31, (4,), generator=generator).tolist())
+
+    of_two_runs = [{first(batch_generator(seed, number)) for number in range(300)} for seed in (0, 1)]
+    assert all(len(found) == 300 for found in of_two_runs)
+    assert not of_two_runs[0] & of_two_runs[1]
+    steps = {first(step_generator(0, step)) for step in (*range(300), *range(104_700, 105_100))}
+    assert not steps & of_two_runs[0]
+    assert not torch.equal(*(batches(1, seed)[0].draw(step_generator(0, 0), CPU).source for seed in (0, 1)))
+
+
+def test_a_generator_keeps_32_bits_of_its_seed() -> None:
+    """Why a hash would not keep batches and steps apart."""
+    assert torch.equal(*(torch.rand(3, generator=torch.Generator().manual_seed(seed)) for seed in (5, 5 + 2**32)))

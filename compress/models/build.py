@@ -6,8 +6,10 @@ The user's own module is imported only because the specification names it; nothi
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib
 import inspect
+import json
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -23,7 +25,7 @@ from torch import Tensor, nn
 from mcompress.compress.models import MODELS
 from mcompress.compress.models.spec import ModelSpec, PruningEdit
 from mcompress.errors import PlanError, UsageError
-from mcompress.targets.own_modules import file_beside
+from mcompress.targets.own_modules import file_beside, source_digests
 
 Builder = Callable[..., nn.Module]
 
@@ -57,16 +59,16 @@ def example_input(spec: ModelSpec) -> Tensor:
     return torch.rand(spec.input_shape, generator=torch.Generator().manual_seed(0), device="cpu") * (high - low) + low
 
 
-_SOURCES: WeakKeyDictionary[ModuleType, bytes] = WeakKeyDictionary()
+_CODE: WeakKeyDictionary[ModuleType, str] = WeakKeyDictionary()
 
 
-def source_of(name: str) -> bytes:
-    """The source of the module in which `package.module:function` finds its function, as it was when it was imported; empty if it has no file.
+def code_digest(name: str) -> str:
+    """SHA-256 over names and contents of all sources that `package.module:function` may depend on, as they were when the module was imported.
 
-    What that module imports is not in it. Raises `PlanError` like `find_builder`.
+    Which sources these are, and what is not covered, says `mcompress.targets.own_modules.sources_of`. Raises `PlanError` like `find_builder`.
     """
     find_builder(name)
-    return _SOURCES.get(sys.modules[name.partition(":")[0]], b"")
+    return _CODE[sys.modules[name.partition(":")[0]]]
 
 
 def find_builder(name: str) -> Builder:
@@ -152,6 +154,7 @@ def _remove(graph: torch_pruning.DependencyGraph, network: nn.Module, edit: Prun
 
 
 def _import(name: str, module_name: str) -> ModuleType:
+    before = None if module_name in sys.modules else _digest_of_sources(module_name)  # while the files are what is about to be imported
     module = _imported(name, module_name)
     found, beside = getattr(module, "__file__", None), file_beside(module_name)
     if beside is not None and (found is None or Path(found).resolve() != beside.resolve()):
@@ -161,9 +164,13 @@ def _import(name: str, module_name: str) -> ModuleType:
                 "which comes first on its path or was imported before; rename one of the two"
             ]
         )
-    if module not in _SOURCES and found is not None and Path(found).is_file():
-        _SOURCES[module] = Path(found).read_bytes()  # now, because the file may change while the module stays
+    if module not in _CODE:
+        _CODE[module] = before or _digest_of_sources(module_name)
     return module
+
+
+def _digest_of_sources(module_name: str) -> str:
+    return hashlib.sha256(json.dumps(source_digests(module_name)).encode()).hexdigest()
 
 
 def _imported(name: str, module_name: str) -> ModuleType:

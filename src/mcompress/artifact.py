@@ -12,7 +12,7 @@ from pydantic import JsonValue, TypeAdapter
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mcompress.compress.models.build import build, source_of
+from mcompress.compress.models.build import build, code_digest
 from mcompress.compress.models.spec import ModelSpec
 from mcompress.compress.quantize.plan import PrecisionPlan
 from mcompress.compress.stage import StageOutput
@@ -43,8 +43,8 @@ class Artifact:
 def model_digest(spec: ModelSpec, state: dict[str, Tensor], plan: PrecisionPlan | None = None) -> str:
     """SHA-256 over specification, weights and plan: what the model computes, not when or how long it took to make."""
     sha = hashlib.sha256(spec.to_json().encode())
-    if ":" in spec.network:  # a user's own network: its code is part of what it computes (the module that is named; what that imports is not covered)
-        sha.update(source_of(spec.network))
+    if ":" in spec.network:  # a user's own network: its code is part of what it computes
+        sha.update(code_digest(spec.network).encode())
     for name in sorted(state):
         value = state[name].detach().cpu().contiguous()
         sha.update(f"{name}:{value.dtype}:{tuple(value.shape)}:".encode())

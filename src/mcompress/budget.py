@@ -12,16 +12,19 @@ from mcompress.targets.schema import Budget, How
 def check_budget(budget: Budget, models: Mapping[str, ModelRecord], exports: Sequence[ExportRecord]) -> Iterator[BudgetRecord]:
     """One line per limit. `models` holds `teacher` and `compressed`; of the exports only recommended ones count."""
     compressed = models["compressed"]
-    latency = compressed.latency[0]
     shipped = [record for record in exports if record.recommended]
+    if not shipped:
+        yield from _nothing_runs(budget)
+        return
+    latency = compressed.latency[0]
     largest = max(shipped, key=lambda record: record.bytes)
     rows: list[tuple[str, float | None, float, How, str]] = [
-        ("latency_ms", budget.latency_ms, latency.value, latency.how, f"{latency.on}, {latency.band}"),
+        ("latency_ms", budget.latency_ms, latency.value, latency.how, ", ".join(filter(None, (latency.on, latency.band)))),
         ("macs_g", budget.macs_g, compressed.macs / 1e9, "host", f"counted from the operator table, exact work{_confirmed('macs', exports)}"),
         (
             "peak_memory_mb",
             budget.peak_memory_mb,
-            compressed.peak_activation_bytes / 1e6,
+            max([compressed.peak_activation_bytes, *(e.walked.peak_activation_bytes for e in exports if e.walked)]) / 1e6,
             "host",
             f"counted from the operator table, fp32{_confirmed('memory', exports)}",
         ),
@@ -31,6 +34,11 @@ def check_budget(budget: Budget, models: Mapping[str, ModelRecord], exports: Seq
         if limit is not None:
             yield BudgetRecord(what=what, limit=limit, value=value, how=how, met=value <= limit, note=note)
     yield from _quality(budget, models["teacher"], shipped)
+
+
+def _nothing_runs(budget: Budget) -> Iterator[BudgetRecord]:
+    for what, limit in budget.model_dump(exclude={"quality"}, exclude_none=True).items():
+        yield BudgetRecord(what=what, limit=limit, value=None, how=None, met=False, note="no exported file runs on the target's device")
 
 
 def _confirmed(what: Literal["macs", "memory"], exports: Sequence[ExportRecord]) -> str:

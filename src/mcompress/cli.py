@@ -38,9 +38,9 @@ def main() -> None:
     try:
         app()
     except MCompressError as error:
-        from rich.console import Console
+        from mcompress.console import LastingConsole
 
-        console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)  # a path may hold what rich takes for an emoji, `:x:`
+        console = LastingConsole(stderr=True, highlight=False, soft_wrap=True, emoji=False)  # a path may hold what rich takes for an emoji, `:x:`
         console.print("[bold red]error:[/] ", end="")
         console.print(str(error), markup=False)
         raise SystemExit(error.exit_code) from error
@@ -55,15 +55,13 @@ def run(
     force: Annotated[list[str] | None, typer.Option("--force", metavar="STAGE", help="Compute this stage again. Repeatable.")] = None,
 ) -> None:
     """Search, prune, distill, quantize, export, verify, measure, bundle and report."""
-    from rich.console import Console
-
-    from mcompress.console import Terminal
+    from mcompress.console import LastingConsole, Terminal
     from mcompress.pipeline import run as run_target
     from mcompress.reports.terminal import render
 
     with Terminal() as reporter:
         outcome = run_target(target, set_ or (), out=out, quick=quick, force=force or (), reporter=reporter)
-    render(outcome.record, Console(highlight=False), folder=outcome.folder)
+    render(outcome.record, LastingConsole(highlight=False), folder=outcome.folder)
     outcome.raise_for_status()
 
 
@@ -146,6 +144,10 @@ def verify(bundle: Annotated[Path, typer.Argument(metavar="BUNDLE")], json_: Jso
         from mcompress.errors import ParityError
 
         raise ParityError(f"{len(failed)} of {len(rows)} files do not compute what they should: {', '.join(failed)}")
+    if not any(row["verdict"] == "PASS" for row in rows):
+        from mcompress.errors import MissingBackendError
+
+        raise MissingBackendError(f"none of the {len(rows)} files could be executed here; their digests are right, but nothing was computed")
 
 
 @app.command()

@@ -46,13 +46,24 @@ class Silent:
         return lambda _done, _total, _note: None
 
 
+class LastingConsole(Console):
+    """A console whose reader may leave (`| head -1`): what is left to say is dropped, and the work goes on."""
+
+    def on_broken_pipe(self) -> None:
+        """Write to nowhere from now on, what is still in the stream's buffer included; rich itself would end the process."""
+        self.quiet = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.file.fileno())
+        os.close(nowhere)
+
+
 class Terminal:
     """Rich bars on a terminal; where standard error is a file or a pipe, a line now and then."""
 
     def __init__(self) -> None:
         # A copy of the descriptor: while a backend works, standard error itself is led into the run's log.
         self._stream = os.fdopen(os.dup(sys.stderr.fileno()), "w", buffering=1, encoding="utf-8")
-        self.console = Console(file=self._stream, highlight=False)
+        self.console = LastingConsole(file=self._stream, highlight=False)
         self._bars = Progress(
             SpinnerColumn(finished_text="[green]✓"),
             TextColumn("{task.description}"),

@@ -25,7 +25,7 @@ from mcompress.export import backend_of
 from mcompress.export.backend import FloatArray, Runner, Written, captured
 from mcompress.export.bundle import ExportedFile, TestVector
 from mcompress.export.interface import TensorFacts, facts_of
-from mcompress.export.parity import FLOAT_METRIC, INT8_METRIC, float_parity, int8_parity, not_executed
+from mcompress.export.parity import FLOAT_METRIC, FLOAT_REFERENCE, INT8_METRIC, INT8_REFERENCE, float_parity, int8_parity, not_executed
 from mcompress.export.profile import profile
 from mcompress.export.replay import digest_of, size_of
 from mcompress.export.walked import confirm
@@ -118,7 +118,7 @@ def _write(made: Plan, network: Network, config: ExportConfig, variant: Variant,
     outputs: list[FloatArray | None] = [None] * VECTORS
     if runner is None:
         metric, limit = (FLOAT_METRIC, config.float_limit) if plan is None else (INT8_METRIC, config.int8_limit_db)
-        parity = not_executed("PyTorch", metric, limit, NOT_HERE)
+        parity = not_executed(FLOAT_REFERENCE if plan is None else INT8_REFERENCE, metric, limit, NOT_HERE)
         latency: tuple[Measurement, ...] = ()
     else:
         parity = (

@@ -1,7 +1,7 @@
 """Several processes on one search: what a run lays out in its folder, and `work`, which joins from another terminal or machine.
 
 `<run>/search/<key>/` holds optuna's journal, the trained supernet and the facts that decide what evaluating a candidate gives. A worker whose facts
-differ would give other numbers, so it is refused: the result must not depend on who evaluated.
+differ would give other numbers, so it is refused: the result must not depend on who evaluated. The facts also say where the user's own modules lie.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from optuna.trial import TrialState
 from pydantic import JsonValue
 
 from mcompress.artifact import model_digest
-from mcompress.cache import Cache, digest_of
+from mcompress.cache import Cache, json_digest
 from mcompress.compress.candidates import space_of
 from mcompress.compress.journal import join_study
 from mcompress.compress.rounds import finished, help_once, trials_in, wanted
@@ -34,11 +34,13 @@ from mcompress.environment import package_versions, thread_count
 from mcompress.errors import UsageError
 from mcompress.planning import Plan, plan
 from mcompress.targets.load import load_target
-from mcompress.targets.own_modules import import_beside
+from mcompress.targets.own_modules import import_beside, open_folder, sources_of
 from mcompress.targets.schema import Target
 from mcompress.targets.stages import SearchConfig
 
 FACTS, LOCK = "facts.json", ".lock"
+BESIDE = "own modules"
+"""In the facts, the folder of the run's target, from the run's folder. Not compared: what lies in it is, as part of the networks' digests."""
 POLL_S = 0.2
 START_S = 5.0  # a run writes its target file a moment before it opens its search
 PATIENCE_S = 600.0  # how long a worker waits for a run that was stopped to be started again
@@ -55,7 +57,7 @@ class Joined:
 
 def search_folder(run_folder: Path, parts: dict[str, JsonValue]) -> Path:
     """Where the search with this cache key shares its state."""
-    return run_folder / "search" / digest_of(parts)[:12]
+    return run_folder / "search" / json_digest(parts)[:12]
 
 
 @contextmanager
@@ -72,7 +74,9 @@ def leading(folder: Path, parts: dict[str, JsonValue], *, anew: bool) -> Iterato
     with (folder / LOCK).open("a+") as held:
         fcntl.flock(held, fcntl.LOCK_EX)  # waits no longer than a worker needs to look
         temporary = folder / f"{FACTS}.tmp"
-        temporary.write_text(json.dumps(_facts(parts), indent=1), encoding="utf-8")
+        beside = open_folder()
+        where = None if beside is None else os.path.relpath(beside, folder.resolve().parent.parent)
+        temporary.write_text(json.dumps({**_facts(parts), BESIDE: where}, indent=1), encoding="utf-8")
         temporary.replace(folder / FACTS)
         yield
 
@@ -80,8 +84,8 @@ def leading(folder: Path, parts: dict[str, JsonValue], *, anew: bool) -> Iterato
 def work(folder: str | Path, *, reporter: Reporter | None = None) -> Joined:
     """Join the search of the run in `folder` until it ends.
 
-    Raises `UsageError` where the folder is no run, its target has no search stage, this process would evaluate differently from the run, the search
-    was removed or begun anew meanwhile, or its run was stopped and not started again.
+    Raises `UsageError` where the folder is no run, its target has no search stage, the user's own modules cannot be reached from here, this process
+    would evaluate differently from the run, the search was removed or begun anew meanwhile, or its run was stopped and not started again.
     """
     folder, reporter = Path(folder), reporter or Silent()
     target = _target_of(folder)
@@ -109,8 +113,40 @@ def _target_of(folder: Path) -> Target:
     if not any(isinstance(stage, SearchConfig) for stage in target.stages):
         stages = ", ".join(target.stage_names()) or "none"
         raise UsageError(f"the target of '{folder}' has no search stage, so there is nothing to join; its stages: {stages}")
-    import_beside(folder)
+    _open_own_modules(folder, target)
     return target.model_copy(update={"exports": ()})  # a worker needs no backend
+
+
+def _open_own_modules(folder: Path, target: Target) -> None:
+    """Let the target's own networks be imported from where the run imports them: from beside its target file, if they lie there."""
+    networks = [network.network for network in (target.model.teacher, target.model.student) if network is not None and ":" in network.network]
+    deadline = time.monotonic() + START_S
+    while networks:
+        late, searches = time.monotonic() > deadline, _facts_in(folder)
+        led = [shared for shared in searches if _led(shared)]
+        recorded = [facts.get(BESIDE) for shared, facts in searches.items() if shared in led or not led]
+        places = [folder.resolve() / str(where) if where else None for where in recorded]
+        # Without a search, the run took its own from the cache; the networks may be installed.
+        for place in places or ([None] if late else []):
+            import_beside(place)
+            if all(sources_of(network.partition(":")[0]) for network in networks):
+                return
+        if late and not places:
+            raise UsageError(f"no search is going on in '{folder}'; start it with mcompress run, then join it")
+        if late:
+            where = " or ".join(f"'{os.path.normpath(place)}'" if place else "Python's own path" for place in places)
+            raise UsageError(
+                f"this process cannot join the search in '{folder}': it imports {' and '.join(networks)} from {where}, and there is no such module "
+                "for this process. Share that folder, at the same place relative to the run's folder; or install the network as a package on both "
+                "machines, and start the run again"
+            )
+        time.sleep(POLL_S)
+    import_beside(None)
+
+
+def _facts_in(folder: Path) -> dict[Path, dict[str, JsonValue]]:
+    """Folder of a search -> its facts."""
+    return {path.parent: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob(f"search/[!.]*/{FACTS}"))}
 
 
 def _agreed(folder: Path, parts: dict[str, JsonValue], reporter: Reporter) -> Path:
@@ -118,7 +154,7 @@ def _agreed(folder: Path, parts: dict[str, JsonValue], reporter: Reporter) -> Pa
     shared, mine, deadline = search_folder(folder, parts), _facts(parts), time.monotonic() + START_S
     reporter.note(f"joining the search in {folder}")
     while True:
-        found = {path.parent: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob(f"search/[!.]*/{FACTS}"))}
+        found = {path: {name: fact for name, fact in facts.items() if name != BESIDE} for path, facts in _facts_in(folder).items()}
         if found.get(shared) == mine:
             return shared
         # One that no run is in may be an earlier search, which the run that is just starting will remove.

@@ -73,10 +73,14 @@ def count_model(model: str, shape: str, args: str) -> dict[str, int]:
     if not isinstance(arguments, dict):
         raise UsageError(f"--args is {args}; it must be a JSON object, for example '{{\"blocks\": 6}}'")
     from mcompress.compress.cost import count
-    from mcompress.compress.models.build import build_meta
+    from mcompress.compress.models.build import build, build_meta
     from mcompress.compress.models.spec import ModelSpec
 
-    network = build_meta(ModelSpec(model, arguments, (), input_shape))
+    spec = ModelSpec(model, arguments, (), input_shape)
+    try:
+        return count(build_meta(spec), input_shape)
+    except StageError:  # the network may need numbers to find its way, and if it does not, the message is about the input alone
+        network = build(spec)
     try:
         return count(network, input_shape)
     except StageError as error:

@@ -1,56 +1,89 @@
-"""Which of a backend's two files is offered for the target's device, float or mixed: the one that is estimated to be faster there.
+"""What is offered for the target's device: per backend, where its files run there and which of the two it is, float or mixed.
 
-A quantized network that is slower than what it replaces is not offered as the result; where this machine's timing contradicts the estimate, that is
-said.
+A backend reaches only some compute units of a device: XNNPACK the CPU, LiteRT's delegate the GPU as well, Core ML nothing outside Apple's systems. An
+estimate is for a unit that the file can run on, or there is none. The float file is offered where it is faster; at equal speed the mixed file is,
+because it is smaller. Where that or this machine's timing contradicts what quantization promises, it is said.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from mcompress.compress.quantize.plan import PrecisionPlan
 from mcompress.planning import Plan
 from mcompress.record import ExportRecord
+from mcompress.targets.device import Device, Unit
+from mcompress.targets.exports import Export
 from mcompress.targets.latency import Precisions, estimate
 from mcompress.targets.operators import OperatorTable
 from mcompress.targets.schema import Fallback, Measurement
 
 NOTABLY_SLOWER = 1.05  # timings of one file on one machine repeat within a few per cent
+SAME = 0.01  # estimates closer than this share are equal
+HOST = "host"
+Variant = Literal["float", "mixed"]
 
 
 @dataclass(frozen=True)
 class Offer:
-    """The compressed network's two forms on the target's unit."""
+    """A backend's two files on the unit of the device that they run on."""
 
+    unit: Unit
     as_float: Measurement
     as_mixed: Measurement | None
     """None without a quantize stage."""
 
     @property
-    def variant(self) -> Literal["float", "mixed"]:
-        """The form that is offered."""
-        return "mixed" if self.as_mixed is not None and self.as_mixed.value <= self.as_float.value else "float"
+    def variant(self) -> Variant:
+        """The file that is offered."""
+        return "mixed" if self.as_mixed is not None and self.as_mixed.value <= (1.0 + SAME) * self.as_float.value else "float"
 
     @property
     def latency(self) -> Measurement:
-        """Of the form that is offered."""
+        """Of the file that is offered."""
         return self.of(self.variant)
 
-    def of(self, variant: Literal["float", "mixed"]) -> Measurement:
-        """Of either form."""
+    def of(self, variant: Variant) -> Measurement:
+        """Of either file."""
         return self.as_mixed if variant == "mixed" and self.as_mixed is not None else self.as_float
 
 
-def make_offer(made: Plan, table: OperatorTable, plan: PrecisionPlan | None) -> Offer:
-    """Estimate both forms of the compressed network."""
-    return Offer(device_latency(made, table, None), None if plan is None else device_latency(made, table, plan))
+def make_offers(made: Plan, table: OperatorTable, plan: PrecisionPlan | None, records: Sequence[ExportRecord]) -> dict[str, Offer]:
+    """Backend -> its offer; a backend whose files do not run on the device is left out.
+
+    On a phone latencies are estimates. Where the device is this machine, what was measured here counts.
+    """
+    measured = {(record.backend, record.variant): _host(record) for record in records} if made.device.name == HOST else {}
+    offers: dict[str, Offer] = {}
+    for config in made.target.exports:
+        unit = unit_of(config, made.device, made.unit)
+        if unit is None:
+            continue
+        as_float = measured.get((config.backend, "float")) or device_latency(made, table, None, unit)
+        as_mixed = None if plan is None else measured.get((config.backend, "mixed")) or device_latency(made, table, plan, unit)
+        offers[config.backend] = Offer(unit, as_float, as_mixed)
+    return offers
 
 
-def device_latency(made: Plan, table: OperatorTable, plan: PrecisionPlan | None) -> Measurement:
-    """Estimate on the target's unit."""
-    return estimate(table, made.device, made.unit.name, planned_precisions(table, plan))
+def unit_of(config: Export, device: Device, wanted: Unit) -> Unit | None:
+    """Where a backend's files run on a device: on the unit that the target wants if they reach it, else on the first that they do reach."""
+    if device.os not in config.systems:
+        return None
+    if wanted.name in config.units:
+        return wanted
+    return next((device.units[name] for name in config.units if name in device.units), None)
+
+
+def best_of(offers: Mapping[str, Offer]) -> Offer | None:
+    """The fastest offer: what the latency budget is compared with. None if no exported file runs on the device."""
+    return min(offers.values(), key=lambda offer: offer.latency.value, default=None)
+
+
+def device_latency(made: Plan, table: OperatorTable, plan: PrecisionPlan | None, unit: Unit) -> Measurement:
+    """Estimate on a unit of the target's device."""
+    return estimate(table, made.device, unit.name, planned_precisions(table, plan))
 
 
 def planned_precisions(table: OperatorTable, plan: PrecisionPlan | None) -> Precisions:
@@ -71,32 +104,63 @@ def unplanned(table: OperatorTable, plan: PrecisionPlan | None) -> Iterator[Fall
             )
 
 
-def offered(records: Sequence[ExportRecord], offer: Offer) -> tuple[ExportRecord, ...]:
-    """The exports with their estimate for the device, the offered ones marked as recommended."""
-    return tuple(
-        record.model_copy(update={"recommended": record.variant == offer.variant, "latency": (*record.latency, offer.of(record.variant))})
-        for record in records
-    )
-
-
-def against_expectation(records: Sequence[ExportRecord], offer: Offer) -> Iterator[Fallback]:
-    """Where quantization does not pay: on the device as estimated, or on this machine as measured."""
-    by_backend = {(record.backend, record.variant): _host_ms(record) for record in records}
+def offered(records: Sequence[ExportRecord], offers: Mapping[str, Offer]) -> tuple[ExportRecord, ...]:
+    """The exports with their latency on the device, the offered ones marked as recommended."""
+    found = []
     for record in records:
-        if record.variant != "mixed":
-            continue
-        if offer.as_mixed is not None and offer.variant == "float":
-            estimated = f"estimated {offer.as_mixed.value:.2f} ms on {offer.as_mixed.on}, the float file {offer.as_float.value:.2f} ms"
-            reason = f"{estimated}: INT8 does not pay there"
-            yield Fallback(where=f"export {record.backend}", what="the float file is recommended", reason=reason)
-        mixed, plain = by_backend[record.backend, "mixed"], by_backend.get((record.backend, "float"))
-        if mixed and plain and mixed > NOTABLY_SLOWER * plain:
-            reason = (
-                f"{mixed:.2f} ms against {plain:.2f} ms for the float file, measured on this host; the recommendation follows the estimate for "
-                "the target device, so measure both files there before shipping"
+        offer = offers.get(record.backend)
+        if offer is not None:
+            latency = offer.of(record.variant)
+            known = latency in record.latency  # measured here, where the device is this machine
+            record = record.model_copy(
+                update={
+                    "recommended": record.variant == offer.variant,
+                    "unit": offer.unit.name,
+                    "latency": record.latency if known else (*record.latency, latency),
+                }
             )
-            yield Fallback(where=f"export {record.backend}", what="the mixed file is slower than the float file here", reason=reason)
+        found.append(record)
+    return tuple(found)
 
 
-def _host_ms(record: ExportRecord) -> float | None:
-    return next((m.value for m in record.latency if m.what == "latency" and m.how in ("host", "device")), None)
+def against_expectation(made: Plan, records: Sequence[ExportRecord], offers: Mapping[str, Offer]) -> Iterator[Fallback]:
+    """Files that do not run on the device or the unit that the target wants, and quantization that does not pay there or here."""
+    if all(offer.unit.name != made.unit.name for offer in offers.values()):
+        reason = f"search and pruning optimize for it, but no exported file runs there; {', '.join(sorted(offers)) or 'none of them'} run elsewhere"
+        yield Fallback(where="target", what=f"{made.device.name} {made.unit.name}", reason=f"{reason}: set unit, or add a backend that reaches it")
+    for config in made.target.exports:
+        where, offer = f"export {config.backend}", offers.get(config.backend)
+        if offer is None:
+            reason = f"its files run on {', '.join(config.systems)}, the device on {made.device.os}: written and checked, but not recommended"
+            yield Fallback(where=where, what=f"no estimate for {made.device.title}", reason=reason)
+        elif offer.unit.name != made.unit.name:
+            reason = f"its files do not reach the {made.unit.name}; they are estimated and offered for the {offer.unit.name}"
+            yield Fallback(where=where, what=f"runs on the {offer.unit.name}", reason=reason)
+        if offer is not None and offer.as_mixed is not None:
+            yield from _quantization(where, offer)
+    yield from _slower_here(records)
+
+
+def _quantization(where: str, offer: Offer) -> Iterator[Fallback]:
+    mixed, plain = offer.of("mixed"), offer.of("float")
+    both = f"{mixed.how} {mixed.value:.2f} ms on {mixed.on}, the float file {plain.value:.2f} ms"
+    if offer.variant == "float":
+        yield Fallback(where=where, what="the float file is recommended", reason=f"{both}: INT8 does not pay there")
+    elif mixed.value >= (1.0 - SAME) * plain.value:
+        yield Fallback(where=where, what="INT8 saves no time", reason=f"{both}; the mixed file is recommended because it is smaller")
+
+
+def _slower_here(records: Sequence[ExportRecord]) -> Iterator[Fallback]:
+    by_file = {(record.backend, record.variant): _host(record) for record in records}
+    for backend in dict.fromkeys(record.backend for record in records):
+        mixed, plain = by_file.get((backend, "mixed")), by_file.get((backend, "float"))
+        if mixed and plain and mixed.value > NOTABLY_SLOWER * plain.value:
+            reason = (
+                f"{mixed.value:.2f} ms against {plain.value:.2f} ms for the float file, measured on this host; the recommendation follows what is "
+                "known of the target's device, so measure both files there before shipping"
+            )
+            yield Fallback(where=f"export {backend}", what="the mixed file is slower than the float file here", reason=reason)
+
+
+def _host(record: ExportRecord) -> Measurement | None:
+    return next((m for m in record.latency if m.what == "latency" and m.how in ("host", "device")), None)

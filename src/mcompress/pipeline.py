@@ -20,7 +20,7 @@ from mcompress.cache import Cache, disk_full_named, locked
 from mcompress.console import Reporter, Silent
 from mcompress.environment import thread_count
 from mcompress.errors import BudgetMissed, ParityError, UsageError
-from mcompress.receipt import settled, still_holds, write_receipt
+from mcompress.receipt import inputs_of, settled, still_holds, write_receipt
 from mcompress.record import Run
 from mcompress.targets.load import digest, load_target, resolved_yaml
 from mcompress.targets.own_modules import import_beside
@@ -67,22 +67,31 @@ def run(
     """Run a target from its file, name or object. See `mcompress.errors` for what it raises."""
     if not isinstance(target, Target):
         target = open_target(target, overrides)
+    elif overrides:
+        raise UsageError(
+            f"overrides {list(overrides)} were given with a Target object; they apply to a target file or name. Give that instead, load the object "
+            "with mcompress.load_target(path, overrides), or change it with target.model_copy(update={...})"
+        )
     if quick:
         target = target.quick()
     reporter = reporter or Silent()
     _check_names(target, force)
     check_out(out)
     folder = run_folder(target, out)
+    inputs = inputs_of(target)  # before anything is read, so that what changes meanwhile is noticed
     if not force and folder.exists():
         with _working_in(folder):
-            if still_holds(folder, target):
+            if still_holds(folder, inputs):
                 reporter.note("nothing has changed since this run was made; every step is cached")
                 return Outcome(folder, settled(folder))
     from mcompress.planning import plan
 
     made = plan(target)
     with _working_in(folder), _logging_to(folder / "log.txt"):
-        return Outcome(folder, execute(made, folder, Cache(out / "cache"), force=force, reporter=reporter, quick=quick))
+        cache = Cache(out / "cache", note=reporter.note)
+        record = execute(made, folder, cache, force=force, reporter=reporter, quick=quick)
+        write_receipt(folder, target, inputs, cache.used)
+        return Outcome(folder, record)
 
 
 def open_target(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Target:
@@ -117,7 +126,6 @@ def execute(made: Plan, folder: Path, cache: Cache, *, force: Sequence[str], rep
     record.save(folder)
     reporter.note("writing the report")
     write_report(folder)
-    write_receipt(folder, target, cache.used)
     return record
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pydantic import JsonValue
+
 from mcompress.artifact import load_artifact, model_digest
-from mcompress.cache import Cache, digest_of
+from mcompress.cache import Cache, problem_of
 from mcompress.exporting import export_jobs, export_key
 from mcompress.planning import plan
 from mcompress.targets.schema import Target
@@ -20,18 +22,27 @@ def preview(target: Target, out: Path) -> list[dict[str, str]]:
         state = "to compute (depends on the step before)"
         if known:
             parts = made.key_parts(name, stage, parent)
-            known = cache.has(parts)
-            state = "cached" if known else _why(cache.nearest(parts))
-            if known:
-                parent = load_artifact(cache.root / digest_of(parts)).digest
+            state, folder = _state(cache, parts)
+            known = folder is not None
+            if folder is not None:
+                parent = load_artifact(folder).digest
         rows.append({"step": name, "method": stage.method, "state": state})
     for config, variant in export_jobs(target):
         state = "to compute (depends on the step before)"
         if known:
             parts = export_key(made, parent, config, variant)
-            state = "cached" if cache.has(parts) else _why(cache.nearest(parts))
+            state, _ = _state(cache, parts)
         rows.append({"step": f"export {variant}", "method": config.backend, "state": state})
     return rows
+
+
+def _state(cache: Cache, parts: dict[str, JsonValue]) -> tuple[str, Path | None]:
+    """What a run would find, and the folder of an entry that it would use."""
+    folder = cache.find(parts)
+    if folder is None:
+        return _why(cache.nearest(parts)), None
+    problem = problem_of(folder)
+    return ("cached", folder) if problem is None else (f"damaged, to compute again ({problem})", None)
 
 
 def _why(changed: list[str]) -> str:

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import platform
 from collections.abc import Iterable, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 from pydantic import JsonValue
 
-from mcompress.cache import digest_of, file_digest, problem_of
+from mcompress.cache import file_digest, json_digest, problem_of
 from mcompress.environment import cpu_name, package_versions, thread_count
 from mcompress.record import Run
 from mcompress.targets.load import digest
-from mcompress.targets.own_modules import file_beside
+from mcompress.targets.own_modules import edited_since_loaded, source_digests
 from mcompress.targets.schema import Target
 
 logger = logging.getLogger(__name__)
@@ -28,21 +28,32 @@ NAME = "receipt.json"
 OUTPUTS = ("run.json", "report.html", "target.yaml", "bundle", "samples", "stages")
 
 
-def write_receipt(folder: Path, target: Target, entries: Iterable[Path]) -> None:
-    """Note what the run in `folder` depended on and left; `entries` are the cache entries that it used."""
-    used: list[JsonValue] = [*sorted({str(entry.resolve()) for entry in entries})]
-    _save(folder, {"inputs": _inputs(target), "outputs": _outputs(folder), "entries": used})
+Inputs = dict[str, JsonValue]
 
 
-def still_holds(folder: Path, target: Target) -> bool:
-    """Whether a run of `target` would change nothing in `folder`."""
+def write_receipt(folder: Path, target: Target, inputs: Inputs | None, entries: Iterable[Path]) -> None:
+    """Note what the run in `folder` depended on and left; `entries` are the cache entries that it used.
+
+    `inputs` were taken before the run began. If they have changed since, nobody knows which of them the result was computed from: no receipt.
+    """
+    if inputs is None or inputs != inputs_of(target):
+        logger.warning("something that the run depends on changed while it ran; the next run looks at every step again")
+        (folder / NAME).unlink(missing_ok=True)
+        return
+    # From the run's folder, so that a copy of runs and cache together is complete.
+    used: list[JsonValue] = [*sorted({os.path.relpath(entry.resolve(), folder.resolve()) for entry in entries})]
+    _save(folder, {"inputs": inputs, "outputs": _outputs(folder), "entries": used})
+
+
+def still_holds(folder: Path, inputs: Inputs | None) -> bool:
+    """Whether a run with these inputs would change nothing in `folder`."""
     try:
         facts = _read(folder)
-        if facts["inputs"] != _inputs(target) or facts["outputs"] != _outputs(folder):
+        if inputs is None or facts["inputs"] != inputs or facts["outputs"] != _outputs(folder):
             return False
         entries = facts["entries"]
-        return isinstance(entries, list) and all(problem_of(Path(str(entry))) is None for entry in entries)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        return isinstance(entries, list) and all(problem_of(folder.resolve() / str(entry)) is None for entry in entries)
+    except (OSError, ValueError, KeyError, TypeError) as error:
         logger.info("no receipt that could be used: %s", error)
         return False
 
@@ -68,11 +79,19 @@ def _save(folder: Path, facts: dict[str, JsonValue]) -> None:
     temporary.replace(folder / NAME)
 
 
-def _inputs(target: Target) -> dict[str, JsonValue]:
+def inputs_of(target: Target) -> Inputs | None:
+    """Everything that decides what a run of `target` gives; None where something that it names cannot be read (planning says what)."""
+    try:
+        files: dict[str, JsonValue] = {str(path): file_digest(path) for path in _named_files(target)}
+        modules: dict[str, JsonValue] = {module: dict(_sources(module)) for module in _named_modules(target)}
+    except (OSError, ValueError) as error:
+        logger.info("no receipt: %s", error)
+        return None
     return {
         "target": digest(target),
         "code": _code_digest(),
-        "files": {str(path): file_digest(path) for path in _named_files(target)},
+        "files": files,
+        "modules": modules,
         "packages": dict(package_versions()),
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -91,31 +110,30 @@ def _code_digest() -> str:
     """Over everything that mcompress is made of: code, devices, templates, embedded weights."""
     root = Path(__file__).parent
     files = [path for part in sorted(root.iterdir()) for path in ([part] if part.is_file() else _below(part))]
-    return digest_of({path.relative_to(root).as_posix(): file_digest(path) for path in files if path.suffix not in (".pyc", ".pyo")})
+    return json_digest({path.relative_to(root).as_posix(): file_digest(path) for path in files if path.suffix not in (".pyc", ".pyo")})
 
 
 def _named_files(target: Target) -> Iterator[Path]:
-    """What the target names: data folders, checkpoints, and the folder of each module that builds a network."""
+    """What the target names: data folders and checkpoints."""
     for folder in (target.data.training, target.data.held_out):
         if folder is not None:
             yield from _below(folder)
     for network in (target.model.teacher, target.model.student):
-        if network is None:
-            continue
-        if network.checkpoint is not None:
+        if network is not None and network.checkpoint is not None:
             yield network.checkpoint
-        if ":" in network.network:
-            yield from sorted(_module_file(network.network.partition(":")[0]).parent.glob("*.py"))
 
 
-def _module_file(module: str) -> Path:
-    beside = file_beside(module)
-    if beside is not None:
-        return beside
-    spec = find_spec(module)
-    if spec is None or spec.origin is None:
-        raise ValueError(f"{module} is not a module that lies in a file")
-    return Path(spec.origin)
+def _named_modules(target: Target) -> list[str]:
+    """The modules of the user's own networks."""
+    networks = [network.network for network in (target.model.teacher, target.model.student) if network is not None]
+    return sorted({network.partition(":")[0] for network in networks if ":" in network})
+
+
+def _sources(module: str) -> dict[str, str]:
+    edited = edited_since_loaded(module)
+    if edited:
+        raise ValueError(f"{', '.join(edited)} changed after this process had imported it; what it computes with is no longer on the disk")
+    return source_digests(module)
 
 
 def _below(folder: Path) -> list[Path]:

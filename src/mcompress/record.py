@@ -37,7 +37,7 @@ class EnvironmentRecord(Record):
 
 
 class StageRecord(Record):
-    """One stage: what it was computed from, and how long it took (the original time when it was cached)."""
+    """One stage: what it was computed from, and how long the process that finished it took for it (the original time when it was cached)."""
 
     name: str
     method: str
@@ -45,6 +45,8 @@ class StageRecord(Record):
     parent: str
     cached: bool
     seconds: float
+    continued: bool = False
+    """An earlier process, which was stopped, had begun the stage; its time is not in `seconds`."""
 
 
 class ModelRecord(Record):
@@ -114,6 +116,9 @@ class ExportRecord(Record):
     quality: dict[str, float] = Field(default_factory=dict)
     """Quality on held-out data computed by the exported file in its own runtime."""
     recommended: bool = False
+    """Whether it is offered for the target's device, before the backend's other file."""
+    unit: str | None = None
+    """The compute unit of the device that it is offered for; None where its backend does not run there."""
     walked: WalkedRecord | None = None
     """For ONNX files, whose graph can be walked."""
 
@@ -144,7 +149,9 @@ class Run(Record):
     fallbacks: tuple[Fallback, ...]
     not_measured: tuple[str, ...] = ()
     seconds: float = 0.0
+    """Wall time of the process that finished the run; what earlier processes computed is listed with its own times in `stages`."""
     peak_memory_mb: float | None = None
+    """Of that same process."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), populate_by_name=True)
 

@@ -24,10 +24,11 @@ from mcompress.environment import commit, cpu_name, package_versions, thread_cou
 from mcompress.evaluate import Scores, mean, score_baseline, score_network
 from mcompress.export.bundle import write_bundle
 from mcompress.exporting import ExportResult
-from mcompress.offer import against_expectation, device_latency, make_offer, offered, planned_precisions, unplanned
+from mcompress.offer import HOST, against_expectation, best_of, device_latency, make_offers, offered, planned_precisions, unplanned
 from mcompress.planning import STAGE_VERSIONS, Plan
 from mcompress.record import EnvironmentRecord, ExportRecord, ModelRecord, Run, StageRecord, TargetRecord
 from mcompress.run_folder import lay_out_samples, link_folder
+from mcompress.targets.device import Unit
 from mcompress.targets.latency import weight_bytes
 from mcompress.targets.load import digest
 from mcompress.targets.operators import OperatorTable
@@ -87,16 +88,21 @@ def make_record(
     distilled = _counted(made, final.spec, final.network())
     baseline = _evaluate(made, cache, made.task.baseline_name, None)
     scored = {name: _evaluate(made, cache, name, of) for name, of in (("teacher", teacher), ("student", student), ("distilled", distilled))}
-    offer = make_offer(made, distilled.table, final.plan)
-    records = offered([result.record for result in exports], offer)
-    shown = _shown(exports, offer.variant)
-    plan = final.plan if offer.variant == "mixed" else None
+    offers = make_offers(made, distilled.table, final.plan, [result.record for result in exports])
+    records = offered([result.record for result in exports], offers)
+    best = best_of(offers)
+    unit, variant = (best.unit, best.variant) if best else (made.unit, "mixed" if final.plan else "float")
+    shown = _shown(exports, variant)
     models = {
-        "teacher": _model_record(made, teacher, None, scored["teacher"].scores),
-        "student": _model_record(made, student, None, scored["student"].scores),
-        "distilled": _model_record(made, distilled, None, scored["distilled"].scores),
-        "compressed": _model_record(made, distilled, plan, shown.scores if shown else scored["distilled"].scores),
+        "teacher": _model_record(made, teacher, None, unit, scored["teacher"].scores),
+        "student": _model_record(made, student, None, unit, scored["student"].scores),
+        "distilled": _model_record(made, distilled, None, unit, scored["distilled"].scores),
+        "compressed": _model_record(
+            made, distilled, final.plan if variant == "mixed" else None, unit, shown.scores if shown else scored["distilled"].scores
+        ),
     }
+    if best is not None:
+        models["compressed"] = models["compressed"].model_copy(update={"latency": (best.latency,)})
     pictures = {made.task.baseline_name: baseline.entry, "teacher": scored["teacher"].entry, "student": scored["student"].entry}
     lay_out_samples(folder, {name: entry.folder for name, entry in pictures.items()}, shown.entry.folder if shown else None)
     for stage in stages:
@@ -106,7 +112,7 @@ def make_record(
         *(fallback for stage in stages for fallback in stage.artifact.fallbacks),
         *(Fallback(where="cache", what=s.record.name, reason=s.entry.rebuilt_because) for s in stages if s.entry.rebuilt_because),
         *(fallback for result in exports for fallback in result.fallbacks),
-        *against_expectation(records, offer),
+        *against_expectation(made, records, offers),
         *unplanned(distilled.table, final.plan),
         *_beyond_the_device(made, models["compressed"]),
     ]
@@ -163,7 +169,7 @@ def _evaluate(made: Plan, cache: Cache, name: str, counted: Counted | None) -> E
     return Evaluated(json.loads((entry.folder / "scores.json").read_text(encoding="utf-8")), entry)
 
 
-def _model_record(made: Plan, counted: Counted, plan: PrecisionPlan | None, scores: Scores) -> ModelRecord:
+def _model_record(made: Plan, counted: Counted, plan: PrecisionPlan | None, unit: Unit, scores: Scores) -> ModelRecord:
     table = counted.table
     return ModelRecord(
         spec=json.loads(counted.spec.to_json()),
@@ -175,7 +181,7 @@ def _model_record(made: Plan, counted: Counted, plan: PrecisionPlan | None, scor
         activation_traffic_bytes=table.activation_traffic_elements * FP32_BYTES,
         quality=mean(scores),
         quality_per_sample=scores,
-        latency=(device_latency(made, table, plan),),
+        latency=(device_latency(made, table, plan, unit),),
     )
 
 
@@ -194,7 +200,10 @@ def _beyond_the_device(made: Plan, compressed: ModelRecord) -> Iterator[Fallback
 
 
 def _not_measured(made: Plan, exports: Sequence[ExportRecord]) -> Iterator[str]:
-    yield f"latency on a real {made.device.title}: no device was attached; figures for it are estimates, and say their error"
+    if made.device.name != HOST:
+        yield f"latency on a real {made.device.title}: no device was attached; figures for it are estimates, and say their error"
+    if all(record.walked is None for record in exports):
+        yield "a second count of multiply-adds and memory: it walks the exported ONNX graph, and the target exports none"
     for record in exports:
         if record.parity.passed is None:
             yield f"parity, quality and latency of {record.file}: {record.parity.runtime}"

@@ -43,13 +43,27 @@ def run_stages(made: Plan, run_folder: Path, cache: Cache, force: Sequence[str],
         parts = made.key_parts(name, stage, parent)
         entry = cache.get(parts, partial(_compute, made, stage, previous, parts, run_folder, reporter), force=name in force)
         artifact = load_artifact(entry.folder)
-        reporter.note(f"{name}: {'cached' if entry.cached else f'{entry.seconds:.0f} s'}")
+        reporter.note(f"{name}: {_how_long(entry)}")
         if entry.rebuilt_because:
             reporter.note(entry.rebuilt_because)
-        record = StageRecord(name=name, method=stage.method, digest=artifact.digest, parent=parent, cached=entry.cached, seconds=entry.seconds)
+        record = StageRecord(
+            name=name,
+            method=stage.method,
+            digest=artifact.digest,
+            parent=parent,
+            cached=entry.cached,
+            seconds=entry.seconds,
+            continued=entry.continued,
+        )
         results.append(StageResult(artifact, record, entry))
         parent = artifact.digest
     return results
+
+
+def _how_long(entry: Entry) -> str:
+    if entry.cached:
+        return "cached"
+    return f"{entry.seconds:.0f} s{' since it was continued' if entry.continued else ''}"
 
 
 def _compute(

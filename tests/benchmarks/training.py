@@ -80,7 +80,7 @@ def trained(
     torch.manual_seed(seed)
     network = build(spec)
     config = DistillConfig(steps=steps, batch_size=8, crop_size=24, teacher_batches=teacher_batches, **(weights or {}))
-    objective = FitTruth(task, config, network) if weights is None else Distillation(task, config, network, teacher)
+    objective = FitTruth(task, config, network) if weights is None else Distillation(task, config, network, teacher, seed)
     seconds = fit(objective, steps, seed)
     return quality_db(task, network), seconds
 
