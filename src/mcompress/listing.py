@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -12,6 +13,7 @@ from pydantic import JsonValue
 from mcompress.errors import MissingBackendError, StageError, UsageError
 from mcompress.targets.device import list_devices, load_device
 from mcompress.targets.load import load_target, shipped_targets
+from mcompress.targets.schema import MOST_VALUES
 
 
 def _models() -> dict[str, str]:
@@ -79,12 +81,17 @@ def count_model(model: str, shape: str, args: str) -> dict[str, int]:
     spec = ModelSpec(model, arguments, (), input_shape)
     try:
         return count(build_meta(spec), input_shape)
-    except StageError:  # the network may need numbers to find its way, and if it does not, the message is about the input alone
-        network = build(spec)
-    try:
-        return count(network, input_shape)
     except StageError as error:
-        raise UsageError(f"--input is '{shape}', which {model} does not take: {error}") from error
+        if math.prod(input_shape) > MOST_VALUES:
+            raise _refused(model, shape, error) from error
+    try:  # the network may need numbers to find its way, and if it does not, the message is about the input alone
+        return count(build(spec), input_shape)
+    except StageError as error:
+        raise _refused(model, shape, error) from error
+
+
+def _refused(model: str, shape: str, error: StageError) -> UsageError:
+    return UsageError(f"--input is '{shape}', which {model} does not take: {error}")
 
 
 def doctor_rows() -> list[dict[str, str]]:

@@ -143,11 +143,13 @@ class _Problems:
 
 def _teacher(target: Target, task: Task | None) -> Network | None:
     """The original; None for one that belongs to a task whose data cannot be read, which is a problem already."""
-    if task is not None:
-        return load_teacher(target.model, task)
-    if target.model.teacher.network == "embedded":
-        return None
-    return load_network(target.model.teacher, target.model.input_shape)
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(target.seed)  # a user's network may bring weights along that it draws itself
+        if task is not None:
+            return load_teacher(target.model, task)
+        if target.model.teacher.network == "embedded":
+            return None
+        return load_network(target.model.teacher, target.model.input_shape)
 
 
 def _weight_problems(target: Target) -> list[str]:
