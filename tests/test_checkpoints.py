@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_targets import ONE_STAGE
 
 import mcompress
 from mcompress.cache import Cache
@@ -66,20 +67,10 @@ def test_the_reason_outlives_a_process_that_is_killed_after_it_began_again(store
     assert "it has 0 bytes and is cut off" in (later.problem or "")
 
 
-TARGET = """\
-name: one
-device: snapdragon865
-threads: 1
-model: {student: {network: imdn, args: {features: 16, blocks: 1}}, input_shape: [1, 3, 32, 32]}
-stages: [{stage: distill, steps: 3, batch_size: 1, crop_size: 8, checkpoint_every_s: 0.001}]
-exports: [{backend: onnx}]
-"""
-
-
 @pytest.mark.pipeline
 def test_a_truncated_checkpoint_becomes_a_fallback_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "one.yaml"
-    target.write_text(TARGET)
+    target.write_text(ONE_STAGE)
     made = plan(load_target(target))
     (undisturbed,) = run_stages(made, tmp_path / "a", Cache(tmp_path / "a" / "cache"), (), Silent())
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiny_targets import ONE_STAGE
 
 UNSHARE = ("unshare", "--user", "--map-root-user", "--mount")
 MOUNT = 'mount -t tmpfs -o size="$2" none "$1"'
@@ -52,19 +53,9 @@ def test_a_writer_says_that_the_disk_is_full_and_leaves_what_was_there(writer: s
     assert facts.get("problem") is None
 
 
-TARGET = """\
-name: one
-device: snapdragon865
-threads: 1
-model: {student: {network: imdn, args: {features: 16, blocks: 1}}, input_shape: [1, 3, 32, 32]}
-stages: [{stage: distill, steps: 3, batch_size: 1, crop_size: 8, checkpoint_every_s: 0.001}]
-exports: [{backend: onnx}]
-"""
-
-
 @pytest.mark.pipeline
 def test_a_run_on_a_full_disk_is_exit_5_and_continues_when_there_is_space(tmp_path: Path) -> None:
-    (tmp_path / "one.yaml").write_text(TARGET, encoding="utf-8")
+    (tmp_path / "one.yaml").write_text(ONE_STAGE, encoding="utf-8")
     run = '"$3" -m mcompress.cli run "$4" --out "$1/runs" >/dev/null'
     script = f'{run}; echo "first $?"; ls "$1"/runs/cache/*/weights.safetensors; mount -o remount,size=100m "$1" && {run}; echo "second $?"'
     done = on_a_disk_of("1m", script, tmp_path / "disk", sys.executable, str(tmp_path / "one.yaml"))
