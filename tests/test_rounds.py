@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 import json
-import multiprocessing
-import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -183,12 +183,17 @@ def test_the_run_and_a_worker_begin_at_different_candidates(tmp_path: Path) -> N
     assert waiting(study)[0].number == min(t.number for t in trials_in(study) if t.state != TrialState.PRUNED)
 
 
-def _die_holding(journal: str) -> None:
-    JournalLock(Path(journal)).acquire()
-    with Path(journal).open("ab") as file:
-        file.write(b'{"op_code":6,"worker')
-        file.flush()
-        os.kill(os.getpid(), signal.SIGKILL)
+DIE_HOLDING = """\
+import os, signal, sys
+from pathlib import Path
+from mcompress.compress.journal import JournalLock
+
+JournalLock(Path(sys.argv[1])).acquire()
+with Path(sys.argv[1]).open("ab") as file:
+    file.write(b'{"op_code":6,"worker')
+    file.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
 
 
 def test_a_process_killed_while_it_wrote_blocks_nobody_and_breaks_nothing(tmp_path: Path) -> None:
@@ -196,10 +201,8 @@ def test_a_process_killed_while_it_wrote_blocks_nobody_and_breaks_nothing(tmp_pa
     study = open_study(journal)
     rounds._propose_round(study, PROPOSER)
     before = journal.read_bytes()
-    process = multiprocessing.get_context("fork").Process(target=_die_holding, args=(str(journal),))
-    process.start()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
+    died = subprocess.run([sys.executable, "-c", DIE_HOLDING, str(journal)], check=False)
+    assert died.returncode == -signal.SIGKILL
     assert journal.read_bytes() != before
     assert len(waiting(study)) == rounds.ROUND  # an unfinished line is no obstacle to reading
     assert answer(study, waiting(study)[0], quality_of)
