@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import nn
-
 from mcompress.compress.cost import operator_table
-from mcompress.compress.models.build import build
+from mcompress.compress.models.build import build_meta
 from mcompress.compress.models.space import SPACE_OF_NETWORK, SPACES, Args, SearchSpace
 from mcompress.compress.models.spec import ModelSpec
 from mcompress.errors import PlanError
@@ -28,19 +25,15 @@ class CandidateCost:
     peak_memory_mb: float
     size_mb: float
 
-    def over_budget(self, budget: Budget) -> list[tuple[str, float]]:
-        """(limit, by how much relative to it) for each limit; positive is over."""
+    def exceeded(self, budget: Budget) -> dict[str, float]:
+        """The limits that it is over: name -> by how much relative to the limit (0.5 is half as much again)."""
         pairs = (
             ("latency_ms", self.latency.value, budget.latency_ms),
             ("macs_g", self.macs / 1e9, budget.macs_g),
             ("peak_memory_mb", self.peak_memory_mb, budget.peak_memory_mb),
             ("size_mb", self.size_mb, budget.size_mb),
         )
-        return [(name, value / limit - 1.0) for name, value, limit in pairs if limit is not None]
-
-    def exceeded(self, budget: Budget) -> dict[str, float]:
-        """The limits that it is over: name -> by how much relative to the limit (0.5 is half as much again)."""
-        return {name: by for name, by in self.over_budget(budget) if by > 0}
+        return {name: value / limit - 1.0 for name, value, limit in pairs if limit is not None and value / limit > 1.0}
 
 
 def table_cost(table: OperatorTable, device: Device, unit: Unit, precision: PrecisionName) -> CandidateCost:
@@ -51,7 +44,7 @@ def table_cost(table: OperatorTable, device: Device, unit: Unit, precision: Prec
 
 def candidate_cost(spec: ModelSpec, device: Device, unit: Unit, precision: PrecisionName) -> CandidateCost:
     """Cost of a network that is never given weights."""
-    return table_cost(operator_table(meta_network(spec), spec.input_shape), device, unit, precision)
+    return table_cost(operator_table(build_meta(spec), spec.input_shape), device, unit, precision)
 
 
 def smallest_cost(config: SearchConfig, teacher: ModelSpec, device: Device, unit: Unit, precision: PrecisionName) -> CandidateCost:
@@ -74,9 +67,3 @@ def space_of(config: SearchConfig, teacher: ModelSpec) -> SearchSpace:
 def spec_of(space: SearchSpace, args: Args, teacher: ModelSpec) -> ModelSpec:
     """A member of the space, for the teacher's input."""
     return ModelSpec(space.network, args, (), teacher.input_shape)
-
-
-def meta_network(spec: ModelSpec) -> nn.Module:
-    """The network as shapes only, on the meta device."""
-    with torch.device("meta"):
-        return build(spec)

@@ -97,5 +97,5 @@ def _nothing_fits(config: SearchConfig, context: StageContext) -> str:
     over = ", ".join(f"{name} by {by:.0%}" for name, by in cost.exceeded(context.budget).items()) or "nothing, so give more trials"
     return (
         f"stage search: no candidate meets the budget; the smallest network of the space '{space_of(config, context.teacher_spec).network}' "
-        f"({cost.latency.value:.2f} ms estimated, {cost.macs / 1e9:.3f} GMACs, {cost.peak_memory_mb:.1f} MB) is over: {over}"
+        f"({cost.latency.value:.2f} ms estimated, {cost.latency.band}; {cost.macs / 1e9:.3f} GMACs, {cost.peak_memory_mb:.1f} MB) is over: {over}"
     )

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from mcompress.compress.candidates import meta_network
+from mcompress.compress.models.build import build_meta
 from mcompress.compress.models.space import Args, SearchSpace, cut
 from mcompress.compress.models.spec import ModelSpec
 from mcompress.compress.tasks.task import Task
@@ -94,7 +94,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _apply(space: SearchSpace, args: Args, weights: Mapping[str, Tensor], source: Tensor) -> Tensor:
-    shape = meta_network(ModelSpec(space.network, args))
+    shape = build_meta(ModelSpec(space.network, args))
     output = functional_call(shape, cut(weights, shape), source)
     if not isinstance(output, Tensor):
         raise StageError(f"stage search: the network '{space.network}' returns a {type(output).__name__}; a candidate must return one tensor")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mcompress.artifact import model_digest
 from mcompress.compress.candidates import smallest_cost
-from mcompress.compress.cost import operator_table
+from mcompress.compress.cost import FP32_BYTES, operator_table
 from mcompress.compress.models.build import FAILURES, build_meta
 from mcompress.compress.models.spec import ModelSpec
 from mcompress.compress.quantize.program import export_program
@@ -214,15 +214,14 @@ def _network_problems(target: Target, device: Device, unit: Unit, teacher: Netwo
         except (PlanError, StageError) as error:
             problems.append(str(error))
             continue
-        limits = {"latency_ms": (cost.latency.value, "ms"), "macs_g": (cost.macs / 1e9, "GMACs")}
+        limits = {"latency_ms": (cost.latency.value, f"ms ({cost.latency.how}, {cost.latency.band})"), "macs_g": (cost.macs / 1e9, "GMACs")}
         limits |= {"peak_memory_mb": (cost.peak_memory_mb, "MB"), "size_mb": (cost.size_mb, "MB")}
-        for name, by in cost.over_budget(target.budget):
-            if by > 0:
-                value, written_unit = limits[name]
-                problems.append(
-                    f"budget.{name} is {getattr(target.budget, name):g}; the smallest network of the search space needs {value:.3g} {written_unit} "
-                    f"on {device.name} {unit.name}. Raise the limit or lower model.input_shape"
-                )
+        for name in cost.exceeded(target.budget):
+            value, written_unit = limits[name]
+            problems.append(
+                f"budget.{name} is {getattr(target.budget, name):g}; the smallest network of the search space needs {value:.3g} {written_unit} "
+                f"on {device.name} {unit.name}. Raise the limit or lower model.input_shape"
+            )
     if not searches:
         try:
             export_program(start[1], torch.zeros(target.model.input_shape))
@@ -238,7 +237,7 @@ def _fixed_cost_problems(target: Target, network: nn.Module) -> list[str]:
     table, budget = operator_table(network, target.model.input_shape), target.budget
     costs = (
         ("macs_g", table.macs / 1e9, budget.macs_g, "GMACs"),
-        ("peak_memory_mb", 4e-6 * table.peak_activation_elements, budget.peak_memory_mb, "MB in fp32"),
+        ("peak_memory_mb", table.peak_activation_elements * FP32_BYTES / 1e6, budget.peak_memory_mb, "MB in fp32"),
     )
     return [
         f"budget.{name} is {limit:g}; the network needs {value:.3g} {unit}, and no stage of this target changes its architecture. "
