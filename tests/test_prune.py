@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -125,3 +126,21 @@ def test_a_layer_inside_that_cannot_be_pruned_is_a_fallback(make_context) -> Non
     output = prune(PruneConfig(ratio=0.5, round_to=8, importance_batches=1), replace(make_context(SPECS["mfagan"]), model=network))
     assert "0" in {fallback.what for fallback in output.fallbacks}
     assert network[0].out_channels == 16
+
+
+@pytest.mark.export
+@pytest.mark.parametrize("name", SPECS)
+def test_the_exported_file_has_the_parameters_of_the_pruned_network(name: str, make_context, tmp_path: Path) -> None:
+    import onnx
+
+    from mcompress.export import onnx as exporter
+    from mcompress.targets.exports import OnnxConfig
+
+    output = prune(PruneConfig(ratio=0.2, round_to=8, importance_batches=1), randomised(make_context(SPECS[name])))
+    before, after = (sum(p.numel() for p in network.parameters()) for network in (build(SPECS[name]), output.model))
+    written = exporter.write(OnnxConfig(), output.model.eval(), torch.rand(SHAPE), None, tmp_path / name)
+    graph = onnx.load(str(written.path)).graph
+    sizes = {item.name: math.prod(item.dims) for item in graph.initializer}
+    # Counted where they are read: the exporter stores equal biases once.
+    in_file = sum(sizes[given] for node in graph.node if node.op_type == "Conv" for given in node.input if given in sizes)
+    assert in_file == after == operator_table(build(output.spec), SHAPE).params < before
