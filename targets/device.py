@@ -1,134 +1,103 @@
-"""Devices: compute units, what they can run, and how fast they are, every constant with its source.
-
-One YAML file per device in `targets/devices/`. Speeds are *effective* figures, fitted to measured latencies, not marketing peaks. The model that
-they belong to is in `mcompress.targets.latency`.
-"""
+"""Devices: compute units, what they can run, and how fast they are. One YAML file per device, in `targets/devices/` or anywhere else."""
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator
 from functools import cache
 from importlib import resources
-from statistics import median
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from mcompress.errors import TargetError
+from mcompress.targets import document as yaml_document
 from mcompress.targets.operators import Kind
+from mcompress.targets.problems import describe, show
+from mcompress.targets.speeds import (
+    BYTES,
+    KINDS,
+    MULTIPLYING,
+    Boundary,
+    Facts,
+    FilePrecision,
+    Name,
+    Positive,
+    PrecisionName,
+    Record,
+    Source,
+    Speeds,
+)
+from mcompress.targets.validation import Validation
 
-PrecisionName = Literal["int8", "fp16", "fp32"]
-BYTES: dict[PrecisionName, int] = {"int8": 1, "fp16": 2, "fp32": 4}
-"""Bytes of one element."""
-
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=64)]
-
-
-class Facts(BaseModel):
-    """Immutable; an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Constant(Facts):
-    """A number of a device, where it comes from, and with which runtime it was seen."""
-
-    value: float = Field(ge=0)
-    source: str = Field(min_length=10)
-    date: str = Field(pattern=r"^\d{4}-\d{2}(-\d{2})?$")
-    runtime: str = Field(min_length=2)
-    fitted_to: tuple[str, ...] = ()
-    """The networks whose measured latencies decide the value; empty for a constant that was not fitted."""
+__all__ = ["BYTES", "MULTIPLYING", "Device", "FilePrecision", "PrecisionName", "Unit", "list_devices", "load_device", "parse_device"]
 
 
-class Check(Facts):
-    """One network: latency published by someone else, and what the constants give when they are fitted without it."""
-
-    network: str
-    input_shape: tuple[int, ...]
-    published_ms: float = Field(gt=0)
-    estimated_ms: float = Field(gt=0)
-    source: str = Field(min_length=10)
-
-    @property
-    def error(self) -> float:
-        """Relative error of the estimate, signed."""
-        return self.estimated_ms / self.published_ms - 1
+def _all_kinds(value: object) -> object:
+    return KINDS if value == "all" else value
 
 
-class Validation(Facts):
-    """How well estimates of one precision meet measured latencies; `how` says whether the networks were held out of the fit."""
-
-    how: str
-    checks: tuple[Check, ...] = Field(min_length=1)
-
-    @property
-    def band(self) -> str:
-        """For example `median error 12 %, largest 40 %, on 9 published models, leave-one-out`."""
-        errors = [abs(check.error) for check in self.checks]
-        return f"median error {median(errors):.0%}, largest {max(errors):.0%}, on {len(errors)} published models, {self.how}".replace("%", " %")
+Kinds = Annotated[tuple[Kind, ...], BeforeValidator(_all_kinds)]
 
 
 class Unit(Facts):
     """One compute unit: what it can run, at which precision it really computes, and its speed."""
 
-    name: Name
+    name: Name = ""
+    """The key under `units`; it need not be repeated."""
     title: str
-    channel_alignment: int = Field(ge=1, le=256)
-    """Channels are processed in groups of this many; what is missing to the next multiple is computed for nothing."""
-    pads_memory: bool = False
-    """Whether tensors are also stored with channels rounded up to the alignment."""
-    runs: dict[PrecisionName, tuple[Kind, ...]] = Field(min_length=1)
-    """Precision of the file -> kinds of operators that the unit takes; the others go to `fallback_unit`."""
-    computes_in: dict[PrecisionName, PrecisionName]
-    """Precision of the file -> precision of arithmetic and memory on the unit."""
+    runs: dict[FilePrecision, Kinds] = Field(min_length=1)
+    """Precision of the file -> kinds of operators that the unit takes (`all` for every kind); the others go to `fallback_unit`."""
+    computes_in: dict[FilePrecision, PrecisionName]
+    """Precision of the file -> precision of arithmetic and memory on the unit: a GPU runs INT8 files in FP16, an NPU W8A16 files as fast as FP16."""
     fallback_unit: Name | None = None
-    gmacs: dict[PrecisionName, dict[Kind, Constant]]
-    """Effective 10^9 multiply-adds per second, by the precision that is computed in and the kind of operator."""
-    bandwidth_gbs: dict[PrecisionName, Constant]
-    """Effective 10^9 bytes per second between operators, by the precision that is computed in."""
-    slowdown: dict[Kind, Constant] = Field(default_factory=dict)
-    """Kinds that move memory so many times slower than `bandwidth_gbs`, for example a pixel shuffle."""
-    dispatch_us: Constant
-    """Fixed cost of one operator, microseconds."""
-    invoke_us: Constant
-    """Fixed cost of one inference, microseconds."""
-    boundary_us: Constant
-    """Fixed cost of going to another unit between two operators, microseconds; the tensor is moved in addition."""
-    validation: dict[PrecisionName, Validation] = Field(default_factory=dict)
+    boundary: Boundary
+    speeds: dict[PrecisionName, Speeds] = Field(min_length=1)
+    """By the precision that is computed in."""
+    validation: dict[FilePrecision, Validation] = Field(default_factory=dict)
     """By the precision of the file."""
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
         for file, kinds in self.runs.items():
             if file not in self.computes_in:
-                raise ValueError(f"unit {self.name} runs {file} files, but computes_in does not say in which precision")
-            if self.computes_in[file] not in self.bandwidth_gbs:
-                raise ValueError(f"unit {self.name} computes {file} files in {self.computes_in[file]}, but bandwidth_gbs does not have it")
-            rates = self.gmacs.get(self.computes_in[file], {})
-            missing = [kind for kind in kinds if kind in MULTIPLYING and kind not in rates]
+                raise ValueError(f"it runs {file} files, but computes_in does not say in which precision")
+            computed = self.computes_in[file]
+            if computed not in self.speeds:
+                raise ValueError(f"it computes {file} files in {computed}, but speeds has only {', '.join(self.speeds)}")
+            missing = [kind for kind in kinds if kind in MULTIPLYING and self.speeds[computed].speed(kind) is None]
             if missing:
-                raise ValueError(f"unit {self.name} runs {file} files, but gmacs.{self.computes_in[file]} has no {', '.join(missing)}")
+                raise ValueError(f"it runs {file} files, but speeds.{computed}.operators has no {', '.join(missing)}")
         return self
 
-    def takes(self, kind: Kind, precision: PrecisionName) -> bool:
+    @property
+    def channel_alignment(self) -> int:
+        """The number of channels that every precision of the unit processes without waste: the largest group."""
+        return max(speeds.alignment.outputs for speeds in self.speeds.values())
+
+    def takes(self, kind: Kind, precision: FilePrecision) -> bool:
         """Whether an operator of this kind runs here in a file of this precision."""
         return kind in self.runs.get(precision, ())
 
-    def band(self, precision: PrecisionName) -> str:
+    def band(self, precision: FilePrecision) -> str:
         """How far estimates may be off, in words."""
         if precision in self.validation:
             return self.validation[precision].band
         same = [file for file in self.validation if self.computes_in.get(file) == self.computes_in.get(precision)]
         return f"{self.validation[same[0]].band}, with {same[0]} files that the unit computes in the same way" if same else "not validated"
 
+    def records(self) -> Iterator[tuple[str, Record]]:
+        """Every record of constants with its place below the unit."""
+        yield "boundary", self.boundary
+        for precision, speeds in self.speeds.items():
+            yield from ((f"speeds.{precision}.{place}", record) for place, record in speeds.records().items())
 
-MULTIPLYING: frozenset[Kind] = frozenset(
-    ("convolution", "depthwise_convolution", "grouped_convolution", "transposed_convolution", "matmul", "attention")
-)
-"""Kinds whose time depends on multiply-adds; all others move memory."""
+
+class MemoryLimit(Record):
+    """What one app may use, 10^6 bytes."""
+
+    limit_mb: Positive
 
 
 class Device(Facts):
@@ -137,11 +106,22 @@ class Device(Facts):
     name: Name
     title: str
     aliases: tuple[Name, ...] = ()
-    os: str
-    memory_limit_mb: Constant
-    """What one app may use."""
+    os: Literal["android", "ios", "linux", "macos"]
+    machine: str | None = None
+    """The processor on which the constants were measured, where the name alone does not say it."""
+    sources: dict[Name, Source] = Field(min_length=1)
+    memory: MemoryLimit
     preferred_unit: Name
     units: dict[Name, Unit] = Field(min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unit_names(cls, value: object) -> object:
+        """A unit is named by its key."""
+        if isinstance(value, dict) and isinstance(value.get("units"), dict):
+            units = {key: {"name": key} | unit if isinstance(unit, dict) else unit for key, unit in value["units"].items()}
+            return value | {"units": units}
+        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -153,6 +133,9 @@ class Device(Facts):
             if unit.fallback_unit is not None and (unit.fallback_unit not in self.units or unit.fallback_unit == key):
                 others = ", ".join(name for name in self.units if name != key)
                 raise ValueError(f"units.{key}.fallback_unit is {unit.fallback_unit!r}; other units are {others}")
+        for place, source in self._cited():
+            if source not in self.sources:
+                raise ValueError(f"{place}.source is {source!r}, which is not in sources; these are {', '.join(self.sources)}")
         return self
 
     def unit(self, name: str | None = None) -> Unit:
@@ -162,19 +145,27 @@ class Device(Facts):
             raise TargetError([unknown_name("unit", wanted, tuple(self.units), f"of device {self.name}")])
         return self.units[wanted]
 
+    def _cited(self) -> Iterator[tuple[str, str]]:
+        yield "memory", self.memory.source
+        for key, unit in self.units.items():
+            yield from ((f"units.{key}.{place}", record.source) for place, record in unit.records())
+            yield from ((f"units.{key}.validation.{precision}", found.source) for precision, found in unit.validation.items())
+
 
 def list_devices() -> tuple[str, ...]:
-    """Names of all devices, sorted."""
+    """Names of all devices that ship, sorted."""
     return tuple(sorted(_by_name()))
 
 
 def load_device(name: str) -> Device:
-    """The device with this name or alias, in any case. Raises `TargetError` with near-miss names."""
+    """The device with this name or alias, in any case, or of a file `*.yaml`. Raises `TargetError`, with near-miss names."""
+    if name.endswith((".yaml", ".yml")):
+        return _from_file(Path(name))
     devices = _by_name()
     known = {alias: device for device in devices.values() for alias in (device.name, *device.aliases)}
     found = known.get(name.strip().lower())
     if found is None:
-        raise TargetError([unknown_name("device", name, tuple(known), "(mcompress list devices)", show=tuple(devices))])
+        raise TargetError([unknown_name("device", name, tuple(known), "(mcompress list devices, or a file *.yaml)", show=tuple(devices))])
     return found
 
 
@@ -183,6 +174,21 @@ def unknown_name(what: str, seen: str, known: tuple[str, ...], where: str = "", 
     near = difflib.get_close_matches(seen.lower(), [name.lower() for name in known], n=1, cutoff=0.6)
     hint = f"; did you mean {next(n for n in known if n.lower() == near[0])!r}?" if near else ""
     return f"{what} {seen!r} is not known {where}".rstrip() + f"; known are {', '.join(show or known)}{hint}"
+
+
+def parse_device(text: str, file: str) -> Device:
+    """The device that a YAML text describes; `file` is its name in messages. Raises `TargetError` with every problem and its line."""
+    document = yaml_document.parse(text, file)
+    if not isinstance(document.data, dict):
+        document.problems = document.problems or [f"{file}:1: the file holds {show(document.data)}; a device is a mapping with name, units, sources"]
+        raise TargetError(document.problems)
+    try:
+        device = Device.model_validate(document.data)
+    except ValidationError as error:
+        raise TargetError(document.problems + describe(error, document, Device)) from None
+    if document.problems:
+        raise TargetError(document.problems)
+    return device
 
 
 @cache
@@ -196,12 +202,9 @@ def _by_name() -> dict[str, Device]:
     return devices
 
 
-def parse_device(text: str, file: str) -> Device:
-    """The device that a YAML text describes; `file` is its name in messages. Raises `TargetError` with every problem."""
+def _from_file(path: Path) -> Device:
     try:
-        return Device.model_validate(YAML(typ="safe", pure=True).load(text))
-    except YAMLError as error:
-        raise TargetError([f"{file}: {str(error).strip()}"]) from error
-    except ValidationError as error:
-        places = ((".".join(str(part) for part in item["loc"]), item["msg"]) for item in error.errors(include_url=False))
-        raise TargetError([f"{file}: {place}: {message}" for place, message in places]) from error
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TargetError([f"device file {path}: {getattr(error, 'strerror', None) or error}"]) from error
+    return parse_device(text, str(path))

@@ -2,10 +2,15 @@
 
 Per operator, following the roofline model (Williams et al., 2009) with effective instead of peak figures:
 
-    time = max(multiply-adds / rate, bytes / bandwidth) + dispatch + boundary
+    time    = max(compute, memory) + dispatch + boundary
+    compute = padded multiply-adds / rate x (1 + ramp_inputs / products) x (1 + ramp_outputs / outputs)
+    memory  = bytes x slowdown / bandwidth (x (1 + ramp_outputs / channels) for operators that multiply nothing)
 
-- The rate is that of the precision in which the unit really computes: a GPU runs INT8 files in FP16.
+- Everything is that of the precision in which the unit really computes: a GPU runs INT8 files in FP16.
 - Channels are rounded up to the unit's alignment, so that 33 channels cost as much as 64 on a unit that works in groups of 32.
+- The ramps are Hockney's n_1/2 (Hockney & Jesshope, 1981): at `ramp_inputs` products per output, half of the time is not multiplication.
+- Bytes beyond the cache move at the slower, far bandwidth: those of an activation by its own size, those of weights by all weights of the network,
+  which are read anew in every inference.
 - An operator that the unit does not take runs on its fallback unit.
 - Between operators of different precision or unit the tensor is converted, which reads and writes it once more; going to another unit also waits.
 - One inference has a fixed cost besides its operators.
@@ -13,19 +18,25 @@ Per operator, following the roofline model (Williams et al., 2009) with effectiv
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from mcompress.errors import UsageError
-from mcompress.targets.device import BYTES, MULTIPLYING, Device, PrecisionName, Unit, unknown_name
-from mcompress.targets.operators import Operator, OperatorTable
+from mcompress.targets.columns import MULTIPLIES, OTHER, Columns, Floats, Integers, columns_of
+from mcompress.targets.device import Device, Unit, unknown_name
+from mcompress.targets.operators import OperatorTable
 from mcompress.targets.schema import Measurement
+from mcompress.targets.speeds import BYTES, CLASSES, STANDS_FOR, FilePrecision, Speeds
 
-Precisions = Mapping[str, PrecisionName] | PrecisionName
+Precisions = Mapping[str, FilePrecision] | FilePrecision
 """One precision for all operators, or operator name -> precision. Operators without weights that are not named take that of the operator before."""
+
+FILE_PRECISIONS: tuple[FilePrecision, ...] = ("int8", "w8a16", "fp16", "fp32")
+STORED_BYTES: dict[FilePrecision, int] = {**BYTES, "w8a16": 1}
+"""Bytes of one weight in a file."""
+SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -34,7 +45,7 @@ class OperatorLatency:
 
     name: str
     unit: str
-    precision: PrecisionName
+    precision: FilePrecision
     compute_ms: float
     memory_ms: float
     dispatch_ms: float
@@ -49,158 +60,274 @@ class OperatorLatency:
 def estimate(table: OperatorTable, device: Device, unit: str, precisions: Precisions) -> Measurement:
     """Estimated latency of one inference in ms, with the error band of the unit's constants.
 
-    Raises `TargetError` for an unknown unit, `UsageError` for an operator that neither the unit nor its fallback can run, or a mapping that leaves
-    out an operator with weights.
+    Raises `TargetError` for an unknown unit, `UsageError` for an operator that neither the unit nor its fallback can run, a mapping that leaves out
+    an operator with weights, or a table without operators.
     """
     chosen = device.unit(unit)
-    rows = operator_latencies(table, device, unit, precisions)
-    total = float(np.sum([row.latency_ms for row in rows])) + chosen.invoke_us.value / 1e3
-    names = _file_precision(rows)
-    away = sum(row.unit != chosen.name for row in rows)
-    constant = next(iter(chosen.bandwidth_gbs.values()))
-    place = chosen.name if not away else f"{chosen.fallback_unit}" if away == len(rows) else f"{chosen.name}+{chosen.fallback_unit}"
-    note = f"; {away} of {len(rows)} operators on {chosen.fallback_unit}, which the {chosen.name} does not take" if away else ""
+    costs = _table_costs(table, device, chosen, precisions)
+    files = sorted({FILE_PRECISIONS[index] for index in costs.precisions}, key=FILE_PRECISIONS.index)
+    speeds = chosen.speeds[chosen.computes_in[files[0]]] if files[0] in chosen.computes_in else next(iter(chosen.speeds.values()))
+    seen = device.sources[speeds.memory.source]
+    away, count = int(costs.away.sum()), len(table.operators)
+    place = chosen.name if not away else f"{chosen.fallback_unit}" if away == count else f"{chosen.name}+{chosen.fallback_unit}"
+    note = f"; {away} of {count} operators on {chosen.fallback_unit}, which the {chosen.name} does not take" if away else ""
     return Measurement(
         what="latency",
-        value=total,
+        value=float(costs.latency_ms.sum()) + speeds.overhead.invoke_us / 1e3,
         unit="ms",
         how="estimated",
-        on=f"{device.name} {place} {names}",
-        band=_band(chosen, rows),
-        source=f"operator table x constants of {device.name} {chosen.name} ({constant.runtime}, {constant.date}){note}",
+        on=f"{device.name} {place} {'+'.join(files)}",
+        band=_band(chosen, files, away),
+        source=f"operator table x constants of {device.name} {chosen.name} ({seen.runtime}, {seen.date}){note}{_unknown(table, costs)}",
     )
 
 
-def operator_latencies(table: OperatorTable, device: Device, unit: str, precisions: Precisions) -> tuple[OperatorLatency, ...]:
-    """The rows behind `estimate`, in execution order; the fixed cost of the inference (`Unit.invoke_us`) is not in them."""
+def estimate_many(tables: Sequence[OperatorTable], device: Device, unit: str, precision: FilePrecision) -> Floats:
+    """Estimated milliseconds of each table, all operators at one precision; the numbers of `estimate`, without the words.
+
+    Raises as `estimate` does.
+    """
+    if not tables:
+        return np.zeros(0)
     chosen = device.unit(unit)
-    assigned = _assign(table, precisions)
-    rows: list[OperatorLatency] = []
-    before: tuple[str, PrecisionName] | None = None
-    for operator, precision in zip(table.operators, assigned, strict=True):
-        where = _place(operator, precision, chosen, device)
-        computed = where.computes_in[precision]
-        here = (where.name, computed)
-        rows.append(
-            OperatorLatency(
-                name=operator.name,
-                unit=where.name,
-                precision=precision,
-                compute_ms=_compute_ms(operator, where, computed),
-                memory_ms=_memory_ms(operator, where, computed),
-                dispatch_ms=where.dispatch_us.value / 1e3,
-                boundary_ms=_boundary_ms(operator, before, where, chosen) if before is not None and before != here else 0.0,
-            )
-        )
-        before = here
-    return tuple(rows)
+    if not all(table.operators for table in tables):
+        raise UsageError("an operator table is empty; there is nothing to estimate")
+    columns = columns_of(tables)
+    costs = _costs(columns, np.full(len(columns.classes), _index(precision)), device, chosen, tables)
+    computed = chosen.computes_in.get(precision)
+    speeds = chosen.speeds[computed] if computed else next(iter(chosen.speeds.values()))
+    return columns.per_table(costs.latency_ms) + speeds.overhead.invoke_us / 1e3
+
+
+def operator_latencies(table: OperatorTable, device: Device, unit: str, precisions: Precisions) -> tuple[OperatorLatency, ...]:
+    """The rows behind `estimate`, in execution order; the fixed cost of the inference is not in them."""
+    chosen = device.unit(unit)
+    costs = _table_costs(table, device, chosen, precisions)
+    figures = zip(
+        costs.away.tolist(),
+        costs.precisions.tolist(),
+        *(values.tolist() for values in (costs.compute_ms, costs.memory_ms, costs.dispatch_ms, costs.boundary_ms)),
+        strict=True,
+    )
+    return tuple(
+        OperatorLatency(operator.name, f"{chosen.fallback_unit}" if away else chosen.name, FILE_PRECISIONS[index], *times)
+        for operator, (away, index, *times) in zip(table.operators, figures, strict=True)
+    )
 
 
 def operator_latencies_ms(table: OperatorTable, device: Device, unit: str, precisions: Precisions) -> tuple[float, ...]:
     """Milliseconds per operator, in execution order; what `operator_latencies` adds up to per row."""
-    return tuple(row.latency_ms for row in operator_latencies(table, device, unit, precisions))
+    return tuple(_table_costs(table, device, device.unit(unit), precisions).latency_ms.tolist())
 
 
 def weight_bytes(table: OperatorTable, precisions: Precisions) -> int:
     """Bytes of all weights at their operators' precisions, without the file format's own overhead."""
-    return sum(op.weight_elements * BYTES[p] for op, p in zip(table.operators, _assign(table, precisions), strict=True))
+    stored = np.array([STORED_BYTES[name] for name in FILE_PRECISIONS])[_assign(table, precisions)]
+    return int(sum(operator.weight_elements * int(size) for operator, size in zip(table.operators, stored, strict=True)))
 
 
-def _assign(table: OperatorTable, precisions: Precisions) -> list[PrecisionName]:
+@dataclass(frozen=True)
+class UnitCosts:
+    """Compute and memory time of each operator on one unit, milliseconds."""
+
+    compute_ms: Floats
+    memory_ms: Floats
+    doubt_ms: Floats
+    """How much of the memory time of an unknown operator may be too much."""
+
+
+@dataclass(frozen=True)
+class SpeedArrays:
+    """The numbers of `Speeds`, per class in the order of `CLASSES`."""
+
+    gmacs: Floats
+    """Infinite for classes that multiply nothing."""
+    ramp_inputs: Floats
+    ramp_outputs: Floats
+    slowdown: Floats
+    near_gbs: float
+    far_gbs: float
+    cache_mb: float
+    """Infinite where there is no far memory."""
+    outputs: int
+    inputs: int
+    pads_memory: bool
+
+    @classmethod
+    def of(cls, speeds: Speeds) -> SpeedArrays:
+        """An unknown operator is taken to be as slow as the slowest known one, unless `speeds` says how slow it is."""
+        rows = [speeds.speed(name) for name in CLASSES]
+        slowdown = np.array([row.slowdown if row else 1.0 for row in rows])
+        if rows[OTHER] is None:
+            slowdown[OTHER] = max(slowdown.max(), 1.0)
+        memory, alignment = speeds.memory, speeds.alignment
+        return cls(
+            gmacs=np.array([row.gmacs if row and row.gmacs else np.inf for row in rows]),
+            ramp_inputs=np.array([row.ramp_inputs if row else 0.0 for row in rows]),
+            ramp_outputs=np.array([row.ramp_outputs if row else 0.0 for row in rows]),
+            slowdown=slowdown,
+            near_gbs=memory.gbs,
+            far_gbs=memory.far_gbs or memory.gbs,
+            cache_mb=memory.cache_mb or np.inf,
+            outputs=alignment.outputs,
+            inputs=alignment.inputs,
+            pads_memory=alignment.pads_memory,
+        )
+
+
+def unit_costs(columns: Columns, arrays: SpeedArrays, element_bytes: int) -> UnitCosts:
+    """The model itself: what every operator costs on a unit of these speeds, with elements of `element_bytes`."""
+    classes = columns.classes
+    multiplies = MULTIPLIES[classes] & (columns.macs > 0)
+    padded = columns.macs * _stairs(columns.outputs, arrays.outputs) * _stairs(columns.inputs, arrays.inputs)
+    ramps = 1 + arrays.ramp_inputs[classes] / np.where(multiplies, columns.products, 1.0)
+    ramps *= 1 + arrays.ramp_outputs[classes] / np.maximum(columns.outputs, 1.0)
+    compute_ms = np.where(multiplies, padded / (arrays.gmacs[classes] * 1e6) * ramps, 0.0)
+
+    read, written = columns.read, columns.written
+    if arrays.pads_memory:
+        read = read * _stairs(columns.read_channels, arrays.outputs)
+        written = written * _stairs(columns.written_channels, arrays.outputs)
+    activation_mb, weights_mb = (read + written) * element_bytes / 1e6, columns.weights * element_bytes / 1e6
+    near, further = 1.0 / arrays.near_gbs, 1.0 / arrays.far_gbs - 1.0 / arrays.near_gbs
+    all_weights_mb = columns.per_table(weights_mb)[columns.tables]
+    moved_ms = activation_mb * (near + further * _beyond(activation_mb, arrays.cache_mb))
+    moved_ms += weights_mb * (near + further * _beyond(all_weights_mb, arrays.cache_mb))
+    # A row of channels is what movers copy at a time.
+    memory_ms = moved_ms * arrays.slowdown[classes] * np.where(MULTIPLIES[classes], 1.0, 1 + arrays.ramp_outputs[classes] / columns.written_channels)
+    return UnitCosts(compute_ms, memory_ms, np.where(classes == OTHER, np.maximum(memory_ms - moved_ms, 0.0), 0.0))
+
+
+@dataclass(frozen=True)
+class _Costs:
+    precisions: Integers
+    away: Integers
+    """1 for operators on the fallback unit."""
+    compute_ms: Floats
+    memory_ms: Floats
+    dispatch_ms: Floats
+    boundary_ms: Floats
+    doubt_ms: Floats
+
+    @property
+    def latency_ms(self) -> Floats:
+        return np.maximum(self.compute_ms, self.memory_ms) + self.dispatch_ms + self.boundary_ms
+
+
+def _table_costs(table: OperatorTable, device: Device, chosen: Unit, precisions: Precisions) -> _Costs:
+    if not table.operators:
+        raise UsageError("the operator table is empty; there is nothing to estimate")
+    return _costs(columns_of((table,)), _assign(table, precisions), device, chosen, (table,))
+
+
+def _costs(columns: Columns, precisions: Integers, device: Device, chosen: Unit, tables: Sequence[OperatorTable]) -> _Costs:
+    count = len(columns.classes)
+    fallback = device.units[chosen.fallback_unit] if chosen.fallback_unit else None
+    here = _takes(chosen)[precisions, columns.classes]
+    there = _takes(fallback)[precisions, columns.classes] if fallback else np.zeros(count, bool)
+    homeless = ~(here | there)
+    if homeless.any():
+        raise UsageError(_cannot_run(columns, precisions, int(np.argmax(homeless)), device, chosen, tables))
+
+    compute, memory, dispatch, doubt, width, near = (np.zeros(count) for _ in range(6))
+    units = [(chosen, here), *(((fallback, ~here),) if fallback is not None else ())]
+    for unit, mask in units:
+        for index in np.unique(precisions[mask]):
+            computed = unit.computes_in[FILE_PRECISIONS[index]]
+            chosen_rows, speeds = mask & (precisions == index), unit.speeds[computed]
+            found = unit_costs(columns, SpeedArrays.of(speeds), BYTES[computed])
+            for whole, part in ((compute, found.compute_ms), (memory, found.memory_ms), (doubt, found.doubt_ms)):
+                whole[chosen_rows] = part[chosen_rows]
+            dispatch[chosen_rows], width[chosen_rows], near[chosen_rows] = speeds.overhead.dispatch_us / 1e3, BYTES[computed], speeds.memory.gbs
+
+    away = (~here).astype(np.int64)
+    hop = np.diff(away, prepend=away[:1]) != 0
+    change = (hop | (np.diff(width, prepend=width[:1]) != 0)) & ~columns.first
+    # The tensor is read in one form and written in the other; the wider of the two stands for both.
+    wider = np.maximum(width, np.roll(width, 1))
+    moved_ms = 2 * columns.read * wider / (near * 1e6)
+    boundary = np.where(change, np.where(hop, chosen.boundary.hop_us / 1e3, dispatch) + moved_ms, 0.0)
+    return _Costs(precisions, away, compute, memory, dispatch, boundary, doubt)
+
+
+def _takes(unit: Unit) -> np.ndarray:
+    """Precision of the file x class -> whether the unit takes it."""
+    found = np.zeros((len(FILE_PRECISIONS), len(CLASSES)), bool)
+    for row, precision in enumerate(FILE_PRECISIONS):
+        kinds = unit.runs.get(precision, ())
+        found[row] = [STANDS_FOR.get(name, name) in kinds for name in CLASSES]
+    return found
+
+
+def _cannot_run(columns: Columns, precisions: Integers, index: int, device: Device, chosen: Unit, tables: Sequence[OperatorTable]) -> str:
+    table = tables[int(columns.tables[index])]
+    operator = table.operators[index - int(columns.starts[columns.tables[index]])]
+    what = f"operator {operator.name!r} ({operator.kind}) in {FILE_PRECISIONS[precisions[index]]}"
+    able = (f"{name} on {unit.name}" for unit in device.units.values() for name, kinds in unit.runs.items() if operator.kind in kinds)
+    return f"{device.name} {chosen.name} cannot run {what}, and nor can its fallback; the device can run it as: {', '.join(able) or 'nothing'}"
+
+
+def _assign(table: OperatorTable, precisions: Precisions) -> Integers:
     if isinstance(precisions, str):
-        if precisions not in BYTES:
-            raise UsageError(unknown_name("precision", precisions, tuple(BYTES)))
-        return [precisions] * len(table.operators)
+        return np.full(len(table.operators), _index(precisions))
     known = {operator.name for operator in table.operators}
     strange = [name for name in precisions if name not in known]
     if strange:
         raise UsageError(unknown_name("operator", strange[0], tuple(sorted(known)), "in the operator table", show=(f"{len(known)} names",)))
-    wrong = [(name, p) for name, p in precisions.items() if p not in BYTES]
+    wrong = [(name, p) for name, p in precisions.items() if p not in FILE_PRECISIONS]
     if wrong:
-        raise UsageError(f"operator {wrong[0][0]!r}: " + unknown_name("precision", wrong[0][1], tuple(BYTES)))
+        raise UsageError(f"operator {wrong[0][0]!r}: " + unknown_name("precision", wrong[0][1], FILE_PRECISIONS))
     missing = [op.name for op in table.operators if op.name not in precisions and op.macs]
     if missing:
         raise UsageError(f"{len(missing)} operators with multiply-adds have no precision, the first is {missing[0]!r}; give one to each")
-    first: PrecisionName = next((precisions[op.name] for op in table.operators if op.name in precisions), "fp16")
-    assigned: list[PrecisionName] = []
+    current: FilePrecision = next((precisions[op.name] for op in table.operators if op.name in precisions), "fp16")
+    assigned = []
     for operator in table.operators:
-        first = precisions.get(operator.name, first)
-        assigned.append(first)
-    return assigned
+        current = precisions.get(operator.name, current)
+        assigned.append(FILE_PRECISIONS.index(current))
+    return np.array(assigned, np.int64)
 
 
-def _place(operator: Operator, precision: PrecisionName, unit: Unit, device: Device) -> Unit:
-    if unit.takes(operator.kind, precision):
-        return unit
-    fallback = device.units[unit.fallback_unit] if unit.fallback_unit else None
-    if fallback is not None and fallback.takes(operator.kind, precision):
-        return fallback
-    what = f"operator {operator.name!r} ({operator.kind}) in {precision}"
-    allowed = ", ".join(f"{name} on {u.name}" for u in device.units.values() for name, kinds in u.runs.items() if operator.kind in kinds) or "nothing"
-    raise UsageError(f"{device.name} {unit.name} cannot run {what}, and nor can its fallback; the device can run it as: {allowed}")
+def _index(precision: str) -> int:
+    if precision not in FILE_PRECISIONS:
+        raise UsageError(unknown_name("precision", precision, FILE_PRECISIONS))
+    return FILE_PRECISIONS.index(precision)
 
 
-def _boundary_ms(operator: Operator, before: tuple[str, PrecisionName], where: Unit, chosen: Unit) -> float:
-    unit_before, precision_before = before
-    computed = next(iter(where.bandwidth_gbs)) if precision_before not in where.bandwidth_gbs else precision_before
-    # The tensor is read in one form and written in the other; the wider of the two stands for both.
-    moved = 2 * operator.elements_read * BYTES[_wider(precision_before, computed)]
-    fixed_us = chosen.boundary_us.value if unit_before != where.name else where.dispatch_us.value
-    return fixed_us / 1e3 + moved / (where.bandwidth_gbs[computed].value * 1e6)
+def _stairs(channels: Floats, group: int) -> Floats:
+    """What rounding up to a multiple of `group` multiplies the work by."""
+    if group == 1:
+        return np.ones_like(channels)
+    safe = np.maximum(channels, 1.0)
+    stairs: Floats = np.ceil(safe / group) * group / safe
+    return stairs
 
 
-def _compute_ms(operator: Operator, unit: Unit, computed: PrecisionName) -> float:
-    macs = padded_macs(operator, unit)
-    return macs / (unit.gmacs[computed][operator.kind].value * 1e6) if macs else 0.0
+def _beyond(megabytes: Floats, cache_mb: float) -> Floats:
+    """The share of data of this size that the cache does not hold."""
+    share: Floats = np.maximum(0.0, 1.0 - cache_mb / np.maximum(megabytes, 1e-12)) if np.isfinite(cache_mb) else np.zeros_like(megabytes)
+    return share
 
 
-def _memory_ms(operator: Operator, unit: Unit, computed: PrecisionName) -> float:
-    slower = unit.slowdown[operator.kind].value if operator.kind in unit.slowdown else 1.0
-    return padded_elements(operator, unit) * BYTES[computed] * slower / (unit.bandwidth_gbs[computed].value * 1e6)
+def _unknown(table: OperatorTable, costs: _Costs) -> str:
+    names = list(dict.fromkeys(operator.operation for operator in table.operators if operator.kind == "other"))
+    if not names:
+        return ""
+    count = sum(operator.kind == "other" for operator in table.operators)
+    shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+    spare = float(costs.doubt_ms.sum())
+    known = f"{count} operators of no known kind ({shown}) counted as the slowest memory traffic of the unit"
+    return f"; {known}" + (f", which may be up to {spare:.3g} ms too much" if spare else "")
 
 
-def padded_macs(operator: Operator, unit: Unit) -> float:
-    """Multiply-adds that the unit carries out: channels rounded up to its alignment. 0 for operators that only move memory."""
-    if operator.kind not in MULTIPLYING:
-        return 0.0
-    if len(operator.input_shape) < 4 or not operator.kernel:
-        return float(operator.macs)
-    outputs = _stairs(_channels(operator.output_shape), unit.channel_alignment)
-    if operator.groups > 1:
-        return operator.macs * outputs
-    # Dot-product instructions take four input channels at a time.
-    return operator.macs * outputs * _stairs(_channels(operator.input_shape), min(unit.channel_alignment, 4))
-
-
-def padded_elements(operator: Operator, unit: Unit) -> float:
-    """Elements that the unit reads and writes, weights included; activations with padded channels if the unit stores them so."""
-    read, written = float(operator.elements_read), float(operator.elements_written)
-    if unit.pads_memory:
-        read *= _stairs(_channels(operator.input_shape), unit.channel_alignment)
-        written *= _stairs(_channels(operator.output_shape), unit.channel_alignment)
-    return read + written + operator.weight_elements
-
-
-def _channels(shape: tuple[int, ...]) -> int:
-    return shape[1] if len(shape) > 1 else 1
-
-
-def _stairs(channels: int, alignment: int) -> float:
-    return math.ceil(channels / alignment) * alignment / channels
-
-
-def _wider(one: PrecisionName, other: PrecisionName) -> PrecisionName:
-    return one if BYTES[one] >= BYTES[other] else other
-
-
-def _file_precision(rows: tuple[OperatorLatency, ...]) -> str:
-    names = sorted({row.precision for row in rows}, key=lambda name: BYTES[name])
-    return "+".join(names)
-
-
-def _band(unit: Unit, rows: tuple[OperatorLatency, ...]) -> str:
-    names = {row.precision for row in rows}
-    # A unit that computes INT8 and FP16 files alike (a GPU) is as well validated on a mixture of them as on either.
-    if all(row.unit == unit.name for row in rows) and len({unit.computes_in[name] for name in names}) == 1:
-        return unit.band(min(names, key=lambda name: (name not in unit.validation, name)))
-    return "not validated (mixed precision or several units)"
+def _band(unit: Unit, files: Sequence[FilePrecision], away: int) -> str:
+    if away:
+        return "not validated (several units)"
+    if len({unit.computes_in[name] for name in files}) == 1:
+        # A unit that computes INT8 and FP16 files alike (a GPU) is as well validated on a mixture of them as on either.
+        return unit.band(min(files, key=lambda name: (name not in unit.validation, name)))
+    known = [name for name in files if name in unit.validation]
+    if len(known) < len(files):
+        return "not validated (mixed precision)"
+    widest = max(known, key=lambda name: unit.validation[name].summary.median)
+    return f"{unit.band(widest)}, files all in {widest}; mixtures are not validated"

@@ -1,0 +1,256 @@
+"""Constants of a unit, fitted to measured latencies: of whole networks, of a suite of small files, or of both together.
+
+Both are the same problem: operator tables with a measured latency each. The unknowns are the logarithms of the constants in `Speeds`; what is
+minimized is the sum of a robust loss of the log ratios of estimate to measurement, plus a pull towards a prior, so that a constant which the
+measurements do not determine stays where the prior has it, and says so. Alignments are whole numbers and are chosen by trying.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+import numpy as np
+from scipy.optimize import least_squares
+
+from mcompress.targets.columns import Columns, Floats, columns_of
+from mcompress.targets.latency import SpeedArrays, unit_costs
+from mcompress.targets.operators import OperatorTable
+from mcompress.targets.speeds import (
+    BYTES,
+    CLASSES,
+    KINDS,
+    MULTIPLYING,
+    STANDS_FOR,
+    Alignment,
+    MemorySpeed,
+    OperatorSpeed,
+    Overhead,
+    PrecisionName,
+    SpeedClass,
+    Speeds,
+)
+from mcompress.targets.validation import Check
+
+ROBUST_FROM = 0.1
+"""Log ratios beyond this pull less than their square: one network that a runtime treats in a way of its own must not bend all constants."""
+LEAST_SHARE = 0.02
+"""A constant counts as fitted when halving it changes some estimate by at least this share."""
+
+RELATIVE_RATE: dict[SpeedClass, float] = {
+    "convolution": 1.0,
+    "grouped_convolution": 0.5,
+    "depthwise_convolution": 0.15,
+    "large_depthwise_convolution": 0.05,
+    "transposed_convolution": 0.5,
+    "matmul": 0.7,
+    "attention": 0.4,
+}
+"""Prior rate of a class relative to that of a large convolution."""
+RELATIVE_SLOWDOWN: dict[SpeedClass, float] = {"shuffle": 2.0, "normalization": 2.0, "resize": 1.5, "activation": 1.5, "reduction": 1.5, "other": 4.0}
+"""Prior slowdown of a class that moves memory; 1 for all others."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A table and its measured latency."""
+
+    name: str
+    table: OperatorTable
+    measured_ms: float
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Where a fit starts and what it is pulled to, with the spread (standard deviation of the logarithm) that it allows."""
+
+    computed: PrecisionName
+    gmacs: float
+    gbs: float
+    dispatch_us: float
+    invoke_us: float
+    outputs: tuple[int, ...] = (1, 4, 8, 16, 32)
+    """Alignments of output channels to try."""
+    inputs: tuple[int, ...] = (1, 4)
+    pads_memory: tuple[bool, ...] = (False, True)
+    finer: bool = False
+    """Whether finer classes than the kinds, and ramps, are fitted; whole networks alone do not determine them."""
+    cache_mb: float | None = None
+    """Where to start looking for the size of the cache; None for a unit that is fitted without one."""
+    far_gbs: float | None = None
+    rate_spread: float = 0.5
+    """Of the rates and slowdowns relative to one another."""
+    level_spread: float = 1.5
+    """Of everything else."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Fitted constants, as arrays with their overheads, and what they leave unexplained."""
+
+    arrays: SpeedArrays
+    dispatch_us: float
+    invoke_us: float
+    computed: PrecisionName
+    loss: float
+    determined: frozenset[SpeedClass]
+    """Classes whose speed the measurements decide; the others follow the prior."""
+
+    def estimate_ms(self, columns: Columns) -> Floats:
+        """Milliseconds of each table."""
+        return _estimate_ms(columns, self.arrays, self.dispatch_us, self.invoke_us, BYTES[self.computed])
+
+    def speeds(self, *, fitted: str, assumed: str) -> Speeds:
+        """As the device file holds it; `fitted` and `assumed` are keys of its sources."""
+        arrays = self.arrays
+        operators: dict[SpeedClass, OperatorSpeed] = {}
+        for index, name in enumerate(CLASSES):
+            if name in STANDS_FOR and name not in self.determined:
+                continue
+            source = fitted if name in self.determined else assumed
+            operators[name] = OperatorSpeed(
+                gmacs=_four(arrays.gmacs[index]) if name in MULTIPLYING else None,
+                ramp_inputs=_four(arrays.ramp_inputs[index]),
+                ramp_outputs=_four(arrays.ramp_outputs[index]),
+                slowdown=_four(arrays.slowdown[index]),
+                source=source,
+            )
+        far = np.isfinite(arrays.cache_mb)
+        return Speeds(
+            alignment=Alignment(outputs=arrays.outputs, inputs=arrays.inputs, pads_memory=arrays.pads_memory, source=fitted),
+            memory=MemorySpeed(
+                gbs=_four(arrays.near_gbs),
+                cache_mb=_four(arrays.cache_mb) if far else None,
+                far_gbs=_four(arrays.far_gbs) if far else None,
+                source=fitted,
+            ),
+            overhead=Overhead(dispatch_us=_four(self.dispatch_us), invoke_us=_four(self.invoke_us), source=fitted),
+            operators=operators,
+        )
+
+
+def fit(samples: Sequence[Sample], prior: Prior) -> Fit:
+    """The best constants over all alignments of the prior. Raises `ValueError` for fewer than two samples."""
+    if len(samples) < 2:
+        raise ValueError(f"{len(samples)} measurements cannot determine a unit; give at least 2")
+    columns, measured = columns_of([sample.table for sample in samples]), np.log([sample.measured_ms for sample in samples])
+    found = [_solve(columns, measured, _Unknowns(prior, *shape)) for shape in _shapes(prior)]
+    return min(found, key=lambda one: one.loss)
+
+
+def leave_one_out(samples: Sequence[Sample], prior: Prior, chosen: Fit) -> tuple[Check, ...]:
+    """Each sample estimated with constants fitted to all others, at the alignments of `chosen`. Samples of one name are left out together."""
+    narrowed = replace(prior, outputs=(chosen.arrays.outputs,), inputs=(chosen.arrays.inputs,), pads_memory=(chosen.arrays.pads_memory,))
+    checks = []
+    for sample in samples:
+        held_out = fit([other for other in samples if other.name != sample.name], narrowed)
+        estimated = float(held_out.estimate_ms(columns_of([sample.table]))[0])
+        checks.append(Check(network=sample.name, measured_ms=sample.measured_ms, estimated_ms=estimated))
+    return tuple(checks)
+
+
+class _Unknowns:
+    """The vector of a fit: what it means, where it starts, how far it may go."""
+
+    def __init__(self, prior: Prior, outputs: int, inputs: int, pads_memory: bool) -> None:
+        self.prior, self.outputs, self.inputs, self.pads_memory = prior, outputs, inputs, pads_memory
+        classes = CLASSES if prior.finer else KINDS
+        rates = [name for name in classes if name in MULTIPLYING]
+        slowed = list(classes) if prior.finer else [name for name in classes if name not in MULTIPLYING]
+        self.rates, self.slowed = _indices(rates), _indices(slowed)
+        self.ramped_inputs, self.ramped_outputs = (self.rates, _indices(classes)) if prior.finer else ([], [])
+        levels = [prior.gmacs, prior.gbs, prior.dispatch_us, prior.invoke_us]
+        levels += [] if prior.cache_mb is None else [prior.cache_mb, prior.far_gbs or prior.gbs / 4]
+        relative = [_of_class(RELATIVE_RATE, name) for name in rates] + [_of_class(RELATIVE_SLOWDOWN, name) for name in slowed]
+        ramps = [RAMP_START] * (len(self.ramped_inputs) + len(self.ramped_outputs))
+        self.sizes = np.cumsum([len(levels), len(self.rates), len(self.slowed), len(self.ramped_inputs)])
+        self.start = np.log([*levels, *relative, *ramps])
+        self.spread = np.repeat([prior.level_spread, prior.rate_spread, RAMP_SPREAD], [len(levels), len(relative), len(ramps)])
+
+    def arrays(self, x: Floats) -> tuple[SpeedArrays, float, float]:
+        levels, rates, slow, ramp_inputs, ramp_outputs = np.split(np.exp(x), self.sizes)
+        level, near_gbs, dispatch_us, invoke_us, *far = levels.tolist()
+        cache_mb, far_gbs = far or (np.inf, near_gbs)
+        gmacs = _filled(np.inf, self.rates, level * rates)
+        slowdown = _filled(1.0, self.slowed, slow)
+        if not self.prior.finer:
+            finer, coarse = _indices(list(STANDS_FOR)), _indices(list(STANDS_FOR.values()))
+            gmacs[finer], slowdown[finer] = gmacs[coarse], slowdown[coarse]
+        found = SpeedArrays(
+            gmacs=gmacs,
+            ramp_inputs=_filled(0.0, self.ramped_inputs, ramp_inputs),
+            ramp_outputs=_filled(0.0, self.ramped_outputs, ramp_outputs),
+            slowdown=slowdown,
+            near_gbs=near_gbs,
+            far_gbs=min(far_gbs, near_gbs),
+            cache_mb=cache_mb,
+            outputs=self.outputs,
+            inputs=self.inputs,
+            pads_memory=self.pads_memory,
+        )
+        return found, dispatch_us, invoke_us
+
+
+def _indices(names: Sequence[SpeedClass]) -> list[int]:
+    return [CLASSES.index(name) for name in names]
+
+
+def _filled(elsewhere: float, at: Sequence[int], values: Floats) -> Floats:
+    found = np.full(len(CLASSES), elsewhere)
+    found[list(at)] = values
+    return found
+
+
+RAMP_START, RAMP_SPREAD = 2.0, 2.0
+
+
+def _solve(columns: Columns, measured: Floats, unknowns: _Unknowns) -> Fit:
+    size = BYTES[unknowns.prior.computed]
+
+    def residuals(x: Floats) -> Floats:
+        estimated = _estimate_ms(columns, *unknowns.arrays(x), size)
+        ratio = np.log(estimated) - measured
+        robust = np.sign(ratio) * ROBUST_FROM * np.sqrt(2 * (np.sqrt(1 + (ratio / ROBUST_FROM) ** 2) - 1))
+        return np.concatenate([robust, ROBUST_FROM * (x - unknowns.start) / unknowns.spread])
+
+    found = least_squares(residuals, unknowns.start, method="trf", diff_step=1e-4, max_nfev=60)
+    arrays, dispatch_us, invoke_us = unknowns.arrays(found.x)
+    determined = frozenset(_determined(columns, arrays, dispatch_us, invoke_us, size))
+    return Fit(arrays, dispatch_us, invoke_us, unknowns.prior.computed, float(2 * found.cost), determined)
+
+
+def _determined(columns: Columns, arrays: SpeedArrays, dispatch_us: float, invoke_us: float, size: int) -> Iterator[SpeedClass]:
+    whole = _estimate_ms(columns, arrays, dispatch_us, invoke_us, size)
+    present = set(columns.classes.tolist())
+    for index, name in enumerate(CLASSES):
+        if name in STANDS_FOR and index not in present:
+            continue
+        slower = replace(arrays, gmacs=_scaled(arrays.gmacs, index, 0.5), slowdown=_scaled(arrays.slowdown, index, 2.0))
+        if np.any(_estimate_ms(columns, slower, dispatch_us, invoke_us, size) > (1 + LEAST_SHARE) * whole):
+            yield name
+
+
+def _scaled(values: Floats, index: int, factor: float) -> Floats:
+    scaled = values.copy()
+    scaled[index] *= factor
+    return scaled
+
+
+def _estimate_ms(columns: Columns, arrays: SpeedArrays, dispatch_us: float, invoke_us: float, size: int) -> Floats:
+    costs = unit_costs(columns, arrays, size)
+    return columns.per_table(np.maximum(costs.compute_ms, costs.memory_ms) + dispatch_us / 1e3) + invoke_us / 1e3
+
+
+def _shapes(prior: Prior) -> Iterator[tuple[int, int, bool]]:
+    for outputs, inputs, pads in product(prior.outputs, prior.inputs, prior.pads_memory):
+        if inputs <= outputs and not (pads and outputs == 1):
+            yield outputs, inputs, pads
+
+
+def _of_class(values: dict[SpeedClass, float], name: SpeedClass) -> float:
+    return values.get(name, values.get(STANDS_FOR.get(name, name), 1.0))
+
+
+def _four(value: float) -> float:
+    return float(f"{value:.4g}")
