@@ -74,8 +74,10 @@ class Prior:
     """Alignments of output channels to try."""
     inputs: tuple[int, ...] = (1, 4)
     pads_memory: tuple[bool, ...] = (False, True)
-    finer: bool = False
-    """Whether finer classes than the kinds, and ramps, are fitted; whole networks alone do not determine them."""
+    classes: tuple[SpeedClass, ...] = KINDS
+    """What gets a speed of its own; a finer class that is left out has that of its kind. Whole networks do not determine all of them."""
+    ramps: bool = False
+    """Whether ramps, and memory speeds of classes that multiply, are fitted; only a suite of single operators determines them."""
     cache_mb: float | None = None
     """Where to start looking for the size of the cache; None for a unit that is fitted without one."""
     far_gbs: float | None = None
@@ -155,11 +157,11 @@ class _Unknowns:
 
     def __init__(self, prior: Prior, outputs: int, inputs: int, pads_memory: bool) -> None:
         self.prior, self.outputs, self.inputs, self.pads_memory = prior, outputs, inputs, pads_memory
-        classes = CLASSES if prior.finer else KINDS
+        classes = prior.classes
         rates = [name for name in classes if name in MULTIPLYING]
-        slowed = list(classes) if prior.finer else [name for name in classes if name not in MULTIPLYING]
+        slowed = list(classes) if prior.ramps else [name for name in classes if name not in MULTIPLYING]
         self.rates, self.slowed = _indices(rates), _indices(slowed)
-        self.ramped_inputs, self.ramped_outputs = (self.rates, _indices(classes)) if prior.finer else ([], [])
+        self.ramped_inputs, self.ramped_outputs = (self.rates, _indices(classes)) if prior.ramps else ([], [])
         levels = [prior.gmacs, prior.gbs, prior.dispatch_us, prior.invoke_us]
         levels += [] if prior.cache_mb is None else [prior.cache_mb, prior.far_gbs or prior.gbs / 4]
         relative = [_of_class(RELATIVE_RATE, name) for name in rates] + [_of_class(RELATIVE_SLOWDOWN, name) for name in slowed]
@@ -174,9 +176,9 @@ class _Unknowns:
         cache_mb, far_gbs = far or (np.inf, near_gbs)
         gmacs = _filled(np.inf, self.rates, level * rates)
         slowdown = _filled(1.0, self.slowed, slow)
-        if not self.prior.finer:
-            finer, coarse = _indices(list(STANDS_FOR)), _indices(list(STANDS_FOR.values()))
-            gmacs[finer], slowdown[finer] = gmacs[coarse], slowdown[coarse]
+        follows = [name for name in STANDS_FOR if name not in self.prior.classes]
+        finer, coarse = _indices(follows), _indices([STANDS_FOR[name] for name in follows])
+        gmacs[finer], slowdown[finer] = gmacs[coarse], slowdown[coarse]
         found = SpeedArrays(
             gmacs=gmacs,
             ramp_inputs=_filled(0.0, self.ramped_inputs, ramp_inputs),

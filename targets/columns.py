@@ -117,16 +117,16 @@ _BEGINNINGS: tuple[tuple[str, SpeedClass], ...] = (
 
 def class_of(operator: Operator) -> SpeedClass:
     """Whose speed an operator has."""
-    return _class_of(operator.kind, operator.operation, math.prod(operator.kernel), operator.weight_elements > 0)
+    return _class_of(operator.kind, operator.operation, operator.kernel, operator.weight_elements > 0)
 
 
 @cache
-def _class_of(kind: Kind, operation: str, taps: int, has_weights: bool) -> SpeedClass:
+def _class_of(kind: Kind, operation: str, kernel: tuple[int, ...], has_weights: bool) -> SpeedClass:
     found: SpeedClass = kind
     if kind == "convolution":
-        found = "pointwise_convolution" if taps == 1 else kind
+        found = "volumetric_convolution" if len(kernel) > 2 else "pointwise_convolution" if max(kernel, default=1) == 1 else kind
     elif kind == "depthwise_convolution":
-        found = "large_depthwise_convolution" if taps > MOST_TAPS else kind
+        found = "large_depthwise_convolution" if math.prod(kernel) > MOST_TAPS else kind
     elif kind == "matmul":
         found = kind if has_weights else "batched_matmul"
     else:
@@ -139,6 +139,6 @@ def _classified(
     kind: Kind, operation: str, kernel: tuple[int, ...], weights: int, read: tuple[int, ...], written: tuple[int, ...]
 ) -> tuple[int, int, int]:
     """Class, channels read, channels written. Channels of matrix products come last, those of everything else second."""
-    index = CLASS_INDEX[_class_of(kind, operation, math.prod(kernel), weights > 0)]
+    index = CLASS_INDEX[_class_of(kind, operation, kernel, weights > 0)]
     axis = -1 if kind in ("matmul", "attention") else 1
     return index, read[axis] if len(read) > 1 else 1, written[axis] if len(written) > 1 else 1

@@ -21,6 +21,7 @@ BYTES: dict[PrecisionName, int] = {"int8": 1, "fp16": 2, "fp32": 4}
 
 FinerClass = Literal[
     "pointwise_convolution",
+    "volumetric_convolution",
     "large_depthwise_convolution",
     "batched_matmul",
     "add",
@@ -41,6 +42,7 @@ SpeedClass = Kind | FinerClass
 KINDS: tuple[Kind, ...] = get_args(Kind)
 STANDS_FOR: dict[SpeedClass, SpeedClass] = {
     "pointwise_convolution": "convolution",  # a plain matrix product
+    "volumetric_convolution": "convolution",  # over time, height and width
     "large_depthwise_convolution": "depthwise_convolution",  # above 25 taps, for which XNNPACK has no kernel
     "batched_matmul": "matmul",  # of two computed matrices
     "add": "elementwise",
@@ -60,7 +62,7 @@ STANDS_FOR: dict[SpeedClass, SpeedClass] = {
 CLASSES: tuple[SpeedClass, ...] = (*KINDS, *get_args(FinerClass))
 MULTIPLYING: frozenset[SpeedClass] = frozenset(
     (
-        "convolution", "pointwise_convolution", "depthwise_convolution", "large_depthwise_convolution", "grouped_convolution",
+        "convolution", "pointwise_convolution", "volumetric_convolution", "depthwise_convolution", "large_depthwise_convolution", "grouped_convolution",
         "transposed_convolution", "matmul", "batched_matmul", "attention",
     )
 )  # fmt: skip
