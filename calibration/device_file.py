@@ -34,7 +34,7 @@ def _unit(unit: dict[str, JsonValue], validation: dict[str, Validation]) -> dict
     runs = unit["runs"]
     if not isinstance(runs, dict):
         raise TypeError("runs is a mapping")
-    order = ("title", "runs", "computes_in", "fallback_unit", "boundary", "speeds")
+    order = ("title", "runs", "computes_in", "fallback_unit", "fuses", "boundary", "speeds")
     found = {key: unit[key] for key in order if key in unit}
     found["runs"] = {precision: "all" if kinds == list(KINDS) else kinds for precision, kinds in runs.items()}
     if validation:

@@ -7,14 +7,14 @@ measurements do not determine stays where the prior has it, and says so. Alignme
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import product
 
 import numpy as np
 from scipy.optimize import least_squares
 
-from mcompress.targets.columns import Columns, Floats, columns_of
+from mcompress.targets.columns import MULTIPLIES, Columns, Floats, Integers, columns_of
 from mcompress.targets.latency import SpeedArrays, unit_costs
 from mcompress.targets.operators import OperatorTable
 from mcompress.targets.speeds import (
@@ -85,6 +85,9 @@ class Prior:
     """Of the rates and slowdowns relative to one another."""
     level_spread: float = 1.5
     """Of everything else."""
+    rates: Mapping[SpeedClass, float] = field(default_factory=lambda: RELATIVE_RATE)
+    """Of a class relative to a large convolution; from the fit of a similar unit where there is one."""
+    slowdowns: Mapping[SpeedClass, float] = field(default_factory=lambda: RELATIVE_SLOWDOWN)
 
 
 @dataclass(frozen=True)
@@ -164,10 +167,14 @@ class _Unknowns:
         self.ramped_inputs, self.ramped_outputs = (self.rates, _indices(classes)) if prior.ramps else ([], [])
         levels = [prior.gmacs, prior.gbs, prior.dispatch_us, prior.invoke_us]
         levels += [] if prior.cache_mb is None else [prior.cache_mb, prior.far_gbs or prior.gbs / 4]
-        relative = [_of_class(RELATIVE_RATE, name) for name in rates] + [_of_class(RELATIVE_SLOWDOWN, name) for name in slowed]
+        relative = [_of_class(prior.rates, name) for name in rates] + [_of_class(prior.slowdowns, name) for name in slowed]
         ramps = [RAMP_START] * (len(self.ramped_inputs) + len(self.ramped_outputs))
         self.sizes = np.cumsum([len(levels), len(self.rates), len(self.slowed), len(self.ramped_inputs)])
         self.start = np.log([*levels, *relative, *ramps])
+        follows = [name for name in STANDS_FOR if name not in classes]
+        self.finer, self.coarse = _indices(follows), _indices([STANDS_FOR[name] for name in follows])
+        self.speed_of = np.arange(len(CLASSES))
+        self.speed_of[self.finer] = self.coarse
         self.spread = np.repeat([prior.level_spread, prior.rate_spread, RAMP_SPREAD], [len(levels), len(relative), len(ramps)])
 
     def arrays(self, x: Floats) -> tuple[SpeedArrays, float, float]:
@@ -176,9 +183,7 @@ class _Unknowns:
         cache_mb, far_gbs = far or (np.inf, near_gbs)
         gmacs = _filled(np.inf, self.rates, level * rates)
         slowdown = _filled(1.0, self.slowed, slow)
-        follows = [name for name in STANDS_FOR if name not in self.prior.classes]
-        finer, coarse = _indices(follows), _indices([STANDS_FOR[name] for name in follows])
-        gmacs[finer], slowdown[finer] = gmacs[coarse], slowdown[coarse]
+        gmacs[self.finer], slowdown[self.finer] = gmacs[self.coarse], slowdown[self.coarse]
         found = SpeedArrays(
             gmacs=gmacs,
             ramp_inputs=_filled(0.0, self.ramped_inputs, ramp_inputs),
@@ -193,6 +198,31 @@ class _Unknowns:
         )
         return found, dispatch_us, invoke_us
 
+    def gradient(self, columns: Columns, x: Floats, size: int) -> Floats:
+        """What a unit of each unknown, a logarithm, adds to the milliseconds of each table: tables x unknowns."""
+        arrays, dispatch_us, invoke_us = self.arrays(x)
+        costs = unit_costs(columns, arrays, size)
+        computing = costs.compute_ms > costs.memory_ms
+        compute, memory = np.where(computing, costs.compute_ms, 0.0), np.where(computing, 0.0, costs.memory_ms)
+        own = columns.classes
+        on_inputs = arrays.ramp_inputs[own] / np.where(columns.products > 0, columns.products, 1.0)
+        on_outputs = arrays.ramp_outputs[own] / np.maximum(columns.outputs, 1.0)
+        on_written = np.where(MULTIPLIES[own], 0.0, arrays.ramp_outputs[own] / columns.written_channels)
+        of_compute, of_memory = _by_class(columns, self.speed_of[own], compute), _by_class(columns, self.speed_of[own], memory)
+        of_inputs = _by_class(columns, own, compute * on_inputs / (1 + on_inputs))
+        of_outputs = _by_class(columns, own, compute * on_outputs / (1 + on_outputs) + memory * on_written / (1 + on_written))
+        operators = np.diff(np.append(columns.starts, len(own)))
+        levels = [-of_compute.sum(1), -of_memory.sum(1), operators * dispatch_us / 1e3, np.full(len(operators), invoke_us / 1e3)]
+        if self.prior.cache_mb is not None:
+            # How much of the data lies beyond the cache bends in too many places to be written down.
+            levels = [levels[0], self._slope(columns, x, size, 1), *levels[2:], *(self._slope(columns, x, size, index) for index in (4, 5))]
+        parts = [-of_compute[:, self.rates], of_memory[:, self.slowed], of_inputs[:, self.ramped_inputs], of_outputs[:, self.ramped_outputs]]
+        return np.concatenate([np.stack(levels, 1), *parts], axis=1)
+
+    def _slope(self, columns: Columns, x: Floats, size: int, index: int) -> Floats:
+        moved = x + STEP * (np.arange(len(x)) == index)
+        return (_estimate_ms(columns, *self.arrays(moved), size) - _estimate_ms(columns, *self.arrays(x), size)) / STEP
+
 
 def _indices(names: Sequence[SpeedClass]) -> list[int]:
     return [CLASSES.index(name) for name in names]
@@ -205,21 +235,40 @@ def _filled(elsewhere: float, at: Sequence[int], values: Floats) -> Floats:
 
 
 RAMP_START, RAMP_SPREAD = 2.0, 2.0
+STEP = 1e-4
 
 
 def _solve(columns: Columns, measured: Floats, unknowns: _Unknowns) -> Fit:
     size = BYTES[unknowns.prior.computed]
 
     def residuals(x: Floats) -> Floats:
+        ratio = np.log(_estimate_ms(columns, *unknowns.arrays(x), size)) - measured
+        return np.concatenate([_robust(ratio), ROBUST_FROM * (x - unknowns.start) / unknowns.spread])
+
+    def jacobian(x: Floats) -> Floats:
         estimated = _estimate_ms(columns, *unknowns.arrays(x), size)
         ratio = np.log(estimated) - measured
-        robust = np.sign(ratio) * ROBUST_FROM * np.sqrt(2 * (np.sqrt(1 + (ratio / ROBUST_FROM) ** 2) - 1))
-        return np.concatenate([robust, ROBUST_FROM * (x - unknowns.start) / unknowns.spread])
+        near_zero = np.abs(ratio) < 1e-6
+        slope = ratio / np.sqrt(1 + (ratio / ROBUST_FROM) ** 2) / np.where(near_zero, 1.0, _robust(ratio))
+        of_ratio = unknowns.gradient(columns, x, size) * (np.where(near_zero, 1.0, slope) / estimated)[:, None]
+        return np.vstack([of_ratio, np.diag(ROBUST_FROM / unknowns.spread)])
 
-    found = least_squares(residuals, unknowns.start, method="trf", diff_step=1e-4, max_nfev=60)
+    found = least_squares(residuals, unknowns.start, jac=jacobian, method="trf", max_nfev=60)
     arrays, dispatch_us, invoke_us = unknowns.arrays(found.x)
     determined = frozenset(_determined(columns, arrays, dispatch_us, invoke_us, size))
     return Fit(arrays, dispatch_us, invoke_us, unknowns.prior.computed, float(2 * found.cost), determined)
+
+
+def _robust(ratio: Floats) -> Floats:
+    """Its square is the pseudo-Huber loss of a log ratio."""
+    found: Floats = np.sign(ratio) * ROBUST_FROM * np.sqrt(2 * (np.sqrt(1 + (ratio / ROBUST_FROM) ** 2) - 1))
+    return found
+
+
+def _by_class(columns: Columns, classes: Integers, values: Floats) -> Floats:
+    """Sums of an operator-wise array: tables x classes."""
+    tables, count = len(columns.starts), len(CLASSES)
+    return np.bincount(columns.tables * count + classes, values, tables * count).reshape(tables, count)
 
 
 def _determined(columns: Columns, arrays: SpeedArrays, dispatch_us: float, invoke_us: float, size: int) -> Iterator[SpeedClass]:
@@ -250,7 +299,7 @@ def _shapes(prior: Prior) -> Iterator[tuple[int, int, bool]]:
             yield outputs, inputs, pads
 
 
-def _of_class(values: dict[SpeedClass, float], name: SpeedClass) -> float:
+def _of_class(values: Mapping[SpeedClass, float], name: SpeedClass) -> float:
     return values.get(name, values.get(STANDS_FOR.get(name, name), 1.0))
 
 

@@ -11,7 +11,7 @@ from operator import attrgetter
 import numpy as np
 from numpy.typing import NDArray
 
-from mcompress.targets.operators import CLAMPS, Kind, Operator, OperatorTable
+from mcompress.targets.operators import ACTIVATIONS, CLAMPS, Kind, Operator, OperatorTable
 from mcompress.targets.speeds import CLASSES, MULTIPLYING, STANDS_FOR, SpeedClass
 
 Floats = NDArray[np.float64]
@@ -85,6 +85,19 @@ def columns_of(tables: Sequence[OperatorTable]) -> Columns:
         written=written,
         weights=weights,
     )
+
+
+def apart(tables: Sequence[OperatorTable], fuses: frozenset[str]) -> Integers:
+    """Class of the activation that each operator leaves to a pass of its own, where it has one that is not in `fuses`; -1 for the others."""
+    return np.array([_apart(operator.fused, fuses) for table in tables for operator in table.operators], np.int64)
+
+
+def _apart(fused: tuple[str, ...], fuses: frozenset[str]) -> int:
+    if fused:
+        for name in fused:
+            if name in ACTIVATIONS and name not in fuses:
+                return CLASS_INDEX[_class_of("activation", name, (), False)]
+    return -1
 
 
 _FIGURES = attrgetter("macs", "groups", "elements_read", "elements_written", "weight_elements")

@@ -52,6 +52,8 @@ class Unit(Facts):
     computes_in: dict[FilePrecision, PrecisionName]
     """Precision of the file -> precision of arithmetic and memory on the unit: a GPU runs INT8 files in FP16, an NPU W8A16 files as fast as FP16."""
     fallback_unit: Name | None = None
+    fuses: Literal["xnnpack", "litert", "onnxruntime"] | None = None
+    """The runtime whose convolutions compute only some activations (`targets.operators.FUSES`); None for one that computes all of them."""
     boundary: Boundary
     speeds: dict[PrecisionName, Speeds] = Field(min_length=1)
     """By the precision that is computed in."""
@@ -133,7 +135,7 @@ class Device(Facts):
             if unit.fallback_unit is not None and (unit.fallback_unit not in self.units or unit.fallback_unit == key):
                 others = ", ".join(name for name in self.units if name != key)
                 raise ValueError(f"units.{key}.fallback_unit is {unit.fallback_unit!r}; other units are {others}")
-        for place, source in self._cited():
+        for place, source in self.cited():
             if source not in self.sources:
                 raise ValueError(f"{place}.source is {source!r}, which is not in sources; these are {', '.join(self.sources)}")
         return self
@@ -145,7 +147,8 @@ class Device(Facts):
             raise TargetError([unknown_name("unit", wanted, tuple(self.units), f"of device {self.name}")])
         return self.units[wanted]
 
-    def _cited(self) -> Iterator[tuple[str, str]]:
+    def cited(self) -> Iterator[tuple[str, str]]:
+        """Place in the file -> the key of `sources` that it names."""
         yield "memory", self.memory.source
         for key, unit in self.units.items():
             yield from ((f"units.{key}.{place}", record.source) for place, record in unit.records())

@@ -13,6 +13,7 @@ Per operator, following the roofline model (Williams et al., 2009) with effectiv
   which are read anew in every inference.
 - An operator that the unit does not take runs on its fallback unit.
 - Between operators of different precision or unit the tensor is converted, which reads and writes it once more; going to another unit also waits.
+- An activation that the unit's runtime does not compute inside the operator before it is a pass of its own over that operator's result.
 - One inference has a fixed cost besides its operators.
 """
 
@@ -24,9 +25,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from mcompress.errors import UsageError
-from mcompress.targets.columns import MULTIPLIES, OTHER, Columns, Floats, Integers, columns_of
+from mcompress.targets.columns import MULTIPLIES, OTHER, Columns, Floats, Integers, apart, columns_of
 from mcompress.targets.device import Device, Unit, unknown_name
-from mcompress.targets.operators import OperatorTable
+from mcompress.targets.operators import FUSES, OperatorTable
 from mcompress.targets.schema import Measurement
 from mcompress.targets.speeds import BYTES, CLASSES, STANDS_FOR, FilePrecision, Speeds
 
@@ -50,11 +51,13 @@ class OperatorLatency:
     memory_ms: float
     dispatch_ms: float
     boundary_ms: float
+    apart_ms: float = 0.0
+    """An activation that the table has inside the operator, and that the unit computes in a pass of its own."""
 
     @property
     def latency_ms(self) -> float:
         """Compute and memory traffic overlap; the rest adds up."""
-        return max(self.compute_ms, self.memory_ms) + self.dispatch_ms + self.boundary_ms
+        return max(self.compute_ms, self.memory_ms) + self.dispatch_ms + self.boundary_ms + self.apart_ms
 
 
 def estimate(table: OperatorTable, device: Device, unit: str, precisions: Precisions) -> Measurement:
@@ -106,7 +109,7 @@ def operator_latencies(table: OperatorTable, device: Device, unit: str, precisio
     figures = zip(
         costs.away.tolist(),
         costs.precisions.tolist(),
-        *(values.tolist() for values in (costs.compute_ms, costs.memory_ms, costs.dispatch_ms, costs.boundary_ms)),
+        *(values.tolist() for values in (costs.compute_ms, costs.memory_ms, costs.dispatch_ms, costs.boundary_ms, costs.apart_ms)),
         strict=True,
     )
     return tuple(
@@ -189,13 +192,23 @@ def unit_costs(columns: Columns, arrays: SpeedArrays, element_bytes: int) -> Uni
         read = read * _stairs(columns.read_channels, arrays.outputs)
         written = written * _stairs(columns.written_channels, arrays.outputs)
     activation_mb, weights_mb = (read + written) * element_bytes / 1e6, columns.weights * element_bytes / 1e6
-    near, further = 1.0 / arrays.near_gbs, 1.0 / arrays.far_gbs - 1.0 / arrays.near_gbs
     all_weights_mb = columns.per_table(weights_mb)[columns.tables]
-    moved_ms = activation_mb * (near + further * _beyond(activation_mb, arrays.cache_mb))
-    moved_ms += weights_mb * (near + further * _beyond(all_weights_mb, arrays.cache_mb))
+    moved_ms = _moved_ms(activation_mb, activation_mb, arrays) + _moved_ms(weights_mb, all_weights_mb, arrays)
     # A row of channels is what movers copy at a time.
     memory_ms = moved_ms * arrays.slowdown[classes] * np.where(MULTIPLIES[classes], 1.0, 1 + arrays.ramp_outputs[classes] / columns.written_channels)
     return UnitCosts(compute_ms, memory_ms, np.where(classes == OTHER, np.maximum(memory_ms - moved_ms, 0.0), 0.0))
+
+
+def activation_ms(columns: Columns, arrays: SpeedArrays, element_bytes: int, classes: Integers) -> Floats:
+    """Milliseconds of a pass over each operator's result by an activation of `classes`; without meaning where that is -1."""
+    megabytes = 2 * columns.written * element_bytes / 1e6
+    return _moved_ms(megabytes, megabytes, arrays) * arrays.slowdown[classes] * (1 + arrays.ramp_outputs[classes] / columns.written_channels)
+
+
+def _moved_ms(megabytes: Floats, together_mb: Floats, arrays: SpeedArrays) -> Floats:
+    """Milliseconds to move data; `together_mb` is what has to fit into the cache for it to be near."""
+    near, further = 1.0 / arrays.near_gbs, 1.0 / arrays.far_gbs - 1.0 / arrays.near_gbs
+    return megabytes * (near + further * _beyond(together_mb, arrays.cache_mb))
 
 
 @dataclass(frozen=True)
@@ -207,11 +220,12 @@ class _Costs:
     memory_ms: Floats
     dispatch_ms: Floats
     boundary_ms: Floats
+    apart_ms: Floats
     doubt_ms: Floats
 
     @property
     def latency_ms(self) -> Floats:
-        return np.maximum(self.compute_ms, self.memory_ms) + self.dispatch_ms + self.boundary_ms
+        return np.maximum(self.compute_ms, self.memory_ms) + self.dispatch_ms + self.boundary_ms + self.apart_ms
 
 
 def _table_costs(table: OperatorTable, device: Device, chosen: Unit, precisions: Precisions) -> _Costs:
@@ -229,13 +243,18 @@ def _costs(columns: Columns, precisions: Integers, device: Device, chosen: Unit,
     if homeless.any():
         raise UsageError(_cannot_run(columns, precisions, int(np.argmax(homeless)), device, chosen, tables))
 
-    compute, memory, dispatch, doubt, width, near = (np.zeros(count) for _ in range(6))
+    compute, memory, dispatch, apart_ms, doubt, width, near = (np.zeros(count) for _ in range(7))
     units = [(chosen, here), *(((fallback, ~here),) if fallback is not None else ())]
     for unit, mask in units:
+        activations = apart(tables, FUSES[unit.fuses]) if unit.fuses else None
         for index in np.unique(precisions[mask]):
             computed = unit.computes_in[FILE_PRECISIONS[index]]
             chosen_rows, speeds = mask & (precisions == index), unit.speeds[computed]
-            found = unit_costs(columns, SpeedArrays.of(speeds), BYTES[computed])
+            arrays = SpeedArrays.of(speeds)
+            found = unit_costs(columns, arrays, BYTES[computed])
+            if activations is not None:
+                passes = activation_ms(columns, arrays, BYTES[computed], activations) + speeds.overhead.dispatch_us / 1e3
+                apart_ms[chosen_rows] = np.where(activations >= 0, passes, 0.0)[chosen_rows]
             for whole, part in ((compute, found.compute_ms), (memory, found.memory_ms), (doubt, found.doubt_ms)):
                 whole[chosen_rows] = part[chosen_rows]
             dispatch[chosen_rows], width[chosen_rows], near[chosen_rows] = speeds.overhead.dispatch_us / 1e3, BYTES[computed], speeds.memory.gbs
@@ -247,7 +266,7 @@ def _costs(columns: Columns, precisions: Integers, device: Device, chosen: Unit,
     wider = np.maximum(width, np.roll(width, 1))
     moved_ms = 2 * columns.read * wider / (near * 1e6)
     boundary = np.where(change, np.where(hop, chosen.boundary.hop_us / 1e3, dispatch) + moved_ms, 0.0)
-    return _Costs(precisions, away, compute, memory, dispatch, boundary, doubt)
+    return _Costs(precisions, away, compute, memory, dispatch, boundary, apart_ms, doubt)
 
 
 def _takes(unit: Unit) -> np.ndarray:

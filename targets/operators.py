@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
+
+from mcompress.errors import UsageError
 
 Kind = Literal[
     "convolution",
@@ -24,21 +26,40 @@ Kind = Literal[
     "other",
 ]
 
+CLAMPS = frozenset(("relu", "relu6", "hardtanh", "clamp", "clamp_min", "clamp_max"))
+"""Activations that only limit the range."""
+ACTIVATIONS = CLAMPS | frozenset(
+    ("leaky_relu", "prelu", "sigmoid", "tanh", "gelu", "silu", "mish", "elu", "celu", "selu", "softplus", "hardswish", "hardsigmoid", "threshold",
+     "softshrink", "hardshrink", "log_sigmoid", "glu", "rrelu_with_noise")
+)  # fmt: skip
+"""Activations by ATen's names."""
+FUSES: dict[str, frozenset[str]] = {
+    "xnnpack": CLAMPS,  # output_min and output_max are all that its operators take
+    "litert": CLAMPS,  # ActivationFunctionType has TANH and SIGN_BIT as well, which no kernel of today takes
+    "onnxruntime": CLAMPS | {"leaky_relu", "sigmoid", "tanh", "hardsigmoid"},  # FusedConv, conv_activation_fusion.cc
+}
+"""Runtime -> activations that it computes inside a convolution; runtimes that are not named here (Core ML, QNN, GPU delegates) take all."""
+
 
 @dataclass(frozen=True)
 class Operator:
     """One operator as a runtime executes it: a convolution with the activation behind it is one row.
 
-    Element counts, not bytes: a precision turns them into bytes. `live_elements` is everything that must exist while the operator runs.
+    Element counts, not bytes: a precision turns them into bytes. `live_elements` is everything that must exist while the operator runs. Shapes are in
+    PyTorch's order (batch, channels, height, width), whatever the order in a file; a linear layer's are (rows, features), a batched product's and
+    attention's (batch x heads, rows, columns), and a reduction keeps the axes that it reduces with size 1.
+
+    Kind `other` is an operator that the table does not know: `operation` names it, and its multiply-adds are those of a dense operator over the same
+    memory, an assumption (`mcompress.compress.counting.steps.assumed_macs`) and never zero.
     """
 
     name: str
     """Module path and position, for example `blocks.0.scales.1` or `add_3`."""
     kind: Kind
     operation: str
-    """The ATen operator, for example `convolution`."""
+    """The operator that the row is: ATen's name where it has one, for example `convolution`, else the name in the file."""
     fused: tuple[str, ...]
-    """ATen operators that run inside this one."""
+    """Operators that run inside this one, by ATen's names: a folded normalization, an activation, the parts of attention."""
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
     groups: int
@@ -60,6 +81,18 @@ class OperatorTable:
 
     operators: tuple[Operator, ...]
     params: int
+    planned_peak_elements: int = 0
+    """Size of the arena in which TFLite's planner would put all activations (offsets aligned); 0 where nothing was planned."""
+
+    @property
+    def unknown(self) -> tuple[Operator, ...]:
+        """The operators that the table does not know; their multiply-adds are assumed."""
+        return tuple(operator for operator in self.operators if operator.kind == "other")
+
+    @property
+    def assumed_macs(self) -> int:
+        """Multiply-adds of the unknown operators: the share of `macs` that is assumed."""
+        return sum(operator.macs for operator in self.unknown)
 
     @property
     def macs(self) -> int:
@@ -80,3 +113,32 @@ class OperatorTable:
     def activation_traffic_elements(self) -> int:
         """Activation elements read and written over the whole pass."""
         return sum(operator.elements_read + operator.elements_written for operator in self.operators)
+
+
+def separated(table: OperatorTable, runtime: str) -> OperatorTable:
+    """The table with a row of its own for each activation that `runtime` does not compute inside the operator before: it reads and writes once more.
+
+    Raises `UsageError` for a runtime that is not in `FUSES`.
+    """
+    if runtime not in FUSES:
+        raise UsageError(f"what runtime '{runtime}' computes inside a convolution is not known; known are {', '.join(FUSES)}")
+    rows: list[Operator] = []
+    names = {operator.name for operator in table.operators}
+    for operator in table.operators:
+        apart = tuple(name for name in operator.fused if name in ACTIVATIONS and name not in FUSES[runtime])
+        rows.append(replace(operator, fused=tuple(name for name in operator.fused if name not in apart)) if apart else operator)
+        rows += [_pass(operator, name, names) for name in apart]
+    return replace(table, operators=tuple(rows))
+
+
+def _pass(operator: Operator, activation: str, names: set[str]) -> Operator:
+    name = f"{operator.name}.{activation}"
+    while name in names:
+        name += "_"
+    names.add(name)
+    elements = operator.elements_written
+    return Operator(
+        name=name, kind="activation", operation=activation, fused=(), input_shape=operator.output_shape, output_shape=operator.output_shape, groups=1,
+        kernel=(), stride=1, macs=0, macs_output_convention=0, elements_read=elements, elements_written=elements, weight_elements=0,
+        live_elements=operator.live_elements,
+    )  # fmt: skip

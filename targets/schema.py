@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from mcompress.targets.exports import ExportConfig
+from mcompress.targets.gate import Gate
 from mcompress.targets.stages import StageConfig
 
 How = Literal["device", "host", "estimated", "published"]
@@ -188,6 +189,7 @@ class Target(Frozen):
     budget: Budget = Budget()
     stages: tuple[StageConfig, ...] = Field(min_length=1)
     exports: Annotated[tuple[ExportConfig, ...], AfterValidator(_each_backend_once)] = Field(min_length=1)
+    gate: Gate = Gate()
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
     threads: int = Field(default=2, ge=1, le=256)
     """Threads for training and calibration on this machine; part of what makes a result repeatable."""

@@ -62,8 +62,8 @@ STANDS_FOR: dict[SpeedClass, SpeedClass] = {
 CLASSES: tuple[SpeedClass, ...] = (*KINDS, *get_args(FinerClass))
 MULTIPLYING: frozenset[SpeedClass] = frozenset(
     (
-        "convolution", "pointwise_convolution", "volumetric_convolution", "depthwise_convolution", "large_depthwise_convolution", "grouped_convolution",
-        "transposed_convolution", "matmul", "batched_matmul", "attention",
+        "convolution", "pointwise_convolution", "volumetric_convolution", "depthwise_convolution", "large_depthwise_convolution",
+        "grouped_convolution", "transposed_convolution", "matmul", "batched_matmul", "attention",
     )
 )  # fmt: skip
 """Classes whose time depends on multiply-adds; all others move memory."""

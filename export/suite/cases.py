@@ -64,7 +64,9 @@ def _convolutions(name: str, count: int, kernels: Sequence[int], strides: Sequen
         weights, positions = kernel**2 * inputs * outputs, (-(-side // stride)) ** 2
         if not (_work(weights * positions) and _fits(side**2 * inputs, positions * outputs, weights=weights)) or side < kernel:
             return None
-        return _one(f"{name}_{side}_{inputs}_{outputs}_{kernel}_{stride}", (side, inputs), lambda g, x: layers.convolution(g, x, outputs, kernel, stride))
+        return _one(
+            f"{name}_{side}_{inputs}_{outputs}_{kernel}_{stride}", (side, inputs), lambda g, x: layers.convolution(g, x, outputs, kernel, stride)
+        )
 
     return _drawn(count, 5, case)
 
@@ -116,7 +118,12 @@ def _dense(count: int) -> list[Case]:
 
 def _products(count: int) -> list[Case]:
     def case(draw: Draw) -> Case | None:
-        heads, rows, inner, columns = draw((1, 3, 4, 6, 8, 12)), draw((16, 49, 64, 196, 256)), draw((16, 32, 64, 96, 196)), draw((16, 32, 64, 196, 256))
+        heads, rows, inner, columns = (
+            draw((1, 3, 4, 6, 8, 12)),
+            draw((16, 49, 64, 196, 256)),
+            draw((16, 32, 64, 96, 196)),
+            draw((16, 32, 64, 196, 256)),
+        )
         if not _work(heads * rows * inner * columns):
             return None
 
@@ -158,6 +165,7 @@ Mover = Callable[[Graph, int, int], int]
 _MOVERS: dict[str, Mover] = {
     "sum": lambda g, x, y: layers.total(g, x, y),
     "multiple": lambda g, x, y: layers.multiple(g, x, y),
+    "squared_difference": lambda g, x, y: layers.squared_difference(g, x, y),
     "scale": lambda g, x, _: layers.multiple(g, x, g.slopes((1, 1, 1, g.shape(x)[-1]))),
     "prelu": lambda g, x, _: layers.activation(g, x, "prelu"),
     "logistic": lambda g, x, _: layers.activation(g, x, "logistic"),
@@ -170,11 +178,10 @@ _MOVERS: dict[str, Mover] = {
     "bilinear": lambda g, x, _: layers.resize(g, x, 2, "bilinear"),
     "nearest": lambda g, x, _: layers.resize(g, x, 2, "nearest"),
     "depth_to_space": lambda g, x, _: layers.depth_to_space(g, x, 2),
-    "transpose": lambda g, x, _: layers.transpose(g, x, (0, 3, 1, 2)),
     "concatenate": lambda g, x, y: layers.concatenate(g, (x, y)),
     "pad": lambda g, x, _: layers.pad(g, x, 1),
 }
-_PAIRS = ("sum", "multiple", "concatenate")
+_PAIRS = ("sum", "multiple", "squared_difference", "concatenate")
 
 
 def _movers(name: str, layer: Mover, count: int) -> list[Case]:
@@ -238,11 +245,12 @@ class Draw:
         self._point = point
 
     def __call__(self, choices: Sequence[Choice]) -> Choice:
+        """The next choice."""
         return choices[min(int(next(self._point) * len(choices)), len(choices) - 1)]
 
 
 def _drawn(count: int, dimensions: int, case: Callable[[Draw], Case | None]) -> list[Case]:
-    """The first `count` different cases that the bounds allow, along an additive-recurrence sequence (Roberts, 2018): evenly spread and repeatable."""
+    """The first `count` different cases that the bounds allow, along an additive recurrence (Roberts, 2018): evenly spread and repeatable."""
     ratio = 2.0
     for _ in range(40):
         ratio = (1 + ratio) ** (1 / (dimensions + 2))

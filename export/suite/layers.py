@@ -144,14 +144,6 @@ def depth_to_space(graph: Graph, x: int, block: int) -> int:
     return graph.add(Op.DEPTH_TO_SPACE, [x], (batch, height * block, width * block, channels // block**2), options, Options.DepthToSpaceOptions)
 
 
-def transpose(graph: Graph, x: int, order: Sequence[int]) -> int:
-    """Dimensions in another order."""
-    shape = graph.shape(x)
-    return graph.add(
-        Op.TRANSPOSE, [x, graph.integers(order)], tuple(shape[axis] for axis in order), schema.TransposeOptionsT(), Options.TransposeOptions
-    )
-
-
 def concatenate(graph: Graph, parts: Sequence[int]) -> int:
     """Concatenation over channels."""
     shape = graph.shape(parts[0])
@@ -173,8 +165,8 @@ def layer_norm(graph: Graph, x: int) -> int:
     """Layer normalization over the last dimension, in the operators that converters write: LiteRT has none of its own."""
     shape = graph.shape(x)
     centre = mean(graph, x, (len(shape) - 1,))
-    apart = _pair(graph, Op.SUB, schema.SubOptionsT(), Options.SubOptions, x, centre)
-    variance = mean(graph, multiple(graph, apart, apart), (len(shape) - 1,))
+    variance = mean(graph, squared_difference(graph, x, centre), (len(shape) - 1,))
+    apart = difference(graph, x, centre)
     inverse = graph.add(Op.RSQRT, [variance], graph.shape(variance))
     ones = (*(1 for _ in shape[:-1]), shape[-1])
     scaled = multiple(graph, multiple(graph, apart, inverse), graph.slopes(ones))
@@ -186,9 +178,16 @@ def attention(graph: Graph, query: int, key: int, value: int) -> int:
     return product(graph, activation(graph, product(graph, query, key), "softmax"), value)
 
 
-def _pair(graph: Graph, code: int, options: schema.SubOptionsT, kind: int, x: int, y: int) -> int:
-    options.fusedActivationFunction = Fused.NONE
-    return graph.add(code, [x, y], graph.shape(x), options, kind)
+def difference(graph: Graph, x: int, y: int) -> int:
+    """Difference; `y` may be shorter along any dimension."""
+    options = schema.SubOptionsT()
+    options.fusedActivationFunction, options.potScaleInt16 = Fused.NONE, False
+    return graph.add(Op.SUB, [x, y], graph.shape(x), options, Options.SubOptions)
+
+
+def squared_difference(graph: Graph, x: int, y: int) -> int:
+    """Square of the difference, one operator in LiteRT."""
+    return graph.add(Op.SQUARED_DIFFERENCE, [x, y], graph.shape(x), schema.SquaredDifferenceOptionsT(), Options.SquaredDifferenceOptions)
 
 
 def _window(options: schema.Conv2DOptionsT | schema.DepthwiseConv2DOptionsT, stride: int) -> None:
