@@ -205,7 +205,7 @@ class _Unknowns:
         computing = costs.compute_ms > costs.memory_ms
         compute, memory = np.where(computing, costs.compute_ms, 0.0), np.where(computing, 0.0, costs.memory_ms)
         own = columns.classes
-        on_inputs = arrays.ramp_inputs[own] / np.where(columns.products > 0, columns.products, 1.0)
+        on_inputs = arrays.ramp_inputs[own] / np.maximum(columns.inputs, 1.0)
         on_outputs = arrays.ramp_outputs[own] / np.maximum(columns.outputs, 1.0)
         on_written = np.where(MULTIPLIES[own], 0.0, arrays.ramp_outputs[own] / columns.written_channels)
         of_compute, of_memory = _by_class(columns, self.speed_of[own], compute), _by_class(columns, self.speed_of[own], memory)

@@ -32,10 +32,8 @@ class Columns:
     classes: Integers
     """Index into `CLASSES`."""
     macs: Floats
-    products: Floats
-    """Multiply-adds per output element: kernel area times input channels per group, or the inner length of a matrix product."""
     inputs: Floats
-    """Input channels per group."""
+    """Input channels per group; the inner length of a matrix product."""
     outputs: Floats
     """Output channels per group; all channels of a depthwise convolution."""
     read_channels: Floats
@@ -76,7 +74,6 @@ def columns_of(tables: Sequence[OperatorTable]) -> Columns:
         starts=starts,
         classes=classes,
         macs=macs,
-        products=macs / np.maximum(written, 1.0),
         inputs=read_channels / groups,
         outputs=written_channels / np.where(np.isin(classes, _DEPTHWISE), 1.0, groups),
         read_channels=read_channels,
@@ -109,7 +106,8 @@ _OPERATIONS: dict[str, SpeedClass] = {
     **dict.fromkeys(("add", "sub", "rsub"), "add"),
     **dict.fromkeys(("mul", "div"), "multiply"),
     **dict.fromkeys(CLAMPS, "clamp"),
-    **dict.fromkeys(("prelu", "leaky_relu"), "prelu"),
+    "prelu": "prelu",
+    "leaky_relu": "leaky_relu",
     **dict.fromkeys(("sigmoid", "tanh"), "sigmoid"),
     **dict.fromkeys(("hardswish", "hardsigmoid"), "hardswish"),
     **dict.fromkeys(("_softmax", "_log_softmax", "_safe_softmax", "softmax"), "softmax"),

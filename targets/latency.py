@@ -3,12 +3,13 @@
 Per operator, following the roofline model (Williams et al., 2009) with effective instead of peak figures:
 
     time    = max(compute, memory) + dispatch + boundary
-    compute = padded multiply-adds / rate x (1 + ramp_inputs / products) x (1 + ramp_outputs / outputs)
+    compute = padded multiply-adds / rate x (1 + ramp_inputs / inputs) x (1 + ramp_outputs / outputs)
     memory  = bytes x slowdown / bandwidth (x (1 + ramp_outputs / channels) for operators that multiply nothing)
 
 - Everything is that of the precision in which the unit really computes: a GPU runs INT8 files in FP16.
 - Channels are rounded up to the unit's alignment, so that 33 channels cost as much as 64 on a unit that works in groups of 32.
-- The ramps are Hockney's n_1/2 (Hockney & Jesshope, 1981): at `ramp_inputs` products per output, half of the time is not multiplication.
+- The ramps are Hockney's n_1/2 (Hockney & Jesshope, 1981): at `ramp_inputs` input channels per group, half of the time is
+  not multiplication but what is done once per tap.
 - Bytes beyond the cache move at the slower, far bandwidth: those of an activation by its own size, those of weights by all weights of the network,
   which are read anew in every inference.
 - An operator that the unit does not take runs on its fallback unit.
@@ -183,7 +184,7 @@ def unit_costs(columns: Columns, arrays: SpeedArrays, element_bytes: int) -> Uni
     classes = columns.classes
     multiplies = MULTIPLIES[classes] & (columns.macs > 0)
     padded = columns.macs * _stairs(columns.outputs, arrays.outputs) * _stairs(columns.inputs, arrays.inputs)
-    ramps = 1 + arrays.ramp_inputs[classes] / np.where(multiplies, columns.products, 1.0)
+    ramps = 1 + arrays.ramp_inputs[classes] / np.maximum(columns.inputs, 1.0)
     ramps *= 1 + arrays.ramp_outputs[classes] / np.maximum(columns.outputs, 1.0)
     compute_ms = np.where(multiplies, padded / (arrays.gmacs[classes] * 1e6) * ramps, 0.0)
 

@@ -28,6 +28,7 @@ FinerClass = Literal[
     "multiply",
     "clamp",
     "prelu",
+    "leaky_relu",
     "sigmoid",
     "hardswish",
     "softmax",
@@ -49,6 +50,7 @@ STANDS_FOR: dict[SpeedClass, SpeedClass] = {
     "multiply": "elementwise",
     "clamp": "activation",
     "prelu": "activation",
+    "leaky_relu": "activation",
     "sigmoid": "activation",
     "hardswish": "activation",
     "softmax": "normalization",
@@ -104,7 +106,7 @@ class OperatorSpeed(Record):
     gmacs: Positive | None = None
     """10^9 multiply-adds per second that large operators reach; none for classes that multiply nothing."""
     ramp_inputs: NotNegative = 0.0
-    """Products per output (kernel area times input channels per group) at which the rate is half of `gmacs`."""
+    """Input channels per group at which the rate is half of `gmacs`: what a kernel does once per tap or per product takes as long as so many."""
     ramp_outputs: NotNegative = 0.0
     """Output channels per group at which the rate is half of `gmacs`; for what multiplies nothing, channels at which the bandwidth is half."""
     slowdown: Positive = 1.0

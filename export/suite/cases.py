@@ -168,6 +168,7 @@ _MOVERS: dict[str, Mover] = {
     "squared_difference": lambda g, x, y: layers.squared_difference(g, x, y),
     "scale": lambda g, x, _: layers.multiple(g, x, g.slopes((1, 1, 1, g.shape(x)[-1]))),
     "prelu": lambda g, x, _: layers.activation(g, x, "prelu"),
+    "leaky_relu": lambda g, x, _: layers.activation(g, x, "leaky_relu"),
     "logistic": lambda g, x, _: layers.activation(g, x, "logistic"),
     "hard_swish": lambda g, x, _: layers.activation(g, x, "hard_swish"),
     "gelu": lambda g, x, _: layers.activation(g, x, "gelu"),

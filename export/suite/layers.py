@@ -79,7 +79,7 @@ def multiple(graph: Graph, x: int, y: int) -> int:
     return graph.add(Op.MUL, [x, y], graph.shape(x), options, Options.MulOptions)
 
 
-Curve = Literal["logistic", "tanh", "hard_swish", "prelu", "softmax", "relu", "gelu"]
+Curve = Literal["logistic", "tanh", "hard_swish", "prelu", "leaky_relu", "softmax", "relu", "gelu"]
 
 
 def activation(graph: Graph, x: int, curve: Curve) -> int:
@@ -87,6 +87,10 @@ def activation(graph: Graph, x: int, curve: Curve) -> int:
     shape = graph.shape(x)
     if curve == "prelu":
         return graph.add(Op.PRELU, [x, graph.slopes((1, 1, shape[-1]))], shape)
+    if curve == "leaky_relu":
+        leaky = schema.LeakyReluOptionsT()
+        leaky.alpha = 0.2
+        return graph.add(Op.LEAKY_RELU, [x], shape, leaky, Options.LeakyReluOptions)
     if curve == "softmax":
         softmax = schema.SoftmaxOptionsT()
         softmax.beta = 1.0

@@ -21,6 +21,8 @@ from mcompress.targets.connect import Connection
 BATCH = 40
 """Files that are written, pushed and measured together."""
 SUITE_RULES = Rules(min_queries=40, min_seconds=0.06, max_seconds=3.0, warm_up_s=0.02, cool_down_s=5.0)
+ROUNDS = 2
+"""How often every file is measured, all others in between: a neighbour that slows a machine for a minute then slows only one of two measurements of a file."""
 STEP = 0.6180339887498949
 """The golden ratio's fractional part: visiting every n-th case by it keeps any beginning of the suite evenly spread over its parts."""
 
@@ -31,6 +33,7 @@ class Timing(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str
+    round: int = 0
     p50_ms: float
     cv: float
     n: int
@@ -54,7 +57,7 @@ class Journal:
 
     def __init__(self, path: Path, setting: Setting) -> None:
         """Raises `ExportError` for a journal of another setting."""
-        self._path, self.timings = path, dict[str, Timing]()
+        self._path, self.timings = path, dict[tuple[str, int], Timing]()
         head = json.dumps(setting.__dict__, default=list, sort_keys=True)
         if path.exists():
             first, *lines = path.read_text(encoding="utf-8").splitlines() or [""]
@@ -65,14 +68,14 @@ class Journal:
                     timing = Timing.model_validate_json(line)
                 except ValidationError:
                     continue  # the line at which a process was killed
-                self.timings[timing.name] = timing
+                self.timings[timing.name, timing.round] = timing
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(head + "\n", encoding="utf-8")
 
     def add(self, timing: Timing) -> None:
         """Keep a timing."""
-        self.timings[timing.name] = timing
+        self.timings[timing.name, timing.round] = timing
         with self._path.open("a", encoding="utf-8") as stream:
             stream.write(timing.model_dump_json() + "\n")
 
@@ -102,47 +105,52 @@ def measure_suite(
     seconds: float,
     progress: Callable[[int, int], None],
 ) -> Measured:
-    """Write, push and time the cases in the order of `in_even_order`, for at most `seconds`; `progress` is told how many of how many are done.
+    """Write, push and time the cases `ROUNDS` times in the order of `in_even_order`, for at most `seconds`; `progress` is told how many of how many.
 
-    Files and the journal lie in `folder`. Raises `DeviceError` when the device is lost, with everything measured so far in the journal.
+    The fastest round counts: whatever else a machine does only ever adds time. Files and the journal lie in `folder`. Raises `DeviceError` when the
+    device is lost, with everything measured so far in the journal.
     """
     journal = Journal(folder / f"suite_{setting.number}.jsonl", setting)
     ordered, until = in_even_order(cases), time.monotonic() + seconds
-    open_cases = [case for case in ordered if case.name not in journal.timings]
+    todo = [(case, turn) for turn in range(ROUNDS) for case in ordered if (case.name, turn) not in journal.timings]
     failed: dict[str, str] = {}
-    for start in range(0, len(open_cases), BATCH):
+    done = ROUNDS * len(ordered) - len(todo)
+    for start in range(0, len(todo), BATCH):
         if time.monotonic() > until:
             break
-        files = {_written(case, setting.number, folder): case.name for case in open_cases[start : start + BATCH]}
-        for found in timed(connection, files, setting, SUITE_RULES):
-            if isinstance(found, Timing):
-                journal.add(found)
-            else:
-                failed[found.job.label] = found.reason
-        progress(len(journal.timings) + len(failed), len(ordered))
+        batch = [(case, turn) for case, turn in todo[start : start + BATCH] if case.name not in failed]
+        for turn in sorted({turn for _, turn in batch}):
+            files = {_written(case, setting.number, folder): case.name for case, other in batch if other == turn}
+            for found in timed(connection, files, setting, SUITE_RULES, turn):
+                if isinstance(found, Timing):
+                    journal.add(found)
+                else:
+                    failed[found.job.label] = found.reason
+        done += len(batch)
+        progress(done, ROUNDS * len(ordered))
     if not journal.timings:
         reason = next(iter(failed.values()), "there was no time")
         raise DeviceError(f"{connection.name}: no file of the suite could be measured; the first reason: {reason}")
-    samples = []
-    for case in ordered:
-        timing = journal.timings.get(case.name)
-        if timing is not None:
-            path = _written(case, setting.number, folder)
-            samples.append(Sample(case.name, table_of_file(path).table, timing.p50_ms))
+    best: dict[str, float] = {}
+    for (name, _), timing in journal.timings.items():
+        best[name] = min(timing.p50_ms, best.get(name, timing.p50_ms))
+    samples = tuple(
+        Sample(case.name, table_of_file(_written(case, setting.number, folder)).table, best[case.name]) for case in ordered if case.name in best
+    )
     runtime = next(iter(journal.timings.values())).runtime
-    return Measured(tuple(samples), failed, runtime, len(samples) + len(failed) == len(ordered))
+    return Measured(samples, failed, runtime, len(journal.timings) + ROUNDS * len(failed) >= ROUNDS * len(ordered))
 
 
-def timed(connection: Connection, files: dict[Path, str], setting: Setting, rules: Rules) -> Iterator[Timing | FailedJob]:
+def timed(connection: Connection, files: dict[Path, str], setting: Setting, rules: Rules, turn: int = 0) -> Iterator[Timing | FailedJob]:
     """Each file (path -> name) measured as `setting` says."""
     jobs = [Job(path, "tflite", threads=setting.threads, cpus=setting.cpus, rules=rules, label=name) for path, name in files.items()]
     for found in profile_files(connection, jobs):
-        yield _timing(found) if isinstance(found, Profile) else found
+        yield _timing(found, turn) if isinstance(found, Profile) else found
 
 
-def _timing(found: Profile) -> Timing:
+def _timing(found: Profile, turn: int) -> Timing:
     notes = (*found.warnings, *((found.throttled,) if found.throttled else ()))
-    return Timing(name=found.job.label, p50_ms=found.p50_ms, cv=found.cv, n=found.n, runtime=found.runtime, notes=notes)
+    return Timing(name=found.job.label, round=turn, p50_ms=found.p50_ms, cv=found.cv, n=found.n, runtime=found.runtime, notes=notes)
 
 
 def _written(case: Case, number: Number, folder: Path) -> Path:
