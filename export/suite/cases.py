@@ -6,6 +6,7 @@ anew in every inference, and results that the next operator takes from the cache
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -25,6 +26,8 @@ LEAST_MACS, MOST_MACS = 3e4, 6e8
 LEAST_VALUES, MOST_VALUES = 2e3, 6e6
 """Of an activation tensor."""
 MOST_WEIGHTS = 6e6
+CHAIN_WEIGHT = 4.0
+"""Chains are what networks look like; single operators tell apart what chains mix."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,8 @@ class Case:
 
     name: str
     build: Callable[[Graph], Built]
+    weight: float = 1.0
+    """What it counts for in a fit."""
 
     def file(self, number: Number) -> bytes:
         """The .tflite file."""
@@ -53,7 +58,7 @@ def cases(share: float = 1.0) -> tuple[Case, ...]:
         _attentions(16),
         _layer_norms(16),
         *(_movers(name, layer, 14) for name, layer in _MOVERS.items()),
-        _chains(40),
+        _chains(130),
     )
     return tuple(case for part in parts for case in part[: max(3, round(share * len(part)))])
 
@@ -168,6 +173,7 @@ _MOVERS: dict[str, Mover] = {
     "squared_difference": lambda g, x, y: layers.squared_difference(g, x, y),
     "scale": lambda g, x, _: layers.multiple(g, x, g.slopes((1, 1, 1, g.shape(x)[-1]))),
     "prelu": lambda g, x, _: layers.activation(g, x, "prelu"),
+    "clamp": lambda g, x, _: layers.activation(g, x, "clamp"),
     "leaky_relu": lambda g, x, _: layers.activation(g, x, "leaky_relu"),
     "logistic": lambda g, x, _: layers.activation(g, x, "logistic"),
     "hard_swish": lambda g, x, _: layers.activation(g, x, "hard_swish"),
@@ -204,25 +210,47 @@ def _movers(name: str, layer: Mover, count: int) -> list[Case]:
 
 def _chains(count: int) -> list[Case]:
     def case(draw: Draw) -> Case | None:
-        kind, side, width, depth = draw(("plain", "residual", "inverted", "dense")), draw(SIDES[4:]), draw(CHANNELS[3:20]), draw((3, 4, 6, 8, 12))
-        work = depth * {"plain": 9, "residual": 18, "inverted": 8, "dense": 1}[kind] * width**2 * side ** (2 if kind != "dense" else 1)
-        if not (1e6 <= work <= 2 * MOST_MACS) or not _fits(side**2 * width) or depth * width**2 * 9 > 4 * MOST_WEIGHTS:
+        kind, depth, side, width = draw(tuple(_BLOCKS)), draw((3, 4, 6, 8, 12)), draw(SIDES[4:]), draw(CHANNELS[3:20])
+        flat = kind in _OVER_ROWS
+        positions = side if flat else side**2
+        if width % 16 or not _fits(positions * width):
+            return None
+        graph = _Counted("fp32")
+        _BLOCKS[kind](graph, graph.activation((1, side, width) if flat else (1, side, side, width)))
+        if not (1e6 <= depth * positions * graph.weight_count <= 2 * MOST_MACS) or depth * graph.weight_count > 4 * MOST_WEIGHTS:
             return None
 
         def build(graph: Graph) -> Built:
-            x = start = graph.activation((1, side, width) if kind == "dense" else (1, side, side, width))
+            x = start = graph.activation((1, side, width) if flat else (1, side, side, width))
             for _ in range(depth):
                 x = _BLOCKS[kind](graph, x)
             return [start], [x]
 
-        return Case(f"chain_{kind}_{side}_{width}_{depth}", build)
+        return Case(f"chain_{kind}_{side}_{width}_{depth}", build, weight=CHAIN_WEIGHT)
 
     return _drawn(count, 4, case)
+
+
+class _Counted(Graph):
+    """Counts weights instead of making them."""
+
+    weight_count = 0
+
+    def weights(self, shape: Sequence[int], channel_axis: int) -> int:
+        del channel_axis
+        self.weight_count += math.prod(shape)
+        return self.activation(shape)
 
 
 def _residual(graph: Graph, x: int) -> int:
     width = graph.shape(x)[-1]
     return layers.total(graph, x, layers.convolution(graph, layers.convolution(graph, x, width, 3), width, 3))
+
+
+def _bottleneck(graph: Graph, x: int, groups: int = 1) -> int:
+    width = graph.shape(x)[-1]
+    inner = layers.convolution(graph, layers.convolution(graph, x, width // 4, 1), width // 4, 3, 1, groups)
+    return layers.total(graph, x, layers.convolution(graph, inner, width, 1))
 
 
 def _inverted(graph: Graph, x: int) -> int:
@@ -231,12 +259,55 @@ def _inverted(graph: Graph, x: int) -> int:
     return layers.total(graph, x, layers.convolution(graph, inner, width, 1))
 
 
+def _excited(graph: Graph, x: int) -> int:
+    """A separable convolution whose channels are weighted by what they hold on average."""
+    width = graph.shape(x)[-1]
+    x = layers.convolution(graph, layers.depthwise(graph, x, 5), width, 1)
+    squeezed = layers.convolution(graph, layers.mean(graph, x, (1, 2)), width // 4, 1)
+    return layers.multiple(graph, x, layers.activation(graph, layers.convolution(graph, squeezed, width, 1), "logistic"))
+
+
+def _concatenated(graph: Graph, x: int) -> int:
+    """Half of the channels new, half of them kept."""
+    width = graph.shape(x)[-1]
+    old, new = layers.convolution(graph, x, width // 2, 1), layers.convolution(graph, x, width // 2, 3)
+    return layers.concatenate(graph, (old, new))
+
+
+def _shuffled(graph: Graph, x: int) -> int:
+    """Up by a pixel shuffle, down by a convolution."""
+    width = graph.shape(x)[-1]
+    return layers.convolution(graph, layers.depth_to_space(graph, layers.convolution(graph, x, width, 3), 2), width, 3, 2)
+
+
+def _stem(graph: Graph, x: int) -> int:
+    """A large kernel on few channels, pooled and enlarged again."""
+    width = graph.shape(x)[-1]
+    few = layers.convolution(graph, layers.convolution(graph, x, 3, 1), width, 7, 2)
+    return layers.resize(graph, layers.pool(graph, few, 3, 1, "largest"), 2, "nearest") if graph.shape(x)[1] % 2 == 0 else x
+
+
+def _transformer(graph: Graph, x: int) -> int:
+    """Two dense layers after a normalization."""
+    width = graph.shape(x)[-1]
+    inner = layers.activation(graph, layers.dense(graph, layers.layer_norm(graph, x), 4 * width), "gelu")
+    return layers.total(graph, x, layers.dense(graph, inner, width))
+
+
 _BLOCKS: dict[str, Callable[[Graph, int], int]] = {
     "plain": lambda g, x: layers.convolution(g, x, g.shape(x)[-1], 3),
     "residual": _residual,
+    "bottleneck": _bottleneck,
+    "grouped": lambda g, x: _bottleneck(g, x, 4),
     "inverted": _inverted,
+    "excited": _excited,
+    "concatenated": _concatenated,
+    "shuffled": _shuffled,
+    "stem": _stem,
     "dense": lambda g, x: layers.dense(g, x, g.shape(x)[-1]),
+    "transformer": _transformer,
 }
+_OVER_ROWS = ("dense", "transformer")
 
 
 class Draw:

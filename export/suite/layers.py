@@ -79,7 +79,7 @@ def multiple(graph: Graph, x: int, y: int) -> int:
     return graph.add(Op.MUL, [x, y], graph.shape(x), options, Options.MulOptions)
 
 
-Curve = Literal["logistic", "tanh", "hard_swish", "prelu", "leaky_relu", "softmax", "relu", "gelu"]
+Curve = Literal["logistic", "tanh", "hard_swish", "prelu", "leaky_relu", "softmax", "clamp", "gelu"]
 
 
 def activation(graph: Graph, x: int, curve: Curve) -> int:
@@ -106,7 +106,7 @@ def activation(graph: Graph, x: int, curve: Curve) -> int:
         return graph.add(Op.LOGISTIC, [x], shape, scale=1 / 256, zero=-128)
     if curve == "tanh":
         return graph.add(Op.TANH, [x], shape, scale=1 / 128, zero=0)
-    return graph.add(Op.RELU, [x], shape)
+    return graph.add(Op.RELU_0_TO_1, [x], shape)
 
 
 def pool(graph: Graph, x: int, kernel: int, stride: int, kind: Literal["average", "largest"]) -> int:

@@ -22,7 +22,7 @@ BATCH = 40
 """Files that are written, pushed and measured together."""
 SUITE_RULES = Rules(min_queries=40, min_seconds=0.06, max_seconds=3.0, warm_up_s=0.02, cool_down_s=5.0)
 ROUNDS = 2
-"""How often every file is measured, all others in between: a neighbour that slows a machine for a minute then slows only one of two measurements of a file."""
+"""How often every file is measured, all others in between: a neighbour that slows a machine for a minute then slows one of two measurements."""
 STEP = 0.6180339887498949
 """The golden ratio's fractional part: visiting every n-th case by it keeps any beginning of the suite evenly spread over its parts."""
 
@@ -135,7 +135,9 @@ def measure_suite(
     for (name, _), timing in journal.timings.items():
         best[name] = min(timing.p50_ms, best.get(name, timing.p50_ms))
     samples = tuple(
-        Sample(case.name, table_of_file(_written(case, setting.number, folder)).table, best[case.name]) for case in ordered if case.name in best
+        Sample(case.name, table_of_file(_written(case, setting.number, folder)).table, best[case.name], case.weight)
+        for case in ordered
+        if case.name in best
     )
     runtime = next(iter(journal.timings.values())).runtime
     return Measured(samples, failed, runtime, len(journal.timings) + ROUNDS * len(failed) >= ROUNDS * len(ordered))
