@@ -15,8 +15,8 @@ import numpy as np
 from scipy.optimize import least_squares
 
 from mcompress.targets.columns import MULTIPLIES, Columns, Floats, Integers, columns_of
-from mcompress.targets.latency import SpeedArrays, unit_costs
-from mcompress.targets.operators import OperatorTable
+from mcompress.targets.latency import SpeedArrays, rounded_up, unit_costs
+from mcompress.targets.operators import ACTIVATIONS, FUSES, Operator, OperatorTable
 from mcompress.targets.speeds import (
     BYTES,
     CLASSES,
@@ -147,6 +147,29 @@ def fit(samples: Sequence[Sample], prior: Prior) -> Fit:
     return min(found, key=lambda one: one.loss)
 
 
+def as_run(table: OperatorTable, fuses: str | None) -> OperatorTable:
+    """The table with a row of its own for each activation that the runtime `fuses` (a key of `FUSES`) does not compute inside the operator before it.
+
+    `estimate` counts these passes by itself for a unit that names its runtime; a fit sees only rows. None leaves the table as it is.
+    """
+    if fuses is None:
+        return table
+    rows: list[Operator] = []
+    for operator in table.operators:
+        name = next((name for name in operator.fused if name in ACTIVATIONS and name not in FUSES[fuses]), None)
+        rows.append(replace(operator, fused=tuple(one for one in operator.fused if one != name)))
+        if name is not None:
+            elements, shape = operator.elements_written, operator.output_shape
+            rows.append(
+                Operator(
+                    name=f"{operator.name}.{name}", kind="activation", operation=name, fused=(), input_shape=shape, output_shape=shape, groups=1, kernel=(),
+                    stride=1, macs=0, macs_output_convention=0, elements_read=elements, elements_written=elements, weight_elements=0,
+                    live_elements=operator.live_elements,
+                )
+            )  # fmt: skip
+    return replace(table, operators=tuple(rows))
+
+
 def leave_one_out(samples: Sequence[Sample], prior: Prior, chosen: Fit) -> tuple[Check, ...]:
     """Each sample estimated with constants fitted to all others, at the alignments of `chosen`. Samples of one name are left out together."""
     narrowed = replace(prior, outputs=(chosen.arrays.outputs,), inputs=(chosen.arrays.inputs,), pads_memory=(chosen.arrays.pads_memory,))
@@ -214,8 +237,8 @@ class _Unknowns:
         computing = costs.compute_ms > costs.memory_ms
         compute, memory = np.where(computing, costs.compute_ms, 0.0), np.where(computing, 0.0, costs.memory_ms)
         own = columns.classes
-        on_inputs = arrays.ramp_inputs[own] / np.maximum(columns.inputs, 1.0)
-        on_outputs = arrays.ramp_outputs[own] / np.maximum(columns.outputs, 1.0)
+        on_inputs = arrays.ramp_inputs[own] / np.maximum(rounded_up(columns.inputs, arrays.inputs), 1.0)
+        on_outputs = arrays.ramp_outputs[own] / np.maximum(rounded_up(columns.outputs, arrays.outputs), 1.0)
         on_written = np.where(MULTIPLIES[own], 0.0, arrays.ramp_outputs[own] / columns.written_channels)
         of_compute, of_memory = _by_class(columns, self.speed_of[own], compute), _by_class(columns, self.speed_of[own], memory)
         of_inputs = _by_class(columns, own, compute * on_inputs / (1 + on_inputs))
@@ -279,7 +302,8 @@ def _robust(ratio: Floats) -> Floats:
 def _by_class(columns: Columns, classes: Integers, values: Floats) -> Floats:
     """Sums of an operator-wise array: tables x classes."""
     tables, count = len(columns.starts), len(CLASSES)
-    return np.bincount(columns.tables * count + classes, values, tables * count).reshape(tables, count)
+    found: Floats = np.bincount(columns.tables * count + classes, values, tables * count).reshape(tables, count).astype(np.float64)
+    return found
 
 
 def _determined(columns: Columns, arrays: SpeedArrays, dispatch_us: float, invoke_us: float, size: int) -> Iterator[SpeedClass]:
@@ -301,7 +325,7 @@ def _scaled(values: Floats, index: int, factor: float) -> Floats:
 
 def _estimate_ms(columns: Columns, arrays: SpeedArrays, dispatch_us: float, invoke_us: float, size: int) -> Floats:
     costs = unit_costs(columns, arrays, size)
-    return columns.per_table(np.maximum(costs.compute_ms, costs.memory_ms) + dispatch_us / 1e3) + invoke_us / 1e3
+    return columns.per_table(np.maximum(costs.compute_ms, costs.memory_ms) + costs.stream_ms + dispatch_us / 1e3) + invoke_us / 1e3
 
 
 def _shapes(prior: Prior) -> Iterator[tuple[int, int, bool]]:

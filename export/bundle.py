@@ -16,6 +16,7 @@ from mcompress.compress.quantize.plan import PrecisionPlan
 from mcompress.errors import ExportError, MissingBackendError, ParityError, UsageError
 from mcompress.export import backend_named, documents, replay
 from mcompress.export.backend import FloatArray, Runner
+from mcompress.export.comparison import Comparison, write_comparison
 from mcompress.export.interface import TensorFacts
 from mcompress.export.manifest import Content, Manifest, ModelFile, Source, VectorFiles
 from mcompress.export.replay import Result, digest_of, size_of
@@ -52,11 +53,13 @@ class ExportedFile:
     """The oldest runtime that the file itself states, for example `iOS 17, macOS 14`; left out, the version that executed it is stated."""
 
 
-def write_bundle(folder: Path, *, run: Run, target: Target, files: Sequence[ExportedFile], plan: PrecisionPlan | None) -> Path:
+def write_bundle(
+    folder: Path, *, run: Run, target: Target, files: Sequence[ExportedFile], plan: PrecisionPlan | None, comparison: Comparison | None = None
+) -> Path:
     """Write the bundle into `folder` as a whole (a temporary sibling that takes its place) and return `folder`.
 
-    The sources of `files` may lie anywhere, in `folder` as well. Raises `ExportError` for files that do not fit their facts, `OSError` if the
-    disk is full.
+    The sources of `files` may lie anywhere, in `folder` as well. Without a `comparison` the gate cannot compare the bundle. Raises `ExportError` for
+    files that do not fit their facts, `OSError` if the disk is full.
     """
     if not files:
         raise ExportError("a bundle needs at least one exported file; the target's exports produced none")
@@ -87,6 +90,8 @@ def write_bundle(folder: Path, *, run: Run, target: Target, files: Sequence[Expo
     )
     if plan is not None:
         (temporary / "precision_plan.json").write_text(plan.to_json() + "\n", encoding="utf-8")
+    if comparison is not None:
+        write_comparison(temporary, comparison)
     documents.write_documents(temporary, manifest, run, target)
     models = {file.path for file in manifest.files}
     names = sorted({_top(path.relative_to(temporary).as_posix(), models) for path in temporary.rglob("*") if path.is_file()})

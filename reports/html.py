@@ -12,7 +12,10 @@ from pydantic import ValidationError
 
 from mcompress.errors import UsageError
 from mcompress.record import ExportRecord, ModelRecord, Run
+from mcompress.reports import latency_budget as milliseconds
 from mcompress.reports import plots, wording
+from mcompress.reports import roofline as roofs
+from mcompress.reports.advice import advice
 from mcompress.reports.details import FoundCandidate, StageDetails, read_details
 from mcompress.reports.pictures import Photograph, photographs
 from mcompress.targets.schema import Fallback, How, Measurement
@@ -97,8 +100,10 @@ def write_report(folder: Path) -> Path:
         latency=wording.latency,
         provenance=wording.provenance,
         budget_name=wording.budget_name,
+        kind=wording.kind,
         obtained=wording.obtained,
     )
+    spent, roof = milliseconds.latency_budget(run), roofs.roofline(run)
     page = environment.get_template("report.html.j2").render(
         run=run,
         title=run.target.title or run.target.name,
@@ -110,6 +115,13 @@ def write_report(folder: Path) -> Path:
         costs=cost_rows(wording.models_of(run)),
         qualities=quality_rows(run),
         latency_groups=latency_groups(run),
+        spent=spent,
+        advice=advice(run) if spent else "",
+        spent_plot=Markup(milliseconds.bars(spent.breakdowns)) if spent else "",
+        spent_shown=milliseconds.SHOWN,
+        measured=milliseconds.measured(run),
+        roofline=roof,
+        roofline_plot=Markup(roofs.draw(roof)) if roof else "",
         exports=[(export, wording.file_name(export), wording.parity(export.parity)) for export in run.exports],
         search=_search(run, details),
         curves=_curves(details),

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import matplotlib as mpl
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
@@ -72,7 +73,7 @@ def pareto(
 ) -> str:
     """Quality against latency: every trial, the front, the pick, and where the rejected candidates lie, which have a latency but no quality."""
     with mpl.rc_context(STYLE):
-        figure, axes = _figure(WIDTH, 4.0)
+        figure, axes = new_figure(WIDTH, 4.0)
         axes.scatter([t.latency_ms for t in trials], [t.quality for t in trials], s=22, color=MUTED, alpha=0.45, linewidths=0, label="evaluated")
         line = sorted((c.latency_ms, c.quality) for c in front)
         axes.plot(
@@ -102,9 +103,9 @@ def pareto(
         axes.set_xlim(low, high)
         axes.set_xlabel(latency_label)
         axes.set_ylabel(quality_label)
-        _legend(figure)
+        legend(figure)
         said = f"{len(trials)} candidates; {len(line)} on the Pareto front; {len(rejected_ms)} over budget and not evaluated"
-        return _svg(figure, f"Scatter plot of {quality_label} against {latency_label} for {said}.")
+        return as_svg(figure, f"Scatter plot of {quality_label} against {latency_label} for {said}.")
 
 
 def _rejected_label(rejected_ms: Sequence[float], high: float) -> str:
@@ -131,7 +132,7 @@ def _rug(axes: Axes, latencies_ms: Sequence[float], label: str) -> None:
 def curves(curve: Sequence[tuple[int, Mapping[str, float]]], *, title: str) -> str:
     """Loss terms over training steps; a logarithmic axis if every value is positive."""
     with mpl.rc_context(STYLE):
-        figure, axes = _figure(WIDTH, 2.9)
+        figure, axes = new_figure(WIDTH, 2.9)
         names = list(dict.fromkeys(name for _, values in curve for name in values))
         for index, name in enumerate(names):
             points = [(step, values[name]) for step, values in curve if name in values]
@@ -143,15 +144,15 @@ def curves(curve: Sequence[tuple[int, Mapping[str, float]]], *, title: str) -> s
         axes.minorticks_off()
         axes.set_xlabel("step")
         axes.set_ylabel("loss term")
-        _legend(figure)
+        legend(figure)
         last = curve[-1][0] if curve else 0
-        return _svg(figure, f"Training curves of {title}: {', '.join(names)} over {last} steps.")
+        return as_svg(figure, f"Training curves of {title}: {', '.join(names)} over {last} steps.")
 
 
 def sensitivity(operators: Sequence[Sensitivity], *, floor_db: float | None = None) -> str:
     """How much each operator costs when it alone is INT8: short bars are sensitive."""
     with mpl.rc_context(STYLE):
-        figure, axes = _figure(WIDTH, 0.7 + 0.22 * len(operators))
+        figure, axes = new_figure(WIDTH, 0.7 + 0.22 * len(operators))
         rows = range(len(operators))
         for precision in sorted({o.precision for o in operators}, reverse=True):
             chosen = [(row, o.sqnr_db) for row, o in zip(rows, operators, strict=True) if o.precision == precision]
@@ -169,26 +170,45 @@ def sensitivity(operators: Sequence[Sensitivity], *, floor_db: float | None = No
         axes.set_ylim(len(operators) - 0.4, -0.6)
         axes.grid(visible=False, axis="y")
         axes.set_xlabel("SQNR of the output when this operator alone is INT8, dB")
-        _legend(figure)
-        return _svg(figure, f"Bar chart: output SQNR of each of {len(operators)} operators when it alone is quantized.")
+        legend(figure)
+        return as_svg(figure, f"Bar chart: output SQNR of each of {len(operators)} operators when it alone is quantized.")
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasSVG(figure)
-    figure.patch.set_alpha(0)
-    axes = figure.add_subplot()
-    axes.patch.set_alpha(0)
+def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure of so many inches with one pair of axes, both transparent; within `mpl.rc_context(STYLE)`."""
+    figure, (axes,) = new_panels(width, height, (1,))
     return figure, axes
 
 
-def _legend(figure: Figure) -> None:
-    """Above the plot, where it covers nothing."""
-    figure.legend(loc="outside upper left", ncols=4, fontsize=9, columnspacing=1.6, handletextpad=0.6)
+def new_panels(width: float, height: float, ratios: Sequence[float], *, same_rows: bool = False) -> tuple[Figure, tuple[Axes, ...]]:
+    """The same with panels side by side, as wide as `ratios` say; `same_rows` for panels that share the vertical axis."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasSVG(figure)
+    figure.patch.set_alpha(0)
+    panels = tuple(figure.subplots(1, len(ratios), squeeze=False, sharey=same_rows, width_ratios=list(ratios))[0])
+    for axes in panels:
+        axes.patch.set_alpha(0)
+    return figure, panels
 
 
-def _svg(figure: Figure, description: str) -> str:
-    """Inline SVG: the page's colours, ids that no other plot has, a description for those who do not see it."""
+def literal(text: str) -> str:
+    """Text in which matplotlib finds no formula."""
+    return text.replace("$", r"\$")
+
+
+def legend(figure: Figure, handles: Sequence[Artist] | None = None) -> None:
+    """Above the plot, where it covers nothing; of what the axes label, or of `handles`."""
+    shown = list(handles) if handles is not None else [handle for axes in figure.axes for handle in axes.get_legend_handles_labels()[0]]
+    figure.legend(
+        handles=shown, loc="outside upper left", ncols=max(4, len(shown)) if handles else 4, fontsize=9, columnspacing=1.6, handletextpad=0.6
+    )
+
+
+def as_svg(figure: Figure, description: str, titles: Mapping[str, str] | None = None) -> str:
+    """Inline SVG: the page's colours, ids that no other plot has, a description for those who do not see it.
+
+    `titles` says what a pointer over the artist with that gid is told.
+    """
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = buffer.getvalue()
@@ -204,4 +224,6 @@ def _svg(figure: Figure, description: str) -> str:
     end = text.index(">")
     root = re.sub(r'\s(xmlns(:xlink)?|version|width|height)="[^"]*"', "", text[:end])  # HTML knows the namespace; the page sets the size
     text = root + text[end:]
+    for gid, title in (titles or {}).items():
+        text = text.replace(f'<g id="{prefix}{gid}">', f'<g id="{prefix}{gid}"><title>{html.escape(title)}</title>', 1)
     return text.replace("<svg ", f'<svg role="img" aria-label="{html.escape(description)}" ', 1)

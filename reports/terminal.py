@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mcompress.record import BudgetRecord, ExportRecord, ModelRecord, Run
-from mcompress.reports import wording
+from mcompress.reports import latency_budget, wording
 from mcompress.targets.schema import How
 
 NARROW = 120  # columns below which the second table breaks its cells where they can be broken
@@ -137,9 +137,9 @@ def _budget(lines: tuple[BudgetRecord, ...]) -> RenderableType:
 
 def _remarks(run: Run) -> list[RenderableType]:
     found = len(wording.all_fallbacks(run))
-    remarks: list[RenderableType] = [
-        Text(f"Fallbacks: {found}" + (", each with its reason in the report" if found else ""), style="yellow" if found else "")
-    ]
+    spent = latency_budget.summary(run)
+    remarks: list[RenderableType] = [Text(f"Where the time goes: {spent}")] if spent else []
+    remarks += [Text(f"Fallbacks: {found}" + (", each with its reason in the report" if found else ""), style="yellow" if found else "")]
     if run.not_measured:
         remarks.append(Text("Not measured:"))
         remarks += [Padding(Text(text), (0, 0, 0, 2)) for text in run.not_measured]

@@ -22,6 +22,42 @@ BUDGET_NAMES: Mapping[str, str] = {
     "peak_memory_mb": "peak activation memory, MB",
     "macs_g": "multiply-adds, G",
 }
+KINDS: Mapping[str, tuple[str, str]] = {
+    "convolution": ("convolution", "convolutions"),
+    "pointwise_convolution": ("1×1 convolution", "1×1 convolutions"),
+    "volumetric_convolution": ("3-D convolution", "3-D convolutions"),
+    "depthwise_convolution": ("depthwise convolution", "depthwise convolutions"),
+    "large_depthwise_convolution": ("large depthwise convolution", "large depthwise convolutions"),
+    "grouped_convolution": ("grouped convolution", "grouped convolutions"),
+    "transposed_convolution": ("transposed convolution", "transposed convolutions"),
+    "matmul": ("matrix product", "matrix products"),
+    "batched_matmul": ("batched matrix product", "batched matrix products"),
+    "attention": ("attention", "attentions"),
+    "normalization": ("normalization", "normalizations"),
+    "softmax": ("softmax", "softmaxes"),
+    "elementwise": ("element-wise operator", "element-wise operators"),
+    "add": ("addition", "additions"),
+    "multiply": ("multiplication", "multiplications"),
+    "activation": ("activation", "activations"),
+    "clamp": ("clamp", "clamps"),
+    "prelu": ("PReLU", "PReLUs"),
+    "leaky_relu": ("leaky ReLU", "leaky ReLUs"),
+    "sigmoid": ("sigmoid", "sigmoids"),
+    "hardswish": ("hard swish", "hard swishes"),
+    "pooling": ("pooling", "poolings"),
+    "max_pool": ("maximum pooling", "maximum poolings"),
+    "average_pool": ("average pooling", "average poolings"),
+    "resize": ("resize", "resizes"),
+    "bilinear": ("bilinear resize", "bilinear resizes"),
+    "nearest": ("nearest resize", "nearest resizes"),
+    "shuffle": ("pixel shuffle", "pixel shuffles"),
+    "concatenate": ("concatenation", "concatenations"),
+    "reduction": ("reduction", "reductions"),
+    "copy": ("copy", "copies"),
+    "pad": ("padding", "paddings"),
+    "other": ("operator of no known kind", "operators of no known kind"),
+}
+"""Class of operators -> one of them, several of them."""
 
 
 def number(value: float) -> str:
@@ -68,6 +104,20 @@ def quality(name: str, value: float) -> str:
     """A quality with its unit; two digits behind the point, as papers give decibels."""
     unit = metric(name)[1]
     return f"{value:.2f} {unit}" if unit == "dB" else f"{value:.4f}{' ' + unit if unit else ''}"
+
+
+def kind(name: str, count: int = 1) -> str:
+    """A class of operators for people: `pixel shuffle`, or `pixel shuffles` where there are several."""
+    plain = name.replace("_", " ")
+    return KINDS.get(name, (plain, plain))[count != 1]
+
+
+def share(part: float, whole: float) -> str:
+    """41 %; `below 1 %` instead of a zero that is none."""
+    if whole <= 0 or part <= 0:
+        return "0 %"
+    percent = 100 * part / whole
+    return f"{percent:.0f} %" if percent >= 0.95 else "below 1 %"
 
 
 def latency(measurement: Measurement) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -31,7 +32,13 @@ from mcompress.targets.speeds import (
 )
 from mcompress.targets.validation import Validation
 
-__all__ = ["BYTES", "MULTIPLYING", "Device", "FilePrecision", "PrecisionName", "Unit", "list_devices", "load_device", "parse_device"]
+__all__ = [
+    "BYTES", "MULTIPLYING", "Device", "DeviceHead", "FilePrecision", "PrecisionName", "Unit", "device_heads", "list_devices", "load_device",
+    "parse_device",
+]  # fmt: skip
+
+
+_FOLDER = resources.files("mcompress.targets") / "devices"
 
 
 def _all_kinds(value: object) -> object:
@@ -155,21 +162,32 @@ class Device(Facts):
             yield from ((f"units.{key}.validation.{precision}", found.source) for precision, found in unit.validation.items())
 
 
+@dataclass(frozen=True)
+class DeviceHead:
+    """What the beginning of a device file says; the rest takes a hundred times as long to read."""
+
+    name: str
+    title: str
+    aliases: tuple[str, ...]
+    units: tuple[str, ...]
+    file: str
+
+
 def list_devices() -> tuple[str, ...]:
     """Names of all devices that ship, sorted."""
-    return tuple(sorted(_by_name()))
+    return tuple(sorted(device_heads()))
 
 
 def load_device(name: str) -> Device:
     """The device with this name or alias, in any case, or of a file `*.yaml`. Raises `TargetError`, with near-miss names."""
     if name.endswith((".yaml", ".yml")):
         return _from_file(Path(name))
-    devices = _by_name()
-    known = {alias: device for device in devices.values() for alias in (device.name, *device.aliases)}
+    heads = device_heads()
+    known = {alias: head for head in heads.values() for alias in (head.name, *head.aliases)}
     found = known.get(name.strip().lower())
     if found is None:
-        raise TargetError([unknown_name("device", name, tuple(known), "(mcompress list devices, or a file *.yaml)", show=tuple(devices))])
-    return found
+        raise TargetError([unknown_name("device", name, tuple(known), "(mcompress list devices, or a file *.yaml)", show=tuple(sorted(heads)))])
+    return _shipped(found.file)
 
 
 def unknown_name(what: str, seen: str, known: tuple[str, ...], where: str = "", show: tuple[str, ...] | None = None) -> str:
@@ -181,7 +199,7 @@ def unknown_name(what: str, seen: str, known: tuple[str, ...], where: str = "", 
 
 def parse_device(text: str, file: str) -> Device:
     """The device that a YAML text describes; `file` is its name in messages. Raises `TargetError` with every problem and its line."""
-    document = yaml_document.parse(text, file)
+    document = yaml_document.parse(text, file, "device")
     if not isinstance(document.data, dict):
         document.problems = document.problems or [f"{file}:1: the file holds {show(document.data)}; a device is a mapping with name, units, sources"]
         raise TargetError(document.problems)
@@ -195,14 +213,28 @@ def parse_device(text: str, file: str) -> Device:
 
 
 @cache
-def _by_name() -> dict[str, Device]:
-    folder = resources.files("mcompress.targets") / "devices"
-    devices: dict[str, Device] = {}
-    for file in sorted(folder.iterdir(), key=lambda entry: entry.name):
-        if file.name.endswith(".yaml"):
-            device = parse_device(file.read_text(encoding="utf-8"), file.name)
-            devices[device.name] = device
-    return devices
+def device_heads() -> dict[str, DeviceHead]:
+    """Name -> head of every device that ships."""
+    heads = (_head(file.read_text(encoding="utf-8"), file.name) for file in _FOLDER.iterdir() if file.name.endswith(".yaml"))
+    return {head.name: head for head in sorted(heads, key=lambda head: head.name)}
+
+
+def _head(text: str, file: str) -> DeviceHead:
+    """Reads no more YAML than what is above `sources`, and the keys of `units`; `device_text` writes files so."""
+    beginning, _, rest = text.partition("\nsources:\n")
+    data = yaml_document.parse(beginning, file, "device").data
+    _, _, units = rest.partition("\nunits:\n")
+    if not (isinstance(data, dict) and units):
+        device = parse_device(text, file)
+        return DeviceHead(device.name, device.title, device.aliases, tuple(device.units), file)
+    aliases = data.get("aliases", [])
+    names = tuple(line.strip().rstrip(":") for line in units.splitlines() if line.startswith("  ") and not line.startswith("   "))
+    return DeviceHead(str(data.get("name")), str(data.get("title")), tuple(map(str, aliases if isinstance(aliases, list) else [])), names, file)
+
+
+@cache
+def _shipped(file: str) -> Device:
+    return parse_device((_FOLDER / file).read_text(encoding="utf-8"), file)
 
 
 def _from_file(path: Path) -> Device:

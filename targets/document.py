@@ -25,6 +25,8 @@ class Document:
     """Plain data, and where each value was written, for example `targets/x.yaml:14`."""
 
     file: str
+    what: str = "target"
+    """What a file of this kind describes, for messages."""
     data: JsonValue = None
     places: dict[Path, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
@@ -38,15 +40,15 @@ class Document:
         return self.places.get(path, self.file)
 
 
-def show_path(path: Path) -> str:
-    """`stages[1].ratio`; the whole document is `the target`."""
+def show_path(path: Path, what: str = "target") -> str:
+    """`stages[1].ratio`; the whole document is `the target`, or what else it describes."""
     text = "".join(f"[{key}]" if isinstance(key, int) else f".{key if key.isprintable() else ascii(key)}" for key in path)
-    return text.removeprefix(".") or "the target"
+    return text.removeprefix(".") or f"the {what}"
 
 
-def parse(text: str, file: str) -> Document:
-    """Read one YAML 1.2 document. What is wrong is in `problems`; then `data` holds what could be read."""
-    document = Document(file)
+def parse(text: str, file: str, what: str = "target") -> Document:
+    """Read one YAML 1.2 document, which describes a `what`. What is wrong is in `problems`; then `data` holds what could be read."""
+    document = Document(file, what)
     yaml = YAML(typ="safe", pure=True)
     try:
         node = yaml.compose(text)
@@ -106,7 +108,7 @@ class _Reader:
         for key_node, value_node in node.value:
             key = key_node.value if isinstance(key_node, ScalarNode) else None
             if key is None or str(key_node.tag) == _TAG + "null":
-                self.problem(key_node, f"a key of {show_path(path)} is not a name; keys are names")
+                self.problem(key_node, f"a key of {show_path(path, self.document.what)} is not a name; keys are names")
                 continue
             if str(key_node.tag) == _TAG + "merge":
                 for merged in value_node.value if isinstance(value_node, SequenceNode) else [value_node]:

@@ -2,16 +2,16 @@
 
 Per operator, following the roofline model (Williams et al., 2009) with effective instead of peak figures:
 
-    time    = max(compute, memory) + dispatch + boundary
-    compute = padded multiply-adds / rate x (1 + ramp_inputs / inputs) x (1 + ramp_outputs / outputs)
+    time    = max(compute, memory) + stream + dispatch + boundary
+    compute = padded multiply-adds / rate x (1 + ramp_inputs / padded inputs) x (1 + ramp_outputs / padded outputs)
     memory  = bytes x slowdown / bandwidth (x (1 + ramp_outputs / channels) for operators that multiply nothing)
 
 - Everything is that of the precision in which the unit really computes: a GPU runs INT8 files in FP16.
 - Channels are rounded up to the unit's alignment, so that 33 channels cost as much as 64 on a unit that works in groups of 32.
 - The ramps are Hockney's n_1/2 (Hockney & Jesshope, 1981): at `ramp_inputs` input channels per group, half of the time is
   not multiplication but what is done once per tap.
-- Bytes beyond the cache move at the slower, far bandwidth: those of an activation by its own size, those of weights by all weights of the network,
-  which are read anew in every inference.
+- Bytes beyond the cache move at the slower, far bandwidth: those of activations by their own size; those of weights by the size of all weights of the
+  network, which are read anew in every inference. That reading, `stream`, is waited for: no arithmetic is left to overlap with it.
 - An operator that the unit does not take runs on its fallback unit.
 - Between operators of different precision or unit the tensor is converted, which reads and writes it once more; going to another unit also waits.
 - An activation that the unit's runtime does not compute inside the operator before it is a pass of its own over that operator's result.
@@ -52,13 +52,15 @@ class OperatorLatency:
     memory_ms: float
     dispatch_ms: float
     boundary_ms: float
+    stream_ms: float = 0.0
+    """Weights that the cache does not hold: fetched anew in every inference, which nothing overlaps with."""
     apart_ms: float = 0.0
     """An activation that the table has inside the operator, and that the unit computes in a pass of its own."""
 
     @property
     def latency_ms(self) -> float:
         """Compute and memory traffic overlap; the rest adds up."""
-        return max(self.compute_ms, self.memory_ms) + self.dispatch_ms + self.boundary_ms + self.apart_ms
+        return max(self.compute_ms, self.memory_ms) + self.dispatch_ms + self.boundary_ms + self.stream_ms + self.apart_ms
 
 
 def estimate(table: OperatorTable, device: Device, unit: str, precisions: Precisions) -> Measurement:
@@ -110,7 +112,7 @@ def operator_latencies(table: OperatorTable, device: Device, unit: str, precisio
     figures = zip(
         costs.away.tolist(),
         costs.precisions.tolist(),
-        *(values.tolist() for values in (costs.compute_ms, costs.memory_ms, costs.dispatch_ms, costs.boundary_ms, costs.apart_ms)),
+        *(values.tolist() for values in (costs.compute_ms, costs.memory_ms, costs.dispatch_ms, costs.boundary_ms, costs.stream_ms, costs.apart_ms)),
         strict=True,
     )
     return tuple(
@@ -136,8 +138,10 @@ class UnitCosts:
 
     compute_ms: Floats
     memory_ms: Floats
+    stream_ms: Floats
+    """Fetching weights that the cache does not hold, on top of both."""
     doubt_ms: Floats
-    """How much of the memory time of an unknown operator may be too much."""
+    """How much of the time of an unknown operator is more than moving its data takes."""
 
 
 @dataclass(frozen=True)
@@ -159,14 +163,16 @@ class SpeedArrays:
 
     @classmethod
     def of(cls, speeds: Speeds) -> SpeedArrays:
-        """An unknown operator is taken to be as slow as the slowest known one, unless `speeds` says how slow it is."""
+        """An unknown operator moves data as slowly as the slowest known one, and does its assumed multiply-adds as fast as a matrix product."""
         rows = [speeds.speed(name) for name in CLASSES]
         slowdown = np.array([row.slowdown if row else 1.0 for row in rows])
         if rows[OTHER] is None:
             slowdown[OTHER] = max(slowdown.max(), 1.0)
         memory, alignment = speeds.memory, speeds.alignment
+        gmacs = np.array([row.gmacs if row and row.gmacs else np.inf for row in rows])
+        gmacs[OTHER] = gmacs[CLASSES.index("matmul")]
         return cls(
-            gmacs=np.array([row.gmacs if row and row.gmacs else np.inf for row in rows]),
+            gmacs=gmacs,
             ramp_inputs=np.array([row.ramp_inputs if row else 0.0 for row in rows]),
             ramp_outputs=np.array([row.ramp_outputs if row else 0.0 for row in rows]),
             slowdown=slowdown,
@@ -182,10 +188,11 @@ class SpeedArrays:
 def unit_costs(columns: Columns, arrays: SpeedArrays, element_bytes: int) -> UnitCosts:
     """The model itself: what every operator costs on a unit of these speeds, with elements of `element_bytes`."""
     classes = columns.classes
-    multiplies = MULTIPLIES[classes] & (columns.macs > 0)
-    padded = columns.macs * _stairs(columns.outputs, arrays.outputs) * _stairs(columns.inputs, arrays.inputs)
-    ramps = 1 + arrays.ramp_inputs[classes] / np.maximum(columns.inputs, 1.0)
-    ramps *= 1 + arrays.ramp_outputs[classes] / np.maximum(columns.outputs, 1.0)
+    multiplies = (MULTIPLIES[classes] | (classes == OTHER)) & (columns.macs > 0)
+    more_outputs, more_inputs = _stairs(columns.outputs, arrays.outputs), _stairs(columns.inputs, arrays.inputs)
+    ramps = 1 + arrays.ramp_inputs[classes] / np.maximum(columns.inputs * more_inputs, 1.0)
+    ramps *= 1 + arrays.ramp_outputs[classes] / np.maximum(columns.outputs * more_outputs, 1.0)
+    padded = columns.macs * more_outputs * more_inputs
     compute_ms = np.where(multiplies, padded / (arrays.gmacs[classes] * 1e6) * ramps, 0.0)
 
     read, written = columns.read, columns.written
@@ -194,10 +201,12 @@ def unit_costs(columns: Columns, arrays: SpeedArrays, element_bytes: int) -> Uni
         written = written * _stairs(columns.written_channels, arrays.outputs)
     activation_mb, weights_mb = (read + written) * element_bytes / 1e6, columns.weights * element_bytes / 1e6
     all_weights_mb = columns.per_table(weights_mb)[columns.tables]
-    moved_ms = _moved_ms(activation_mb, activation_mb, arrays) + _moved_ms(weights_mb, all_weights_mb, arrays)
+    beyond = _beyond(all_weights_mb, arrays.cache_mb)
+    stream_ms = weights_mb * beyond / arrays.far_gbs
+    moved_ms = _moved_ms(activation_mb, activation_mb, arrays) + weights_mb * (1 - beyond) / arrays.near_gbs
     # A row of channels is what movers copy at a time.
     memory_ms = moved_ms * arrays.slowdown[classes] * np.where(MULTIPLIES[classes], 1.0, 1 + arrays.ramp_outputs[classes] / columns.written_channels)
-    return UnitCosts(compute_ms, memory_ms, np.where(classes == OTHER, np.maximum(memory_ms - moved_ms, 0.0), 0.0))
+    return UnitCosts(compute_ms, memory_ms, stream_ms, np.where(classes == OTHER, np.maximum(compute_ms, memory_ms) - moved_ms, 0.0))
 
 
 def activation_ms(columns: Columns, arrays: SpeedArrays, element_bytes: int, classes: Integers) -> Floats:
@@ -221,12 +230,13 @@ class _Costs:
     memory_ms: Floats
     dispatch_ms: Floats
     boundary_ms: Floats
+    stream_ms: Floats
     apart_ms: Floats
     doubt_ms: Floats
 
     @property
     def latency_ms(self) -> Floats:
-        return np.maximum(self.compute_ms, self.memory_ms) + self.dispatch_ms + self.boundary_ms + self.apart_ms
+        return np.maximum(self.compute_ms, self.memory_ms) + self.dispatch_ms + self.boundary_ms + self.stream_ms + self.apart_ms
 
 
 def _table_costs(table: OperatorTable, device: Device, chosen: Unit, precisions: Precisions) -> _Costs:
@@ -244,7 +254,7 @@ def _costs(columns: Columns, precisions: Integers, device: Device, chosen: Unit,
     if homeless.any():
         raise UsageError(_cannot_run(columns, precisions, int(np.argmax(homeless)), device, chosen, tables))
 
-    compute, memory, dispatch, apart_ms, doubt, width, near = (np.zeros(count) for _ in range(7))
+    compute, memory, stream, dispatch, apart_ms, doubt, width, near = (np.zeros(count) for _ in range(8))
     units = [(chosen, here), *(((fallback, ~here),) if fallback is not None else ())]
     for unit, mask in units:
         activations = apart(tables, FUSES[unit.fuses]) if unit.fuses else None
@@ -256,18 +266,18 @@ def _costs(columns: Columns, precisions: Integers, device: Device, chosen: Unit,
             if activations is not None:
                 passes = activation_ms(columns, arrays, BYTES[computed], activations) + speeds.overhead.dispatch_us / 1e3
                 apart_ms[chosen_rows] = np.where(activations >= 0, passes, 0.0)[chosen_rows]
-            for whole, part in ((compute, found.compute_ms), (memory, found.memory_ms), (doubt, found.doubt_ms)):
+            for whole, part in ((compute, found.compute_ms), (memory, found.memory_ms), (stream, found.stream_ms), (doubt, found.doubt_ms)):
                 whole[chosen_rows] = part[chosen_rows]
             dispatch[chosen_rows], width[chosen_rows], near[chosen_rows] = speeds.overhead.dispatch_us / 1e3, BYTES[computed], speeds.memory.gbs
 
     away = (~here).astype(np.int64)
     hop = np.diff(away, prepend=away[:1]) != 0
     change = (hop | (np.diff(width, prepend=width[:1]) != 0)) & ~columns.first
-    # The tensor is read in one form and written in the other; the wider of the two stands for both.
-    wider = np.maximum(width, np.roll(width, 1))
-    moved_ms = 2 * columns.read * wider / (near * 1e6)
+    # The tensor is read in one form and written in the other, as fast as the memory of the wider one.
+    before, near_before = np.roll(width, 1), np.roll(near, 1)
+    moved_ms = columns.read * (width + before) / (np.where(width >= before, near, near_before) * 1e6)
     boundary = np.where(change, np.where(hop, chosen.boundary.hop_us / 1e3, dispatch) + moved_ms, 0.0)
-    return _Costs(precisions, away, compute, memory, dispatch, boundary, apart_ms, doubt)
+    return _Costs(precisions, away, compute, memory, dispatch, boundary, stream, apart_ms, doubt)
 
 
 def _takes(unit: Unit) -> np.ndarray:
@@ -314,6 +324,11 @@ def _index(precision: str) -> int:
     return FILE_PRECISIONS.index(precision)
 
 
+def rounded_up(channels: Floats, group: int) -> Floats:
+    """Channels as a unit that works in groups of `group` processes them."""
+    return channels * _stairs(channels, group)
+
+
 def _stairs(channels: Floats, group: int) -> Floats:
     """What rounding up to a multiple of `group` multiplies the work by."""
     if group == 1:
@@ -335,9 +350,9 @@ def _unknown(table: OperatorTable, costs: _Costs) -> str:
         return ""
     count = sum(operator.kind == "other" for operator in table.operators)
     shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
-    spare = float(costs.doubt_ms.sum())
-    known = f"{count} operators of no known kind ({shown}) counted as the slowest memory traffic of the unit"
-    return f"; {known}" + (f", which may be up to {spare:.3g} ms too much" if spare else "")
+    taken, spare = float(costs.latency_ms[[operator.kind == "other" for operator in table.operators]].sum()), float(costs.doubt_ms.sum())
+    known = f"{count} operators of no known kind ({shown}) are {taken:.3g} ms of it, an assumption"
+    return f"; {known}; moving their data alone takes {taken - spare:.3g} ms"
 
 
 def _band(unit: Unit, files: Sequence[FilePrecision], away: int) -> str:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
-
-from mcompress.errors import UsageError
 
 Kind = Literal[
     "convolution",
@@ -113,32 +111,3 @@ class OperatorTable:
     def activation_traffic_elements(self) -> int:
         """Activation elements read and written over the whole pass."""
         return sum(operator.elements_read + operator.elements_written for operator in self.operators)
-
-
-def separated(table: OperatorTable, runtime: str) -> OperatorTable:
-    """The table with a row of its own for each activation that `runtime` does not compute inside the operator before: it reads and writes once more.
-
-    Raises `UsageError` for a runtime that is not in `FUSES`.
-    """
-    if runtime not in FUSES:
-        raise UsageError(f"what runtime '{runtime}' computes inside a convolution is not known; known are {', '.join(FUSES)}")
-    rows: list[Operator] = []
-    names = {operator.name for operator in table.operators}
-    for operator in table.operators:
-        apart = tuple(name for name in operator.fused if name in ACTIVATIONS and name not in FUSES[runtime])
-        rows.append(replace(operator, fused=tuple(name for name in operator.fused if name not in apart)) if apart else operator)
-        rows += [_pass(operator, name, names) for name in apart]
-    return replace(table, operators=tuple(rows))
-
-
-def _pass(operator: Operator, activation: str, names: set[str]) -> Operator:
-    name = f"{operator.name}.{activation}"
-    while name in names:
-        name += "_"
-    names.add(name)
-    elements = operator.elements_written
-    return Operator(
-        name=name, kind="activation", operation=activation, fused=(), input_shape=operator.output_shape, output_shape=operator.output_shape, groups=1,
-        kernel=(), stride=1, macs=0, macs_output_convention=0, elements_read=elements, elements_written=elements, weight_elements=0,
-        live_elements=operator.live_elements,
-    )  # fmt: skip

@@ -33,7 +33,12 @@ def describe(error: ValidationError, document: Document, root: type[BaseModel]) 
             continue  # its items have problems of their own, which are listed
         if any(path[: len(unread)] == unread for unread in document.unread):
             continue  # what is wrong with it is listed already
-        lines.append(f"{document.place(path)}: {_say(item, path, seen, root)}")
+        said = str(item.get("ctx", {}).get("error", "")) if item["type"] == "value_error" else ""
+        named = (*path, *said.split(" ", 1)[0].split("."))
+        if named in document.places:  # the message begins with the place that is wrong, inside of the one that was checked
+            lines.append(f"{document.places[named]}: {show_path((*path, said.split(' ', 1)[0]))} {said.partition(' ')[2]}")
+        else:
+            lines.append(f"{document.place(path)}: {_say(item, path, seen, root, document.what)}")
     return lines
 
 
@@ -55,32 +60,32 @@ def show(value: JsonValue) -> str:
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
 
 
-def _say(item: ErrorDetails, path: Path, seen: JsonValue, root: type[BaseModel]) -> str:
+def _say(item: ErrorDetails, path: Path, seen: JsonValue, root: type[BaseModel], what: str) -> str:
     kind, context = item["type"], item.get("ctx", {})
     loc = tuple(item["loc"])
     if kind == "missing":
-        return f"{show_path(path)} is missing; it is required"
+        return f"{show_path(path, what)} is missing; it is required"
     if kind == "extra_forbidden":
         known = _keys(loc[:-1], root)
-        where = show_path(path[:-1]) if path[:-1] else "a target"
-        return f"{show_path(path)} is not known; {where} takes {', '.join(known)}{near(str(loc[-1]), known)}"
+        where = show_path(path[:-1]) if path[:-1] else f"a {what}"
+        return f"{show_path(path, what)} is not known; {where} takes {', '.join(known)}{near(str(loc[-1]), known)}"
     if kind == "value_error":
-        return f"{show_path(path)}: {context.get('error', item['msg'])}"
+        return f"{show_path(path, what)}: {context.get('error', item['msg'])}"
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         names = re.findall(r"'([^']*)'", str(context.get("expected_tags", ""))) or _tags(loc, root)
         key = str(context.get("discriminator", "")).strip("'")
         tag = context.get("tag")
         if tag is None:
-            return f"{show_path(path)} has no {key}; give {key}: one of {', '.join(names)}"
+            return f"{show_path(path, what)} has no {key}; give {key}: one of {', '.join(names)}"
         return f"{show_path((*path, key))} is '{tag}'; it must be one of {', '.join(names)}{near(str(tag), names)}"
     if kind in ("literal_error", "enum"):
         names = re.findall(r"'([^']*)'", str(context.get("expected", "")))
         hint = near(seen, names) if isinstance(seen, str) else ""
-        return f"{show_path(path)} is {show(seen)}; it must be {'one of ' if len(names) > 1 else ''}{', '.join(names)}{hint}"
+        return f"{show_path(path, what)} is {show(seen)}; it must be {'one of ' if len(names) > 1 else ''}{', '.join(names)}{hint}"
     if kind == "string_pattern_mismatch":
         pattern = str(context.get("pattern", ""))
-        return f"{show_path(path)} is {show(seen)}; it must be {_PATTERNS.get(pattern, f'of the form {pattern}')}"
-    return f"{show_path(path)} is {show(seen)}; {_allowed(kind, context, loc, root, item['msg'])}"
+        return f"{show_path(path, what)} is {show(seen)}; it must be {_PATTERNS.get(pattern, f'of the form {pattern}')}"
+    return f"{show_path(path, what)} is {show(seen)}; {_allowed(kind, context, loc, root, item['msg'])}"
 
 
 _TYPES: tuple[tuple[str, str], ...] = (
@@ -151,6 +156,10 @@ def _resolve(loc: tuple[Key, ...], root: type[BaseModel]) -> tuple[list[type[Bas
         tagged = [m for m in models if any(n in m.model_fields and m.model_fields[n].default == key for n in _DISCRIMINATORS)]
         if tagged and not any(key in m.model_fields for m in models):
             models = tagged
+            continue
+        if get_origin(annotation) is dict:  # the key is a name that the file gives
+            info, annotation = None, get_args(annotation)[1]
+            models = list(_models(annotation))
             continue
         info = next((m.model_fields[key] for m in models if key in m.model_fields), None)
         annotation = info.annotation if info else object

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from mcompress.breakdown import breakdown_of, ceilings_of
 from mcompress.compress.tasks.super_resolution.photos import HELD_OUT_PHOTOS, bicubic_upsample, embedded_photos, whole_pair
 from mcompress.record import (
     BudgetRecord,
@@ -24,6 +25,9 @@ from mcompress.record import (
     TargetRecord,
     WalkedRecord,
 )
+from mcompress.targets.device import Device, load_device
+from mcompress.targets.latency import Precisions
+from mcompress.targets.operators import Kind, Operator, OperatorTable
 from mcompress.targets.schema import Fallback, Measurement
 
 
@@ -58,6 +62,71 @@ def write_samples(folder: Path) -> dict[str, dict[str, dict[str, float]]]:
 
 def mean(samples: dict[str, dict[str, float]]) -> dict[str, float]:
     return {"psnr_db": sum(v["psnr_db"] for v in samples.values()) / len(samples)}
+
+
+def operator(
+    name: str,
+    kind: Kind,
+    operation: str,
+    channels: tuple[int, int],
+    side: int,
+    *,
+    kernel: int = 1,
+    groups: int = 1,
+    fused: tuple[str, ...] = (),
+    inputs: int = 1,
+) -> Operator:
+    """A row over square pictures: `channels` in and out; `inputs` pictures are read. A shuffle writes pictures of twice the side."""
+    read, written = channels
+    multiplies = kind.endswith("convolution")
+    weights = written * read // groups * kernel**2 if multiplies else 0
+    out = 2 * side if kind == "shuffle" else side
+    return Operator(
+        name=name,
+        kind=kind,
+        operation=operation,
+        fused=fused,
+        input_shape=(1, read, side, side),
+        output_shape=(1, written, out, out),
+        groups=groups,
+        kernel=(kernel, kernel) if multiplies else (),
+        stride=1,
+        macs=weights * side**2,
+        macs_output_convention=weights * side**2,
+        elements_read=inputs * read * side**2,
+        elements_written=written * out**2,
+        weight_elements=weights,
+        live_elements=(inputs * read + written) * side**2,
+    )
+
+
+def network(width: int, blocks: int, side: int = 64) -> OperatorTable:
+    """Super-resolution by four: blocks of two convolutions, one of them depthwise where the network is narrow, and two pixel shuffles."""
+    rows = [operator("head", "convolution", "convolution", (3, width), side, kernel=3)]
+    for i in range(blocks):
+        if width <= 32:
+            rows.append(operator(f"blocks.{i}.depth", "depthwise_convolution", "convolution", (width, width), side, kernel=3, groups=width))
+            rows.append(operator(f"blocks.{i}.point", "convolution", "convolution", (width, width), side, fused=("leaky_relu",)))
+        else:
+            rows += [operator(f"blocks.{i}.conv{n}", "convolution", "convolution", (width, width), side, kernel=3, fused=("relu",)) for n in (1, 2)]
+        rows.append(operator(f"blocks.{i}.add", "elementwise", "add", (width, width), side, inputs=2))
+    for n in (1, 2):
+        rows.append(operator(f"up{n}", "convolution", "convolution", (width, 4 * width), side, kernel=3))
+        rows.append(operator(f"shuffle{n}", "shuffle", "pixel_shuffle", (4 * width, width), side))
+        side *= 2
+    rows.append(operator("tail", "convolution", "convolution", (width, 3), side, kernel=3))
+    return OperatorTable(tuple(rows), sum(row.weight_elements for row in rows))
+
+
+def with_milliseconds(run: Run, *, device: Device | None = None, unit: str = "gpu", precisions: Precisions = "int8") -> Run:
+    """The run with the breakdowns and ceilings that the pipeline records, of two invented networks on a real device."""
+    known = device or load_device("snapdragon865")
+    found = {
+        "teacher": breakdown_of(network(64, 16), known, unit, "fp16"),
+        "compressed": breakdown_of(network(24, 6), known, unit, precisions),
+    }
+    models = {name: run.models[name].model_copy(update={"breakdown": breakdown}) for name, breakdown in found.items()}
+    return run.model_copy(update={"models": run.models | models, "roofline": ceilings_of(known, tuple(found.values()))})
 
 
 def model(
@@ -249,6 +318,7 @@ def write_run(folder: Path, *, name: str = "snapdragon865") -> Run:
         seconds=612.0,
         peak_memory_mb=2210.0,
     )
+    run = with_milliseconds(run)
     run.save(folder)
     (folder / "target.yaml").write_text("name: snapdragon865\ndevice: snapdragon865\n# <b>&\n")
     return run

@@ -60,6 +60,7 @@ def test_count_is_in_bytes_of_fp32() -> None:
         "macs": 2_400,
         "macs_output_convention": 2_400,
         "peak_activation_bytes": 4 * 1_100,
+        "planned_peak_bytes": 4 * (304 + 800),
         "activation_traffic_bytes": 4 * 1_100,
     }
 
@@ -263,7 +264,7 @@ def test_plain_tensors_half_precision_and_shape_branches() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.conv(x) * self.scale if x.shape[-1] > 4 else x
 
-    assert len(rows(Odd().half(), (1, 4, 8, 8))) == 2
+    assert [(row.kind, row.fused) for row in rows(Odd().half(), (1, 4, 8, 8))] == [("convolution", ("mul",))]
     assert rows(Odd().half(), (1, 4, 4, 4)) == ()
 
 
@@ -313,6 +314,6 @@ def test_hundreds_of_candidates_are_affordable() -> None:
 
 
 def _timed(model: nn.Module) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     operator_table(model, (1, 8, 32, 32))
-    return time.perf_counter() - start
+    return time.process_time() - start

@@ -4,27 +4,44 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import cast
 
 from torch import Tensor
 
-from mcompress.targets.operators import Kind
+from mcompress.compress.counting.steps import Step, as_matrices, as_matrix, assumed_macs, is_interleaved, with_kept_axes
+from mcompress.targets.operators import ACTIVATIONS, Kind
 
+RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 _KINDS: dict[str, Kind] = {
-    **dict.fromkeys(("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot", "_int_mm", "addbmm"), "matmul"),
+    **dict.fromkeys(("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot", "_int_mm", "addbmm", "_addmm_activation", "_cdist_forward"), "matmul"),
+    **dict.fromkeys(RECURRENT, "matmul"),
     **dict.fromkeys(("cat", "stack"), "concatenate"),
     **dict.fromkeys(("pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle"), "shuffle"),
-    **dict.fromkeys(("clone", "copy_", "_to_copy", "constant_pad_nd", "contiguous", "repeat", "roll", "flip"), "copy"),
+    **dict.fromkeys(("clone", "copy", "_to_copy", "constant_pad_nd", "contiguous", "repeat", "roll", "flip", "tril", "triu"), "copy"),
+    **dict.fromkeys(("embedding", "index_select", "gather", "index", "_unsafe_index", "take", "masked_select", "im2col", "col2im", "fill"), "copy"),
+    **dict.fromkeys(("scatter", "scatter_add", "scatter_reduce", "index_put", "_index_put_impl", "_unsafe_index_put"), "copy"),
+    **dict.fromkeys(("slice_scatter", "select_scatter", "index_add", "index_copy", "repeat_interleave", "zero", "max_unpool2d"), "copy"),
     **dict.fromkeys(("mean", "sum", "amax", "amin", "max", "min", "var", "std", "var_mean", "std_mean", "norm", "prod"), "reduction"),
-    **dict.fromkeys(("argmax", "argmin", "linalg_vector_norm", "logsumexp", "any", "all", "cumsum"), "reduction"),
+    **dict.fromkeys(
+        ("argmax", "argmin", "linalg_vector_norm", "logsumexp", "any", "all", "cumsum", "cumprod", "topk", "sort", "argsort"), "reduction"
+    ),
+    **dict.fromkeys(("aminmax", "median", "kthvalue", "count_nonzero", "bincount", "histc", "nansum", "cummax", "cummin"), "reduction"),
     **dict.fromkeys(("_softmax", "_log_softmax", "_safe_softmax"), "normalization"),
     **dict.fromkeys(("_prelu_kernel", "prelu", "rrelu_with_noise", "glu", "log_sigmoid_forward"), "activation"),
 }
-ACTIVATIONS = frozenset(
-    ("relu", "leaky_relu", "hardtanh", "clamp", "clamp_min", "clamp_max", "sigmoid", "tanh", "gelu", "silu", "mish", "elu", "celu", "selu",
-     "softplus", "hardswish", "hardsigmoid", "threshold", "softshrink", "hardshrink")
-)  # fmt: skip
+_PLAIN_NAMES = {"_prelu_kernel": "prelu", "log_sigmoid_forward": "log_sigmoid"}
+_ONE_NAME = (
+    ("max_pool", "max_pool"),
+    ("avg_pool", "avg_pool"),
+    ("upsample_bilinear", "upsample_bilinear"),
+    ("upsample_linear", "upsample_bilinear"),
+    ("upsample_trilinear", "upsample_bilinear"),
+    ("upsample_nearest", "upsample_nearest"),
+    ("upsample_bicubic", "upsample_bicubic"),
+)
+"""What the name of an operator of any number of dimensions contains -> the one name."""
+_REDUCED = frozenset(("mean", "sum", "amax", "amin", "var", "std", "var_mean", "std_mean", "linalg_vector_norm", "logsumexp", "prod", "norm"))
+"""Their second argument is the axis or axes; of norms the third."""
 _PREFIXES: tuple[tuple[str, Kind], ...] = (
     ("upsample_", "resize"),
     ("_upsample_", "resize"),
@@ -39,31 +56,6 @@ _PREFIXES: tuple[tuple[str, Kind], ...] = (
 _BATCH_NORMS = frozenset(
     ("native_batch_norm", "_native_batch_norm_legit_no_training", "_native_batch_norm_legit", "_batch_norm_no_update", "cudnn_batch_norm")
 )
-WEIGHTED: frozenset[Kind] = frozenset(("convolution", "depthwise_convolution", "grouped_convolution", "transposed_convolution", "matmul"))
-
-
-@dataclass
-class Step:
-    """One recorded operator. Values are numbered; a value is one version of one buffer."""
-
-    operation: str
-    kind: Kind
-    module: str
-    module_is_leaf: bool
-    reads: dict[int, int]
-    """Value -> elements read."""
-    writes: dict[int, int]
-    """Value -> elements written; the first is the result."""
-    weight_elements: int
-    input_shape: tuple[int, ...]
-    output_shape: tuple[int, ...]
-    groups: int = 1
-    kernel: tuple[int, ...] = ()
-    stride: int = 1
-    macs: int = 0
-    macs_output_convention: int = 0
-    foldable: bool = False
-    """A per-channel scale and shift with constants: batch normalization in evaluation, or a bias."""
 
 
 def tensors_in(values: Sequence[object] | Iterator[object]) -> Iterator[Tensor]:
@@ -77,7 +69,7 @@ def tensors_in(values: Sequence[object] | Iterator[object]) -> Iterator[Tensor]:
 
 def kind_of(operation: str, *, pointwise: bool) -> Kind:
     """The kind of an ATen operator by its name; `pointwise` is its tag in ATen and decides where the name says nothing."""
-    if operation == "scaled_dot_product_attention":
+    if "scaled_dot_product" in operation:
         return "attention"
     if operation in ("convolution", "_convolution", "convolution_overrideable", "mkldnn_convolution"):
         return "convolution"
@@ -94,25 +86,83 @@ def kind_of(operation: str, *, pointwise: bool) -> Kind:
 
 
 def describe(step: Step, args: Sequence[object], kwargs: Mapping[str, object], *, weighted: bool) -> None:
-    """Fill in what depends on the operator's arguments: multiply-adds, groups, kernel, stride, foldability."""
+    """Fill in what depends on the operator's arguments: multiply-adds, shapes, groups, kernel, stride, foldability."""
+    step.operation = _PLAIN_NAMES.get(step.operation) or next((name for start, name in _ONE_NAME if start in step.operation), step.operation)
     if step.kind == "convolution":
         _describe_convolution(step, args, kwargs)
     elif step.kind == "matmul":
-        factors = [tensor for tensor in tensors_in(tuple(args)) if tensor.dim() > 0][-2:]
-        # The last two tensors are the factors (an added bias comes first); the inner size is the last of the left factor.
-        step.macs = step.macs_output_convention = math.prod(step.output_shape) * factors[0].shape[-1]
-        if step.operation == "addbmm":
-            step.macs = step.macs_output_convention = factors[0].numel() * factors[1].shape[-1]
-        step.input_shape = tuple(factors[0].shape)
+        _describe_product(step, args, weighted=weighted)
     elif step.kind == "attention":
         given = tensors_in((*args, *(kwargs[name] for name in ("query", "key", "value") if name in kwargs)))
         query, key, value = next(given), next(given), next(given)
         # Query times key transposed, and the weights times value: both for every query and every key.
         step.macs = step.macs_output_convention = query.numel() * key.shape[-2] + math.prod(step.output_shape) * value.shape[-2]
+        step.operation, step.input_shape, step.output_shape = "attention", as_matrices(query.shape), as_matrices(step.output_shape)
     elif step.operation in _BATCH_NORMS:
-        step.foldable = not _uses_batch_statistics(args)
-    elif step.operation in ("add", "sub", "mul", "div"):
-        step.foldable = step.operation == "add" and weighted and len(step.reads) == 1
+        _describe_batch_norm(step, args)
+    elif step.kind in ("elementwise", "activation"):
+        _describe_elementwise(step, args, weighted=weighted)
+    elif step.operation in _REDUCED:
+        _describe_reduction(step, args, kwargs)
+    elif step.operation == "constant_pad_nd":
+        step.pads_with_zeros = all(not isinstance(value, (int, float)) or value == 0 for value in (*args[2:], *kwargs.values()))
+    elif step.operation == "clone":
+        _describe_copy(step, args)
+    elif step.kind == "other":
+        step.macs = step.macs_output_convention = assumed_macs(step.reads.values(), step.weight_elements, step.output_shape)
+
+
+def _describe_product(step: Step, args: Sequence[object], *, weighted: bool) -> None:
+    given = list(tensors_in(tuple(args)))
+    if step.operation in RECURRENT:
+        # Every weight matrix is multiplied with a vector at every step of the sequence; biases have one axis.
+        rows = math.prod(step.input_shape[:-1])
+        step.macs = step.macs_output_convention = rows * sum(tensor.numel() for tensor in given[1:] if tensor.dim() > 1)
+        step.input_shape, step.output_shape = as_matrix(step.input_shape), as_matrix(step.output_shape)
+        return
+    factors = [tensor for tensor in given if tensor.dim() > 0][-2:]
+    # The last two tensors are the factors (an added bias comes first); the inner size is the last of the left factor.
+    step.macs = math.prod(step.output_shape) * factors[0].shape[-1]
+    if step.operation == "addbmm":
+        step.macs = factors[0].numel() * factors[1].shape[-1]
+    step.macs_output_convention = step.macs
+    if factors[0].dim() > 2 and factors[1].dim() > 2 and not weighted:
+        step.input_shape, step.output_shape = as_matrices(factors[0].shape), as_matrices(step.output_shape)
+    else:
+        step.input_shape, step.output_shape = as_matrix(factors[0].shape), as_matrix(step.output_shape)
+    step.has_bias = step.operation in ("addmm", "_addmm_activation", "baddbmm", "addmv")
+
+
+def _describe_batch_norm(step: Step, args: Sequence[object]) -> None:
+    if _uses_batch_statistics(args):
+        return
+    # In evaluation its four tables of numbers are one factor and one shift per channel.
+    step.foldable = step.takes_over_bias = True
+    step.weight_elements = 2 * (step.input_shape[1] if len(step.input_shape) > 1 else step.input_shape[0])
+
+
+def _describe_elementwise(step: Step, args: Sequence[object], *, weighted: bool) -> None:
+    if step.weight_elements == 1:
+        step.weight_elements = 0  # a number, which runtimes keep in the operator
+    # x * x reads one value, and is no factor.
+    constant = len(step.reads) == 1 and len(list(tensors_in(args))) == 1 + weighted
+    per_channel = step.weight_elements <= max((*step.output_shape[1:2], *step.output_shape[-1:]), default=1)
+    step.foldable = step.operation in ("add", "sub", "mul", "div") and constant and per_channel
+
+
+def _describe_reduction(step: Step, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
+    position = 2 if step.operation in ("linalg_vector_norm", "norm") else 1
+    axes = args[position] if len(args) > position else kwargs.get("dim")
+    named = (axes,) if isinstance(axes, int) and not isinstance(axes, bool) else axes if isinstance(axes, (list, tuple)) else ()
+    step.output_shape = with_kept_axes(step.input_shape, tuple(cast("Sequence[int]", named)))
+
+
+def _describe_copy(step: Step, args: Sequence[object]) -> None:
+    source = next(tensors_in(tuple(args)))
+    strides = [int(stride) for stride in source.stride()]
+    order = sorted(range(source.dim()), key=lambda axis: (-strides[axis], axis))
+    if is_interleaved([source.shape[axis] for axis in order], [order.index(axis) for axis in range(source.dim())]):
+        step.kind = "shuffle"
 
 
 def _uses_batch_statistics(args: Sequence[object]) -> bool:
@@ -127,6 +177,7 @@ def _describe_convolution(step: Step, args: Sequence[object], kwargs: Mapping[st
     weight = cast("Tensor", given["weight"])
     transposed, step.groups = bool(given["transposed"]), cast("int", given["groups"])
     stride = cast("Sequence[int]", given["stride"])
+    step.has_bias = given.get("bias") is not None
     step.operation, step.stride, step.kernel = "convolution", max(stride, default=1), tuple(weight.shape[2:])
     window = math.prod(step.kernel)
     if transposed:

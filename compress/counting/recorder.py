@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import chain
 from typing import cast
 
@@ -15,21 +14,8 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mcompress.compress.counting.operations import ACTIVATIONS, Step, describe, kind_of, tensors_in
-
-
-@dataclass
-class Trace:
-    """One forward pass: its steps in the order of execution, and the buffers that they share."""
-
-    steps: list[Step] = field(default_factory=list)
-    buffer_of: list[int] = field(default_factory=list)
-    """Value -> buffer."""
-    elements_of: list[int] = field(default_factory=list)
-    """Buffer -> elements."""
-    inputs: set[int] = field(default_factory=set)
-    outputs: set[int] = field(default_factory=set)
-    """Values that leave the network."""
+from mcompress.compress.counting.operations import describe, kind_of, tensors_in
+from mcompress.compress.counting.steps import Step, Trace
 
 
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -41,6 +27,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.paths: list[tuple[str, bool]] = [("", False)]
         self.paused = False
         self._value_of: dict[int, int] = {}
+        self._shape_of: dict[int, tuple[int, ...]] = {}
+        self._copies: dict[int, Step] = {}
+        """Values that copies wrote and that nothing has looked at."""
         self._alive: dict[int, StorageWeakRef] = {}
 
     def value(self, tensor: Tensor) -> int | None:
@@ -78,23 +67,29 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Add a step for an operator, unless it is a view or depends on parameters only."""
         results = list(tensors_in((result,)))
         inputs = list(tensors_in(chain(args, kwargs.values())))
-        read: dict[int, int] = {}
+        parts: dict[int, dict[tuple[int, int], int]] = {}
         weights: dict[int, int] = {}
         shape: tuple[int, ...] | None = None
+        input_keys: set[int] = set()
         for tensor in inputs:
-            number = self.value(tensor)
+            key = self._key(tensor)
+            input_keys.add(key)
+            number = self._value_of.get(key)
             if number is None:
-                weights[self._key(tensor)] = tensor.numel()
+                weights[key] = min(tensor.numel(), _storage_elements(tensor))
                 continue
             shape = shape or tuple(tensor.shape)
-            # An expanded view repeats what it reads; no more than the storage is fetched.
-            read[number] = max(read.get(number, 0), min(tensor.numel(), self.trace.elements_of[self.trace.buffer_of[number]]))
+            # Views of different places of one buffer are all read (queries, keys and values of one product); the same view twice is fetched once.
+            parts.setdefault(number, {})[int(tensor.storage_offset()), tensor.numel()] = tensor.numel()
+        # An expanded view repeats what it reads; no more than the storage is fetched.
+        read = {number: min(sum(views.values()), self.trace.elements_of[self.trace.buffer_of[number]]) for number, views in parts.items()}
         if not read or shape is None or not results:
             return
         base, in_place = operation.rstrip("_"), operation.endswith("_") and not operation.endswith("__")
-        input_keys = {self._key(tensor) for tensor in inputs}
+        in_place = in_place and base not in _VIEWS_IN_PLACE
         if not in_place and all(self._key(tensor) in input_keys for tensor in results):
-            return  # a view
+            self._note_view(operation, inputs[0], results[0])
+            return
         written: dict[int, int] = {}
         for tensor in results:
             if tensor.numel() == 0:
@@ -109,17 +104,33 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             overwritten = self.trace.buffer_of[next(iter(written))]
             read = {v: n for v, n in read.items() if self.trace.buffer_of[v] != overwritten} or read
         path, leaf = self.paths[-1]
-        kind = kind_of(base if base in ACTIVATIONS else operation, pointwise=pointwise)
-        step = Step(base, kind, path, leaf, read, written, sum(weights.values()), shape, tuple(results[0].shape))
+        step = Step(base, kind_of(base, pointwise=pointwise), path, leaf, read, written, sum(weights.values()), shape, tuple(results[0].shape))
         describe(step, args, kwargs, weighted=bool(weights))
+        for value in written:
+            self._shape_of[value] = step.output_shape
+        if base == "clone":
+            # What is copied is the buffer, whatever axes show it; and what is written has the axes in which it is read next.
+            step.input_shape = self._shape_of.get(next(iter(read)), shape)
+            self._copies.update(dict.fromkeys(written, step))
         self.trace.steps.append(step)
 
+    def _note_view(self, operation: str, source: Tensor, result: Tensor) -> None:
+        number = self.value(source)
+        copy = self._copies.pop(number, None) if number is not None and operation in ("view", "_unsafe_view", "reshape") else None
+        if copy is not None and number is not None and result.numel() == source.numel():
+            copy.output_shape = self._shape_of[number] = tuple(result.shape)
 
+
+_VIEWS_IN_PLACE = frozenset(("as_strided", "squeeze", "unsqueeze", "transpose", "t", "swapaxes", "swapdims", "detach", "resize", "set"))
 _ATTENTION = cast("object", functional.scaled_dot_product_attention)
+_GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
+_RECURRENT = {cast("object", getattr(torch, name)): gates for name, gates in _GATES.items()}
+_LISTED_WEIGHTS = 9
+"""Arguments of a recurrent operator on an unpacked sequence: input, states, weights, bias, layers, dropout, training, bidirectional, batch first."""
 
 
-class AttentionNotes(TorchFunctionMode):
-    """Notes scaled dot-product attention as one operator, whatever kernels it is made of on this device."""
+class WholeOperators(TorchFunctionMode):
+    """Notes attention as one operator, and a layer of a recurrent network as one, whatever kernels they are made of on this device."""
 
     def __init__(self, recorder: Recorder) -> None:
         super().__init__()
@@ -128,16 +139,30 @@ class AttentionNotes(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., object], types: Sequence[type], args: tuple[object, ...] = (), kwargs: dict[str, object] | None = None
     ) -> object:
-        keywords, attention = kwargs or {}, func is _ATTENTION
-        if not attention or self.recorder.paused:
+        keywords = kwargs or {}
+        recurrent = func in _RECURRENT and len(args) == _LISTED_WEIGHTS
+        if self.recorder.paused or not (recurrent or func is _ATTENTION):
             return func(*args, **keywords)
         self.recorder.paused = True
         try:
             result = func(*args, **keywords)
         finally:
             self.recorder.paused = False
-        self.recorder.note("scaled_dot_product_attention", args, keywords, result, pointwise=False)
+        if recurrent:
+            self._note_layers(func.__name__, args, cast("tuple[Tensor, ...]", result))
+        else:
+            self.recorder.note("scaled_dot_product_attention", args, keywords, result, pointwise=False)
         return result
+
+    def _note_layers(self, operation: str, args: tuple[object, ...], result: tuple[Tensor, ...]) -> None:
+        sequence, weights, layers = cast("Tensor", args[0]), cast("Sequence[Tensor]", args[2]), cast("int", args[4])
+        per_layer = len(weights) // layers
+        for layer in range(layers):
+            # Between layers stands a sequence as wide as the last one's.
+            made = result if layer == layers - 1 else (torch.empty_like(result[0]),)
+            held = weights[layer * per_layer : (layer + 1) * per_layer]
+            self.recorder.note(operation, (sequence, *held), {}, made, pointwise=False)
+            sequence = made[0]
 
 
 def _storage_elements(tensor: Tensor) -> int:

@@ -11,7 +11,8 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from mcompress.compress.counting.recorder import AttentionNotes, Recorder, Trace
+from mcompress.compress.counting.recorder import Recorder, WholeOperators
+from mcompress.compress.counting.steps import Trace
 from mcompress.errors import StageError
 
 # What a forward pass of a user's network may raise where tensors hold no numbers.
@@ -54,7 +55,7 @@ def _run(model: nn.Module, recorder: Recorder, sample: Tensor) -> Trace:
     recorder.trace.inputs.add(number)
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.no_grad(), torch.device(sample.device), _paths(model, recorder), AttentionNotes(recorder), recorder:
+        with torch.no_grad(), torch.device(sample.device), _paths(model, recorder), WholeOperators(recorder), recorder:
             output = model(sample)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
@@ -89,6 +90,9 @@ def _copy_to_meta(model: nn.Module) -> nn.Module:
     for module in model.modules():
         for tensor in chain(module._parameters.values(), module._buffers.values(), vars(module).values()):
             if isinstance(tensor, Tensor) and id(tensor) not in memo:
+                if tensor.is_meta:
+                    memo[id(tensor)] = tensor  # holds nothing that a forward pass could change
+                    continue
                 empty = torch.empty_like(tensor, device="meta", requires_grad=False)
                 memo[id(tensor)] = nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
     return copy.deepcopy(model, memo)

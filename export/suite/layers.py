@@ -158,11 +158,11 @@ def concatenate(graph: Graph, parts: Sequence[int]) -> int:
 
 
 def pad(graph: Graph, x: int, border: int) -> int:
-    """Zeros around the picture."""
+    """A border of the least value, as largest pooling needs it; a border of zeros is part of the operator behind it in most runtimes."""
     batch, height, width, channels = graph.shape(x)
-    borders = [[0, 0], [border, border], [border, border], [0, 0]]
+    borders = graph.integers_table([[0, 0], [border, border], [border, border], [0, 0]])
     shape = (batch, height + 2 * border, width + 2 * border, channels)
-    return graph.add(Op.PAD, [x, graph.integers_table(borders)], shape, schema.PadOptionsT(), Options.PadOptions)
+    return graph.add(Op.PADV2, [x, borders, graph.least()], shape, schema.PadV2OptionsT(), Options.PadV2Options)
 
 
 def layer_norm(graph: Graph, x: int) -> int:

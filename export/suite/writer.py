@@ -62,6 +62,12 @@ class Graph:
         """A constant INT32 matrix, such as paddings."""
         return self._constant(np.asarray(values, np.int32), schema.TensorType.INT32)
 
+    def least(self) -> int:
+        """A single value, the least that the number type has."""
+        if self.number == "fp32":
+            return self._constant(np.full((), np.finfo(np.float32).min, np.float32), schema.TensorType.FLOAT32)
+        return self._constant(np.full((), -128, np.int8), schema.TensorType.INT8, _quantization([SCALE], 0, ZERO_POINT))
+
     def slopes(self, shape: Sequence[int]) -> int:
         """Slopes of a PReLU."""
         if self.number == "fp32":
@@ -142,7 +148,7 @@ VERSIONS = {
     schema.BuiltinOperator.RESIZE_BILINEAR: 3,
     schema.BuiltinOperator.RESIZE_NEAREST_NEIGHBOR: 3,
     schema.BuiltinOperator.DEPTH_TO_SPACE: 2,
-    schema.BuiltinOperator.PAD: 2,
+    schema.BuiltinOperator.PADV2: 2,
     schema.BuiltinOperator.TRANSPOSE: 2,
     schema.BuiltinOperator.BATCH_MATMUL: 2,
 }

@@ -29,7 +29,15 @@ SetOption = Annotated[
 ]
 OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where runs and the cache lie.")]
 QuickOption = Annotated[bool, typer.Option("--quick", help="The same path with tiny budgets, under a minute; the results mean nothing.")]
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A name from `mcompress list models`, package.module:function, or an .onnx or .tflite file.")
+]
+InputOption = Annotated[str | None, typer.Option("--input", metavar="SHAPE", help="Input shape; 1,3,128,128 for a network, a file has its own.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
+
+
+device_app = typer.Typer(help="Constants of devices: fit them to measurements, and say how far they are off.", no_args_is_help=True)
+app.add_typer(device_app, name="device")
 
 
 def main() -> None:
@@ -105,13 +113,13 @@ def list_(what: Annotated[str, typer.Argument(metavar="models|devices|targets|st
 
 @app.command()
 def count(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A name from `mcompress list models`, or package.module:function.")],
-    input_: Annotated[str, typer.Option("--input", metavar="SHAPE", help="Input shape, e.g. 1,3,128,128.")] = "1,3,128,128",
-    args: Annotated[str, typer.Option("--args", metavar="JSON", help="Arguments of the model, e.g. '{\"blocks\": 6}'.")] = "{}",
+    model: ModelArgument,
+    input_: InputOption = None,
+    args: Annotated[str, typer.Option("--args", metavar="JSON", help="Arguments of the network, e.g. '{\"blocks\": 6}'.")] = "{}",
     json_: JsonOption = False,
 ) -> None:
-    """Parameters, multiply-adds in both conventions, and activation memory of a model."""
-    from mcompress.listing import count_model
+    """Parameters, multiply-adds in both conventions, and activation memory of a network or a file."""
+    from mcompress.estimating import count_model
 
     counted = count_model(model, input_, args)
     if json_:
@@ -122,10 +130,32 @@ def count(
         "macs": "multiply-adds, exact work",
         "macs_output_convention": "multiply-adds, output-size convention",
         "peak_activation_bytes": "peak live activations, bytes (fp32)",
+        "planned_peak_bytes": "arena of TFLite's planner, bytes (fp32)",
         "activation_traffic_bytes": "activation traffic, bytes (fp32)",
     }
     for key, label in labels.items():
         typer.echo(f"{label:<40} {counted[key]:>20,}")
+    unknown = counted["unknown_operators"]
+    for name in unknown if isinstance(unknown, list) else ():
+        typer.echo(f"not known, multiply-adds assumed: {name}")
+
+
+@app.command()
+def estimate(
+    model: ModelArgument,
+    device: Annotated[str, typer.Option("--device", metavar="NAME", help="A device (mcompress list devices).")],
+    unit: Annotated[str | None, typer.Option("--unit", metavar="UNIT", help="Compute unit; the device's preferred one.")] = None,
+    precision: Annotated[str | None, typer.Option("--precision", metavar="P", help="int8, w8a16, fp16 or fp32; a file has its own.")] = None,
+    input_: InputOption = None,
+    args: Annotated[str, typer.Option("--args", metavar="JSON", help="Arguments of the network, e.g. '{\"blocks\": 6}'.")] = "{}",
+    top: Annotated[int, typer.Option("--top", metavar="N", min=1, help="Show so many operators.")] = 10,
+    json_: JsonOption = False,
+) -> None:
+    """Estimated latency of a network or a file on a device, with its error, and where the milliseconds go."""
+    from mcompress.estimating import estimate_model
+
+    estimated = estimate_model(model, device, unit, precision, input_shape=input_, args=args)
+    typer.echo(json.dumps(estimated.as_json(top), indent=2) if json_ else "\n".join(estimated.lines(top)))
 
 
 @app.command()
@@ -148,6 +178,31 @@ def verify(bundle: Annotated[Path, typer.Argument(metavar="BUNDLE")], json_: Jso
         from mcompress.errors import MissingBackendError
 
         raise MissingBackendError(f"none of the {len(rows)} files could be executed here; their digests are right, but nothing was computed")
+
+
+@app.command()
+def check(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The new bundle, or the run folder that holds it.")],
+    against: Annotated[Path, typer.Option("--against", metavar="BASELINE", help="The bundle to compare it with, or its run folder.")],
+    junit: Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="Write the comparison as JUnit XML.")] = None,
+    markdown: Annotated[Path | None, typer.Option("--markdown", metavar="FILE", help="Write it as a comment for a pull request.")] = None,
+    measure: Annotated[bool, typer.Option("--measure/--no-measure", help="Execute the recommended files of both in turns on this machine.")] = True,
+    seconds: Annotated[float, typer.Option("--seconds", metavar="S", help="Measure so long per pass and file.")] = 3.0,
+    json_: JsonOption = False,
+) -> None:
+    """Compare a bundle with a baseline; exit code 3 if it is slower, bigger or worse than the target's `gate` allows, or needs a new baseline."""
+    from mcompress.checking import Outputs, as_json, raise_for_verdict
+    from mcompress.checking import check as compare
+    from mcompress.console import LastingConsole, Terminal
+    from mcompress.reports.gate.table import render
+
+    with Terminal() as reporter:
+        compared = compare(bundle, against, seconds=seconds if measure else None, outputs=Outputs(junit, markdown), reporter=reporter)
+    if json_:
+        typer.echo(json.dumps(as_json(compared), indent=2))
+    else:
+        render(compared, LastingConsole(highlight=False))
+    raise_for_verdict(compared)
 
 
 @app.command()
@@ -177,6 +232,27 @@ def report(folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run fol
 
 
 @app.command()
+def profile(
+    source: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle, or one .onnx, .tflite or .pte file.")],
+    on: Annotated[str, typer.Option("--on", metavar="DEVICE", help="host, adb, adb:SERIAL, ssh:HOST or ssh:USER@HOST:PORT.")] = "host",
+    file: Annotated[str | None, typer.Option("--file", metavar="NAME", help="Only this file of the bundle.")] = None,
+    threads: Annotated[int, typer.Option("--threads", help="Threads of the runtime.")] = 1,
+    cpus: Annotated[str | None, typer.Option("--cpus", metavar="0,1", help="Processors to pin to; the fastest where they differ.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="128 queries or a second instead of 1,024 queries or 60 s.")] = False,
+    operators: Annotated[bool, typer.Option("--operators", help="Also the time of each operator, from the runtime's own profiler.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write the results there as JSON, after every file.")] = None,
+    benchmark_binary: Annotated[
+        Path | None, typer.Option("--benchmark-binary", metavar="PATH", help="LiteRT's benchmark_model, built for the phone (adb).")
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Measure a bundle's files on this machine, on a phone, or on a machine behind ssh."""
+    from mcompress.profiling import run_command
+
+    run_command(source, on, file, threads, cpus, out, benchmark_binary, quick=quick, operators=operators, as_json=json_)
+
+
+@app.command()
 def doctor(json_: JsonOption = False) -> None:
     """Say which backends work here, and what to install for the others."""
     from mcompress.listing import doctor_rows
@@ -186,6 +262,57 @@ def doctor(json_: JsonOption = False) -> None:
     broken = [r["name"] for r in rows if r["state"] != "ok"]
     if broken:
         sys.exit(4)
+
+
+OnOption = Annotated[str | None, typer.Option("--on", metavar="PLACE", help="Measure there: host, adb[:SERIAL] or ssh:[USER@]HOST[:PORT].")]
+DeviceOut = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="The device file to write; DEVICE.yaml here if left out.")]
+Processors = Annotated[str | None, typer.Option("--cpus", metavar="LIST", help="Processors to pin to, for example 4,5,6,7.")]
+
+
+@device_app.command("fit")
+def device_fit(
+    device: Annotated[str, typer.Argument(metavar="DEVICE", help="A known device, a device file, or a new name (with --on).")],
+    on: OnOption = None,
+    published: Annotated[Path | None, typer.Option("--published", metavar="CSV", help="Fit to published latencies of whole networks.")] = None,
+    where: Annotated[list[str] | None, typer.Option("--where", metavar="COLUMN=VALUE", help="Rows of the CSV to take. Repeatable.")] = None,
+    unit: Annotated[str, typer.Option("--unit", help="The unit whose constants are fitted.")] = "cpu",
+    precision: Annotated[str, typer.Option("--precision", help="Of the published files: int8, w8a16, fp16 or fp32.")] = "int8",
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of the runtime.")] = 1,
+    cpus: Processors = None,
+    minutes: Annotated[float, typer.Option("--minutes", min=0.1, max=60, help="The longest that measuring may take.")] = 10.0,
+    share: Annotated[float, typer.Option("--share", min=0.01, max=1, help="About this share of the suite.")] = 1.0,
+    keep: Annotated[Path, typer.Option("--keep", metavar="DIR", help="Measurements are kept here, and gone on from.")] = Path("runs"),
+    out: DeviceOut = None,
+) -> None:
+    """Fit a device's constants: to a suite that is measured on it, or to published latencies."""
+    from mcompress.device_commands import fit_measured, fit_to_published
+
+    if (on is None) == (published is None):
+        raise UsageError("give either --on PLACE, to measure a suite there, or --published CSV")
+    if published is not None:
+        typer.echo(fit_to_published(device, published, where or (), unit=unit, precision=precision, out=out))
+    elif on is not None:
+        typer.echo(fit_measured(device, on, unit=unit, threads=threads, cpus=cpus, minutes=minutes, share=share, keep=keep, out=out))
+
+
+@device_app.command("validate")
+def device_validate(
+    device: Annotated[str, typer.Argument(metavar="DEVICE", help="A known device, or a device file.")],
+    on: OnOption = None,
+    networks: Annotated[str | None, typer.Option("--networks", metavar="LIST", help="Networks to measure; eighteen if left out.")] = None,
+    unit: Annotated[str | None, typer.Option("--unit", help="One unit only; with --on, the unit that is measured (cpu if left out).")] = None,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of the runtime.")] = 1,
+    cpus: Processors = None,
+    keep: Annotated[Path, typer.Option("--keep", metavar="DIR", help="Where networks and measurements are kept.")] = Path("runs"),
+    out: DeviceOut = None,
+    json_: JsonOption = False,
+) -> None:
+    """Say how far a device's estimates are off; with --on, measure networks that the fit did not see first, and keep the result in the file."""
+    from mcompress.device_commands import validate_measured, validation_rows, validation_text
+
+    checked = validate_measured(device, on, networks, unit=unit or "cpu", threads=threads, cpus=cpus, keep=keep, out=out) if on else device
+    rows = validation_rows(checked, unit)
+    typer.echo(json.dumps(rows, indent=2) if json_ else validation_text(rows))
 
 
 def _load(target: str, overrides: list[str] | None, *, quick: bool) -> Target:

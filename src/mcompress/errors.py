@@ -11,6 +11,7 @@ MCompressError
 │   ├── TrainingDiverged          NaN or infinity in a loss
 │   └── DiskFullError             no space left while a result was being written
 ├── ExportError          exit 5   a backend could not write or lower the model
+├── DeviceError          exit 5   a device cannot be reached, was lost, or lacks what a measurement needs
 └── ParityError          exit 6   an artifact does not compute what the original computes
 
 Messages say what is wrong, the value that was seen, what is allowed and what to do. `cli.main` is the only place that catches them.
@@ -97,6 +98,12 @@ class DiskFullError(StageError):
 
 class ExportError(MCompressError):
     """A backend could not lower or write the model."""
+
+    exit_code = 5
+
+
+class DeviceError(MCompressError):
+    """A device cannot be reached, was lost during a measurement, or lacks what the measurement needs; what was complete is kept."""
 
     exit_code = 5
 

@@ -115,7 +115,8 @@ def validate_on(device: Device, wanted: Wanted, told: Told, networks: Sequence[s
             for name, path in paths.items():
                 turns = [timing for (of, _), timing in journal.timings.items() if of == name]
                 if turns:
-                    estimated = estimate(table_of_file(path).table, device, unit.name, number).value
+                    read = table_of_file(path)
+                    estimated = estimate(read.table, device, unit.name, read.precisions).value
                     check = Check(network=name, measured_ms=min(timing.p50_ms for timing in turns), estimated_ms=estimated)
                     checks.setdefault(number, []).append(check)
                     runtime = turns[0].runtime

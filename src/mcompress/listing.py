@@ -1,19 +1,16 @@
-"""What the listing commands print: what there is, what a model costs, what works here, what a bundle is worth."""
+"""What the listing commands print: what there is, what works here, what a bundle is worth."""
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
 from pydantic import JsonValue
 
-from mcompress.errors import MissingBackendError, StageError, UsageError
-from mcompress.targets.device import list_devices, load_device
+from mcompress.errors import MissingBackendError
+from mcompress.targets.device import device_heads
 from mcompress.targets.load import load_target, shipped_targets
-from mcompress.targets.schema import MOST_VALUES
 
 
 def _models() -> dict[str, str]:
@@ -23,7 +20,7 @@ def _models() -> dict[str, str]:
 
 
 def _devices() -> dict[str, str]:
-    return {name: f"{device.title}; units: {', '.join(device.units)}" for name in list_devices() for device in (load_device(name),)}
+    return {name: f"{head.title}; units: {', '.join(head.units)}" for name, head in device_heads().items()}
 
 
 def _stages() -> dict[str, str]:
@@ -55,43 +52,6 @@ LISTS: dict[str, Callable[[], dict[str, str]]] = {
 
 def _first_line(what: object) -> str:
     return (what.__doc__ or "").strip().splitlines()[0]
-
-
-def count_model(model: str, shape: str, args: str) -> dict[str, int]:
-    """Parameters, multiply-adds and memory of a model by name. Raises `UsageError` for a shape or arguments that cannot be read."""
-    try:
-        input_shape = tuple(int(part) for part in shape.replace("x", ",").split(","))
-    except ValueError:
-        input_shape = ()
-    if len(input_shape) != 4 or min(input_shape) < 1:
-        raise UsageError(
-            f"--input is '{shape}'; it must be four positive whole numbers with commas between them (batch, channels, height, width), "
-            "for example 1,3,128,128"
-        )
-    try:
-        arguments = json.loads(args)
-    except ValueError as error:
-        raise UsageError(f"--args is not JSON: {error}; for example --args '{{\"blocks\": 6}}'") from error
-    if not isinstance(arguments, dict):
-        raise UsageError(f"--args is {args}; it must be a JSON object, for example '{{\"blocks\": 6}}'")
-    from mcompress.compress.cost import count
-    from mcompress.compress.models.build import build, build_meta
-    from mcompress.compress.models.spec import ModelSpec
-
-    spec = ModelSpec(model, arguments, (), input_shape)
-    try:
-        return count(build_meta(spec), input_shape)
-    except StageError as error:
-        if math.prod(input_shape) > MOST_VALUES:
-            raise _refused(model, shape, error) from error
-    try:  # the network may need numbers to find its way, and if it does not, the message is about the input alone
-        return count(build(spec), input_shape)
-    except StageError as error:
-        raise _refused(model, shape, error) from error
-
-
-def _refused(model: str, shape: str, error: StageError) -> UsageError:
-    return UsageError(f"--input is '{shape}', which {model} does not take: {error}")
 
 
 def doctor_rows() -> list[dict[str, str]]:

@@ -49,6 +49,67 @@ class StageRecord(Record):
     """An earlier process, which was stopped, had begun the stage; its time is not in `seconds`."""
 
 
+class OperatorCost(Record):
+    """One operator of a model on the device: what it does, where, and what it is estimated to cost there, ms."""
+
+    name: str
+    kind: str
+    """Whose speed it has, for example `pointwise_convolution` (`mcompress.targets.speeds.CLASSES`)."""
+    fused: tuple[str, ...] = ()
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    unit: str
+    precision: str
+    """Of the file."""
+    computed_in: str
+    """Precision of arithmetic and memory on the unit."""
+    macs: int
+    bytes: int
+    """Activations read and written and weights, in the precision that is computed in."""
+    compute_ms: float
+    memory_ms: float
+    dispatch_ms: float
+    boundary_ms: float
+    apart_ms: float
+    """An activation that the runtime computes in a pass of its own."""
+    latency_ms: float
+    """Compute and memory traffic overlap: the larger of the two, and the rest."""
+
+
+class LatencyBreakdown(Record):
+    """Where the milliseconds of a model go on one unit of the device."""
+
+    latency: Measurement
+    """The estimate that the rows and `fixed_ms` add up to."""
+    unit: str
+    fixed_ms: float
+    """Of one inference, besides its operators."""
+    operators: tuple[OperatorCost, ...]
+    """In execution order."""
+    all_in_ms: dict[str, float] = Field(default_factory=dict)
+    """Precision of a file -> the estimate if every operator had it, for the precisions that the unit takes."""
+
+
+class Ceiling(Record):
+    """What one unit of the device reaches at most in one precision of arithmetic."""
+
+    unit: str
+    title: str
+    precision: str
+    gbs: float
+    """10^9 bytes per second."""
+    cache_mb: float | None = None
+    far_gbs: float | None = None
+    """Beyond the cache."""
+    gmacs: dict[str, float]
+    """Class of operators -> 10^9 multiply-adds per second, for the classes of the run's models."""
+    moved_gbs: dict[str, float]
+    """Class of operators that multiply nothing -> 10^9 bytes per second, for the classes of the run's models; others reach `gbs`."""
+    channels: int
+    """Output channels are processed in groups of so many."""
+    source: str
+
+
 class ModelRecord(Record):
     """One of teacher, student, compressed."""
 
@@ -63,6 +124,8 @@ class ModelRecord(Record):
     quality_per_sample: dict[str, dict[str, float]] = Field(default_factory=dict)
     """Sample name -> metric -> value."""
     latency: tuple[Measurement, ...] = ()
+    breakdown: LatencyBreakdown | None = None
+    """Of the teacher and the compressed model, on the unit that the compressed one is offered for."""
 
 
 class ParityRecord(Record):
@@ -146,6 +209,8 @@ class Run(Record):
     """Trivial reference on the held-out data (bicubic): sample name -> metric -> value; `mean` is the mean."""
     exports: tuple[ExportRecord, ...]
     budget: tuple[BudgetRecord, ...]
+    roofline: tuple[Ceiling, ...] = ()
+    """One per unit and precision that the breakdowns compute on."""
     fallbacks: tuple[Fallback, ...]
     not_measured: tuple[str, ...] = ()
     seconds: float = 0.0

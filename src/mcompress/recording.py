@@ -14,8 +14,10 @@ from pydantic import JsonValue
 from torch import nn
 
 from mcompress.artifact import Artifact, model_digest
+from mcompress.breakdown import breakdown_of, ceilings_of
 from mcompress.budget import check_budget
 from mcompress.cache import Cache, Entry
+from mcompress.comparing import comparison_of
 from mcompress.compress.cost import FP32_BYTES, operator_table
 from mcompress.compress.models.spec import ModelSpec
 from mcompress.compress.quantize.plan import PrecisionPlan
@@ -103,6 +105,12 @@ def make_record(
     }
     if best is not None:
         models["compressed"] = models["compressed"].model_copy(update={"latency": (best.latency,)})
+    shipped = planned_precisions(distilled.table, final.plan if variant == "mixed" else None)
+    breakdowns = {
+        "teacher": breakdown_of(teacher.table, made.device, unit.name, planned_precisions(teacher.table, None)),
+        "compressed": breakdown_of(distilled.table, made.device, unit.name, shipped),
+    }
+    models |= {name: models[name].model_copy(update={"breakdown": breakdown}) for name, breakdown in breakdowns.items()}
     pictures = {made.task.baseline_name: baseline.entry, "teacher": scored["teacher"].entry, "student": scored["student"].entry}
     lay_out_samples(folder, {name: entry.folder for name, entry in pictures.items()}, shown.entry.folder if shown else None)
     for stage in stages:
@@ -131,6 +139,7 @@ def make_record(
         baseline={**baseline.scores, "mean": mean(baseline.scores)},
         exports=records,
         budget=tuple(check_budget(made.target.budget, models, records)),
+        roofline=ceilings_of(made.device, tuple(breakdowns.values())),
         fallbacks=tuple(fallbacks),
         not_measured=tuple(_not_measured(made, records)),
         peak_memory_mb=peak_memory_mb,
@@ -140,7 +149,10 @@ def make_record(
 def write_bundle_of(made: Plan, record: Run, stages: Sequence[StageLike], exports: Sequence[ExportResult], folder: Path) -> Path:
     """The bundle in the run folder."""
     files = [replace(result.file, record=entry) for entry, result in zip(record.exports, exports, strict=True)]
-    return write_bundle(folder / "bundle", run=record, target=made.target, files=files, plan=stages[-1].artifact.plan)
+    final = stages[-1].artifact
+    table = operator_table(final.network().eval(), made.target.model.input_shape)
+    comparison = comparison_of(made, record, table, final.plan)
+    return write_bundle(folder / "bundle", run=record, target=made.target, files=files, plan=final.plan, comparison=comparison)
 
 
 def _counted(made: Plan, spec: ModelSpec, network: nn.Module) -> Counted:
@@ -193,9 +205,10 @@ def _shown(exports: Sequence[ExportResult], variant: str) -> ExportResult | None
 
 def _beyond_the_device(made: Plan, compressed: ModelRecord) -> Iterator[Fallback]:
     needed_mb = (compressed.weight_bytes + compressed.peak_activation_bytes) / 1e6
-    limit = made.device.memory_limit_mb
-    if needed_mb > limit.value:
-        reason = f"weights and live fp32 activations need {needed_mb:.0f} MB; one app may use {limit.value:g} MB there ({limit.source})"
+    limit = made.device.memory
+    if needed_mb > limit.limit_mb:
+        source = made.device.sources[limit.source].text
+        reason = f"weights and live fp32 activations need {needed_mb:.0f} MB; one app may use {limit.limit_mb:g} MB there ({source})"
         yield Fallback(where="device", what=made.device.title, reason=reason)
 
 

@@ -1,0 +1,165 @@
+"""comparison.json of a bundle, schema 1: what `mcompress check` needs beyond the manifest to compare the bundle with another one.
+
+The operator table and the device's constants are stored whole: the gate estimates the baseline with the constants of the new bundle, so that a
+device file that became better is never taken for a network that became slower.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
+
+from mcompress.errors import UsageError
+from mcompress.targets.device import Device, FilePrecision
+from mcompress.targets.gate import Gate
+from mcompress.targets.latency import OperatorLatency, Precisions, estimate, operator_latencies
+from mcompress.targets.operators import Operator, OperatorTable
+
+NAME = "comparison.json"
+SCHEMA = 1
+_OPERATORS = TypeAdapter(tuple[Operator, ...])
+
+
+class Part(BaseModel):
+    """Frozen; unknown keys are errors; no NaN."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+
+class OperatorRow(Part):
+    """One operator as the estimate sees it; times in ms. `latency_ms` is what it adds to the estimate."""
+
+    name: str
+    kind: str
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    unit: str
+    precision: FilePrecision
+    compute_ms: float
+    memory_ms: float
+    dispatch_ms: float
+    boundary_ms: float
+    latency_ms: float
+
+
+class FileEstimate(Part):
+    """The estimate of one file on the unit of the device that it runs on."""
+
+    unit: str
+    precisions: dict[str, FilePrecision] | FilePrecision
+    """Of the file: one for all operators, or operator -> precision."""
+    latency_ms: float = Field(gt=0)
+    on: str
+    """Device, unit and precisions, for example `snapdragon865 gpu int8+fp16`."""
+    band: str | None
+    operators: tuple[OperatorRow, ...]
+
+
+class NetworkCost(Part):
+    """The network behind all files, counted from its operator table."""
+
+    params: int
+    macs: int
+    peak_memory_bytes: int
+    """Of live activations as a runtime plans them; fp32, whatever a file computes in."""
+
+
+class Comparison(Part):
+    """The whole file."""
+
+    schema_version: Literal[1] = Field(default=1, alias="schema", serialization_alias="schema")
+    model: JsonValue
+    """Specification of the teacher: which original the bundle is a compressed form of."""
+    held_out: str
+    """Digest of training and held-out data: quality can only be compared on the same."""
+    gate: Gate
+    device: str
+    constants: JsonValue
+    """The device file without its validation."""
+    packages: dict[str, str]
+    cpu: str
+    network: NetworkCost
+    table: tuple[JsonValue, ...]
+    """One entry per operator, with the fields of `mcompress.targets.operators.Operator`."""
+    files: dict[str, FileEstimate]
+    """By name of the file; a file that does not run on the device is not in it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False, populate_by_name=True)
+
+    def estimates_with(self, constants: JsonValue) -> dict[str, FileEstimate]:
+        """Every file estimated anew, with these constants and the estimator of this mcompress.
+
+        Raises `pydantic.ValidationError` if the constants or the stored table lack what this mcompress needs to know, `UsageError` or `TargetError`
+        for operators or units that the constants do not cover.
+        """
+        device, table = Device.model_validate(constants), self.operators()
+        return {name: estimate_file(table, device, file.unit, file.precisions) for name, file in self.files.items()}
+
+    def operators(self) -> OperatorTable:
+        """The stored table. Raises `pydantic.ValidationError` if it lacks what this mcompress knows of an operator."""
+        return OperatorTable(_OPERATORS.validate_python(self.table), self.network.params)
+
+
+def plain_operators(table: OperatorTable) -> tuple[JsonValue, ...]:
+    """The rows of a table as JSON."""
+    return tuple(_OPERATORS.dump_python(table.operators, mode="json"))
+
+
+def constants_of(device: Device) -> JsonValue:
+    """Everything that a device file says, except how well it was validated."""
+    return device.model_dump(mode="json", exclude={"units": {"__all__": {"validation"}}})
+
+
+def estimate_file(table: OperatorTable, device: Device, unit: str, precisions: Precisions) -> FileEstimate:
+    """What the estimator says of a file with these precisions; raises as `estimate` does."""
+    whole = estimate(table, device, unit, precisions)
+    rows = operator_latencies(table, device, unit, precisions)
+    stored: dict[str, FilePrecision] | FilePrecision = dict(precisions) if isinstance(precisions, Mapping) else precisions
+    operators = tuple(_row(operator, row) for operator, row in zip(table.operators, rows, strict=True))
+    return FileEstimate(unit=unit, precisions=stored, latency_ms=whole.value, on=whole.on, band=whole.band, operators=operators)
+
+
+def _row(operator: Operator, row: OperatorLatency) -> OperatorRow:
+    return OperatorRow(
+        name=operator.name,
+        kind=operator.kind,
+        input_shape=operator.input_shape,
+        output_shape=operator.output_shape,
+        unit=row.unit,
+        precision=row.precision,
+        compute_ms=float(row.compute_ms),
+        memory_ms=float(row.memory_ms),
+        dispatch_ms=float(row.dispatch_ms),
+        boundary_ms=float(row.boundary_ms),
+        latency_ms=float(row.latency_ms),
+    )
+
+
+def write_comparison(folder: Path, comparison: Comparison) -> Path:
+    """Write it into a bundle."""
+    path = folder / NAME
+    path.write_text(comparison.model_dump_json(by_alias=True, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def read_comparison(folder: Path) -> Comparison:
+    """From a bundle whose digests have been checked. Raises `UsageError` for a bundle without it, or with one of another schema."""
+    path = folder / NAME
+    if not path.is_file():
+        raise UsageError(f"the bundle '{folder}' holds no {NAME}: an mcompress that had no gate made it. Make it again with this mcompress")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UsageError(f"{path} is not JSON ({error}). Take the bundle again from where it was made") from error
+    seen = data.get("schema") if isinstance(data, dict) else None
+    if seen != SCHEMA:
+        raise UsageError(f"{path} has schema {seen}; this mcompress compares schema {SCHEMA}. Make both bundles with one mcompress")
+    try:
+        return Comparison.model_validate(data)
+    except ValidationError as error:
+        details = "\n".join(f"  {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:10])
+        raise UsageError(f"{path} is not a comparison of schema {SCHEMA}:\n{details}") from error

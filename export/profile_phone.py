@@ -1,0 +1,259 @@
+"""Latency on a phone, which has no Python: the runtimes' own programs do the timing, `benchmark_model` for .tflite, `executor_runner` for .pte.
+
+Both are the user's, built for the phone (LiteRT: tflite/tools/benchmark, nightly builds exist; ExecuTorch: examples/portable/executor_runner),
+because the runtime inside them is what is measured: the one the app ships. Their paths come from `Programs`.
+
+What the programs print is read by `export/profile_phone_output.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mcompress.errors import DeviceError, UsageError
+from mcompress.export.profile import FailedJob, Job, Profile, link_or_copy, shares
+from mcompress.export.profile_phone_output import EXECUTED, SENSORS, STATUS, Timed, hot, parse_benchmark, parse_operators, parse_runner, parse_sensors
+from mcompress.export.profile_throttle import Reading, throttled, unsteady
+from mcompress.targets.connect import Connection, Done
+
+BENCHMARK_MODEL, EXECUTOR_RUNNER = "MCOMPRESS_BENCHMARK_MODEL", "MCOMPRESS_EXECUTOR_RUNNER"
+SPARE_S = 300.0
+REST_EVERY_S = 5.0
+ANSWER_TAIL = 800
+WHERE_TO_GET = {
+    "tflite": f"--benchmark-binary or {BENCHMARK_MODEL} must name LiteRT's `benchmark_model`, built for the phone (bazel build -c opt "
+    "--config=android_arm64 //tflite/tools/benchmark:benchmark_model)",
+    "executorch": f"{EXECUTOR_RUNNER} must name ExecuTorch's `executor_runner`, built for the phone (CMake with EXECUTORCH_BUILD_XNNPACK=ON and "
+    "EXECUTORCH_BUILD_EXECUTOR_RUNNER=ON)",
+}
+NO_PROGRAM = (
+    "there is no program that times {backend} files on a phone without an app; measure it through ssh, or profile the .tflite or .pte of the bundle"
+)
+SAID_MARK = "mcompress-ended="
+AND_SENSORS = f"""
+"$@"; ended=$?
+printf '\\n%s%s\\n' "{SAID_MARK}" "$ended"
+{SENSORS}"""
+"""Runs its arguments, says what they ended with, and reads the sensors while the phone is still warm: one call instead of two."""
+FRESH_S = 1.0
+"""A reading that is not older stands for the one before the next measurement."""
+MODELS = "models"
+PUSHED_TOGETHER_BYTES = 64 << 20
+"""Files are pushed many at a time, because a call to adb takes longer than a small file, but no more than a phone surely has room for."""
+
+
+@dataclass(frozen=True)
+class Programs:
+    """The programs that are pushed to a phone; None: not given."""
+
+    benchmark_model: Path | None = None
+    executor_runner: Path | None = None
+
+    @classmethod
+    def from_environment(cls) -> Programs:
+        """From `MCOMPRESS_BENCHMARK_MODEL` and `MCOMPRESS_EXECUTOR_RUNNER`."""
+        named = [Path(text) if text else None for text in (os.environ.get(BENCHMARK_MODEL), os.environ.get(EXECUTOR_RUNNER))]
+        return cls(named[0], named[1])
+
+    def of(self, backend: str) -> Path | None:
+        """The one for files of a backend. Raises `UsageError` for a path that is not a file."""
+        path = {"tflite": self.benchmark_model, "executorch": self.executor_runner}.get(backend)
+        if path is not None and not path.is_file():
+            raise UsageError(f"the program for {backend} files is {path}, which is not a file; {WHERE_TO_GET[backend]}")
+        return path
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """One look at the phone's sensors, and when it was."""
+
+    reading: Reading
+    status: int
+    """Android's thermal status; -1 where it does not say."""
+    at_s: float
+
+
+def profile_on_phone(connection: Connection, jobs: Sequence[Job], programs: Programs) -> Iterator[Profile | FailedJob]:
+    """Measure each file, in order. Raises `DeviceError` when the phone is lost, after everything that was complete."""
+    paths = {backend: programs.of(backend) for backend in dict.fromkeys(job.backend for job in jobs)}
+    there = {backend: _push_program(connection, path) for backend, path in paths.items() if path is not None}
+    todo = {index: job for index, job in enumerate(jobs) if job.backend in there}
+    models: dict[int, str] = {}
+    looked: _Looked | None = None
+    for index, job in enumerate(jobs):
+        if job.backend not in WHERE_TO_GET:
+            yield FailedJob(job, NO_PROGRAM.format(backend=job.backend))
+            continue
+        if job.backend not in there:
+            yield FailedJob(job, f"no program was given: {WHERE_TO_GET[job.backend]}", missing=True)
+            continue
+        if index not in models:
+            models = _push_models(connection, {number: other for number, other in todo.items() if number >= index})
+        result, looked = _measure(connection, job, there[job.backend], models[index], looked)
+        yield result
+
+
+def _push_program(connection: Connection, path: Path) -> str:
+    """Its name there. A phone on which it is already, from an earlier call, is not sent it again: it may be many megabytes."""
+    with path.open("rb") as stream:
+        folder = f"program-{hashlib.file_digest(stream, 'sha256').hexdigest()[:16]}"
+    name = f"./{folder}/{path.name}"
+    if connection.run(["test", "-x", name], timeout_s=30.0).rc != 0:
+        connection.push(path, name[2:])
+        connection.run(["chmod", "755", name], timeout_s=30.0)
+    return name
+
+
+def _push_models(connection: Connection, jobs: Mapping[int, Job]) -> dict[int, str]:
+    """Replace the files on the phone by the first of these, as many as go together. Number -> name there."""
+    connection.run(["rm", "-rf", MODELS], timeout_s=60.0)
+    names: dict[int, str] = {}
+    total = 0
+    with tempfile.TemporaryDirectory(prefix="mcompress-") as folder:
+        for number, job in jobs.items():
+            total += job.file.stat().st_size
+            if names and total > PUSHED_TOGETHER_BYTES:
+                break
+            names[number] = f"{number}-{job.file.name}"
+            link_or_copy(job.file, Path(folder) / names[number])
+        connection.push(Path(folder), MODELS)
+    return {number: f"{MODELS}/{name}" for number, name in names.items()}
+
+
+def _measure(connection: Connection, job: Job, program: str, model: str, looked: _Looked | None) -> tuple[Profile | FailedJob, _Looked]:
+    rested_s, still_hot, before = _rest(connection, job.rules.cool_down_s, looked)
+    arguments = _benchmark_arguments(job, model) if job.backend == "tflite" else _runner_arguments(job, model, job.rules.min_queries)
+    timed, after = _run(connection, job, program, arguments)
+    if isinstance(timed, str):
+        return FailedJob(job, timed), after
+    status = f"Android's thermal status is {STATUS[after.status]}" if 0 < after.status < len(STATUS) else None
+    reasons = [throttled([before.reading, after.reading], timed.samples), status]
+    warnings = [*timed.warnings, *filter(None, [unsteady(timed.samples)])]
+    if still_hot:
+        warnings.append(f"measured hot, after resting for {rested_s:.0f} s: {still_hot}")
+    elif rested_s:
+        warnings.append(f"rested for {rested_s:.0f} s before, because the device was hot")
+    operators: list[tuple[str, str, float]] = []
+    if job.operators:
+        operators, unsaid = _operators(connection, job, program, model)
+        warnings += unsaid
+    found = Profile(
+        job=job,
+        runtime=f"{Path(program).name} CPU",
+        p50_ms=timed.p50,
+        p90_ms=timed.p90,
+        mean_ms=timed.mean,
+        cv=timed.cv,
+        n=timed.n,
+        load_ms=timed.load,
+        peak_memory_mb=timed.peak_memory_mb,
+        throttled="; ".join(filter(None, reasons)) or None,
+        clock_jumps=0,
+        warnings=tuple(warnings),
+        operators=shares(operators),
+        samples_ms=timed.samples,
+    )
+    return found, after
+
+
+def _run(connection: Connection, job: Job, program: str, arguments: Sequence[str]) -> tuple[Timed | str, _Looked]:
+    """What the program said, or why there is nothing; and the sensors right after."""
+    if job.backend == "executorch":
+        # executor_runner counts executions, not time: the first few say how many fit.
+        count = _executions(connection, job, program, arguments)
+        if isinstance(count, str):
+            return count, _sensors(connection)
+        arguments = [*(a for a in arguments if not a.startswith("--num_executions")), f"--num_executions={count}"]
+    done = connection.run(["sh", "-c", AND_SENSORS, "sh", *_command(job, program, arguments)], timeout_s=_longest_s(job))
+    printed, _, rest = done.stdout.rpartition(f"\n{SAID_MARK}")
+    ended, _, sensors = rest.partition("\n")
+    if not ended.isdigit():
+        raise DeviceError(f"{connection.name}: its shell broke off with code {done.rc}: {(done.stderr or done.stdout).strip()[-ANSWER_TAIL:]}")
+    after = _Looked(*parse_sensors(sensors), time.monotonic())
+    said = printed + "\n" + done.stderr
+    name = Path(program).name
+    if ended != "0":
+        return f"{name} ended with code {ended}: {said.strip()[-ANSWER_TAIL:]}", after
+    timed = parse_benchmark(said) if job.backend == "tflite" else parse_runner(said, job.rules.warm_up_s)
+    return timed or f"{name} said nothing that can be read as a time; the end of it: {said.strip()[-ANSWER_TAIL:]}", after
+
+
+def _executions(connection: Connection, job: Job, program: str, arguments: Sequence[str]) -> int | str:
+    done = _program(connection, job, program, [*arguments[:-1], "--num_executions=3"])
+    found = EXECUTED.search(done.stdout + "\n" + done.stderr)
+    if done.rc != 0 or not found:
+        return f"{Path(program).name} ended with code {done.rc}: {(done.stdout + done.stderr).strip()[-ANSWER_TAIL:]}"
+    each_s = max(float(found[2]) / 3 / 1e3, 1e-6)
+    warm_up = min(200, int(job.rules.warm_up_s / each_s))
+    wanted = min(job.rules.min_queries, max(10, int(job.rules.min_seconds / each_s)))
+    return max(1, min(wanted, int(job.rules.max_seconds / each_s))) + warm_up
+
+
+def _program(connection: Connection, job: Job, program: str, arguments: Sequence[str]) -> Done:
+    return connection.run(_command(job, program, arguments), timeout_s=_longest_s(job))
+
+
+def _command(job: Job, program: str, arguments: Sequence[str]) -> list[str]:
+    pinned = ["taskset", f"{sum(1 << cpu for cpu in job.cpus):x}"] if job.cpus else []
+    return [*pinned, program, *arguments]
+
+
+def _longest_s(job: Job) -> float:
+    return 2 * job.rules.max_seconds + job.rules.warm_up_s + SPARE_S
+
+
+def _benchmark_arguments(job: Job, model: str) -> list[str]:
+    """`benchmark_model` runs `num_runs` and `min_secs`, both, until `max_secs` at the latest: our "whichever comes first" is a `min_secs` of 0."""
+    return [
+        f"--graph={model}",
+        f"--num_threads={job.threads}",
+        "--use_xnnpack=true",
+        "--warmup_runs=3",
+        f"--warmup_min_secs={job.rules.warm_up_s:g}",
+        f"--num_runs={job.rules.min_queries}",
+        "--min_secs=0",
+        f"--max_secs={min(job.rules.min_seconds, job.rules.max_seconds):g}",
+    ]
+
+
+def _runner_arguments(job: Job, model: str, executions: int) -> list[str]:
+    return [f"--model_path={model}", f"--cpu_threads={job.threads}", "--print_output=none", f"--num_executions={executions}"]
+
+
+def _operators(connection: Connection, job: Job, program: str, model: str) -> tuple[list[tuple[str, str, float]], list[str]]:
+    if job.backend != "tflite":
+        return [], [
+            "no operator times: executor_runner writes them only when it is built with EXECUTORCH_ENABLE_EVENT_TRACER=ON, and mcompress reads none"
+        ]
+    flags = ["--enable_op_profiling=true", "--op_profiling_output_mode=csv", "--op_profiling_output_file=operators.csv"]
+    done = _program(connection, job, program, [*_benchmark_arguments(job, model), *flags])
+    text = connection.run(["cat", "operators.csv"], timeout_s=60.0)
+    said = text.stdout if text.rc == 0 else done.stdout
+    found = parse_operators(said)
+    return found, [] if found else [f"no operator times: {Path(program).name} wrote none that can be read"]
+
+
+def _rest(connection: Connection, most_s: float, looked: _Looked | None) -> tuple[float, str, _Looked]:
+    """Wait until the phone is no longer hot. (seconds waited, why it is still hot, the last look); `looked` counts as the first if it is fresh."""
+    started = time.monotonic()
+    look = looked if looked is not None and started - looked.at_s <= FRESH_S else _sensors(connection)
+    while True:
+        why, waited = hot(look.reading, look.status), time.monotonic() - started
+        if not why or waited >= most_s:
+            return (waited, why, look) if why or waited > REST_EVERY_S else (0.0, "", look)
+        time.sleep(min(REST_EVERY_S, max(0.01, most_s - waited)))
+        look = _sensors(connection)
+
+
+def _sensors(connection: Connection) -> _Looked:
+    """What the phone says now."""
+    done = connection.run(["sh", "-c", SENSORS], timeout_s=60.0)
+    if done.rc != 0:
+        raise DeviceError(f"{connection.name}: its sensors could not be read: {(done.stderr or done.stdout).strip()[-ANSWER_TAIL:]}")
+    return _Looked(*parse_sensors(done.stdout), time.monotonic())

@@ -1,0 +1,128 @@
+"""Steps out of nodes: the operators that ONNX and TFLite both have, with the shapes and the work that the operator table gives them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mcompress.compress.counting.steps import Step, as_matrices, as_matrix, with_kept_axes
+from mcompress.export.tables.graph import Graph, Shape, to_channels_first
+from mcompress.targets.operators import Kind
+from mcompress.targets.speeds import FilePrecision
+
+
+@dataclass(frozen=True)
+class Node:
+    """One node of a file: its name, tensors, and shapes of what it writes in the file's order."""
+
+    name: str
+    inputs: tuple[str, ...]
+    """Of the operator: activations and weights; no shapes, axes or quantization parameters."""
+    outputs: Mapping[str, Shape]
+    precision: FilePrecision
+    channels_last: bool = False
+    """Whether the channels of the result stand at the end in the file only."""
+
+    @property
+    def result(self) -> Shape:
+        """Shape of the first output in PyTorch's order."""
+        shape = next(iter(self.outputs.values()))
+        return to_channels_first(shape) if self.channels_last else shape
+
+
+@dataclass(frozen=True)
+class Window:
+    """A convolution: its kind, kernel, strides and groups, and input channels per group times output channels of its weight."""
+
+    transposed: bool
+    kernel: Shape
+    stride: int
+    groups: int
+    per_group: int
+    """Input channels per group; output channels per group of a transposed convolution."""
+    has_bias: bool
+
+
+def plain(graph: Graph, node: Node, operation: str, kind: Kind) -> None:
+    """An operator whose cost is the memory that it moves."""
+    source = next((name for name in node.inputs if not graph.is_constant(name)), "")
+    step = Step(operation, kind, node.name, True, {}, {}, 0, graph.canonical(source), node.result)
+    if kind in ("elementwise", "activation"):
+        constants = [name for name in node.inputs if graph.is_constant(name)]
+        held = sum(math.prod(graph.shape(name)) for name in constants)
+        per_channel = held <= max(step.output_shape[1:2] + step.output_shape[-1:], default=1)
+        step.foldable = operation in ("add", "sub", "mul", "div") and len(constants) == 1 and len(node.inputs) == 2 and per_channel
+    graph.compute(step, node.inputs, node.outputs, node.precision, channels_last=node.channels_last)
+
+
+def convolution(graph: Graph, node: Node, window: Window) -> None:
+    """`node` has the input, the weight and, if it is held in the file and not all zeros, the bias."""
+    source, area = graph.canonical(node.inputs[0]), math.prod(window.kernel)
+    step = Step("convolution", "convolution", node.name, True, {}, {}, 0, source, node.result)
+    step.kernel, step.stride, step.groups, step.has_bias = window.kernel, window.stride, window.groups, window.has_bias
+    if window.transposed:
+        step.kind = "transposed_convolution"
+        step.macs = math.prod(source) * window.per_group * area
+        step.macs_output_convention = math.prod(node.result) * (source[1] // window.groups) * area
+    else:
+        step.macs = step.macs_output_convention = math.prod(node.result) * window.per_group * area
+        if window.groups > 1:
+            step.kind = "depthwise_convolution" if window.per_group == 1 else "grouped_convolution"
+    graph.compute(step, node.inputs, node.outputs, node.precision, channels_last=node.channels_last)
+
+
+def linear(graph: Graph, node: Node, inner: int, *, has_bias: bool) -> None:
+    """The first input times a matrix; `inner` is the size of the axis that is summed over."""
+    rows = as_matrix(graph.shape(node.inputs[0]))
+    columns = next(iter(node.outputs.values()))
+    step = Step("linear", "matmul", node.name, True, {}, {}, 0, (math.prod(rows) // inner, inner), as_matrix(columns))
+    step.macs = step.macs_output_convention = math.prod(columns) * inner
+    step.has_bias = has_bias
+    graph.compute(step, node.inputs, node.outputs, node.precision)
+
+
+def product(graph: Graph, node: Node, inner: int, left: Shape) -> None:
+    """A batched product of two activations; `left` is the first factor as (batch, rows, inner)."""
+    result = next(iter(node.outputs.values()))
+    shape = as_matrices(result) if len(result) > 1 else (1, 1, *result)
+    step = Step("bmm", "matmul", node.name, True, {}, {}, 0, left, shape)
+    step.macs = step.macs_output_convention = math.prod(result) * inner
+    graph.compute(step, node.inputs, node.outputs, node.precision)
+
+
+def attention(graph: Graph, node: Node, heads: tuple[int, int] = (1, 1)) -> None:
+    """Inputs are query, key, value and what else it reads; without an axis of heads, `heads` (of queries, of keys) stand side by side in the last."""
+    query, key, value = (graph.shape(name) for name in node.inputs[:3])
+    result = next(iter(node.outputs.values()))
+    step = Step("attention", "attention", node.name, True, {}, {}, 0, as_matrices(query), as_matrices(result))
+    # Query times key transposed, and the weights times value: both for every query and every key.
+    step.macs = step.macs_output_convention = math.prod(query) * key[-2] + math.prod(result) * value[-2]
+    if len(query) == 3 and heads[0] > 1:
+        step.input_shape, step.output_shape = ((s[0] * heads[0], s[1], s[2] // heads[0]) for s in (query, result))
+    graph.compute(step, node.inputs, node.outputs, node.precision)
+
+
+def recurrent(graph: Graph, node: Node, operation: str, weights: Sequence[str]) -> None:
+    """One layer of an LSTM, GRU or RNN: every number of its matrices is used once per element of the sequence."""
+    source, result = graph.shape(node.inputs[0]), next(iter(node.outputs.values()))
+    rows = math.prod(source[:-1])
+    step = Step(operation, "matmul", node.name, True, {}, {}, 0, as_matrix(source), (rows, math.prod(result) // max(rows, 1)))
+    step.macs = step.macs_output_convention = rows * sum(math.prod(graph.shape(name)) for name in weights)
+    graph.compute(step, node.inputs, node.outputs, node.precision)
+
+
+def reduction(graph: Graph, node: Node, operation: str, axes: Sequence[int]) -> None:
+    """Sums or the like over `axes` of the file's order; all of them if none are named."""
+    source = node.inputs[0]
+    rank = len(graph.shape(source))
+    place = {0: 0, rank - 1: 1, **{axis: axis + 1 for axis in range(1, rank - 1)}} if graph.is_channels_last(source) else dict(enumerate(range(rank)))
+    shape = graph.canonical(source)
+    step = Step(operation, "reduction", node.name, True, {}, {}, 0, shape, with_kept_axes(shape, [place[axis % rank] for axis in axes]))
+    graph.compute(step, (source,), node.outputs, node.precision, channels_last=node.channels_last)
+
+
+def padding(graph: Graph, node: Node, *, zeros: bool) -> None:
+    """A border around a tensor."""
+    step = Step("constant_pad_nd", "copy", node.name, True, {}, {}, 0, graph.canonical(node.inputs[0]), node.result, pads_with_zeros=zeros)
+    graph.compute(step, node.inputs[:1], node.outputs, node.precision, channels_last=node.channels_last)

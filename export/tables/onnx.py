@@ -1,0 +1,371 @@
+"""ONNX files as operator tables: float, fp16, and INT8 as QDQ or in QLinear operators. Weights are not read, not even loaded where they lie outside.
+
+Which operator of a QDQ file computes in integers follows what ONNX Runtime does: everything of it between dequantized and quantized tensors
+(`mcompress.export.onnx.integer_nodes`).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mcompress.errors import UsageError
+from mcompress.export.backend import require
+from mcompress.export.onnx import CONVERSIONS, integer_nodes
+from mcompress.export.tables.facts import FileFacts, Read
+from mcompress.export.tables.graph import Graph, Shape
+from mcompress.export.tables.making import Node, Window, attention, convolution, linear, padding, plain, product, recurrent, reduction
+from mcompress.targets.operators import Kind
+from mcompress.targets.speeds import FilePrecision
+
+if TYPE_CHECKING:
+    import onnx
+
+SUFFIX = ".onnx"
+STANDARD = ("", "ai.onnx", "com.microsoft")
+SMALL = 256
+"""Constants up to so many elements may be shapes, which shape inference reads."""
+_ACTIVATIONS = {
+    "Relu": "relu",
+    "LeakyRelu": "leaky_relu", "PRelu": "prelu", "ThresholdedRelu": "threshold", "Clip": "clamp", "Sigmoid": "sigmoid", "Tanh": "tanh",
+    "Elu": "elu", "Selu": "selu", "Celu": "celu", "Gelu": "gelu", "FastGelu": "gelu", "Mish": "mish", "Swish": "silu", "Softplus": "softplus",
+    "HardSigmoid": "hardsigmoid", "HardSwish": "hardswish", "QuickGelu": "silu", "Softsign": "softsign", "Shrink": "softshrink",
+}  # fmt: skip
+_ELEMENTWISE = {
+    **{name: name.lower() for name in ("Add", "Sub", "Mul", "Div", "Pow", "Sqrt", "Reciprocal", "Neg", "Abs", "Exp", "Log", "Erf", "Sign")},
+    **{name: name.lower() for name in ("Ceil", "Where", "Mod", "Sin", "Cos", "Tan", "Atan", "Acos", "Asin", "Sinh", "Cosh", "Not", "And")},
+    **{name: name.lower() for name in ("Or", "Xor", "Round", "Floor", "Equal", "Greater", "Less", "IsNaN", "IsInf", "BitShift", "Sum", "Mean")},
+    "Max": "maximum", "Min": "minimum", "GreaterOrEqual": "ge", "LessOrEqual": "le", "Bernoulli": "bernoulli", "BitwiseAnd": "bitwise_and",
+}  # fmt: skip
+_PLAIN: dict[str, tuple[str, Kind]] = {
+    **{name: (aten, "activation") for name, aten in _ACTIVATIONS.items()},
+    **{name: (aten, "elementwise") for name, aten in _ELEMENTWISE.items()},
+    **dict.fromkeys(("BatchNormalization",), ("native_batch_norm", "normalization")),
+    **dict.fromkeys(
+        ("LayerNormalization", "SkipLayerNormalization", "RMSNormalization", "MeanVarianceNormalization"), ("layer_norm", "normalization")
+    ),
+    **dict.fromkeys(("SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization", "LpNormalization", "LRN"), ("layer_norm", "normalization")),
+    **dict.fromkeys(("InstanceNormalization", "GroupNormalization", "GroupNorm"), ("instance_norm", "normalization")),
+    **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax"), ("_softmax", "normalization")),
+    **dict.fromkeys(("MaxPool", "GlobalMaxPool", "MaxRoiPool", "MaxUnpool"), ("max_pool", "pooling")),
+    **dict.fromkeys(("AveragePool", "LpPool", "GlobalLpPool", "RoiAlign"), ("avg_pool", "pooling")),
+    **dict.fromkeys(("GridSample", "AffineGrid"), ("grid_sampler", "resize")),
+    "DepthToSpace": ("pixel_shuffle", "shuffle"),
+    "SpaceToDepth": ("pixel_unshuffle", "shuffle"),
+    "Concat": ("cat", "concatenate"),
+    **{name: (name.lower(), "copy") for name in ("Cast", "CastLike", "Tile", "Gather", "GatherElements", "GatherND", "ScatterND", "ScatterElements")},
+    **{name: (name.lower(), "copy") for name in ("Scatter", "ReverseSequence", "Trilu", "CenterCropPad", "Col2Im", "OneHot", "Compress", "NonZero")},
+    **{name: (name.lower(), "reduction") for name in ("ArgMax", "ArgMin", "TopK", "CumSum", "Unique")},
+}
+"""ONNX operator -> ATen's name and the kind; what multiplies or only moves names is not here."""
+_REDUCTIONS = {
+    "ReduceMean": "mean", "ReduceSum": "sum", "ReduceMax": "amax", "ReduceMin": "amin", "ReduceProd": "prod", "ReduceL2": "linalg_vector_norm",
+    "ReduceL1": "linalg_vector_norm", "ReduceLogSumExp": "logsumexp", "ReduceSumSquare": "sum", "ReduceLogSum": "sum", "GlobalAveragePool": "mean",
+}  # fmt: skip
+_ENLARGED = {"linear": "upsample_bilinear", "cubic": "upsample_bicubic"}
+"""Mode of Resize -> ATen's name; nearest where a file says nothing."""
+_RECURRENT = {"LSTM": "lstm", "GRU": "gru", "RNN": "rnn_tanh"}
+_RESHAPES = {"Reshape", "Flatten", "Squeeze", "Unsqueeze"}
+_PARTS = {"Split", "Slice"}
+_SAME = {"Identity", "Dropout", *CONVERSIONS}
+_FROM_SHAPES = {"Shape", "Size", "Range", "ConstantOfShape", "EyeLike", "RandomNormalLike", "RandomUniformLike"}
+_PARAMETERS = {"Clip": 1, "Resize": 1, "Upsample": 1, "Tile": 1, "TopK": 1, "CumSum": 1, "OneHot": 1, "Trilu": 1}
+"""Operators whose inputs from here on are parameters, no data."""
+_QUANTIZED_INPUTS = {"QLinearConv": (0, 3, 8), "QLinearMatMul": (0, 3), "ConvInteger": (0, 1), "MatMulInteger": (0, 1), "QLinearAdd": (0, 3)}
+_QUANTIZED_AS = {"QLinearConv": "Conv", "QLinearMatMul": "MatMul", "ConvInteger": "Conv", "MatMulInteger": "MatMul", "QLinearAdd": "Add"}
+
+
+def read(path: Path, input_shape: Shape | None) -> Read:
+    """The graph of the file. Raises `UsageError` for a file that is not ONNX, or whose shapes are not known."""
+    require("onnx", {"onnx": "onnx"}, "It runs on Linux, macOS and Windows.")
+    import onnx
+
+    model = _load(path)
+    _without_weights(model.graph)
+    if input_shape is not None:
+        _give_shape(model.graph, input_shape, path)
+    try:
+        graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
+        advice = "use a shape that the network takes" if input_shape else "check it with onnx.checker"
+        raise UsageError(f"shapes in {path} do not fit together: {_first_line(error)}; {advice}") from error
+    reader = _Reader(path, graph)
+    opset = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 0)
+    facts = FileFacts("onnx", f"opset {opset}, IR {model.ir_version}", f"{model.producer_name} {model.producer_version}".strip(), reader.inputs)
+    return Read(reader.graph, facts)
+
+
+def _load(path: Path) -> onnx.ModelProto:
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except (DecodeError, ValueError, TypeError, RuntimeError) as error:
+        raise UsageError(f"{path} is no ONNX file, or is damaged: {_first_line(error)}; export or copy it again") from error
+    if not model.graph.node and not model.graph.output:
+        raise UsageError(f"{path} holds no ONNX graph ({path.stat().st_size} bytes); it is another kind of file, or damaged")
+    return model
+
+
+def _without_weights(graph: onnx.GraphProto) -> None:
+    """Forget what large constants hold: shape inference copies the model, and needs sizes only."""
+    for item in graph.initializer:
+        if math.prod(item.dims) > SMALL:
+            for field in ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data"):
+                item.ClearField(field)
+
+
+def _give_shape(graph: onnx.GraphProto, shape: Shape, path: Path) -> None:
+    constants = {item.name for item in graph.initializer}
+    inputs = [item for item in graph.input if item.name not in constants]
+    sizes = inputs[0].type.tensor_type.shape.dim if inputs else ()
+    if len(sizes) != len(shape):
+        raise UsageError(f"--input has {len(shape)} sizes, but the input of {path} has {len(sizes)}")
+    fixed = [(size.dim_value, given) for size, given in zip(sizes, shape, strict=True) if size.dim_value and size.dim_value != given]
+    if fixed:
+        raise UsageError(f"--input is {_shown(shape)}, but {path} takes {_shown([size.dim_value or '?' for size in sizes])} only; leave --input out")
+    for size, given in zip(sizes, shape, strict=True):
+        size.dim_value = given
+    del graph.value_info[:]
+    for output in graph.output:
+        output.type.tensor_type.ClearField("shape")
+
+
+class _Reader:
+    """Goes over the nodes in their order."""
+
+    def __init__(self, path: Path, proto: onnx.GraphProto) -> None:
+        self.path, self.graph = path, Graph()
+        self.shapes = _shapes(proto)
+        self.small = {item.name: item for item in proto.initializer if math.prod(item.dims) <= SMALL}
+        self.types = _types(proto)
+        self.integer = integer_nodes(proto)
+        self.readers: dict[str, list[onnx.NodeProto]] = {}
+        self.producers = {name: node for node in proto.node for name in node.output}
+        self.outputs = {item.name for item in proto.output}
+        for node in proto.node:
+            for name in node.input:
+                self.readers.setdefault(name, []).append(node)
+            if node.op_type == "Constant":
+                self._keep_constant(node)
+        for item in proto.initializer:
+            self.graph.constant(item.name, tuple(item.dims))
+        given = [item for item in proto.input if item.name not in self.graph.constants]
+        self.inputs = {item.name: self._shape(item.name) for item in given}
+        for name, shape in self.inputs.items():
+            self.graph.input(name, shape)
+        for node in proto.node:
+            self._visit(node)
+        for item in proto.output:
+            self.graph.output(item.name)
+
+    def _visit(self, node: onnx.NodeProto) -> None:
+        graph = self.graph
+        if node.op_type in _FROM_SHAPES or all(graph.is_constant(name) for name in node.input if name):
+            for name in node.output:
+                graph.constant(name, self.shapes.get(name, ()))
+            return
+        source, result = node.input[0], node.output[0]
+        standard = node.domain in STANDARD
+        if (standard and node.op_type in CONVERSIONS and not self._is_lone(node)) or (standard and node.op_type in _SAME - CONVERSIONS):
+            graph.same(source, result)
+        elif standard and node.op_type in CONVERSIONS:
+            plain(graph, self._node(node, "int8", (source,)), "quantize" if node.op_type == "QuantizeLinear" else "dequantize", "copy")
+        elif standard and node.op_type == "Transpose":
+            rank = len(graph.shape(source))
+            order = self._numbers(node, "perm") or tuple(reversed(range(rank)))
+            graph.transpose(source, result, order)
+        elif standard and node.op_type in _RESHAPES:
+            graph.reshape(source, result, self._shape(result))
+        elif standard and node.op_type == "Expand":
+            graph.expand(source, result, self._shape(result))
+        elif standard and (node.op_type in _PARTS or self._picks_one(node)):
+            for name in node.output:
+                graph.part(source, name, self._shape(name))
+        else:
+            self._compute(node, node.op_type if standard else f"{node.domain}.{node.op_type}")
+
+    def _compute(self, node: onnx.NodeProto, kind: str) -> None:
+        precision, given = self._precision(node), [name for name in node.input if name]
+        if kind in _QUANTIZED_INPUTS:
+            given = [node.input[i] for i in _QUANTIZED_INPUTS[kind] if i < len(node.input)]
+            precision, kind = "int8", _QUANTIZED_AS[kind]
+        known = self._node(node, precision, given[: _PARAMETERS.get(kind, len(given))])
+        if kind in ("Conv", "ConvTranspose"):
+            self._convolution(node, known, transposed=kind == "ConvTranspose")
+        elif kind == "Gemm":
+            inner = self.graph.shape(given[0])[0 if self._number(node, "transA", 0) else -1]
+            linear(self.graph, known, inner, has_bias=len(given) > 2)
+        elif kind == "MatMul":
+            self._product(known)
+        elif kind == "Einsum":
+            self._einsum(node, known)
+        elif kind in ("Attention", "MultiHeadAttention") and len(given) >= 3 and node.domain != "com.microsoft":
+            attention(self.graph, known, (self._number(node, "q_num_heads", 1), self._number(node, "kv_num_heads", 1)))
+        elif kind in _RECURRENT:
+            weights = [name for name in node.input[1:3] if name]
+            used = self._node(node, precision, [name for name in node.input[:4] if name])
+            recurrent(self.graph, used, _RECURRENT[kind], weights)
+        elif kind in _REDUCTIONS:
+            axes = self._numbers(node, "axes") or (self._constant(node.input[1]) if len(node.input) > 1 and node.input[1] else ())
+            reduction(self.graph, known, _REDUCTIONS[kind], tuple(range(2, len(self.graph.shape(given[0])))) if kind == "GlobalAveragePool" else axes)
+        elif kind == "Pad":
+            value = self._floats(node.input[2]) if len(node.input) > 2 and node.input[2] else (0.0,)
+            mode = next((item.s for item in node.attribute if item.name == "mode"), b"constant")
+            padding(self.graph, known, zeros=mode == b"constant" and not any(value))
+        elif kind == "BatchNormalization":
+            self._batch_norm(known)
+        elif kind in ("Resize", "Upsample"):
+            plain(self.graph, known, _ENLARGED.get(self._word(node, "mode"), "upsample_nearest"), "resize")
+        elif kind in _PLAIN:
+            plain(self.graph, known, *_PLAIN[kind])
+        else:
+            plain(self.graph, known, kind, "other")
+
+    def _convolution(self, node: onnx.NodeProto, known: Node, *, transposed: bool) -> None:
+        weight = self.graph.shape(known.inputs[1])
+        window = Window(
+            transposed=transposed,
+            kernel=weight[2:],
+            stride=max(self._numbers(node, "strides"), default=1),
+            groups=self._number(node, "group", 1),
+            per_group=weight[1],
+            has_bias=len(known.inputs) > 2,
+        )
+        convolution(self.graph, known, window)
+
+    def _product(self, known: Node) -> None:
+        left, right = (self.graph.shape(name) for name in known.inputs[:2])
+        if self.graph.is_constant(known.inputs[1]) and len(right) <= 2:
+            linear(self.graph, known, left[-1], has_bias=False)
+        else:
+            product(self.graph, known, left[-1], (math.prod(left[:-2]), left[-2] if len(left) > 1 else 1, left[-1]))
+
+    def _einsum(self, node: onnx.NodeProto, known: Node) -> None:
+        equation = next((item.s.decode() for item in node.attribute if item.name == "equation"), "").replace(" ", "")
+        terms = re.split(r",|->", equation)
+        if len(known.inputs) != 2 or len(terms) != 3 or not equation.replace(",", "").replace("->", "").isalpha():
+            plain(self.graph, known, f"einsum {equation}", "other")
+            return
+        sizes = {
+            letter: size for term, name in zip(terms, known.inputs, strict=False) for letter, size in zip(term, self.graph.shape(name), strict=True)
+        }
+        one, other, result = (set(term) for term in terms)
+
+        def over(letters: set[str]) -> int:
+            return math.prod(sizes[letter] for letter in letters)
+
+        batch, rows, columns, inner = (
+            over(one & other & result),
+            over((one & result) - other),
+            over((other & result) - one),
+            over((one & other) - result),
+        )
+        if not (one & other) - result or (one ^ other) - result:
+            plain(self.graph, known, "mul", "elementwise")
+            return
+        flat = Node(known.name, known.inputs, dict.fromkeys(known.outputs, (batch, rows, columns)), known.precision)
+        product(self.graph, flat, inner, (batch, rows, inner))
+        self.graph.reshape(node.output[0], node.output[0], tuple(sizes[letter] for letter in sorted(result, key=(*terms[0], *terms[1]).index)))
+        order = sorted(result, key=(*terms[0], *terms[1]).index)
+        self.graph.transpose(node.output[0], node.output[0], [order.index(letter) for letter in terms[2]])
+
+    def _batch_norm(self, known: Node) -> None:
+        # Its four tables of numbers are one factor and one shift per channel.
+        source = Node(known.name, known.inputs[:3], known.outputs, known.precision)
+        plain(self.graph, source, "native_batch_norm", "normalization")
+        self.graph.trace.steps[-1].foldable = self.graph.trace.steps[-1].takes_over_bias = True
+
+    def _is_lone(self, node: onnx.NodeProto) -> bool:
+        """Whether a runtime executes the conversion by itself: no operator on one of its sides computes in integers."""
+        if node.op_type == "QuantizeLinear":
+            made = self.producers.get(node.input[0])
+            ends = [end for reader in self.readers.get(node.output[0], []) for end in self.readers.get(reader.output[0], [])]
+            inner = made is not None and made.output[0] in self.integer
+            # From a float operator to an integer one the estimate adds the boundary between the two.
+            return not inner and (made is None or not any(end.output[0] in self.integer for end in ends))
+        source = self.producers.get(node.input[0])
+        before = self.producers.get(source.input[0]) if source is not None and source.op_type == "QuantizeLinear" else source
+        if before is not None and before.output[0] in self.integer:
+            return node.output[0] in self.outputs
+        return not any(reader.output[0] in self.integer for reader in self.readers.get(node.output[0], []))
+
+    def _picks_one(self, node: onnx.NodeProto) -> bool:
+        """Gather with one constant index: a part, not a copy."""
+        return node.op_type == "Gather" and self.graph.is_constant(node.input[1]) and math.prod(self.graph.shape(node.input[1])) == 1
+
+    def _precision(self, node: onnx.NodeProto) -> FilePrecision:
+        if node.output[0] in self.integer:
+            return "int8"
+        return "fp16" if self.types.get(next((n for n in node.input if not self.graph.is_constant(n)), "")) in _half_types() else "fp32"
+
+    def _node(self, node: onnx.NodeProto, precision: FilePrecision, inputs: Sequence[str]) -> Node:
+        used = [name for i, name in enumerate(node.output) if name and (i == 0 or name in self.readers or name in self.outputs)]
+        return Node(node.name or node.output[0], tuple(inputs), {name: self._shape(name) for name in used}, precision)
+
+    def _keep_constant(self, node: onnx.NodeProto) -> None:
+        import onnx
+
+        value = next((item.t for item in node.attribute if item.name == "value"), None)
+        if value is None:
+            numbers = next((list(item.ints) or list(item.floats) or [item.i or item.f] for item in node.attribute), [])
+            kind = onnx.TensorProto.INT64 if any(item.name in ("value_int", "value_ints") for item in node.attribute) else onnx.TensorProto.FLOAT
+            value = onnx.helper.make_tensor(node.output[0], kind, [len(numbers)], numbers)
+        self.small[node.output[0]] = value
+        self.shapes[node.output[0]] = tuple(value.dims)
+
+    def _constant(self, name: str) -> tuple[int, ...]:
+        return tuple(int(value) for value in self._floats(name))
+
+    def _floats(self, name: str) -> tuple[float, ...]:
+        from onnx import numpy_helper
+
+        return tuple(float(value) for value in numpy_helper.to_array(self.small[name]).reshape(-1)) if name in self.small else ()
+
+    def _numbers(self, node: onnx.NodeProto, name: str) -> tuple[int, ...]:
+        return next((tuple(item.ints) for item in node.attribute if item.name == name), ())
+
+    def _word(self, node: onnx.NodeProto, name: str) -> str:
+        return next((item.s.decode("utf-8", "replace") for item in node.attribute if item.name == name), "")
+
+    def _number(self, node: onnx.NodeProto, name: str, default: int) -> int:
+        return next((int(item.i) for item in node.attribute if item.name == name), default)
+
+    def _shape(self, name: str) -> Shape:
+        shape = self.shapes.get(name)
+        if shape is None:
+            raise UsageError(f"tensor '{name}' in {self.path} has no static shape; give the shape of the input, for example --input 1,3,128,128")
+        return shape
+
+
+def _half_types() -> tuple[int, ...]:
+    import onnx
+
+    return onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16
+
+
+def _types(graph: onnx.GraphProto) -> Mapping[str, int]:
+    return {item.name: item.type.tensor_type.elem_type for item in (*graph.input, *graph.value_info, *graph.output)}
+
+
+def _shapes(graph: onnx.GraphProto) -> dict[str, Shape]:
+    """Every tensor whose sizes are all known."""
+    found = {item.name: tuple(item.dims) for item in graph.initializer}
+    for item in (*graph.input, *graph.value_info, *graph.output):
+        kind = item.type.tensor_type
+        if kind.HasField("shape") and all(size.HasField("dim_value") and size.dim_value > 0 for size in kind.shape.dim):
+            found[item.name] = tuple(size.dim_value for size in kind.shape.dim)
+    return found
+
+
+def _shown(shape: Sequence[object]) -> str:
+    return ",".join(str(size) for size in shape)
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -1,0 +1,438 @@
+"""TFLite files as operator tables: float, float16 weights, INT8. Read with the flatbuffer schema that LiteRT ships; weights stay where they are.
+
+Tensors of images lie channels last in such a file, and rows show them channels first. The transpositions that a converter puts around what it cannot
+express so are views here (`mcompress.export.tables.graph`); LiteRT does carry them out.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mcompress.errors import UsageError
+from mcompress.export.backend import require
+from mcompress.export.tables.facts import FileFacts, Read
+from mcompress.export.tables.graph import Graph, Shape
+from mcompress.export.tables.making import Node, Window, convolution, linear, padding, plain, product, recurrent, reduction
+from mcompress.targets.operators import Kind
+from mcompress.targets.speeds import FilePrecision
+
+if TYPE_CHECKING:
+    from ai_edge_litert import schema_py_generated as schema
+
+SUFFIX = ".tflite"
+IDENTIFIER = b"TFL3"
+_ACTIVATIONS = {
+    "RELU": "relu",
+    "RELU6": "relu6", "RELU_N1_TO_1": "clamp", "RELU_0_TO_1": "clamp", "LEAKY_RELU": "leaky_relu", "PRELU": "prelu", "LOGISTIC": "sigmoid",
+    "TANH": "tanh", "ELU": "elu", "GELU": "gelu", "HARD_SWISH": "hardswish",
+}  # fmt: skip
+_FUSED = {1: "relu", 2: "clamp", 3: "relu6", 4: "tanh"}
+"""ActivationFunctionType -> ATen's name."""
+_ELEMENTWISE = {
+    **{name: name.lower() for name in ("ADD", "SUB", "MUL", "DIV", "POW", "SQRT", "RSQRT", "NEG", "ABS", "EXP", "LOG", "SIGN")},
+    **{name: name.lower() for name in ("SIN", "COS", "EQUAL", "NOT_EQUAL", "GREATER", "GREATER_EQUAL", "LESS", "LESS_EQUAL", "MAXIMUM", "MINIMUM")},
+    **{name: name.lower() for name in ("ROUND", "FLOOR", "CEIL", "SQUARE", "SQUARED_DIFFERENCE", "FLOOR_DIV", "FLOOR_MOD")},
+    **{name: name.lower() for name in ("LOGICAL_AND", "LOGICAL_OR", "LOGICAL_NOT", "ADD_N", "ATAN2")},
+    "SELECT": "where", "SELECT_V2": "where", "BITWISE_XOR": "bitwise_xor", "RIGHT_SHIFT": "rshift",
+}  # fmt: skip
+_PLAIN: dict[str, tuple[str, Kind]] = {
+    **{name: (aten, "activation") for name, aten in _ACTIVATIONS.items()},
+    **{name: (aten, "elementwise") for name, aten in _ELEMENTWISE.items()},
+    **dict.fromkeys(("SOFTMAX", "LOG_SOFTMAX"), ("_softmax", "normalization")),
+    **dict.fromkeys(("L2_NORMALIZATION", "LOCAL_RESPONSE_NORMALIZATION"), ("l2_norm", "normalization")),
+    "MAX_POOL_2D": ("max_pool", "pooling"),
+    **dict.fromkeys(("AVERAGE_POOL_2D", "L2_POOL_2D"), ("avg_pool", "pooling")),
+    "RESIZE_BILINEAR": ("upsample_bilinear", "resize"),
+    "RESIZE_NEAREST_NEIGHBOR": ("upsample_nearest", "resize"),
+    "DEPTH_TO_SPACE": ("pixel_shuffle", "shuffle"),
+    "SPACE_TO_DEPTH": ("pixel_unshuffle", "shuffle"),
+    "SPACE_TO_BATCH_ND": ("space_to_batch", "shuffle"),
+    "BATCH_TO_SPACE_ND": ("batch_to_space", "shuffle"),
+    **dict.fromkeys(("CONCATENATION", "PACK"), ("cat", "concatenate")),
+    **{
+        name: (name.lower(), "copy") for name in ("CAST", "TILE", "GATHER", "GATHER_ND", "SCATTER_ND", "EMBEDDING_LOOKUP", "REVERSE_V2", "MIRROR_PAD")
+    },
+    **{
+        name: (name.lower(), "copy")
+        for name in ("ONE_HOT", "SEGMENT_SUM", "DYNAMIC_UPDATE_SLICE", "REVERSE_SEQUENCE", "MATRIX_DIAG", "FILL", "WHERE")
+    },
+    **{name: (name.lower(), "reduction") for name in ("ARG_MAX", "ARG_MIN", "TOPK_V2", "CUMSUM", "UNIQUE")},
+}
+"""TFLite operator -> ATen's name and the kind."""
+_REDUCTIONS = {
+    "MEAN": "mean",
+    "SUM": "sum",
+    "REDUCE_MAX": "amax",
+    "REDUCE_MIN": "amin",
+    "REDUCE_PROD": "prod",
+    "REDUCE_ANY": "any",
+    "REDUCE_ALL": "all",
+}
+_IMAGES = {
+    *("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "CONV_3D", "CONV_3D_TRANSPOSE", "MAX_POOL_2D", "AVERAGE_POOL_2D", "L2_POOL_2D"),
+    *("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR", "DEPTH_TO_SPACE", "SPACE_TO_DEPTH", "SPACE_TO_BATCH_ND", "BATCH_TO_SPACE_ND"),
+}
+"""Operators whose tensors have channels last by definition."""
+_KEEP_LAYOUT = {
+    *_ACTIVATIONS,
+    *_ELEMENTWISE,
+    "CONCATENATION",
+    "PAD",
+    "PADV2",
+    "MIRROR_PAD",
+    "SLICE",
+    "STRIDED_SLICE",
+    "SPLIT",
+    "SPLIT_V",
+    "QUANTIZE",
+} | {*("DEQUANTIZE", "CAST", "TILE")}
+_RESHAPES = {"RESHAPE", "SQUEEZE", "EXPAND_DIMS"}
+_PARTS = {"SLICE", "STRIDED_SLICE", "SPLIT", "SPLIT_V", "UNPACK"}
+_DATA = {
+    "RESIZE_BILINEAR": 1,
+    "RESIZE_NEAREST_NEIGHBOR": 1,
+    "MIRROR_PAD": 1,
+    "TILE": 1,
+    "CUMSUM": 1,
+    "TOPK_V2": 1,
+    "ARG_MAX": 1,
+    "ARG_MIN": 1,
+    "FILL": 0,
+}
+"""Operators whose inputs from here on are parameters."""
+_RECURRENT = {
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": ("lstm", range(1, 9)),
+    "UNIDIRECTIONAL_SEQUENCE_RNN": ("rnn_tanh", range(1, 3)),
+    "RNN": ("rnn_tanh", range(1, 3)),
+}
+TO_FIRST, TO_LAST = {4: (0, 3, 1, 2), 5: (0, 4, 1, 2, 3)}, {4: (0, 2, 3, 1), 5: (0, 2, 3, 4, 1)}
+_DAMAGED = (struct.error, IndexError, ValueError, TypeError, KeyError, AttributeError, UnicodeDecodeError, OverflowError)
+"""What reading a flatbuffer at offsets that are not there raises."""
+
+
+def read(path: Path, input_shape: Shape | None) -> Read:
+    """The first graph of the file. Raises `UsageError` for a file that is not TFLite, or is damaged."""
+    require("tflite", {"ai_edge_litert": "ai-edge-litert"}, "It runs on Linux and macOS.")
+    from ai_edge_litert import schema_py_generated as schema
+
+    # Mapped, not read: most of a file is weights, of which only biases and parameters are looked at.
+    data = np.memmap(path, dtype=np.uint8, mode="r")
+    if bytes(data[4:8]) != IDENTIFIER:
+        raise UsageError(f"{path} is no TFLite file: it does not have the mark {IDENTIFIER.decode()} at byte 4")
+    try:
+        model = schema.Model.GetRootAsModel(data, 0)
+        _check_buffers(model, len(data))
+        reader = _Reader(path, model, input_shape)
+    except _DAMAGED as error:
+        raise UsageError(f"{path} is damaged or cut off ({type(error).__name__}: {error}); export or copy it again") from error
+    return Read(reader.graph, FileFacts("tflite", f"schema {model.Version()}", reader.least_runtime(), reader.inputs))
+
+
+def _check_buffers(model: schema.Model, size: int) -> None:
+    for index in range(model.BuffersLength()):
+        buffer = model.Buffers(index)
+        where = buffer._tab.Offset(4)
+        if where and buffer._tab.Vector(where) + buffer.DataLength() > size:
+            raise ValueError(f"buffer {index} ends behind the file")
+
+
+@cache
+def _operator_names() -> Mapping[int, str]:
+    from ai_edge_litert import schema_py_generated as schema
+
+    return {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
+
+
+class _Reader:
+    """Goes over the operators in their order."""
+
+    def __init__(self, path: Path, model: schema.Model, input_shape: Shape | None) -> None:
+        self.path, self.model, self.proto, self.graph = path, model, model.Subgraphs(0), Graph()
+        proto = self.proto
+        self.tensors = [proto.Tensors(index) for index in range(proto.TensorsLength())]
+        self.names = _unique([tensor.Name() for tensor in self.tensors])
+        operators = [proto.Operators(index) for index in range(proto.OperatorsLength())]
+        self.kinds = [self._kind(operator) for operator in operators]
+        self.took = [_numbers(operator.InputsAsNumpy()) for operator in operators]
+        self.gave = [_numbers(operator.OutputsAsNumpy()) for operator in operators]
+        self.readers: dict[int, list[int]] = {}
+        for index, took in enumerate(self.took):
+            for tensor in took:
+                self.readers.setdefault(tensor, []).append(index)
+        self.producers = {tensor: index for index, gave in enumerate(self.gave) for tensor in gave}
+        self.outputs = set(_numbers(proto.OutputsAsNumpy()))
+        entering = _numbers(proto.InputsAsNumpy())
+        self.resized = self._resized(entering, input_shape)
+        for index, name in enumerate(self.names):
+            if index not in self.producers and index not in entering:
+                self.graph.constant(name, self._shape(index))
+        self.inputs = {self.names[index]: self._shape(index) for index in entering}
+        for index in entering:
+            shape = self._shape(index)
+            self.graph.input(self.names[index], shape, channels_last=len(shape) in TO_FIRST and self._ends_in_images(index))
+        for index, operator in enumerate(operators):
+            self._visit(index, operator)
+        for tensor in sorted(self.outputs):
+            self.graph.output(self.names[tensor])
+
+    def least_runtime(self) -> str:
+        """What the converter noted."""
+        for entry in (self.model.Metadata(index) for index in range(self.model.MetadataLength())):
+            buffer = self.model.Buffers(entry.Buffer())
+            if entry.Name() == b"min_runtime_version" and buffer.DataLength():
+                return f"TensorFlow Lite {bytes(buffer.DataAsNumpy()).rstrip(bytes(1)).decode('ascii', errors='replace')} or newer"
+        return ""
+
+    def _visit(self, index: int, operator: schema.Operator) -> None:
+        graph, kind = self.graph, self.kinds[index]
+        took, gave = [self.names[t] if t >= 0 else "" for t in self.took[index]], [self.names[t] for t in self.gave[index]]
+        if kind == "SHAPE" or all(graph.is_constant(name) for name in took):
+            for tensor in self.gave[index]:
+                graph.constant(self.names[tensor], self._shape(tensor))
+            return
+        if kind in ("QUANTIZE", "DEQUANTIZE"):
+            if self._is_lone(index):
+                plain(graph, self._node(index, took[:1]), kind.lower(), "copy")
+            else:
+                graph.same(took[0], gave[0])
+        elif kind == "TRANSPOSE":
+            self._transpose(index, took[0], gave[0])
+        elif kind in _RESHAPES:
+            self._reshape(index, took[0])
+        elif kind == "BROADCAST_TO":
+            graph.expand(took[0], gave[0], self._shape(self.gave[index][0]))
+        elif kind in _PARTS:
+            source = next(name for name in took if not graph.is_constant(name))
+            for tensor in self.gave[index]:
+                graph.part(source, self.names[tensor], self._shape(tensor))
+        else:
+            self._compute(index, operator, took)
+            self._activation(index, operator)
+
+    def _compute(self, index: int, operator: schema.Operator, took: list[str]) -> None:
+        graph, kind = self.graph, self.kinds[index]
+        node = self._node(index, [name for name in took[: _DATA.get(kind, len(took)) or None] if name])
+        if kind in ("CONV_2D", "DEPTHWISE_CONV_2D", "CONV_3D", "TRANSPOSE_CONV", "CONV_3D_TRANSPOSE"):
+            self._convolution(index, operator, node)
+        elif kind == "FULLY_CONNECTED":
+            bias = len(self.took[index]) > 2 and self.took[index][2] >= 0 and not self._is_zero(self.took[index][2])
+            inputs = node.inputs if bias else node.inputs[:2]
+            inner = graph.shape(node.inputs[1])[-1]
+            if graph.is_constant(node.inputs[1]):
+                linear(graph, Node(node.name, inputs, node.outputs, node.precision), inner, has_bias=bias)
+            else:
+                rows = math.prod(graph.shape(node.inputs[0])) // inner
+                product(graph, node, inner, (1, rows, inner))
+        elif kind == "BATCH_MATMUL":
+            self._product(operator, node)
+        elif kind in _RECURRENT:
+            operation, weights = _RECURRENT[kind]
+            recurrent(graph, node, operation, [took[i] for i in weights if i < len(took) and took[i]])
+        elif kind in _REDUCTIONS:
+            reduction(graph, node, _REDUCTIONS[kind], self._values(self.took[index][1]))
+        elif kind in ("PAD", "PADV2"):
+            padding(graph, node, zeros=kind == "PAD" or self._is_zero(self.took[index][2]))
+        elif kind in _PLAIN:
+            plain(graph, node, *_PLAIN[kind])
+        else:
+            plain(graph, node, kind, "other")
+
+    def _activation(self, index: int, operator: schema.Operator) -> None:
+        """What the options of an operator say runs on its result, as a step of its own behind it."""
+        options = self._options(operator)
+        name = _FUSED.get(options.FusedActivationFunction()) if hasattr(options, "FusedActivationFunction") else None
+        if name is not None:
+            node = self._node(index, [self.names[self.gave[index][0]]])
+            plain(self.graph, node, name, "activation")
+
+    def _convolution(self, index: int, operator: schema.Operator, node: Node) -> None:
+        kind, graph = self.kinds[index], self.graph
+        transposed = "TRANSPOSE" in kind
+        # The first input of a transposed convolution is the shape of its output.
+        source, weight, bias = (self.took[index][i] if i < len(self.took[index]) else -1 for i in ((2, 1, 3) if transposed else (0, 1, 2)))
+        options, shape = self._options(operator), graph.shape(self.names[weight])
+        channels = graph.shape(self.names[source])[-1]
+        groups, per_group, kernel = 1, shape[-1], shape[1:-1]
+        if kind == "DEPTHWISE_CONV_2D":
+            groups, per_group = channels, 1
+        elif kind in ("CONV_3D", "CONV_3D_TRANSPOSE"):
+            kernel, per_group = shape[:3], shape[3]
+        elif transposed:
+            per_group = shape[0]
+        else:
+            groups = channels // per_group
+        strides = [getattr(options, name)() for name in ("StrideD", "StrideH", "StrideW") if hasattr(options, name)]
+        has_bias = bias >= 0 and not self._is_zero(bias)
+        inputs = tuple(self.names[tensor] for tensor in (source, weight, bias) if tensor >= 0 and (tensor != bias or has_bias))
+        window = Window(transposed, kernel, max(strides, default=1), groups, per_group, has_bias)
+        convolution(graph, Node(node.name, inputs, node.outputs, node.precision, node.channels_last), window)
+
+    def _product(self, operator: schema.Operator, node: Node) -> None:
+        left = self.graph.shape(node.inputs[0])
+        options = self._options(operator)
+        rows, inner = (left[-1], left[-2]) if hasattr(options, "AdjX") and options.AdjX() else (left[-2], left[-1])
+        if self.graph.is_constant(node.inputs[1]) and len(self.graph.shape(node.inputs[1])) <= 2:
+            linear(self.graph, node, inner, has_bias=False)
+        else:
+            product(self.graph, node, inner, (math.prod(left[:-2]), rows, inner))
+
+    def _transpose(self, index: int, source: str, result: str) -> None:
+        order, shape = self._values(self.took[index][1]), self.graph.shape(source)
+        last = self.graph.is_channels_last(source)
+        if last and order == TO_FIRST.get(len(shape)):
+            last = False
+        elif not last and order == TO_LAST.get(len(shape)):
+            last = self._ends_in_images(self.gave[index][0])
+        self.graph.transpose(source, result, order, channels_last=last)
+
+    def _reshape(self, index: int, source: str) -> None:
+        tensor, result = self.gave[index][0], self.names[self.gave[index][0]]
+        before, shape, graph = self.graph.shape(source), self._shape(tensor), self.graph
+        graph.reshape(source, result, shape)
+        if len(shape) in TO_FIRST and len(before) != len(shape) and self._ends_in_images(tensor) and math.prod(shape) == shape[0] * shape[-1]:
+            graph.lay_out(result)
+
+    def _ends_in_images(self, tensor: int) -> bool:
+        """Whether an operator on images reads the tensor, through what keeps its layout, or a transposition to channels first does, or it leaves."""
+        seen, left = set[int](), [tensor]
+        rank = len(self._shape(tensor))
+        while left:
+            one = left.pop()
+            if one in seen:
+                continue
+            seen.add(one)
+            if one in self.outputs:
+                return True
+            for reader in self.readers.get(one, ()):
+                kind = self.kinds[reader]
+                if kind in _IMAGES or (kind == "TRANSPOSE" and self._values(self.took[reader][1]) == TO_FIRST.get(rank)):
+                    return True
+                if kind in _KEEP_LAYOUT:
+                    left += [t for t in self.gave[reader] if len(self._shape(t)) == rank]
+        return False
+
+    def _is_lone(self, index: int) -> bool:
+        """Whether neither side needs the conversion to compute as it does: at the border of the network, or between two float operators."""
+        (source,), (result,) = self.took[index][:1], self.gave[index][:1]
+        if source not in self.producers:
+            return True
+        made = self.producers[source]
+        if self.kinds[made] in ("QUANTIZE", "DEQUANTIZE"):
+            return self._is_lone(made) if self.kinds[made] == "QUANTIZE" else result in self.outputs
+        if result in self.outputs:
+            return True
+        after = [self.kinds[reader] for reader in self.readers.get(result, ())]
+        return self.kinds[index] == "QUANTIZE" and bool(after) and all(kind == "DEQUANTIZE" for kind in after)
+
+    def _node(self, index: int, inputs: Sequence[str]) -> Node:
+        used = [t for i, t in enumerate(self.gave[index]) if i == 0 or t in self.readers or t in self.outputs]
+        outputs = {self.names[tensor]: self._shape(tensor) for tensor in used}
+        first = next(iter(outputs.values()))
+        kind = self.kinds[index]
+        activations = [name for name in inputs if not self.graph.is_constant(name) and len(self.graph.shape(name)) == len(first)]
+        last = len(first) in TO_FIRST and (kind in _IMAGES or any(self.graph.is_channels_last(name) for name in activations[:1]))
+        return Node(self.names[self.gave[index][0]], tuple(inputs), outputs, self._precision(index), last)
+
+    def _precision(self, index: int) -> FilePrecision:
+        """That of the result; fp16 where the weights alone are, w8a16 where activations have 16 bits."""
+        from ai_edge_litert import schema_py_generated as schema
+
+        kinds = schema.TensorType
+        result = self.tensors[self.gave[index][0]].Type()
+        if result in (kinds.INT8, kinds.UINT8):
+            return "int8"
+        if result == kinds.INT16:
+            return "w8a16"
+        half = any(t >= 0 and self.tensors[self._origin(t)].Type() in (kinds.FLOAT16, kinds.BFLOAT16) for t in self.took[index])
+        return "fp16" if half or result in (kinds.FLOAT16, kinds.BFLOAT16) else "fp32"
+
+    def _origin(self, tensor: int) -> int:
+        """The constant that a DEQUANTIZE makes the tensor of."""
+        made = self.producers.get(tensor)
+        return self.took[made][0] if made is not None and self.kinds[made] == "DEQUANTIZE" and self.took[made][0] not in self.producers else tensor
+
+    def _resized(self, entering: Sequence[int], shape: Shape | None) -> dict[int, Shape]:
+        """Shapes of all tensors for another input shape, from LiteRT's interpreter; empty where the file's own are meant."""
+        own = self._stated(entering[0]) if entering else ()
+        open_ = [tensor for tensor in entering if any(size < 0 for size in _numbers(self.tensors[tensor].ShapeSignatureAsNumpy()))]
+        if shape is None:
+            if open_ and any(size < 1 for t in entering for size in self._stated(t)):
+                raise UsageError(f"the input of {self.path} has no static shape; give it, for example --input 1,128,128,3")
+            return {}
+        if shape == own:
+            return {}
+        if entering[0] not in open_:
+            raise UsageError(f"--input is {_shown(shape)}, but {self.path} takes {_shown(own)} only; leave --input out")
+        from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+        interpreter = Interpreter(model_path=str(self.path), experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES)
+        try:
+            interpreter.resize_tensor_input(entering[0], shape)
+            interpreter.allocate_tensors()
+        except (RuntimeError, ValueError) as error:
+            raise UsageError(f"--input is {_shown(shape)}, which {self.path} does not take: {str(error).splitlines()[0]}") from error
+        return {detail["index"]: tuple(int(size) for size in detail["shape"]) for detail in interpreter.get_tensor_details()}
+
+    def _shape(self, tensor: int) -> Shape:
+        return self.resized[tensor] if tensor in self.resized else self._stated(tensor)
+
+    def _stated(self, tensor: int) -> Shape:
+        return _numbers(self.tensors[tensor].ShapeAsNumpy())
+
+    def _values(self, tensor: int) -> tuple[int, ...]:
+        """What a constant of integers holds."""
+        from ai_edge_litert import schema_py_generated as schema
+
+        data = self.model.Buffers(self.tensors[tensor].Buffer()).DataAsNumpy()
+        kind = np.int64 if self.tensors[tensor].Type() == schema.TensorType.INT64 else np.int32
+        return () if isinstance(data, int) else tuple(int(value) for value in np.asarray(data).view(kind))
+
+    def _is_zero(self, tensor: int) -> bool:
+        """Whether a constant holds zeros only: the bias that a converter adds because the kernel takes one."""
+        data = self.model.Buffers(self.tensors[self._origin(tensor)].Buffer()).DataAsNumpy()
+        return not isinstance(data, int) and not np.asarray(data).any()
+
+    def _kind(self, operator: schema.Operator) -> str:
+        code = self.model.OperatorCodes(operator.OpcodeIndex())
+        name = _operator_names()[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]
+        if name == "CUSTOM":
+            return str((code.CustomCode() or b"custom").decode("utf-8", errors="replace"))
+        return name
+
+    def _options(self, operator: schema.Operator) -> object:
+        from ai_edge_litert import schema_py_generated as schema
+
+        table = operator.BuiltinOptions()
+        names = {value: name for name, value in vars(schema.BuiltinOptions).items() if isinstance(value, int)}
+        kind = getattr(schema, names.get(operator.BuiltinOptionsType(), ""), None)
+        if table is None or kind is None:
+            return None
+        options = kind()
+        options.Init(table.Bytes, table.Pos)
+        return options
+
+
+def _numbers(values: object) -> tuple[int, ...]:
+    """A vector of a flatbuffer; the integer 0 stands for one that is not there."""
+    return () if isinstance(values, int) else tuple(int(value) for value in np.asarray(values))
+
+
+def _unique(names: Sequence[bytes | None]) -> list[str]:
+    used: dict[str, int] = {}
+    unique = []
+    for index, name in enumerate(names):
+        text = (name or b"").decode("utf-8", errors="replace") or f"tensor_{index}"
+        used[text] = used.get(text, 0) + 1
+        unique.append(text if used[text] == 1 else f"{text}#{index}")
+    return unique
+
+
+def _shown(shape: Sequence[int]) -> str:
+    return ",".join(str(size) for size in shape)

@@ -1,0 +1,125 @@
+"""Two bundles, field by field, each with the tolerance of the new bundle's `gate`; what cannot be compared is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+
+from pydantic import JsonValue
+
+from mcompress.errors import UsageError
+from mcompress.export.manifest import Manifest, ModelFile
+from mcompress.reports.gate.file_rows import FileRows, NotTimed, Side, estimate, other_counter
+from mcompress.reports.gate.operators import operator_changes
+from mcompress.reports.gate.rows import excused, relative
+from mcompress.reports.gate.timing import Timing
+from mcompress.reports.gate.verdicts import NETWORK, Check, Row
+from mcompress.targets.gate import Gate
+
+SAME_ESTIMATE = 1e-6
+
+
+def compare(baseline: Side, new: Side, timings: Mapping[str, Timing | NotTimed]) -> Check:
+    """Everything that two bundles state, and what was measured of them; `timings` has subjects (`tflite mixed`) as keys.
+
+    Raises `UsageError`, naming both values, for bundles that are not of one model, device and input.
+    """
+    _refuse_strangers(baseline, new)
+    old_files, new_files = files_of(baseline.manifest), files_of(new.manifest)
+    rows = [*_network_rows(baseline, new)]
+    for subject in dict.fromkeys((*new_files, *old_files)):
+        if subject not in new_files:
+            rows.append(Row(subject, "file", old_files[subject].path, "none", "removed", "none removed", "regression"))
+        elif subject not in old_files:
+            rows.append(Row(subject, "file", "none", new_files[subject].path, "added", "any added", "ok", "nothing to compare it with"))
+        else:
+            rows += FileRows(baseline, new, subject, old_files[subject], new_files[subject], timings.get(subject)).rows()
+    operators = {}
+    for subject in old_files.keys() & new_files.keys():
+        old, now = (estimate(side, files[subject]) for side, files in ((baseline, old_files), (new, new_files)))
+        changes = operator_changes(old.operators, now.operators) if old and now else ()
+        if changes:
+            operators[subject] = changes
+    ordered = {subject: operators[subject] for subject in new_files if subject in operators}
+    return Check(new.manifest.name, new.manifest.device, tuple(rows), ordered, tuple(_notes(baseline, new)))
+
+
+def files_of(manifest: Manifest) -> dict[str, ModelFile]:
+    """Subject (`tflite mixed`) -> file."""
+    return {f"{file.backend} {file.variant}": file for file in manifest.files}
+
+
+def _refuse_strangers(baseline: Side, new: Side) -> None:
+    old, now = baseline.manifest, new.manifest
+    pairs: list[tuple[str, JsonValue, JsonValue]] = [
+        ("target", old.name, now.name),
+        ("model", baseline.comparison.model, new.comparison.model),
+        ("task", old.task, now.task),
+        ("device", old.device, now.device),
+        ("output side / input side", old.scale, now.scale),
+        ("made with --quick", old.quick, now.quick),
+    ]
+    old_files, new_files = files_of(old), files_of(now)
+    common = [subject for subject in new_files if subject in old_files]
+    pairs += [(f"input of {name}", list(old_files[name].inputs[0].shape), list(new_files[name].inputs[0].shape)) for name in common]
+    problems = [line for what, one, other in pairs for line in _differences(what, one, other)]
+    if not common:
+        problems.append(f"files: the baseline has {', '.join(old_files)}, the new bundle {', '.join(new_files)}; none are of one backend and variant")
+    if problems:
+        raise UsageError(
+            "the bundle cannot be compared with this baseline:\n  "
+            + "\n  ".join(problems)
+            + "\nGive the baseline of the same target with --against, or make the new bundle the baseline if the change is meant"
+        )
+
+
+def _differences(what: str, old: JsonValue, new: JsonValue) -> Iterator[str]:
+    """Only what differs inside mappings, each with its place."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in dict.fromkeys((*old, *new)):
+            yield from _differences(f"{what}.{key}", old.get(key), new.get(key))
+    elif old != new:
+        yield f"{what}: the baseline has {_short(old)}, the new bundle {_short(new)}"
+
+
+def _short(value: JsonValue) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+def _network_rows(baseline: Side, new: Side) -> Iterator[Row]:
+    old, now, gate = baseline.comparison.network, new.comparison.network, new.comparison.gate
+    other = other_counter(baseline, new)
+    yield excused(relative(NETWORK, "multiply-adds", old.macs, now.macs, "", "macs_percent", gate), other)
+    yield excused(relative(NETWORK, "parameters", old.params, now.params, "", "params_percent", gate), other)
+    yield excused(relative(NETWORK, "planned peak memory", old.peak_memory_bytes, now.peak_memory_bytes, "B", "peak_memory_percent", gate), other)
+
+
+def _notes(baseline: Side, new: Side) -> Iterator[str]:
+    old, now = baseline.comparison, new.comparison
+    yield from _loosened(old.gate, now.gate)
+    if old.cpu != now.cpu:
+        yield f"made on different processors: the baseline on {old.cpu or 'an unknown one'}, the new bundle on {now.cpu or 'an unknown one'}"
+    for side, who in ((baseline, "the baseline"), (new, "the new bundle")):
+        for path, found in (side.estimates or {}).items():
+            stored = side.comparison.files[path].latency_ms
+            if abs(found.latency_ms / stored - 1) > SAME_ESTIMATE:
+                yield (
+                    f"{path}: the estimate of {who} was {stored:.4g} ms when it was made; with the constants of the new bundle and this mcompress it "
+                    f"is {found.latency_ms:.4g} ms, which is what is compared"
+                )
+    changed = [name for name in sorted(old.packages.keys() | now.packages.keys()) if old.packages.get(name) != now.packages.get(name)]
+    if changed:
+        versions = ", ".join(f"{name} {old.packages.get(name, 'none')} -> {now.packages.get(name, 'none')}" for name in changed)
+        yield f"packages that changed: {versions}"
+
+
+def _loosened(old: Gate, new: Gate) -> Iterator[str]:
+    """A change can allow itself more than the baseline did; a reader must see it."""
+    for field in Gate.model_fields:
+        if field == "only_shown":
+            added: Sequence[str] = [name for name in new.only_shown if name not in old.only_shown]
+            if added:
+                yield f"the new bundle no longer gates {', '.join(added)}"
+        elif float(getattr(new, field)) > float(getattr(old, field)):
+            yield f"the new bundle allows more than the baseline did: gate.{field} was {getattr(old, field):g}, is {getattr(new, field):g}"

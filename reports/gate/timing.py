@@ -1,0 +1,127 @@
+"""Is a file slower than its baseline? From samples that were taken alternately in one run, new and baseline, on one machine.
+
+- The estimate is the median over rounds of log(new / baseline): the two of one round were taken within milliseconds of one another, so what
+  changes slowly (clock frequency, temperature, a neighbour) cancels, and a median does not see the rounds that something interrupted.
+- Its interval is a bootstrap over blocks of consecutive rounds, which keeps what is left of the dependence between neighbours.
+- The noise floor comes from the same data: the baseline against itself, neighbouring rounds, bootstrapped alike. Nothing smaller is ever reported.
+- An alarm counts only if a second pass, a fresh process with the two files in the other order, raises it again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mcompress.errors import UsageError
+
+RESAMPLES = 1000
+BLOCKS = 30
+LEAST_ROUNDS = 8
+INTERVAL = (0.025, 0.975)
+NOISE_QUANTILE = 0.99
+LEAST_NOISE = 0.01
+"""Two loads of one file in one process differ by up to 1 %, by where their memory lies, however long they are timed."""
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """One pass: latency of the new file divided by that of the baseline, with its bootstrap interval (95 %)."""
+
+    ratio: float
+    low: float
+    high: float
+    noise: float
+    """Share by which the baseline differs from itself in the same data; at least `LEAST_NOISE`."""
+    baseline_ms: float
+    new_ms: float
+    rounds: int
+
+    def alarms(self, percent: float) -> bool:
+        """Slower by more than `percent` and by more than the noise, and certainly slower at all."""
+        return self.ratio - 1 > self.threshold(percent) and self.low > 1
+
+    def improves(self, percent: float) -> bool:
+        """The same, faster."""
+        return 1 - self.ratio > self.threshold(percent) and self.high < 1
+
+    def threshold(self, percent: float) -> float:
+        """The larger of what the user allows and the noise floor, as a share."""
+        return max(percent / 100, self.noise)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The passes over one file: one, or two where the first one raised an alarm."""
+
+    passes: tuple[Ratio, ...]
+
+    def slower(self, percent: float) -> bool:
+        """Every pass says so, and there was a second one."""
+        return len(self.passes) > 1 and all(one.alarms(percent) for one in self.passes)
+
+    def faster(self, percent: float) -> bool:
+        """Every pass says so."""
+        return all(one.improves(percent) for one in self.passes)
+
+    @property
+    def ratio(self) -> float:
+        """Geometric mean of the passes."""
+        return math.exp(sum(math.log(one.ratio) for one in self.passes) / len(self.passes))
+
+
+def ratio_of(baseline_ms: Sequence[float], new_ms: Sequence[float], *, queries_per_round: int = 1, seed: int = 0) -> Ratio:
+    """From the samples of an alternating run, in order. A round's time is the median of its queries.
+
+    Raises `UsageError` for fewer than `LEAST_ROUNDS` rounds, and for samples that are not positive.
+    """
+    old, now = (_rounds(samples, queries_per_round) for samples in (baseline_ms, new_ms))
+    count = min(len(old), len(now))
+    if count < LEAST_ROUNDS:
+        raise UsageError(f"{count} rounds were timed; a comparison needs at least {LEAST_ROUNDS}: measure longer, or give --no-measure")
+    old, now = old[:count], now[:count]
+    if not (np.all(np.isfinite(old)) and np.all(np.isfinite(now)) and old.min() > 0 and now.min() > 0):
+        raise UsageError(
+            "a latency of 0 ms or less was measured, so the clock of this machine cannot be trusted; measure again, or give --no-measure"
+        )
+    generator = np.random.default_rng(seed)
+    paired = np.log(now / old)
+    medians = _bootstrap(paired, generator)
+    low, high = np.exp(np.quantile(medians, INTERVAL))
+    return Ratio(
+        ratio=float(np.exp(np.median(paired))),
+        low=float(low),
+        high=float(high),
+        noise=max(LEAST_NOISE, _noise(old, generator)),
+        baseline_ms=float(np.median(old)),
+        new_ms=float(np.median(now)),
+        rounds=count,
+    )
+
+
+def _rounds(samples_ms: Sequence[float], queries_per_round: int) -> Floats:
+    values = np.asarray(samples_ms, dtype=np.float64)
+    count = len(values) // queries_per_round
+    return np.asarray(np.median(values[: count * queries_per_round].reshape(count, queries_per_round), axis=1)) if count else np.zeros(0)
+
+
+def _noise(baseline: Floats, generator: np.random.Generator) -> float:
+    """The baseline against itself: neighbouring rounds, one of them as if it were the new file; which one alternates, so that drift cancels."""
+    even = len(baseline) // 2 * 2
+    steps = np.log(baseline[1:even:2] / baseline[0:even:2])
+    steps[1::2] *= -1
+    return float(np.expm1(np.quantile(np.abs(_bootstrap(steps, generator)), NOISE_QUANTILE)))
+
+
+def _bootstrap(values: Floats, generator: np.random.Generator) -> Floats:
+    """Medians of resampled blocks of consecutive values."""
+    length = max(1, len(values) // BLOCKS)
+    count = len(values) // length
+    blocks = values[: count * length].reshape(count, length)
+    chosen = generator.integers(0, count, (RESAMPLES, count))
+    return np.asarray(np.median(blocks[chosen].reshape(RESAMPLES, count * length), axis=1))

@@ -1,0 +1,301 @@
+"""The command `profile`: which files of a bundle are measured where, and how the result is shown and kept.
+
+A result file is written again after every measured file, so that whatever ends the command, what was complete is there.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import JsonValue
+from rich.console import Console
+from rich.table import Table
+
+from mcompress.console import LastingConsole
+from mcompress.errors import DeviceError, ExportError, MCompressError, MissingBackendError, UsageError
+from mcompress.export.profile import BACKENDS, FailedJob, Job, Profile, Rules, backend_of_file, measurements, profile_files
+from mcompress.export.profile_phone import Programs
+from mcompress.targets.connect import Connection, DeviceFacts, connect
+
+SCHEMA = 1
+SHOWN_OPERATORS = 12
+TABLE_WIDTH = 110
+"""Columns that nine figures and names need; a narrower terminal wraps lines, which is easier to read than wrapped cells."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What `mcompress profile` was asked for."""
+
+    source: Path
+    """A bundle, or one model file."""
+    on: str
+    file: str | None = None
+    threads: int = 1
+    cpus: tuple[int, ...] | None = None
+    quick: bool = False
+    operators: bool = False
+    out: Path | None = None
+    programs: Programs = field(default_factory=Programs.from_environment)
+
+
+@dataclass
+class Outcome:
+    """What came out, as far as it got."""
+
+    asked: Asked
+    device: str
+    facts: DeviceFacts
+    cpus: tuple[int, ...] | None
+    cpus_because: str
+    done: list[Profile | FailedJob]
+    left_out: dict[str, str]
+    """File -> why it was not measured."""
+    lost: str | None = None
+
+    def as_json(self) -> dict[str, JsonValue]:
+        """The result file, schema 1."""
+        facts = self.facts
+        return {
+            "schema": SCHEMA,
+            "source": str(self.asked.source),
+            "device": self.device,
+            "how": "host" if self.device == "host" else "device",
+            "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "facts": {
+                "model": facts.model,
+                "soc": facts.soc,
+                "os": facts.os,
+                "machine": facts.machine,
+                "cores_khz": list(facts.cores_khz),
+                "memory_mb": facts.memory_mb,
+                "governor": facts.governor,
+            },
+            "quick": self.asked.quick,
+            "threads": self.asked.threads,
+            "cpus": None if self.cpus is None else list(self.cpus),
+            "files": [_row(found, self) for found in self.done],
+            "left_out": [{"file": name, "reason": reason} for name, reason in self.left_out.items()],
+            "lost": self.lost,
+        }
+
+    def raise_for_status(self) -> None:
+        """Raise what the exit code should say: a lost device, a missing runtime, a file that could not be run."""
+        if self.lost:
+            kept = f" {len(self.done)} results are kept" + (f" in {self.asked.out}." if self.asked.out else " above.")
+            raise DeviceError(f"{self.lost}{kept}")
+        failed = [found for found in self.done if isinstance(found, FailedJob)]
+        if failed:
+            lines = "\n".join(f"{found.job.file.name}: {found.reason}" for found in failed)
+            kind: type[MCompressError] = MissingBackendError if all(found.missing for found in failed) else ExportError
+            raise kind(f"{len(failed)} of {len(self.done)} files could not be measured on {self.device}:\n{lines}")
+        if not self.done:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in self.left_out.items())
+            raise UsageError(f"nothing in {self.asked.source} can be measured on {self.device}: {reasons}")
+
+
+def run_command(
+    source: Path,
+    on: str,
+    file: str | None,
+    threads: int,
+    cpus: str | None,
+    out: Path | None,
+    benchmark_binary: Path | None,
+    *,
+    quick: bool,
+    operators: bool,
+    as_json: bool,
+) -> None:
+    """`mcompress profile`: results on standard output, a line per measured file on standard error. Raises what the exit code should say."""
+    programs = Programs.from_environment()
+    if benchmark_binary is not None:
+        programs = replace(programs, benchmark_model=benchmark_binary)
+    asked = Asked(source, on, file, threads, parse_cpus(cpus), quick, operators, out, programs)
+    notes = LastingConsole(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+
+    def said(found: Profile | FailedJob) -> None:
+        result = f"p50 {found.p50_ms:.4g} ms" if isinstance(found, Profile) else f"not measured: {found.reason}"
+        notes.print(f"{found.job.file.name}: {result}", markup=False)
+
+    outcome = profile_source(asked, said)
+    console = LastingConsole(highlight=False, emoji=False, soft_wrap=as_json)
+    console.width = max(console.width, TABLE_WIDTH)
+    if as_json:
+        console.print(json.dumps(outcome.as_json(), indent=2), markup=False)
+    else:
+        show(outcome, console)
+    outcome.raise_for_status()
+
+
+def profile_source(asked: Asked, said: Callable[[Profile | FailedJob], None] = lambda _found: None) -> Outcome:
+    """Measure the files of a bundle, or one file. `said` hears each result as it comes; a lost device is in `Outcome.lost`, and does not raise.
+
+    Raises `UsageError` for what cannot be asked, `ParityError` for a damaged bundle, `DeviceError` when the device cannot be reached at all.
+    """
+    if asked.out is not None and (asked.out.is_dir() or not asked.out.absolute().parent.is_dir()):
+        raise UsageError(f"--out is {asked.out}; it must be a file in a folder that exists")
+    if not 1 <= asked.threads <= 256:
+        raise UsageError(f"--threads is {asked.threads}; it must be at least 1 and at most 256")
+    jobs, left_out = _jobs(asked)
+    with connect(asked.on) as device:
+        facts = device.facts()
+        cpus, because = _processors(asked, facts)
+        outcome = Outcome(asked, device.name, facts, cpus, because, [], left_out)
+        _measure(device, [replace(job, cpus=cpus) for job in jobs], outcome, said)
+    return outcome
+
+
+def parse_cpus(text: str | None) -> tuple[int, ...] | None:
+    """`0,1` or `4-7` -> numbers. Raises `UsageError`."""
+    if text is None:
+        return None
+    found: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        if not first.isdecimal() or (last and not last.isdecimal()) or int(last or first) > 4095 or int(last or first) < int(first):
+            raise UsageError(f"--cpus is '{text}'; it must be numbers of processors, for example 0,1 or 4-7")
+        found += range(int(first), int(last or first) + 1)
+    return tuple(dict.fromkeys(found))
+
+
+def show(outcome: Outcome, console: Console) -> None:
+    """The table, and the operators where they were asked for."""
+    facts = outcome.facts
+    soc = f", {facts.soc}" if facts.soc and facts.soc not in facts.model else ""
+    pinned = f", processors {','.join(map(str, outcome.cpus))} ({outcome.cpus_because})" if outcome.cpus is not None else ""
+    console.print(f"{outcome.device}: {facts.model}{soc}, {facts.os}; {outcome.asked.threads} thread(s){pinned}", markup=False)
+    table = Table(box=None, header_style="bold")
+    for name in ("file", "runtime", "p50 ms", "p90 ms", "mean ms", "cv %", "n", "peak MB"):
+        table.add_column(name, justify="left" if name in ("file", "runtime") else "right", overflow="fold", no_wrap=name != "runtime")
+    for found in outcome.done:
+        if isinstance(found, FailedJob):
+            table.add_row(found.job.file.name, found.job.backend, *(["-"] * 6))
+            continue
+        memory = "-" if found.peak_memory_mb is None else f"{found.peak_memory_mb:.0f}"
+        figures = (f"{value:.4g}" for value in (found.p50_ms, found.p90_ms, found.mean_ms))
+        table.add_row(found.job.file.name, found.runtime, *figures, f"{100 * found.cv:.1f}", str(found.n), memory)
+    console.print(table, markup=False)
+    for found in outcome.done:
+        notes = [f"not measured: {found.reason}"] if isinstance(found, FailedJob) else _notes(found)
+        for note in notes:
+            console.print(f"{found.job.file.name}: {note}", markup=False, soft_wrap=True)
+    for name, reason in outcome.left_out.items():
+        console.print(f"{name}: left out, {reason}", markup=False, soft_wrap=True)
+    for found in outcome.done:
+        if isinstance(found, Profile) and found.operators:
+            console.print(_operators(found), markup=False)
+
+
+def _measure(device: Connection, jobs: Sequence[Job], outcome: Outcome, said: Callable[[Profile | FailedJob], None]) -> None:
+    _keep(outcome)
+    try:
+        for found in profile_files(device, jobs, programs=outcome.asked.programs):
+            outcome.done.append(found)
+            _keep(outcome)
+            said(found)
+    except DeviceError as problem:
+        outcome.lost = str(problem)
+        _keep(outcome)
+
+
+def _keep(outcome: Outcome) -> None:
+    if outcome.asked.out is None:
+        return
+    part = outcome.asked.out.with_name(f".{outcome.asked.out.name}.part")
+    part.write_text(json.dumps(outcome.as_json(), indent=1) + "\n", encoding="utf-8")
+    os.replace(part, outcome.asked.out)  # noqa: PTH105  (whole or not at all)
+
+
+def _jobs(asked: Asked) -> tuple[list[Job], dict[str, str]]:
+    rules = Rules.QUICK if asked.quick else Rules.SINGLE_STREAM
+    if not asked.source.exists():
+        raise UsageError(f"{asked.source} does not exist; give a bundle, or a {', '.join(BACKENDS)} file")
+    if asked.source.is_file():
+        if asked.file:
+            raise UsageError(f"--file chooses a file of a bundle, and {asked.source} is a file itself; leave --file out")
+        job = Job(asked.source, backend_of_file(asked.source), (), asked.threads, rules=rules, operators=asked.operators)
+        return [job], {}
+    from mcompress.export.bundle import read_manifest
+
+    manifest = read_manifest(asked.source)
+    names = [file.path for file in manifest.files]
+    if asked.file is not None and asked.file not in names:
+        raise UsageError(f"--file is '{asked.file}'; {asked.source} has {', '.join(names)}")
+    jobs, left_out = [], {}
+    for file in manifest.files:
+        if asked.file not in (None, file.path):
+            continue
+        if file.backend not in BACKENDS.values():
+            left_out[file.path] = f"{file.backend} files are measured on Apple's systems with Xcode's performance report; mcompress cannot start it"
+            continue
+        label = "+".join(precision for precision, count in file.precision_counts.items() if count)
+        shape = tuple(file.inputs[0].shape)
+        jobs.append(Job(asked.source / file.path, file.backend, shape, asked.threads, rules=rules, operators=asked.operators, label=label))
+    return jobs, left_out
+
+
+def _processors(asked: Asked, facts: DeviceFacts) -> tuple[tuple[int, ...] | None, str]:
+    """The processors to pin to: those asked for; the fastest ones where they are not all alike; else none, and the system chooses."""
+    if asked.cpus is not None:
+        return asked.cpus, "as asked"
+    clocks = [(clock or 0, number) for number, clock in enumerate(facts.cores_khz)]
+    if len({clock for clock, _ in clocks}) < 2 or asked.threads > len(clocks):
+        return None, ""
+    fastest = sorted(sorted(clocks, reverse=True)[: asked.threads], key=lambda pair: pair[1])
+    return tuple(number for _, number in fastest), "the fastest of unequal ones"
+
+
+def _notes(found: Profile) -> list[str]:
+    notes = [f"THROTTLED: {found.throttled}"] if found.throttled else []
+    notes += [f"{found.clock_jumps} queries dropped, the clock jumped"] if found.clock_jumps else []
+    return notes + list(found.warnings)
+
+
+def _operators(found: Profile) -> Table:
+    table = Table(box=None, header_style="bold", title=f"{found.job.file.name}: where the time goes", title_justify="left")
+    for name in ("operator", "kind", "mean ms", "share %"):
+        table.add_column(name, justify="left" if name in ("operator", "kind") else "right", overflow="fold")
+    for operator in found.operators[:SHOWN_OPERATORS]:
+        table.add_row(operator.name, operator.kind, f"{operator.mean_ms:.4g}", f"{100 * operator.share:.1f}")
+    rest = found.operators[SHOWN_OPERATORS:]
+    if rest:
+        table.add_row(f"{len(rest)} more", "", f"{sum(o.mean_ms for o in rest):.4g}", f"{100 * sum(o.share for o in rest):.1f}")
+    return table
+
+
+def _row(found: Profile | FailedJob, outcome: Outcome) -> dict[str, JsonValue]:
+    job = found.job
+    row: dict[str, JsonValue] = {"file": job.file.name, "backend": job.backend, "threads": job.threads, "shape": list(job.shape)}
+    if isinstance(found, FailedJob):
+        return {**row, "failed": found.reason, "runtime_missing": found.missing}
+    facts = outcome.facts
+    said = measurements(
+        found,
+        device=facts.model if outcome.device == "host" else f"{facts.model} ({outcome.device})",
+        how="host" if outcome.device == "host" else "device",
+        precision=job.label,
+    )
+    return {
+        **row,
+        "runtime": found.runtime,
+        "p50_ms": found.p50_ms,
+        "p90_ms": found.p90_ms,
+        "mean_ms": found.mean_ms,
+        "cv": found.cv if math.isfinite(found.cv) else None,
+        "n": found.n,
+        "load_ms": found.load_ms,
+        "peak_memory_mb": found.peak_memory_mb,
+        "throttled": found.throttled,
+        "clock_jumps": found.clock_jumps,
+        "warnings": list(found.warnings),
+        "operators": [{"name": o.name, "kind": o.kind, "mean_ms": o.mean_ms, "share": o.share} for o in found.operators],
+        "samples_ms": [round(sample, 6) for sample in found.samples_ms],
+        "measurements": [measurement.model_dump(mode="json", exclude_none=True) for measurement in said],
+    }

@@ -1,0 +1,80 @@
+"""What a device says about itself: the script that asks, and how its answer is read."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+FACTS = r"""
+say() { printf '%s=%s\n' "$1" "$2"; }
+say machine "$(uname -m)"; say kernel "$(uname -sr)"
+if command -v getprop >/dev/null 2>&1; then
+  say android "$(getprop ro.build.version.release)"; say maker "$(getprop ro.product.manufacturer)"; say phone "$(getprop ro.product.model)"
+  say soc "$(getprop ro.soc.model)"; say platform "$(getprop ro.board.platform)"
+fi
+if [ -r /proc/device-tree/model ]; then say tree "$(tr -d '\000' < /proc/device-tree/model)"; fi
+if [ -r /etc/os-release ]; then say release "$(sed -n 's/^PRETTY_NAME=//p' /etc/os-release | tr -d '"')"; fi
+if [ -r /proc/cpuinfo ]; then
+  say cpu "$(sed -n 's/^model name[^:]*: *//p' /proc/cpuinfo | sed -n 1p)"
+  say hardware "$(sed -n 's/^Hardware[^:]*: *//p' /proc/cpuinfo | sed -n 1p)"
+fi
+if [ -r /proc/meminfo ]; then say memory_kib "$(sed -n 's/^MemTotal: *\([0-9]*\).*/\1/p' /proc/meminfo)"; fi
+for core in /sys/devices/system/cpu/cpu[0-9]*; do
+  [ -d "$core" ] && say "core${core##*/cpu}" "$(cat "$core/cpufreq/cpuinfo_max_freq" 2>/dev/null)"
+done
+say governor "$(cat /sys/devices/system/cpu/cpu0/cpufreq/scaling_governor 2>/dev/null)"
+if command -v sw_vers >/dev/null 2>&1; then
+  say macos "$(sw_vers -productVersion)"; say tree "$(sysctl -n hw.model)"; say cpu "$(sysctl -n machdep.cpu.brand_string)"
+  say memory_bytes "$(sysctl -n hw.memsize)"; say count "$(sysctl -n hw.ncpu)"
+fi
+:
+"""
+"""A POSIX shell script that prints what the device says about itself, one `key=value` a line; runs on Linux, Android (toybox) and macOS."""
+
+
+@dataclass(frozen=True)
+class DeviceFacts:
+    """What a device says about itself; None where it does not."""
+
+    model: str
+    """For example `Google Pixel 8`, `Raspberry Pi 5 Model B Rev 1.0`; the processor's name where there is nothing better."""
+    soc: str | None
+    """For example `SM8250`, as the device says it."""
+    os: str
+    """For example `Android 14`, `Debian GNU/Linux 12 (bookworm)`."""
+    machine: str
+    """For example `aarch64`, `x86_64`."""
+    cores_khz: tuple[int | None, ...]
+    """Highest clock of each processor core, kHz; None where the system does not say."""
+    memory_mb: float | None
+    """Main memory, 10^6 bytes."""
+    governor: str | None
+    """Frequency governor of the first core, for example `schedutil`."""
+
+
+def parse_facts(text: str) -> DeviceFacts:
+    """What `FACTS` printed; a line that is empty or comes twice changes nothing."""
+    said: dict[str, str] = {}
+    for line in text.splitlines():
+        key, _, value = line.partition("=")
+        if value.strip() and key not in said:
+            said[key] = value.strip()
+    cores: list[int | None] = []
+    numbered = sorted(int(key[4:]) for key in (line.partition("=")[0] for line in text.splitlines()) if re.fullmatch(r"core\d+", key))
+    for number in numbered:
+        clock = said.get(f"core{number}", "")
+        cores.append(int(clock) if clock.isdigit() else None)
+    if not cores and said.get("count", "").isdigit():
+        cores = [None] * int(said["count"])
+    phone = " ".join(part for part in (said.get("maker"), said.get("phone")) if part)
+    kib, size = said.get("memory_kib", ""), said.get("memory_bytes", "")
+    system = f"Android {said['android']}" if "android" in said else f"macOS {said['macos']}" if "macos" in said else said.get("release")
+    return DeviceFacts(
+        model=phone or said.get("tree") or said.get("cpu") or said.get("hardware") or said.get("machine", "unknown"),
+        soc=said.get("soc") or said.get("platform") or said.get("hardware"),
+        os=system or said.get("kernel", "unknown"),
+        machine=said.get("machine", "unknown"),
+        cores_khz=tuple(cores),
+        memory_mb=int(kib) * 1024 / 1e6 if kib.isdigit() else int(size) / 1e6 if size.isdigit() else None,
+        governor=said.get("governor"),
+    )

@@ -1,0 +1,37 @@
+"""How many tables of 100 operators are estimated per second on one core: `python tests/benchmarks/estimator.py`. The floor is 5,000."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from test_latency import random_tables
+
+from mcompress.targets.device import load_device
+from mcompress.targets.latency import estimate_many
+from mcompress.targets.operators import OperatorTable
+
+TABLES, OPERATORS, ROUNDS = 2000, 100, 5
+
+
+def main() -> None:
+    """Print the rate of the best of a few rounds, per unit."""
+    operators = [operator for table in random_tables(400, most=60) for operator in table.operators]
+    tables = [OperatorTable(tuple(operators[(7 * index + k) % len(operators)] for k in range(OPERATORS)), 0) for index in range(TABLES)]
+    device = load_device("snapdragon865")
+    for unit in device.units:
+        seconds = []
+        for _ in range(ROUNDS):
+            started = time.perf_counter()
+            estimate_many(tables, device, unit, "int8")
+            seconds.append(time.perf_counter() - started)
+        logging.info("%s: %.0f tables of %d operators per second", unit, TABLES / min(seconds), OPERATORS)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    main()

@@ -1,0 +1,292 @@
+"""The estimator: every term by hand, the sum of the rows, many tables at once, and what must hold for any table."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mcompress.errors import TargetError, UsageError
+from mcompress.targets.device import Device, parse_device
+from mcompress.targets.latency import estimate, estimate_many, operator_latencies, operator_latencies_ms, weight_bytes
+from mcompress.targets.operators import Kind, Operator, OperatorTable
+from mcompress.targets.speeds import FilePrecision
+
+RATES = "convolution: {source: a, gmacs: 100, ramp_inputs: 18, ramp_outputs: 4}\n" + "\n".join(
+    f"          {name}: {{source: a, gmacs: {gmacs}}}"
+    for name, gmacs in {"depthwise_convolution": 20, "grouped_convolution": 50, "transposed_convolution": 100, "matmul": 60, "attention": 40}.items()
+)
+TEXT = f"""\
+name: test-device
+title: A device for tests
+os: linux
+preferred_unit: npu
+memory: {{source: a, limit_mb: 100}}
+sources:
+  a: {{text: an assumption for tests, date: '2026-01-02', runtime: none}}
+units:
+  npu:
+    title: an NPU
+    runs: {{int8: [convolution, depthwise_convolution, elementwise, activation, concatenate], fp16: [convolution, elementwise]}}
+    computes_in: {{int8: int8, fp16: fp16}}
+    fallback_unit: cpu
+    boundary: {{source: a, hop_us: 500}}
+    speeds:
+      int8:
+        alignment: {{source: a, outputs: 32, inputs: 4, pads_memory: true}}
+        memory: {{source: a, gbs: 10}}
+        overhead: {{source: a, dispatch_us: 7, invoke_us: 90}}
+        operators:
+          {RATES}
+          concatenate: {{source: a, slowdown: 0.5}}
+          clamp: {{source: a, slowdown: 4}}
+      fp16:
+        alignment: {{source: a, outputs: 32, inputs: 4, pads_memory: true}}
+        memory: {{source: a, gbs: 10}}
+        overhead: {{source: a, dispatch_us: 9, invoke_us: 110}}
+        operators:
+          {RATES.replace("gmacs: 100", "gmacs: 50")}
+  cpu:
+    title: a CPU
+    runs: {{int8: all, fp16: all}}
+    computes_in: {{int8: int8, fp16: int8}}
+    boundary: {{source: a, hop_us: 1}}
+    speeds:
+      int8:
+        alignment: {{source: a, outputs: 1, inputs: 1}}
+        memory: {{source: a, gbs: 20, cache_mb: 1, far_gbs: 5}}
+        overhead: {{source: a, dispatch_us: 3, invoke_us: 40}}
+        operators:
+          {RATES}
+          shuffle: {{source: a, slowdown: 3}}
+          normalization: {{source: a, slowdown: 6}}
+"""
+DEVICE: Device = parse_device(TEXT, "test.yaml")
+
+
+def row(
+    kind: Kind = "convolution", inputs: int = 32, outputs: int = 64, side: int = 50, kernel: int = 3, groups: int = 1, name: str = "o",
+    operation: str = "convolution",
+) -> Operator:  # fmt: skip
+    multiplies = kind.endswith("convolution") or kind in ("matmul", "attention")
+    macs = outputs * inputs // groups * kernel**2 * side**2 if multiplies else 0
+    return Operator(
+        name=name, kind=kind, operation=operation, fused=(), input_shape=(1, inputs, side, side), output_shape=(1, outputs, side, side),
+        groups=groups, kernel=(kernel, kernel), stride=1, macs=macs, macs_output_convention=macs, elements_read=inputs * side**2, elements_written=outputs * side**2,
+        weight_elements=outputs * inputs // groups * kernel**2 if multiplies else 0, live_elements=(inputs + outputs) * side**2,
+    )  # fmt: skip
+
+
+def network(*rows: Operator) -> OperatorTable:
+    return OperatorTable(tuple(replace(operator, name=f"o{index}") for index, operator in enumerate(rows)), 0)
+
+
+def cost(operator: Operator, unit: str = "npu", precision: FilePrecision = "int8") -> float:
+    return operator_latencies_ms(network(operator), DEVICE, unit, precision)[0]
+
+
+def test_one_convolution_by_hand() -> None:
+    (found,) = operator_latencies(network(row(inputs=30, outputs=60)), DEVICE, "npu", "int8")
+    padded = 64 * 32 * 9 * 2500
+    assert found.compute_ms == pytest.approx(padded / 100e6 * (1 + 18 / 32) * (1 + 4 / 64))
+    moved = 32 * 2500 + 64 * 2500 + 60 * 30 * 9
+    assert found.memory_ms == pytest.approx(moved / 10e6)
+    assert (found.dispatch_ms, found.boundary_ms) == (pytest.approx(0.007), 0.0)
+    assert found.latency_ms == pytest.approx(max(found.compute_ms, found.memory_ms) + 0.007)
+    assert (found.unit, found.precision) == ("npu", "int8")
+
+
+def test_two_bytes_an_element_in_fp16() -> None:
+    one, two = (operator_latencies(network(row()), DEVICE, "npu", name)[0] for name in ("int8", "fp16"))  # type: ignore[arg-type]
+    assert two.memory_ms == pytest.approx(2 * one.memory_ms)
+    assert two.compute_ms == pytest.approx(2 * one.compute_ms)
+
+
+def test_a_memory_bound_operator_by_hand() -> None:
+    (found,) = operator_latencies(network(row("concatenate", 64, 64, operation="cat")), DEVICE, "npu", "int8")
+    assert (found.compute_ms, found.memory_ms) == (0.0, pytest.approx(0.5 * 2 * 64 * 2500 / 10e6))
+
+
+def test_a_finer_class_has_its_own_slowdown_and_the_rest_that_of_the_kind() -> None:
+    assert cost(row("activation", 64, 64, operation="relu")) - 0.007 == pytest.approx(4 * (cost(row("activation", 64, 64, operation="gelu")) - 0.007))
+
+
+def test_channels_cost_in_stairs() -> None:
+    times = {channels: cost(row(outputs=channels, side=100)) for channels in (32, 33, 48, 64, 65)}
+    assert times[33] == pytest.approx(times[48], rel=0.01)
+    assert times[48] == pytest.approx(times[64], rel=0.01)
+    assert times[65] > 1.4 * times[64]
+    assert cost(row(outputs=33), "cpu") < 0.6 * cost(row(outputs=64), "cpu")
+
+
+def test_few_input_channels_are_slow() -> None:
+    thin, thick = (row(inputs=channels, side=200, kernel=1) for channels in (4, 400))
+    per_mac = [operator_latencies(network(one), DEVICE, "cpu", "int8")[0].compute_ms / one.macs for one in (thin, thick)]
+    assert per_mac[0] / per_mac[1] == pytest.approx((1 + 18 / 4) / (1 + 18 / 400))
+
+
+def test_grouped_convolution_is_not_dense() -> None:
+    dense, grouped = row(groups=1), row("grouped_convolution", groups=4)
+    assert grouped.macs * 4 == dense.macs
+    assert cost(grouped, "cpu") < cost(dense, "cpu")
+    (found,) = operator_latencies(network(grouped), DEVICE, "cpu", "int8")
+    assert found.compute_ms == pytest.approx(grouped.macs / 50e6)
+
+
+def test_what_is_larger_than_the_cache_comes_from_afar() -> None:
+    small, large = row("elementwise", 4, 4, side=100, operation="add"), row("elementwise", 400, 400, side=100, operation="add")
+    assert cost(small, "cpu") - 0.003 == pytest.approx(0.08 / 20)
+    assert cost(large, "cpu") - 0.003 == pytest.approx(8 / 20 + (8 - 1) * (1 / 5 - 1 / 20))
+
+
+def test_weights_are_fetched_anew_when_all_of_them_do_not_fit() -> None:
+    alone = network(row("matmul", 1000, 900, side=1, kernel=1, operation="addmm"))
+    twice = network(*alone.operators, *alone.operators)
+    one, two = (operator_latencies(table, DEVICE, "cpu", "int8")[0] for table in (alone, twice))
+    beyond = 1 - 1 / 1.8
+    assert (one.stream_ms, two.stream_ms) == (0.0, pytest.approx(0.9 * beyond / 5))
+    assert one.memory_ms - two.memory_ms == pytest.approx(0.9 * beyond / 20)
+    assert two.latency_ms == pytest.approx(max(two.compute_ms, two.memory_ms) + two.dispatch_ms + two.stream_ms)
+
+
+def test_a_change_of_precision_is_one_more_pass_and_a_dispatch() -> None:
+    table = network(row(), row(inputs=64), row(inputs=64))
+    mixed = operator_latencies(table, DEVICE, "npu", {"o0": "int8", "o1": "fp16", "o2": "int8"})
+    assert [found.precision for found in mixed] == ["int8", "fp16", "int8"]
+    moved = 64 * 2500 * (1 + 2) / 10e6
+    assert [found.boundary_ms for found in mixed] == [0.0, pytest.approx(moved + 0.009), pytest.approx(moved + 0.007)]
+    found = estimate(table, DEVICE, "npu", {"o0": "int8", "o1": "fp16", "o2": "int8"})
+    assert (found.on, found.band) == ("test-device npu int8+fp16", "not validated (mixed precision)")
+    # A CPU that computes both alike has nothing to convert.
+    assert all(one.boundary_ms == 0 for one in operator_latencies(table, DEVICE, "cpu", {"o0": "int8", "o1": "fp16", "o2": "int8"}))
+
+
+def test_what_the_unit_does_not_take_runs_elsewhere_and_waits_twice() -> None:
+    table = network(row(), row("shuffle", 64, 64, operation="pixel_shuffle"), row(inputs=64))
+    found = operator_latencies(table, DEVICE, "npu", "int8")
+    assert [one.unit for one in found] == ["npu", "cpu", "npu"]
+    moved = 2 * 64 * 2500
+    assert [one.boundary_ms for one in found] == [0.0, pytest.approx(0.5 + moved / 20e6), pytest.approx(0.5 + moved / 10e6)]
+    assert found[1].memory_ms == pytest.approx(3 * 2 * 64 * 2500 / 20e6)
+    whole = estimate(table, DEVICE, "npu", "int8")
+    assert whole.source is not None
+    assert "1 of 3 operators on cpu, which the npu does not take" in whole.source
+    assert (whole.band, whole.on) == ("not validated (several units)", "test-device npu+cpu int8")
+    assert whole.value > 1 + estimate(network(row(), row(inputs=64)), DEVICE, "npu", "int8").value
+
+
+def test_an_unknown_operator_is_named_counted_and_bounded() -> None:
+    strange = row("other", 64, 64, operation="fft_rfft2")
+    table = network(row(), strange)
+    (_, found) = operator_latencies(table, DEVICE, "cpu", "int8")
+    slowest = max(
+        operator_latencies(network(replace(strange, kind=kind)), DEVICE, "cpu", "int8")[0].latency_ms for kind in ("shuffle", "normalization")
+    )
+    assert found.latency_ms >= slowest
+    assert found.memory_ms == pytest.approx(6 * 2 * 64 * 2500 / 20e6)  # as slow as the slowest, a normalization
+    assumed = operator_latencies(network(replace(strange, macs=64 * 64 * 2500 * 9)), DEVICE, "cpu", "int8")[0]
+    assert assumed.compute_ms > found.compute_ms
+    whole = estimate(table, DEVICE, "cpu", "int8")
+    assert whole.source is not None
+    assert "1 operators of no known kind (fft_rfft2) are " in whole.source
+    assert f"moving their data alone takes {2 * 64 * 2500 / 20e6 + 0.003:.3g} ms" in whole.source
+    many = network(*(replace(strange, operation=f"odd_{index}") for index in range(5)))
+    source = estimate(many, DEVICE, "cpu", "int8").source
+    assert source is not None
+    assert "5 operators of no known kind (odd_0, odd_1, odd_2 and 2 more)" in source
+
+
+def test_an_activation_that_the_runtime_does_not_fuse_is_a_pass_of_its_own() -> None:
+    units = DEVICE.units | {"cpu": DEVICE.units["cpu"].model_copy(update={"fuses": "litert"})}
+    device = DEVICE.model_copy(update={"units": units})
+    inside, apart = (replace(row(), fused=(name,)) for name in ("relu", "silu"))
+    assert operator_latencies(network(inside), device, "cpu", "int8") == operator_latencies(network(inside), DEVICE, "cpu", "int8")
+    (found,) = operator_latencies(network(apart), device, "cpu", "int8")
+    assert found.apart_ms == pytest.approx(2 * 64 * 2500 / 20e6 + 0.003)
+    assert found.latency_ms == pytest.approx(cost(row(), "cpu") + found.apart_ms)
+
+
+def test_what_nothing_can_run_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"test-device npu cannot run operator 'o0' \(convolution\) in fp32, and nor can its fallback"):
+        estimate(network(row()), DEVICE, "npu", "fp32")
+    with pytest.raises(UsageError, match="precision 'int4' is not known; known are int8, w8a16, fp16, fp32"):
+        estimate(network(row()), DEVICE, "npu", "int4")  # type: ignore[arg-type]
+    with pytest.raises(TargetError, match="unit 'gpu' is not known of device test-device; known are npu, cpu"):
+        estimate(network(row()), DEVICE, "gpu", "int8")
+    with pytest.raises(UsageError, match="1 operators with multiply-adds have no precision, the first is 'o1'"):
+        estimate(network(row(), row()), DEVICE, "npu", {"o0": "int8"})
+    with pytest.raises(UsageError, match="operator 'zero' is not known"):
+        estimate(network(row()), DEVICE, "npu", {"o0": "int8", "zero": "int8"})
+    with pytest.raises(UsageError, match="the operator table is empty"):
+        estimate(OperatorTable((), 0), DEVICE, "npu", "int8")
+    with pytest.raises(UsageError, match="an operator table is empty"):
+        estimate_many([network(row()), OperatorTable((), 0)], DEVICE, "npu", "int8")
+
+
+KINDS: tuple[Kind, ...] = (
+    "convolution", "depthwise_convolution", "grouped_convolution", "elementwise", "concatenate", "shuffle", "other", "normalization",
+)  # fmt: skip
+
+
+def random_tables(count: int, seed: int = 0, most: int = 30) -> list[OperatorTable]:
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(count):
+        rows = []
+        for _ in range(int(rng.integers(1, most))):
+            kind: Kind = rng.choice(KINDS)
+            channels = int(rng.integers(1, 40)) * 4
+            groups = channels if kind == "depthwise_convolution" else 4 if kind == "grouped_convolution" else 1
+            outputs = channels if groups > 1 else int(rng.integers(1, 300))
+            rows.append(row(kind, channels, outputs, int(rng.integers(1, 90)), int(rng.choice([1, 3, 7])), groups, operation=f"{kind}_op"))
+        found.append(network(*rows))
+    return found
+
+
+@pytest.mark.parametrize("unit", ["npu", "cpu"])
+def test_many_tables_at_once_are_the_same_as_one_by_one(unit: str) -> None:
+    tables = random_tables(60)
+    singly = [estimate(table, DEVICE, unit, "int8").value for table in tables]
+    np.testing.assert_allclose(estimate_many(tables, DEVICE, unit, "int8"), singly, rtol=1e-12)
+    assert estimate_many([], DEVICE, unit, "int8").shape == (0,)
+
+
+@pytest.mark.parametrize("unit", ["npu", "cpu"])
+def test_the_whole_is_the_sum_of_its_rows_and_the_fixed_cost(unit: str) -> None:
+    fixed = DEVICE.units[unit].speeds["int8"].overhead.invoke_us / 1e3
+    for table in random_tables(30, seed=1):
+        rows = operator_latencies(table, DEVICE, unit, "int8")
+        assert estimate(table, DEVICE, unit, "int8").value == pytest.approx(fixed + sum(found.latency_ms for found in rows))
+        assert [found.latency_ms for found in rows] == pytest.approx(list(operator_latencies_ms(table, DEVICE, unit, "int8")))
+
+
+def test_no_latency_is_zero_negative_or_no_number() -> None:
+    for table in random_tables(50, seed=2):
+        for unit in DEVICE.units:
+            rows = operator_latencies_ms(table, DEVICE, unit, "int8")
+            assert all(math.isfinite(found) and found > 0 for found in rows)
+
+
+@pytest.mark.parametrize("unit", ["npu", "cpu"])
+def test_more_work_never_takes_less_time(unit: str) -> None:
+    rng = np.random.default_rng(3)
+    for table in random_tables(60, seed=4, most=12):
+        index = int(rng.integers(len(table.operators)))
+        before = table.operators[index]
+        wider = replace(
+            before, macs=before.macs * 2, elements_read=before.elements_read * 2, elements_written=before.elements_written * 2,
+            weight_elements=before.weight_elements * 2,
+        )  # fmt: skip
+        more = replace(table, operators=(*table.operators[:index], wider, *table.operators[index + 1 :]))
+        longer = replace(table, operators=(*table.operators, replace(before, name="last")))
+        value = estimate(table, DEVICE, unit, "int8").value
+        assert estimate(more, DEVICE, unit, "int8").value >= value
+        assert estimate(longer, DEVICE, unit, "int8").value > value
+
+
+def test_weight_bytes() -> None:
+    table = network(row(kernel=1), row(inputs=64, kernel=1))
+    assert weight_bytes(table, {"o0": "fp16", "o1": "int8"}) == 2 * 32 * 64 + 64 * 64
+    assert weight_bytes(table, "w8a16") == weight_bytes(table, "int8")

@@ -1,0 +1,161 @@
+"""The fit: exact slopes, constants found again from estimates that they made, priors kept where nothing is measured, outliers that bend little."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mcompress.calibration import latency_fit
+from mcompress.calibration.latency_fit import CLASSES, KINDS, Prior, Sample, as_run, fit, leave_one_out
+from mcompress.targets.columns import columns_of
+from mcompress.targets.device import load_device
+from mcompress.targets.latency import SpeedArrays, estimate
+from mcompress.targets.operators import Kind, Operator, OperatorTable
+
+
+def operator(kind: Kind, inputs: int, outputs: int, side: int, kernel: int = 1, groups: int = 1, operation: str = "x") -> Operator:
+    multiplies = kind.endswith("convolution") or kind == "matmul"
+    macs = outputs * inputs // groups * kernel**2 * side**2 if multiplies else 0
+    return Operator(
+        name="o", kind=kind, operation=operation, fused=(), input_shape=(1, inputs, side, side), output_shape=(1, outputs, side, side), groups=groups,
+        kernel=(kernel, kernel) if kernel else (), stride=1, macs=macs, macs_output_convention=macs, elements_read=inputs * side**2,
+        elements_written=outputs * side**2, weight_elements=macs // side**2, live_elements=(inputs + outputs) * side**2,
+    )  # fmt: skip
+
+
+def tables(count: int, seed: int = 0) -> list[OperatorTable]:
+    """Small networks of several kinds, of any size."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(count):
+        rows = []
+        for _ in range(int(rng.integers(3, 30))):
+            channels, side = int(rng.choice([16, 24, 32, 64, 100, 256])), int(rng.choice([7, 14, 28, 56, 112]))
+            kind: Kind = rng.choice(["convolution", "depthwise_convolution", "elementwise", "concatenate", "normalization", "matmul"])
+            kernel = 3 if kind.endswith("convolution") else 1
+            groups = channels if kind == "depthwise_convolution" else 1
+            rows.append(operator(kind, channels, channels, side, kernel, groups))
+        found.append(OperatorTable(tuple(rows), 0))
+    return found
+
+
+PRIOR = Prior("fp16", 300.0, 20.0, 5.0, 100.0, outputs=(8, 32), inputs=(1,), pads_memory=(False, True))
+
+
+def truth(**changes: object) -> SpeedArrays:
+    gmacs = np.array([400.0 if name in latency_fit.MULTIPLYING else np.inf for name in CLASSES])
+    gmacs[[CLASSES.index(name) for name in ("depthwise_convolution", "large_depthwise_convolution")]] = 5.0
+    slowdown = np.ones(len(CLASSES))
+    slowdown[CLASSES.index("normalization")] = slowdown[CLASSES.index("softmax")] = 3.0
+    zeros = np.zeros(len(CLASSES))
+    found = SpeedArrays(gmacs, zeros, zeros, slowdown, near_gbs=15.0, far_gbs=15.0, cache_mb=np.inf, outputs=32, inputs=1, pads_memory=True)
+    return replace(found, **changes)  # type: ignore[arg-type]
+
+
+def measured(some: list[OperatorTable], noise: float = 0.0) -> list[Sample]:
+    times = latency_fit._estimate_ms(columns_of(some), truth(), 8.0, 300.0, 2)
+    factors = np.exp(np.random.default_rng(1).normal(0, noise, len(some)))
+    return [Sample(f"n{index}", table, float(ms * factor)) for index, (table, ms, factor) in enumerate(zip(some, times, factors, strict=True))]
+
+
+def test_constants_are_found_again() -> None:
+    found = fit(measured(tables(60)), replace(PRIOR, rate_spread=2.0, level_spread=3.0, pads_memory=(True,)))
+    arrays = found.arrays
+    assert arrays.outputs == 32
+    by_name = dict(zip(CLASSES, arrays.gmacs, strict=True))
+    assert by_name["convolution"] == pytest.approx(400, rel=0.05)
+    assert by_name["depthwise_convolution"] == pytest.approx(5, rel=0.1)
+    assert arrays.near_gbs / arrays.slowdown[CLASSES.index("normalization")] == pytest.approx(5.0, rel=0.15)
+    assert found.invoke_us == pytest.approx(300, rel=0.1)
+    assert found.loss < 0.05
+
+
+def test_estimates_of_what_was_left_out() -> None:
+    some = measured(tables(40), noise=0.05)
+    chosen = fit(some, PRIOR)
+    checks = leave_one_out(some, PRIOR, chosen)
+    assert [check.network for check in checks] == [sample.name for sample in some]
+    errors = np.abs([check.error for check in checks])
+    assert np.median(errors) < 0.1
+    seen = np.abs(chosen.estimate_ms(columns_of([s.table for s in some])) / [s.measured_ms for s in some] - 1)
+    assert errors.mean() > seen.mean()
+
+
+def test_samples_of_one_name_are_left_out_together() -> None:
+    some = measured(tables(12))
+    twice = [*some, replace(some[0], measured_ms=some[0].measured_ms * 3)]
+    first, last = (leave_one_out(twice, PRIOR, fit(twice, PRIOR))[index] for index in (0, -1))
+    assert first.estimated_ms == last.estimated_ms
+
+
+def test_one_outlier_bends_little() -> None:
+    some = measured(tables(40))
+    honest = fit(some, PRIOR)
+    spoilt = fit([replace(some[0], measured_ms=some[0].measured_ms * 20), *some[1:]], PRIOR)
+    columns = columns_of([sample.table for sample in some])
+    assert np.median(np.abs(spoilt.estimate_ms(columns) / honest.estimate_ms(columns) - 1)) < 0.05
+
+
+def test_what_nothing_decides_stays_where_the_prior_has_it() -> None:
+    prior = replace(PRIOR, rates={**latency_fit.RELATIVE_RATE, "attention": 0.123})
+    found = fit(measured(tables(30)), prior)
+    by_name = dict(zip(CLASSES, found.arrays.gmacs, strict=True))
+    assert by_name["attention"] / by_name["convolution"] == pytest.approx(0.123 / np.exp(_moved(found, prior)), rel=0.02)
+    assert "attention" not in found.determined
+    assert {"convolution", "depthwise_convolution"} <= found.determined
+    speeds = found.speeds(fitted="fit", assumed="guess")
+    assert speeds.operators["attention"].source == "guess"
+    assert speeds.operators["convolution"].source == "fit"
+    assert set(speeds.operators) >= set(KINDS)
+
+
+def _moved(found: latency_fit.Fit, prior: Prior) -> float:
+    """By how much the rate of convolutions moved away from the level that all classes share."""
+    gmacs = dict(zip(CLASSES, found.arrays.gmacs, strict=True))
+    level = gmacs["attention"] / prior.rates["attention"]
+    return float(np.log(gmacs["convolution"] / level))
+
+
+@pytest.mark.parametrize(
+    "prior",
+    [PRIOR, replace(PRIOR, computed="int8", classes=CLASSES, ramps=True), replace(PRIOR, classes=CLASSES, ramps=True, cache_mb=1.0, far_gbs=4.0)],
+    ids=["whole networks", "suite", "cache"],
+)
+def test_slopes_are_those_of_the_estimate(prior: Prior) -> None:
+    columns = columns_of(tables(10))
+    unknowns = latency_fit._Unknowns(prior, 32, 4, True)
+    x = unknowns.start + np.random.default_rng(2).normal(0, 0.3, len(unknowns.start))
+
+    def estimated(y: np.ndarray) -> np.ndarray:
+        return latency_fit._estimate_ms(columns, *unknowns.arrays(y), 2)
+
+    found = unknowns.gradient(columns, x, 2)
+    assert found.shape == (10, len(x))
+    for index in range(len(x)):
+        step = 1e-5 * (np.arange(len(x)) == index)
+        np.testing.assert_allclose(found[:, index], (estimated(x + step) - estimated(x - step)) / 2e-5, atol=2e-4 * estimated(x).max())
+
+
+def test_too_little_is_refused() -> None:
+    with pytest.raises(ValueError, match="1 measurements cannot determine a unit"):
+        fit(measured(tables(1)), PRIOR)
+
+
+def test_a_fit_is_repeatable() -> None:
+    some = measured(tables(20), noise=0.1)
+    one, other = fit(some, PRIOR), fit(some, PRIOR)
+    assert one.speeds(fitted="a", assumed="b") == other.speeds(fitted="a", assumed="b")
+
+
+def test_a_runtime_that_fuses_little_is_fitted_as_it_is_estimated() -> None:
+    """A pass of its own, whether the estimator adds it or the table has it."""
+    device = load_device("snapdragon865")
+    (row,) = tables(1)[0].operators[:1]
+    table = OperatorTable((replace(row, fused=("silu",)), replace(row, name="b", fused=("relu",))), 0)
+    apart = as_run(table, "onnxruntime")
+    assert [found.operation for found in apart.operators] == ["x", "silu", "x"]
+    assert device.units["cpu"].fuses == "onnxruntime"
+    assert estimate(table, device, "cpu", "int8").value == pytest.approx(estimate(apart, device, "cpu", "int8").value, rel=1e-6)
+    assert as_run(table, None) is table
