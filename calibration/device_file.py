@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 
 from pydantic import JsonValue
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from mcompress.targets.device import Device
-from mcompress.targets.speeds import KINDS
+from mcompress.targets.speeds import KINDS, FilePrecision
 from mcompress.targets.validation import Validation
 
 WIDTH = 150
@@ -30,7 +31,7 @@ def device_text(device: Device, comment: str) -> str:
     return lines + "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
 
 
-def _unit(unit: dict[str, JsonValue], validation: dict[str, Validation]) -> dict[str, JsonValue]:
+def _unit(unit: dict[str, JsonValue], validation: Mapping[FilePrecision, Validation]) -> dict[str, JsonValue]:
     runs = unit["runs"]
     if not isinstance(runs, dict):
         raise TypeError("runs is a mapping")

@@ -162,8 +162,8 @@ def as_run(table: OperatorTable, fuses: str | None) -> OperatorTable:
             elements, shape = operator.elements_written, operator.output_shape
             rows.append(
                 Operator(
-                    name=f"{operator.name}.{name}", kind="activation", operation=name, fused=(), input_shape=shape, output_shape=shape, groups=1, kernel=(),
-                    stride=1, macs=0, macs_output_convention=0, elements_read=elements, elements_written=elements, weight_elements=0,
+                    name=f"{operator.name}.{name}", kind="activation", operation=name, fused=(), input_shape=shape, output_shape=shape, groups=1,
+                    kernel=(), stride=1, macs=0, macs_output_convention=0, elements_read=elements, elements_written=elements, weight_elements=0,
                     live_elements=operator.live_elements,
                 )
             )  # fmt: skip

@@ -139,7 +139,8 @@ def _class_of(kind: Kind, operation: str, kernel: tuple[int, ...], has_weights: 
     elif kind == "matmul":
         found = kind if has_weights else "batched_matmul"
     else:
-        named = _OPERATIONS.get(operation) or next((name for beginning, name in _BEGINNINGS if operation.startswith(beginning)), kind)
+        beginning: SpeedClass = next((name for start, name in _BEGINNINGS if operation.startswith(start)), kind)
+        named: SpeedClass = _OPERATIONS.get(operation, beginning)
         found = named if STANDS_FOR.get(named) == kind else kind
     return found
 

@@ -36,7 +36,7 @@ Precisions = Mapping[str, FilePrecision] | FilePrecision
 """One precision for all operators, or operator name -> precision. Operators without weights that are not named take that of the operator before."""
 
 FILE_PRECISIONS: tuple[FilePrecision, ...] = ("int8", "w8a16", "fp16", "fp32")
-STORED_BYTES: dict[FilePrecision, int] = {**BYTES, "w8a16": 1}
+STORED_BYTES: dict[FilePrecision, int] = {"int8": 1, "w8a16": 1, "fp16": 2, "fp32": 4}
 """Bytes of one weight in a file."""
 SHOWN = 3
 

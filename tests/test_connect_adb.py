@@ -313,7 +313,7 @@ def test_a_phone_that_is_not_there_says_what_to_do(device: StandInDevice, monkey
 
 
 @needs_adb
-def test_hundreds_of_files_are_pushed_together_and_not_one_by_one(device: StandInDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_files_are_pushed_together_and_not_one_by_one(device: StandInDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A call to adb takes longer than a small file: one per measurement is left, and the program is sent once however often it is needed."""
     jobs = []
     for number in range(150):

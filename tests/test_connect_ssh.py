@@ -23,13 +23,15 @@ from typer.testing import CliRunner
 from mcompress.cli import app
 from mcompress.errors import DeviceError
 from mcompress.export.profile import FailedJob, Job, Profile, Rules, profile_files
+from mcompress.export.suite import layers
+from mcompress.export.suite.writer import Graph
 from mcompress.profiling import Asked, profile_source
 from mcompress.targets.connect import CommandFailed, Ssh, connect
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 needs_sshd = pytest.mark.skipif(
     SSHD is None or shutil.which("ssh") is None or shutil.which("ssh-keygen") is None,
-    reason="there is no OpenSSH server and client here (Debian: apt install openssh-server)",
+    reason="there is no sshd, ssh or ssh-keygen here (Debian: apt install openssh-server)",
 )
 FAST = Rules(20, 0.1, 5.0, 0.01, 0.0)
 
@@ -55,11 +57,31 @@ class Server:
                 continue
         self.process.wait()
 
+    def kill_while_it_measures(self) -> None:
+        """Wait until a process that measures a file runs below it, which is a child of the agent, then `kill`."""
+        until = time.monotonic() + 30
+        while time.monotonic() < until:
+            if sum(b"agent.py" in command_line(pid) for pid in children(self.process.pid)) >= 3:
+                break  # the user's shell or `env`, the agent, and its child
+            time.sleep(0.02)
+        self.kill()
+
+
+def command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
 
 def children(pid: int) -> list[int]:
     found = []
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in task.read_text(encoding="ascii").split():
+        try:
+            below = task.read_text(encoding="ascii").split()
+        except OSError:  # it has just ended
+            continue
+        for child in below:
             found += [*children(int(child)), int(child)]
     return found
 
@@ -121,17 +143,12 @@ def onnx_file(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def tflite_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One convolution, through the real converter."""
-    import torch
-
-    from mcompress.export import backend_of
-    from mcompress.export.backend import captured
-    from mcompress.targets.exports import TFLiteConfig
-
-    folder = tmp_path_factory.mktemp("tflite")
-    torch.manual_seed(0)
-    with captured(folder / "log.txt"):
-        return backend_of(TFLiteConfig()).write(TFLiteConfig(), torch.nn.Conv2d(3, 4, 3).eval(), torch.rand(1, 3, 16, 16), None, folder / "conv").path
+    """One convolution."""
+    graph = Graph("fp32")
+    picture = graph.activation((1, 16, 16, 3))
+    path = tmp_path_factory.mktemp("tflite") / "conv.tflite"
+    path.write_bytes(graph.file([picture], [layers.convolution(graph, picture, 4, 3, 1)]))
+    return path
 
 
 @needs_sshd
@@ -161,9 +178,9 @@ def test_commands_files_and_facts_through_ssh(server: Server, tmp_path: Path) ->
         with pytest.raises(CommandFailed, match="code 3"):
             list(device.stream(["sh", "-c", "echo x; exit 3"]))
         with pytest.raises(DeviceError, match=r"within 0\.3 s"):
-            device.run(["sleep", "2"], timeout_s=0.3)
+            device.run(["sleep", "1"], timeout_s=0.3)
         with pytest.raises(DeviceError, match="nothing for"):
-            list(device.stream(["sleep", "2"], silence_s=0.3))
+            list(device.stream(["sleep", "1"], silence_s=0.3))
         with pytest.raises(DeviceError, match="could not be copied"):
             device.pull("absent", tmp_path / "absent")
         assert not (tmp_path / "absent").exists()
@@ -202,7 +219,7 @@ def test_a_lost_machine_keeps_what_was_complete(server: Server, onnx_file: Path,
         with pytest.raises(DeviceError, match="was lost"):  # noqa: PT012  (what came before is kept)
             for found in profile_files(device, jobs):
                 seen.append(found)
-                threading.Timer(0.5, server.kill).start()
+                threading.Thread(target=server.kill_while_it_measures).start()
         assert time.monotonic() - started < 30
     assert [found.job.file for found in seen] == [onnx_file]
     assert isinstance(seen[0], Profile)
@@ -219,7 +236,7 @@ def test_the_command_keeps_partial_results_in_its_file(server: Server, onnx_file
     assert [row["file"] for row in kept["files"]] == ["enlarge.onnx"]
     assert kept["files"][0]["measurements"][0]["how"] == "device"
     monkeypatch.setattr("mcompress.profiling.Rules.QUICK", Rules(10**9, 600.0, 600.0, 0.0, 0.0))
-    threading.Timer(1.5, server.kill).start()
+    threading.Thread(target=server.kill_while_it_measures).start()
     result = CliRunner().invoke(app, ["profile", str(onnx_file), "--on", server.on, "--quick", "--out", str(out)])
     assert isinstance(result.exception, DeviceError)
     kept = json.loads(out.read_text(encoding="utf-8"))

@@ -84,11 +84,14 @@ def test_the_band_comes_from_the_checks() -> None:
         ("dispatch_us: 2", "dispatch_us: -2", "x.yaml:24: units.cpu.speeds.int8.overhead.dispatch_us is -2; it must be at least 0"),
         ("limit_mb: 100", "limit_mb: 100, speed: 3",
          "x.yaml:7: memory.speed is not known; memory takes source, limit_mb"),
-        ("os: linux", "os: linux\nspeed: 3", "x.yaml:6: speed is not known; a device takes name, title, aliases, os, machine, sources, memory, preferred_unit, units"),
+        ("os: linux", "os: linux\nspeed: 3", "x.yaml:6: speed is not known; a device takes name, title, aliases, os, machine, sources, memory, "
+        "preferred_unit, units"),
         ("os: linux", "os: beos", "x.yaml:5: os is 'beos'; it must be one of android, ios, linux, macos"),
-        ("boundary: {source: guess", "boundary: {source: gess", "x.yaml:19: units.cpu.boundary.source is 'gess', which is not in sources; these are guess"),
+        ("boundary: {source: guess", "boundary: {source: gess", "x.yaml:19: units.cpu.boundary.source is 'gess', which is not in sources; "
+        "these are guess"),
         ("          matmul: {source: guess, gmacs: 60}\n", "", "units.cpu: it runs int8 files, but speeds.int8.operators has no matmul"),
-        ("shuffle: {source: guess, slowdown: 2}", "shuffle: {source: guess, gmacs: 2}", "operators.shuffle multiplies nothing: give slowdown, not gmacs"),
+        ("shuffle: {source: guess, slowdown: 2}", "shuffle: {source: guess, gmacs: 2}", "operators.shuffle multiplies nothing: give slowdown, "
+        "not gmacs"),
         ("matmul: {source: guess, gmacs: 60}", "matmul: {source: guess, slowdown: 60}", "operators.matmul needs gmacs"),
         ("gbs: 10}", "gbs: 10, cache_mb: 4}", "give both cache_mb and far_gbs, or neither"),
         ("computes_in: {int8: int8}", "computes_in: {}", "it runs int8 files, but computes_in does not say in which precision"),

@@ -74,7 +74,8 @@ def row(
     macs = outputs * inputs // groups * kernel**2 * side**2 if multiplies else 0
     return Operator(
         name=name, kind=kind, operation=operation, fused=(), input_shape=(1, inputs, side, side), output_shape=(1, outputs, side, side),
-        groups=groups, kernel=(kernel, kernel), stride=1, macs=macs, macs_output_convention=macs, elements_read=inputs * side**2, elements_written=outputs * side**2,
+        groups=groups, kernel=(kernel, kernel), stride=1, macs=macs, macs_output_convention=macs, elements_read=inputs * side**2,
+        elements_written=outputs * side**2,
         weight_elements=outputs * inputs // groups * kernel**2 if multiplies else 0, live_elements=(inputs + outputs) * side**2,
     )  # fmt: skip
 

@@ -42,7 +42,7 @@ def upward(inputs: int, outputs: int, *, first: bool) -> nn.Sequential:
 
 
 class TalkingFace(nn.Module):
-    """The generator. Takes the lower-masked and the reference face (batch, 6, 96, 96); the speech is a view of that input, so that one input suffices.
+    """The generator. Takes the lower-masked and the reference face (batch, 6, 96, 96); the speech is a view of that input, so one suffices.
 
     `face`, `audio` and `decoder` are channels per stage, `repeats` residual blocks per stage of the three parts.
     """

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from pydantic import JsonValue
 
 from mcompress.errors import ExportError
 from mcompress.export.backend import BackendCall
@@ -32,7 +33,7 @@ PUBLISHED = (
     "vit",
 )
 """Of `mcompress.compress.networks`."""
-OWN: dict[str, tuple[str, dict[str, int], tuple[int, ...]]] = {
+OWN: dict[str, tuple[str, dict[str, JsonValue], tuple[int, ...]]] = {
     "mfagan": ("mfagan", {}, (1, 3, 64, 64)),
     "imdn": ("imdn", {}, (1, 3, 64, 64)),
     "rrdb_4": ("rrdb", {"blocks": 4}, (1, 3, 32, 32)),

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -83,9 +84,7 @@ def fit_on(wanted: Wanted, told: Told) -> Fitted:
             left = (wanted.seconds - (time.monotonic() - started)) / (len(NUMBERS) - index)
             setting = _setting(wanted, facts, number)
             folder = wanted.folder / "suite"
-            measured[number] = measure_suite(
-                connection, suite, setting, folder, seconds=left, progress=lambda done, of, number=number: told(f"suite {number}", done, of)
-            )
+            measured[number] = measure_suite(connection, suite, setting, folder, seconds=left, progress=partial(told, f"suite {number}"))
     fits = {number: fit(measured[number].samples, PRIORS[number]) for number in NUMBERS}
     device = _device(wanted, facts, measured, fits)
     return Fitted(device, measured, fits, time.monotonic() - started)

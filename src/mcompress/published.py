@@ -99,7 +99,7 @@ def read_published(
 
     A network is a name in `mcompress.compress.networks.NETWORKS` (`model`, or `model/component`), a network of the zoo (at its default input) or the
     path of an .onnx or .tflite file beside the table; others are left out and named. Of several releases the first of `releases` counts, or the
-    newest. Raises `UsageError` for a file that cannot be read, columns that are unknown or missing, latencies that are no positive numbers, a network with
+    newest. Raises `UsageError` for a file that cannot be read, unknown or missing columns, latencies that are no positive numbers, networks with
     different figures under the same conditions, and fewer than `least` networks.
     """
     lines, columns = _read(path)

@@ -4,8 +4,8 @@
 
 The CSV holds what Qualcomm measured on hosted devices and published in quic/ai-hub-models, `qai_hub_models/models/<model>/perf.yaml`, one row per
 release, device, model, component, precision and runtime. All other figures are in the tables below. Under four minutes on one core; the same input
-gives the same files. Where five networks or more are published for a unit, its constants are fitted; where there are fewer, or only figures of other devices, the
-constants of the most similar unit are scaled, and nothing is said to be validated.
+gives the same files. Where five networks or more are published for a unit, its constants are fitted; where there are fewer, or only figures
+of other devices, the constants of the most similar unit are scaled, and nothing is said to be validated.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ NCNN_M1: dict[str, Figures] = {"fp16": {"resnet50": 43.7}, "int8": {"resnet50": 
 S23: dict[str, Figures] = {
     "float": {
         "mobilenet_v2": 0.86, "mobilenet_v3_large": 0.964, "squeezenet1_1": 0.609, "shufflenet_v2": 0.697, "resnet18": 1.351, "resnet50": 2.246,
-        "resnext50": 2.494, "wideresnet50": 4.831, "densenet121": 1.904, "vit": 12.72, "quicksrnetsmall": 1.404, "quicksrnetmedium": 1.361, "xlsr": 2.878,
+        "resnext50": 2.494, "wideresnet50": 4.831, "densenet121": 1.904, "vit": 12.72, "quicksrnetsmall": 1.404, "quicksrnetmedium": 1.361,
+        "xlsr": 2.878,
         "real_esrgan_x4plus": 70.901, "esrgan": 67.727, "aotgan": 152.989, "lama_dilated": 86.106,
     },
     "w8a8": {
@@ -227,7 +228,8 @@ def scaled_to(key: str, speeds: Speeds, computed: PrecisionName, figures: Figure
     """Constants of a similar unit, all made faster by the one factor that fits the few published figures best."""
     factor = math.exp(float(np.mean([math.log(milliseconds(speeds, computed, name) / ms) for name, ms in figures.items()])))
     names = ", ".join(figures)
-    result = scaled(key, speeds, f"{text}; all constants times {factor:.3g}, which fits {names} ({', '.join(f'{ms:g}' for ms in figures.values())} ms) best",
+    published = ", ".join(f"{ms:g}" for ms in figures.values())
+    result = scaled(key, speeds, f"{text}; all constants times {factor:.3g}, which fits {names} ({published} ms) best",
                     rate=factor, runtime=runtime)  # fmt: skip
     sources = {key: result.sources[key].model_copy(update={"fitted_to": tuple(figures)})}
     return replace(result, sources=sources)
@@ -279,7 +281,8 @@ EVERY: Files = {"int8": "int8", "fp16": "fp16", "fp32": "fp32"}
 FLOAT: Files = {"int8": "fp16", "fp16": "fp16", "fp32": "fp16"}
 NPU_FILES: Files = {"int8": "int8", "w8a16": "fp16", "fp16": "fp16", "fp32": "fp16"}
 HOP = Source(
-    text="order of magnitude: v0.39.0 NPU runs of resnext50, regnet and resnext101 on RB5 (Proxy) leave 25 layers to other units and take 59, 34 and 51 ms "
+    text="order of magnitude: v0.39.0 NPU runs of resnext50, regnet and resnext101 on RB5 (Proxy) leave 25 layers to other units and take 59, "
+    "34 and 51 ms "
     "longer than v0.44.0 on the GPU alone: 1.4 to 2.3 ms per layer, two boundaries each",
     date=DATE, runtime="TFLite NPU delegate, AI Hub Models v0.39.0",
 )  # fmt: skip
@@ -321,7 +324,8 @@ class Plan:
         sources = {"memory": Source(text=f"an assumption: {self.memory_text}", date=DATE, runtime="none"), **self.sources}
         draft = Device.model_validate(
             {
-                "name": self.name, "title": self.title, "aliases": self.aliases, "os": self.os, "sources": {k: s.model_dump() for k, s in sources.items()},
+                "name": self.name, "title": self.title, "aliases": self.aliases, "os": self.os, "sources": {k: s.model_dump() for k,
+                s in sources.items()},
                 "memory": {"limit_mb": self.limit_mb, "source": "memory"}, "preferred_unit": self.preferred,
                 "units": {name: unit.model_dump() for name, unit in self.units.items()},
             }
@@ -343,7 +347,7 @@ class Published:
         self.cpu865 = self.fit("cpu-int8", "RB5 (Proxy)", "CPU", "w8a8", ("v0.44.0",), CPU_PRIOR, runtime="onnx")
         self.gpu865 = tflite("gpu-fp16", "RB5 (Proxy)", "GPU", "w8a8", ("v0.44.0",), GPU_PRIOR)
         self.npu865 = tflite("npu-int8", "RB5 (Proxy)", "NPU", "w8a8", ("v0.39.0",), HVX_PRIOR)
-        self.npus = {
+        self.npus: dict[str, dict[PrecisionName, Fitted]] = {
             name: {
                 "fp16": tflite("npu-fp16", board, "NPU", "float", RELEASES, NPU_PRIORS["fp16"]),
                 "int8": tflite("npu-int8", board, "NPU", "w8a8", RELEASES, NPU_PRIORS["int8"]),
@@ -386,7 +390,8 @@ def snapdragon865(data: Published) -> Plan:
 
 def cpu_precisions(int8: Fitted, resnet50: Figures) -> dict[PrecisionName, Fitted]:
     """FP16 and FP32 from INT8, by ResNet50's published ratio."""
-    text = "INT8 constants times the ratio of ResNet50 in INT8 to {} ({:g} / {:g} ms) in Paddle-Lite release/v2.11 docs/performance/benchmark.md, Xiaomi Mi 10, "
+    text = "INT8 constants times the ratio of ResNet50 in INT8 to {} ({:g} / {:g} ms) in Paddle-Lite release/v2.11 "
+    "docs/performance/benchmark.md, Xiaomi Mi 10, "
     text += "Armv8, one thread; as many elements a second as in INT8"
     found: dict[PrecisionName, Fitted] = {"int8": int8}
     widths: dict[PrecisionName, float] = {"fp16": 2.0, "fp32": 4.0}
@@ -431,7 +436,8 @@ def cpu_of(data: Published, device: str) -> dict[PrecisionName, Fitted]:
     first, second = 1 / GEEKBENCH_8_GEN_2, growth(CPU_8_GEN_1_TO_8_GEN_3)
     steps = {"snapdragon8gen1": first, "snapdragon8gen3": first * second, "snapdragon8elite": first * second * growth(CPU_8_GEN_3_TO_8_ELITE)}
     text = (
-        f"{ASSUMED}the Snapdragon 8 Gen 2's constants times {steps[device]:.3g}: Geekbench multi-core 3785 to 4993 (nanoreview.net) between 8 Gen 1 and "
+        f"{ASSUMED}the Snapdragon 8 Gen 2's constants times {steps[device]:.3g}: Geekbench multi-core 3785 to 4993 (nanoreview.net) between 8 "
+        f"Gen 1 and "
         f"8 Gen 2, then TFLite's float latencies on the CPU of {', '.join(CPU_8_GEN_1_TO_8_GEN_3)} (quic/ai-hub-models v0.46.1)"
     )
     return times(cpu_8_gen_2(data), "cpu", steps[device], text)
@@ -496,7 +502,8 @@ def snapdragon8gen3(data: Published) -> Plan:
 
 def snapdragon8elite(data: Published) -> Plan:
     return snapdragon_from_csv(
-        data, "snapdragon8elite", "Qualcomm Snapdragon 8 Elite", ("sm8750", "sun", "s25", "snapdragon-8-elite"), ("Oryon", "Adreno 830", "Hexagon (HTP v79)"),
+        data, "snapdragon8elite", "Qualcomm Snapdragon 8 Elite", ("sm8750", "sun", "s25", "snapdragon-8-elite"), ("Oryon", "Adreno 830",
+        "Hexagon (HTP v79)"),
         (3072, "a quarter of 12 GB"),
     )  # fmt: skip
 
@@ -523,7 +530,8 @@ def apple(data: Published, name: str, title: str, aliases: tuple[str, ...], limi
     ratio = PADDLE["fp16"] / PADDLE["fp32"]
     cpu["fp32"] = as_many(cpu["fp16"].speeds, "cpu-fp32", f"{newer}FP16 constants times {ratio:.3g}, as on a Snapdragon 865", ratio, 2.0)
     plan.add("cpu", "performance cores", EVERY, ALL, cpu)
-    text = f"{ASSUMED}{newer}the Snapdragon 865's constants times 0.654 / 1.228, the TFLOPS of both (topcpu.net, nanoreview.net); memory times 34.1 / 44 GB/s"
+    text = f"{ASSUMED}{newer}the Snapdragon 865's constants times 0.654 / 1.228, the TFLOPS of both (topcpu.net, nanoreview.net); memory times "
+    "34.1 / 44 GB/s"
     plan.add(
         "gpu",
         "Apple GPU",
@@ -533,7 +541,7 @@ def apple(data: Published, name: str, title: str, aliases: tuple[str, ...], limi
         fallback="cpu",
     )
     engine = apple_engine(data)
-    # The Neural Engine computes in FP16, whatever a file's floats are; published W8A8 latencies are lower from the A16 on, those with W8 alone are not.
+    # The Neural Engine computes in FP16, whatever a file's floats are. From the A16 on, W8A8 is published as faster; W8 alone is not.
     files: Files = dict(FLOAT)
     speeds: dict[PrecisionName, Fitted] = {"fp16": engine}
     docs = "apple/coremltools docs-guides/source/opt-quantization-perf.md"
@@ -550,7 +558,8 @@ def apple(data: Published, name: str, title: str, aliases: tuple[str, ...], limi
     elif name == "apple-a15":
         a16 = scaled_to("npu-fp16", engine.speeds, "fp16", APPLE["apple-a16"]["fp16"], "on the way to the A15", "Core ML")
         text = (
-            f"the A16's constants, which are scaled to {docs}, times {A15_TO_A16:.3g}: SnapFusion's UNet takes 315 ms on iPhone 13 Pro Max and 230 ms on "
+            f"the A16's constants, which are scaled to {docs}, times {A15_TO_A16:.3g}: SnapFusion's UNet takes 315 ms on iPhone 13 Pro Max and "
+            f"230 ms on "
             "14 Pro (arXiv 2306.00980), Stable Diffusion 2.1 runs at 2.55 and 2.69 iterations a second (apple/ml-stable-diffusion README)"
         )
         speeds = {"fp16": scaled("npu-fp16", a16.speeds, text, rate=A15_TO_A16, runtime="Core ML")}
@@ -592,7 +601,8 @@ def jetson(data: Published, name: str, title: str, aliases: tuple[str, ...], lim
     levels: dict[PrecisionName, float] = {"fp32": 300.0, "fp16": 1200.0, "int8": 1800.0}
     for computed, gmacs in levels.items():
         prior = replace(
-            prior_of(data.gpu865.speeds, computed, rate_spread=0.1), gmacs=gmacs, gbs=40.0, dispatch_us=10.0, invoke_us=30.0, outputs=(8,), inputs=(1,),
+            prior_of(data.gpu865.speeds, computed, rate_spread=0.1), gmacs=gmacs, gbs=40.0, dispatch_us=10.0, invoke_us=30.0, outputs=(8,),
+            inputs=(1,),
             pads_memory=(False,),
         )  # fmt: skip
         text = "Nota-NetsPresso/nota-wav2lip docs/assets/fig5.png: Wav2Lip's generator and its compressed form"
@@ -618,21 +628,25 @@ DEVICES: dict[str, Callable[[Published], Plan]] = {
     "snapdragon8gen3": snapdragon8gen3,
     "snapdragon8elite": snapdragon8elite,
     "apple-a14": lambda data: apple(
-        data, "apple-a14", "Apple A14 Bionic", ("a14", "iphone12", "iphone12mini", "iphone12pro", "iphone12promax"), 2000, "half of the iPhone 12's 4 GB"
+        data, "apple-a14", "Apple A14 Bionic", ("a14", "iphone12", "iphone12mini", "iphone12pro", "iphone12promax"), 2000,
+        "half of the iPhone 12's 4 GB"
     ),
     "apple-a15": lambda data: apple(
         data, "apple-a15", "Apple A15 Bionic",
         ("a15", "iphone13", "iphone13mini", "iphone13pro", "iphone13promax", "iphone14", "iphone14plus"), 2000, "half of the iPhone 13's 4 GB",
     ),
     "apple-a16": lambda data: apple(
-        data, "apple-a16", "Apple A16 Bionic", ("a16", "iphone14pro", "iphone14promax", "iphone15", "iphone15plus"), 3000, "half of the iPhone 14 Pro's 6 GB"
+        data, "apple-a16", "Apple A16 Bionic", ("a16", "iphone14pro", "iphone14promax", "iphone15", "iphone15plus"), 3000,
+        "half of the iPhone 14 Pro's 6 GB"
     ),
     "apple-a17pro": lambda data: apple(
         data, "apple-a17pro", "Apple A17 Pro", ("a17pro", "iphone15pro", "iphone15promax"), 4000, "half of the iPhone 15 Pro's 8 GB"
     ),
     "tensor-g1": tensor_g1,
-    "jetson-xavier-nx": lambda data: jetson(data, "jetson-xavier-nx", "NVIDIA Jetson Xavier NX", ("xavier-nx",), 4000, "half of the 8 GB of the smaller module"),
-    "jetson-agx-xavier": lambda data: jetson(data, "jetson-agx-xavier", "NVIDIA Jetson AGX Xavier", ("agx-xavier",), 8000, "half of the 16 GB of the first module"),
+    "jetson-xavier-nx": lambda data: jetson(data, "jetson-xavier-nx", "NVIDIA Jetson Xavier NX", ("xavier-nx",), 4000,
+    "half of the 8 GB of the smaller module"),
+    "jetson-agx-xavier": lambda data: jetson(data, "jetson-agx-xavier", "NVIDIA Jetson AGX Xavier", ("agx-xavier",), 8000,
+    "half of the 16 GB of the first module"),
     "raspberrypi5": raspberry_pi_5,
 }  # fmt: skip
 
