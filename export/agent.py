@@ -614,7 +614,7 @@ def work(jobs: Sequence[Job], rounds: int, queries: int) -> List[Result]:
             raise Unusable("%s is not on the device" % job["file"])
         _preload(job["backend"])
         started = time.perf_counter()
-        loaded.append(LOADERS[job["backend"]](Path(job["file"]), job["threads"], job["shape"]))
+        loaded.append(_loaded(job))
         load_ms.append((time.perf_counter() - started) * 1e3)
     gc.collect()
     gc.disable()
@@ -641,6 +641,18 @@ def work(jobs: Sequence[Job], rounds: int, queries: int) -> List[Result]:
             }
         )
     return results
+
+
+def _loaded(job: Job) -> Loaded:
+    path = Path(job["file"])
+    try:
+        return LOADERS[job["backend"]](path, job["threads"], job["shape"])
+    except (MissingRuntime, Unusable):
+        raise
+    except Exception as problem:  # runtimes raise whatever they like
+        said = "%s: %s" % (type(problem).__name__, str(problem).strip()[:1500])
+        hint = "the file has %d bytes; if it is cut off or damaged, copy or export it again" % path.stat().st_size
+        raise Unusable("the runtime cannot load it (%s); %s" % (said, hint)) from problem
 
 
 def operators_of(job: Job) -> Tuple[List[Operator], List[str]]:

@@ -43,6 +43,8 @@ class OperatorRow(Part):
     memory_ms: float
     dispatch_ms: float
     boundary_ms: float
+    stream_ms: float
+    apart_ms: float
     latency_ms: float
 
 
@@ -135,6 +137,8 @@ def _row(operator: Operator, row: OperatorLatency) -> OperatorRow:
         memory_ms=float(row.memory_ms),
         dispatch_ms=float(row.dispatch_ms),
         boundary_ms=float(row.boundary_ms),
+        stream_ms=float(row.stream_ms),
+        apart_ms=float(row.apart_ms),
         latency_ms=float(row.latency_ms),
     )
 

@@ -52,6 +52,7 @@ def _levers(run: Run, breakdown: LatencyBreakdown) -> Iterator[Lever]:
     parts = summed(map(parts_of, breakdown.operators))
     yield Lever(parts["dispatch"] / 2, lambda: _dispatch(breakdown, parts["dispatch"]))
     yield Lever(parts["boundary"], lambda: _boundaries(breakdown, parts["boundary"]))
+    yield Lever(parts["stream"] / 2, lambda: _stream(breakdown, parts["stream"]))
     yield Lever(parts["apart"], lambda: _apart(breakdown, parts["apart"]))
     for precision, other_ms in breakdown.all_in_ms.items():
         yield Lever(total - other_ms, _precision(breakdown, precision, other_ms))
@@ -107,6 +108,14 @@ def _boundaries(breakdown: LatencyBreakdown, spent_ms: float) -> str:
     return (
         f"{wording.share(spent_ms, breakdown.latency.value)} of the time ({in_ms(spent_ms)}) is conversions before "
         f"{_several(len(crossing), 'operator')}, most before '{most}': one {same} throughout would save it."
+    )
+
+
+def _stream(breakdown: LatencyBreakdown, spent_ms: float) -> str:
+    most = max(breakdown.operators, key=lambda cost: cost.stream_ms).name
+    return (
+        f"{wording.share(spent_ms, breakdown.latency.value)} of the time ({in_ms(spent_ms)}) is fetching weights that the cache does not hold, most of "
+        f"them in '{most}': half the weights would save {in_ms(spent_ms / 2)}."
     )
 
 

@@ -14,17 +14,25 @@ from mcompress.record import LatencyBreakdown, OperatorCost, Run
 from mcompress.reports import plots, wording
 from mcompress.targets.schema import Measurement
 
-Part = Literal["compute", "memory", "dispatch", "boundary", "apart", "fixed"]
+Part = Literal["compute", "memory", "dispatch", "boundary", "stream", "apart", "fixed"]
 PARTS: tuple[Part, ...] = get_args(Part)
 PART_NAMES: Mapping[Part, tuple[str, str]] = {
     "compute": ("multiplying", "operators that wait for multiply-adds"),
     "memory": ("moving memory", "operators that wait for memory"),
     "dispatch": ("starting operators", "dispatch"),
     "boundary": ("boundaries", "conversions between precisions and units"),
+    "stream": ("fetching weights", "weights that the cache does not hold, fetched anew in every inference"),
     "apart": ("activations apart", "activations that the runtime computes in a pass of their own"),
     "fixed": ("fixed cost", "of one inference, whatever the network"),
 }
-BOUNDS: Mapping[Part, str] = {"compute": "compute", "memory": "memory", "dispatch": "dispatch", "boundary": "boundary", "apart": "activation apart"}
+BOUNDS: Mapping[Part, str] = {
+    "compute": "compute",
+    "memory": "memory",
+    "dispatch": "dispatch",
+    "boundary": "boundary",
+    "stream": "weights",
+    "apart": "activation apart",
+}
 MODELS = ("teacher", "compressed")
 SHOWN = 15
 """Operators in the table; the others are behind a click."""
@@ -118,7 +126,8 @@ def parts_of(operator: OperatorCost) -> Costs:
     """What an operator's milliseconds are spent on; they add up to its latency. Compute hides memory traffic, or the other way round."""
     waits: Part = "compute" if operator.compute_ms >= operator.memory_ms else "memory"
     times: Costs = {waits: max(operator.compute_ms, operator.memory_ms)}
-    return times | {"dispatch": operator.dispatch_ms, "boundary": operator.boundary_ms, "apart": operator.apart_ms}
+    fixed: Costs = {"dispatch": operator.dispatch_ms, "boundary": operator.boundary_ms, "stream": operator.stream_ms, "apart": operator.apart_ms}
+    return times | fixed
 
 
 def part_rows(found: Mapping[str, LatencyBreakdown]) -> tuple[PartRow, ...]:
@@ -193,6 +202,7 @@ LOOKS: Mapping[Part, Look] = {
     "memory": Look(plots.SECOND, "////"),
     "dispatch": Look(plots.THIRD, "||||"),
     "boundary": Look(plots.WARN, "xxxx"),
+    "stream": Look(plots.MUTED, "\\\\\\\\"),
     "apart": Look(plots.MUTED, "...."),
     "fixed": Look(plots.INK),
 }

@@ -41,6 +41,10 @@ __all__ = [
 _FOLDER = resources.files("mcompress.targets") / "devices"
 
 
+DEVICE_SUFFIXES = (".yaml", ".yml")
+"""By which the name of a file is told from the name of a device."""
+
+
 def _all_kinds(value: object) -> object:
     return KINDS if value == "all" else value
 
@@ -180,7 +184,7 @@ def list_devices() -> tuple[str, ...]:
 
 def load_device(name: str) -> Device:
     """The device with this name or alias, in any case, or of a file `*.yaml`. Raises `TargetError`, with near-miss names."""
-    if name.endswith((".yaml", ".yml")):
+    if name.endswith(DEVICE_SUFFIXES):
         return _from_file(Path(name))
     heads = device_heads()
     known = {alias: head for head in heads.values() for alias in (head.name, *head.aliases)}

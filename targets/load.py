@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 
 from mcompress.errors import TargetError
 from mcompress.targets import document as yaml_document
-from mcompress.targets.device import load_device, unknown_name
+from mcompress.targets.device import DEVICE_SUFFIXES, load_device, unknown_name
 from mcompress.targets.document import Document, Key, show_path, walk
 from mcompress.targets.problems import describe, near, show
 from mcompress.targets.schema import Target
@@ -141,7 +141,9 @@ def _apply(override: str, document: Document) -> None:
 
 def _resolve_paths(document: Document, folder: Path) -> None:
     """Make paths absolute and check that they exist."""
-    for path in (*_FOLDERS, *_FILES):
+    device = document.data.get("device") if isinstance(document.data, dict) else None
+    device_file = (("device",),) if isinstance(device, str) and device.endswith(DEVICE_SUFFIXES) else ()
+    for path in (*_FOLDERS, *_FILES, *device_file):
         holder: JsonValue = document.data
         for key in path[:-1]:
             holder = holder.get(str(key)) if isinstance(holder, dict) else None

@@ -182,6 +182,7 @@ class Target(Frozen):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)
     device: str
+    """A name or alias from `mcompress list devices`, or a device file of the user's own, *.yaml."""
     unit: str | None = None
     """The compute unit to estimate for; the device's preferred one if left out."""
     model: ModelConfig = ModelConfig()

@@ -120,7 +120,7 @@ TARGETS: dict[str, tuple[str | bytes, str]] = {
     "name is the folder above": (GOOD.replace("name: ok", "name: .."), "t.yaml:1: name is '..'; it must be letters, digits"),
     "device is a path": (
         GOOD.replace("snapdragon865", "../../etc/passwd"),
-        "t.yaml:2: device '../../etc/passwd' is not known (mcompress list devices)",
+        "t.yaml:2: device '../../etc/passwd' is not known (mcompress list devices, or a file *.yaml)",
     ),
     "unknown unit": (GOOD + "unit: tpu\n", "t.yaml:11: unit 'tpu' is not known of snapdragon865; known are cpu, gpu, npu"),
     "data nowhere": (

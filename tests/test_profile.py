@@ -252,6 +252,8 @@ def test_a_hot_device_rests_and_a_crash_is_one_files_problem(tmp_path: Path, onn
     resting = rules(min_seconds=0.05, cool_down_s=0.3)
     lines = supervised(tmp_path, [job(broken, rules=resting), job(onnx_file, rules=resting)], sys_root=hot)
     assert [line["event"] for line in lines] == ["failed", "result"]
+    assert "the runtime cannot load it (" in str(lines[0]["reason"])
+    assert "the file has 11 bytes; if it is cut off or damaged, copy or export it again" in str(lines[0]["reason"])
     assert "cpu-thermal is at 90 degrees, its limit is 85" in str(lines[1]["hot"])
     assert 0.3 <= float(str(lines[1]["rested_s"])) < 2.0
     assert len(lines[1]["readings"]) >= 2  # type: ignore[arg-type]
@@ -409,6 +411,7 @@ def test_what_can_be_asked(tmp_path: Path, onnx_file: Path) -> None:
         (Asked(onnx_file, "host", file="x"), "leave --file out"),
         (Asked(onnx_file, "phone"), "--on is 'phone'"),
         (Asked(onnx_file, "host", threads=0), "--threads is 0"),
+        (Asked(onnx_file, "host", cpus=(0, 4000)), "--cpus names 4000, which host does not have; choose among 0-"),
         (Asked(onnx_file, "host", out=tmp_path), "--out is"),
     ):
         with pytest.raises(UsageError, match=said):
@@ -435,8 +438,14 @@ def test_the_command_measures_a_bundle(tmp_path: Path, bundle: Path, monkeypatch
     shown = CliRunner().invoke(app, ["profile", str(bundle), "--quick", "--file", row["file"]])
     assert shown.exit_code == 0
     assert row["file"] in shown.stdout
-    wrong = CliRunner().invoke(app, ["profile", str(bundle), "--file", "absent"])
-    assert isinstance(wrong.exception, UsageError)
+    for wrong, said in (
+        (["--file", "absent"], "--file is 'absent'"),
+        (["--benchmark-binary", str(tmp_path / "no")], "which is not a file"),
+        (["--benchmark-binary", str(out)], "is for phones, and --on is 'host'"),
+    ):
+        refused = CliRunner().invoke(app, ["profile", str(bundle), *wrong]).exception
+        assert isinstance(refused, UsageError)
+        assert said in str(refused)
 
 
 def test_a_lost_device_and_a_missing_runtime_have_their_exit_codes(onnx_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,6 +52,7 @@ def _cost(operator: Operator, row: OperatorLatency, unit: Unit) -> OperatorCost:
         memory_ms=row.memory_ms,
         dispatch_ms=row.dispatch_ms,
         boundary_ms=row.boundary_ms,
+        stream_ms=row.stream_ms,
         apart_ms=row.apart_ms,
         latency_ms=row.latency_ms,
     )

@@ -38,14 +38,12 @@ class Estimate:
     """The estimated latency of a model, and where the milliseconds go."""
 
     model: Opened
-    table: OperatorTable
-    """As the runtime executes it."""
     latency: Measurement
     rows: tuple[OperatorLatency, ...]
 
     def top(self, count: int) -> list[tuple[OperatorLatency, str, str]]:
         """The `count` slowest operators with their kind and what runs inside them, slowest first."""
-        paired = zip(self.rows, self.table.operators, strict=True)
+        paired = zip(self.rows, self.model.table.operators, strict=True)
         slowest = sorted(paired, key=lambda pair: -pair[0].latency_ms)[:count]
         return [(row, operator.kind, "+".join(operator.fused)) for row, operator in slowest]
 
@@ -57,8 +55,8 @@ class Estimate:
             "latency": self.latency.model_dump(mode="json"),
             "operators": len(self.rows),
             "precisions": dict(Counter(str(row.precision) for row in self.rows)),
-            "unknown_operators": [*unknown_names(self.table)],
-            "assumed_macs": self.table.assumed_macs,
+            "unknown_operators": [*unknown_names(self.model.table)],
+            "assumed_macs": self.model.table.assumed_macs,
             "top": [
                 {
                     "name": row.name,
@@ -71,6 +69,8 @@ class Estimate:
                     "memory_ms": row.memory_ms,
                     "dispatch_ms": row.dispatch_ms,
                     "boundary_ms": row.boundary_ms,
+                    "stream_ms": row.stream_ms,
+                    "apart_ms": row.apart_ms,
                 }
                 for row, kind, fused in self.top(count)
             ],
@@ -85,16 +85,17 @@ class Estimate:
             f"error: {latency.band}",
             f"from:  {latency.source}",
             "",
-            f"{'ms':>9} {'share':>6} {'compute':>9} {'memory':>9} {'dispatch':>9} {'boundary':>9}  unit  precision  operator",
+            f"{'ms':>9} {'share':>6} {'compute':>9} {'memory':>9} {'weights':>9} {'other':>9}  unit  precision  operator",
         ]
         for row, kind, fused in self.top(count):
             share = row.latency_ms / total if total else 0.0
-            times = " ".join(f"{value:>9.4f}" for value in (row.compute_ms, row.memory_ms, row.dispatch_ms, row.boundary_ms))
+            other_ms = row.dispatch_ms + row.boundary_ms + row.apart_ms
+            times = " ".join(f"{value:>9.4f}" for value in (row.compute_ms, row.memory_ms, row.stream_ms, other_ms))
             what = f"{kind}{f' + {fused}' if fused else ''}"
             found.append(f"{row.latency_ms:>9.4f} {share:>6.1%} {times}  {row.unit:<5} {row.precision:<10} {row.name} ({what})")
         if len(self.rows) > count:
             found.append(f"... and {len(self.rows) - count} more operators")
-        return [*found, *unknown_lines(self.table)]
+        return [*found, *unknown_lines(self.model.table)]
 
 
 def estimate_model(
@@ -124,8 +125,8 @@ def estimate_model(
     else:
         takes = ", ".join(known.runs)
         raise UsageError(f"{model} has no precision of its own; give one with --precision: {known.name} of {chosen.name} takes {takes}")
-    table = opened.table
-    return Estimate(opened, table, estimate(table, chosen, known.name, precisions), operator_latencies(table, chosen, known.name, precisions))
+    latency = estimate(opened.table, chosen, known.name, precisions)
+    return Estimate(opened, latency, operator_latencies(opened.table, chosen, known.name, precisions))
 
 
 def count_model(model: str, input_shape: str | None = None, args: str = "{}") -> dict[str, JsonValue]:

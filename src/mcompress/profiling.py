@@ -116,6 +116,12 @@ def run_command(
     """`mcompress profile`: results on standard output, a line per measured file on standard error. Raises what the exit code should say."""
     programs = Programs.from_environment()
     if benchmark_binary is not None:
+        if not benchmark_binary.is_file():
+            raise UsageError(
+                f"--benchmark-binary is {benchmark_binary}, which is not a file; it must be LiteRT's benchmark_model, built for the phone"
+            )
+        if on.partition(":")[0] != "adb":
+            raise UsageError(f"--benchmark-binary is for phones, and --on is '{on}'; leave it out, or measure with --on adb")
         programs = replace(programs, benchmark_model=benchmark_binary)
     asked = Asked(source, on, file, threads, parse_cpus(cpus), quick, operators, out, programs)
     notes = LastingConsole(stderr=True, highlight=False, soft_wrap=True, emoji=False)
@@ -146,7 +152,7 @@ def profile_source(asked: Asked, said: Callable[[Profile | FailedJob], None] = l
     jobs, left_out = _jobs(asked)
     with connect(asked.on) as device:
         facts = device.facts()
-        cpus, because = _processors(asked, facts)
+        cpus, because = _processors(asked, facts, device.name)
         outcome = Outcome(asked, device.name, facts, cpus, because, [], left_out)
         _measure(device, [replace(job, cpus=cpus) for job in jobs], outcome, said)
     return outcome
@@ -241,9 +247,13 @@ def _jobs(asked: Asked) -> tuple[list[Job], dict[str, str]]:
     return jobs, left_out
 
 
-def _processors(asked: Asked, facts: DeviceFacts) -> tuple[tuple[int, ...] | None, str]:
+def _processors(asked: Asked, facts: DeviceFacts, device: str) -> tuple[tuple[int, ...] | None, str]:
     """The processors to pin to: those asked for; the fastest ones where they are not all alike; else none, and the system chooses."""
     if asked.cpus is not None:
+        absent = [number for number in asked.cpus if number >= len(facts.cores_khz)] if facts.cores_khz else []
+        if absent:
+            named, last = ",".join(map(str, absent)), len(facts.cores_khz) - 1
+            raise UsageError(f"--cpus names {named}, which {device} does not have; choose among 0-{last}, or leave --cpus out")
         return asked.cpus, "as asked"
     clocks = [(clock or 0, number) for number, clock in enumerate(facts.cores_khz)]
     if len({clock for clock, _ in clocks}) < 2 or asked.threads > len(clocks):

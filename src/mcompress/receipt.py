@@ -19,6 +19,7 @@ from pydantic import JsonValue
 from mcompress.cache import file_digest, json_digest, problem_of
 from mcompress.environment import cpu_name, package_versions, thread_count
 from mcompress.record import Run
+from mcompress.targets.device import DEVICE_SUFFIXES
 from mcompress.targets.load import digest
 from mcompress.targets.own_modules import edited_since_loaded, source_digests
 from mcompress.targets.schema import Target
@@ -114,7 +115,9 @@ def _code_digest() -> str:
 
 
 def _named_files(target: Target) -> Iterator[Path]:
-    """What the target names: data folders and checkpoints."""
+    """What the target names: data folders, checkpoints, and a device file of the user's own."""
+    if target.device.endswith(DEVICE_SUFFIXES):
+        yield Path(target.device)
     for folder in (target.data.training, target.data.held_out):
         if folder is not None:
             yield from _below(folder)

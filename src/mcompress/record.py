@@ -70,6 +70,8 @@ class OperatorCost(Record):
     memory_ms: float
     dispatch_ms: float
     boundary_ms: float
+    stream_ms: float = 0.0
+    """Fetching weights that the cache does not hold."""
     apart_ms: float
     """An activation that the runtime computes in a pass of its own."""
     latency_ms: float

@@ -49,6 +49,7 @@ class Ssh:
         self._sockets = Path(tempfile.mkdtemp(prefix="mcs-", dir="/tmp" if Path("/tmp").is_dir() else None))
         socket = f"ControlPath={self._sockets / 's'}"
         self._ssh = ["ssh", *options, "-o", "BatchMode=yes", "-o", f"ConnectTimeout={CONNECT_S:.0f}", *keep_alive, "-o", socket]
+        self._typed = shlex.join([*(["-p", str(port)] if port else []), (f"{user}@" if user else "") + host])
         self._to = [*(["-p", str(port)] if port else []), *(["-l", user] if user else []), "--", host]
         self._folder: str | None = None
         self._master: subprocess.Popen[bytes] | None = None
@@ -80,7 +81,7 @@ class Ssh:
         said = (log.read_text(encoding="utf-8", errors="replace").strip() or "\n".join(heard) or f"no answer within {2 * CONNECT_S:.0f} s")[
             -ANSWER_TAIL:
         ]
-        raise DeviceError(f"{self.name} cannot be reached: {said}. {_ssh_advice(said, self._to)}")
+        raise DeviceError(f"{self.name} cannot be reached: {said}. {_advice(said, self._typed)}")
 
     def facts(self) -> DeviceFacts:
         """What the machine says about itself."""
@@ -196,11 +197,10 @@ def _pack(folder: Path, stream: IO[bytes]) -> None:
     stream.seek(0, io.SEEK_SET)
 
 
-def _ssh_advice(said: str, to: Sequence[str]) -> str:
+def _advice(said: str, typed: str) -> str:
+    """What to do about it; `typed` is the address as the user gives it to ssh."""
     if "Permission denied" in said:
-        return (
-            f"No key of yours is accepted there, and passwords are not asked for; copy one with `ssh-copy-id {to[-1]}`, or name it in ~/.ssh/config"
-        )
+        return f"No key of yours is accepted there, and passwords are not asked for; copy one with `ssh-copy-id {typed}`, or name it in ~/.ssh/config"
     if "Host key verification failed" in said:
-        return f"Connect once with `ssh {to[-1]}` to see and accept its key"
-    return f"Check the address, that the machine is on, and that `ssh {to[-1]} true` works without questions"
+        return f"Connect once with `ssh {typed}` to see and accept its key"
+    return f"Check the address, that the machine is on, and that `ssh {typed} true` works without questions"

@@ -390,8 +390,10 @@ def snapdragon865(data: Published) -> Plan:
 
 def cpu_precisions(int8: Fitted, resnet50: Figures) -> dict[PrecisionName, Fitted]:
     """FP16 and FP32 from INT8, by ResNet50's published ratio."""
-    text = "INT8 constants times the ratio of ResNet50 in INT8 to {} ({:g} / {:g} ms) in Paddle-Lite release/v2.11 "
-    "docs/performance/benchmark.md, Xiaomi Mi 10, "
+    text = (
+        "INT8 constants times the ratio of ResNet50 in INT8 to {} ({:g} / {:g} ms) in Paddle-Lite release/v2.11 "
+        "docs/performance/benchmark.md, Xiaomi Mi 10, "
+    )
     text += "Armv8, one thread; as many elements a second as in INT8"
     found: dict[PrecisionName, Fitted] = {"int8": int8}
     widths: dict[PrecisionName, float] = {"fp16": 2.0, "fp32": 4.0}
@@ -530,8 +532,10 @@ def apple(data: Published, name: str, title: str, aliases: tuple[str, ...], limi
     ratio = PADDLE["fp16"] / PADDLE["fp32"]
     cpu["fp32"] = as_many(cpu["fp16"].speeds, "cpu-fp32", f"{newer}FP16 constants times {ratio:.3g}, as on a Snapdragon 865", ratio, 2.0)
     plan.add("cpu", "performance cores", EVERY, ALL, cpu)
-    text = f"{ASSUMED}{newer}the Snapdragon 865's constants times 0.654 / 1.228, the TFLOPS of both (topcpu.net, nanoreview.net); memory times "
-    "34.1 / 44 GB/s"
+    text = (
+        f"{ASSUMED}{newer}the Snapdragon 865's constants times 0.654 / 1.228, the TFLOPS of both (topcpu.net, nanoreview.net); memory times "
+        "34.1 / 44 GB/s"
+    )
     plan.add(
         "gpu",
         "Apple GPU",

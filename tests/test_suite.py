@@ -1,0 +1,184 @@
+"""The microbenchmark suite: its files are what they say, run in the real runtime, and are measured so that nothing is lost."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mcompress.calibration.latency_fit import fit
+from mcompress.errors import ExportError, UsageError
+from mcompress.export.suite.cases import Case, cases
+from mcompress.export.suite.running import Journal, Setting, Timing, in_even_order, measure_suite
+from mcompress.export.suite.writer import Number
+from mcompress.export.tables import table_of_file
+from mcompress.fitting import PRIORS, Wanted, fit_on
+from mcompress.targets.columns import class_of, columns_of
+from mcompress.targets.connect import connect
+from mcompress.targets.device import load_device
+from mcompress.targets.speeds import CLASSES
+
+pytestmark = pytest.mark.export
+ALL = cases()
+ONE_OF_EACH = {case.name.rstrip("0123456789_"): case for case in reversed(ALL)}
+"""Beginning of the name -> its first case."""
+HERE = Setting(device="here", number="fp32", threads=1, cpus=None)
+LARGEST_MB = 40.0
+
+
+def test_the_suite_is_the_same_every_time_and_has_no_case_twice() -> None:
+    names = [case.name for case in ALL]
+    assert names == [case.name for case in cases()]
+    assert len(set(names)) == len(names) > 700
+
+
+def test_a_share_of_the_suite_has_a_part_of_everything() -> None:
+    few = cases(0.01)
+    assert len(few) < len(ALL) / 5
+    assert {name.split("_")[0] for name in ONE_OF_EACH} == {case.name.split("_")[0] for case in few}
+
+
+def test_any_beginning_is_spread_over_the_whole() -> None:
+    ordered = in_even_order(ALL)
+    assert sorted(case.name for case in ordered) == sorted(case.name for case in ALL)
+    for part in ("convolution", "pointwise", "chain"):
+        share = sum(case.name.startswith(part) for case in ALL) / len(ALL)
+        assert sum(case.name.startswith(part) for case in ordered[:100]) == pytest.approx(100 * share, abs=5)
+
+
+@pytest.mark.parametrize("number", ["fp32", "int8"])
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_every_kind_of_file_runs(name: str, number: Number) -> None:
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_content=ONE_OF_EACH[name].file(number), num_threads=1)
+    interpreter.allocate_tensors()
+    for given in interpreter.get_input_details():
+        values = np.random.default_rng(0).normal(0, 20, given["shape"])
+        interpreter.set_tensor(given["index"], values.clip(-128, 127).astype(given["dtype"]))
+    interpreter.invoke()
+    (result,) = interpreter.get_output_details()
+    assert result["dtype"] == (np.int8 if number == "int8" else np.float32)
+    assert np.isfinite(interpreter.get_tensor(result["index"])).all()
+
+
+def test_files_hold_the_operators_that_they_are_named_after(tmp_path: Path) -> None:
+    expected = {
+        "pointwise": "pointwise_convolution",
+        "convolution": "convolution",
+        "grouped": "grouped_convolution",
+        "depthwise": "depthwise_convolution",
+        "transposed": "transposed_convolution",
+        "dense": "matmul",
+        "product": "batched_matmul",
+        "attention": "attention",
+        "sum": "add",
+        "multiple": "multiply",
+        "prelu": "prelu",
+        "leaky_relu": "leaky_relu",
+        "logistic": "sigmoid",
+        "hard_swish": "hardswish",
+        "softmax": "softmax",
+        "largest_pool": "max_pool",
+        "average_pool": "average_pool",
+        "mean": "reduction",
+        "bilinear": "bilinear",
+        "nearest": "nearest",
+        "depth_to_space": "shuffle",
+        "concatenate": "concatenate",
+        "pad": "pad",
+        "clamp": "clamp",
+    }
+    for name, wanted in expected.items():
+        case = next(case for case in ALL if case.name.startswith(f"{name}_"))
+        path = tmp_path / f"{name}.tflite"
+        path.write_bytes(case.file("fp32"))
+        assert [class_of(row) for row in table_of_file(path).table.operators] == [wanted], name
+
+
+def test_the_suite_determines_every_class_that_its_files_have(tmp_path: Path) -> None:
+    """Of the classes only those that no phone network of today has are left to the prior."""
+    device = load_device("host")
+    assumed = {name for name, speed in device.units["cpu"].speeds["fp32"].operators.items() if speed.source == "assumed"}
+    assert assumed <= {"normalization", "other", "pooling", "resize", "activation", "elementwise", "copy", "volumetric_convolution"}
+    assert set(device.units["cpu"].speeds["fp32"].operators) <= set(CLASSES)
+
+
+def test_the_host_meets_its_floor_on_networks_that_the_fit_did_not_see() -> None:
+    for checked in load_device("host").units["cpu"].validation.values():
+        assert len(checked.checks) >= 12
+        assert checked.summary.mean <= 0.10
+        assert checked.summary.within_20 >= 0.90
+        assert not {check.network for check in checked.checks} & {case.name for case in ALL}
+
+
+def some(count: int) -> tuple[Case, ...]:
+    return tuple(case for case in ALL if case.name.startswith(("dense_1_", "sum_")))[:count]
+
+
+def test_what_was_measured_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with connect("host") as connection:
+        measured = measure_suite(connection, some(3), HERE, tmp_path, seconds=60, progress=lambda done, of: None)
+        assert measured.complete
+        assert [sample.name for sample in measured.samples] == [case.name for case in in_even_order(some(3))]
+        assert all(sample.measured_ms > 0 for sample in measured.samples)
+        monkeypatch.setattr("mcompress.export.suite.running.timed", lambda *_: pytest.fail("measured again"))
+        again = measure_suite(connection, some(3), HERE, tmp_path, seconds=60, progress=lambda done, of: None)
+    assert again == measured
+
+
+def test_time_that_runs_out_keeps_what_there_is(tmp_path: Path) -> None:
+    with connect("host") as connection:
+        measure_suite(connection, some(2), HERE, tmp_path, seconds=60, progress=lambda done, of: None)
+        measured = measure_suite(connection, some(5), HERE, tmp_path, seconds=0, progress=lambda done, of: None)
+    assert len(measured.samples) == 2
+    assert not measured.complete
+
+
+def test_a_journal_survives_a_torn_line_and_refuses_another_setting(tmp_path: Path) -> None:
+    path = tmp_path / "suite.jsonl"
+    journal = Journal(path, HERE)
+    journal.add(Timing(name="a", p50_ms=1.5, cv=0.1, n=20, runtime="x 1"))
+    path.write_text(path.read_text() + '{"name": "b", "p50', encoding="utf-8")
+    assert set(Journal(path, HERE).timings) == {("a", 0)}
+    with pytest.raises(ExportError, match="remove it, or keep this fit in another folder"):
+        Journal(path, Setting(device="elsewhere", number="fp32", threads=1, cpus=None))
+
+
+def test_a_fit_follows_the_machine(tmp_path: Path) -> None:
+    """The same suite, twice as slow in every file, gives a unit that is half as fast."""
+    with connect("host") as connection:
+        measured = measure_suite(connection, cases(0.01), HERE, tmp_path, seconds=120, progress=lambda done, of: None)
+    slower = [replace(sample, measured_ms=2 * sample.measured_ms) for sample in measured.samples]
+    prior = replace(PRIORS["fp32"], outputs=(16,), inputs=(1,))
+    once, twice = fit(measured.samples, prior), fit(slower, prior)
+    columns = columns_of([sample.table for sample in measured.samples])
+    ratio = twice.estimate_ms(columns) / once.estimate_ms(columns)
+    assert np.median(ratio) == pytest.approx(2.0, rel=0.1)
+
+
+def mcompress(folder: Path, *arguments: str) -> str:
+    done = subprocess.run([sys.executable, "-m", "mcompress.cli", *arguments], cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_commands(tmp_path: Path) -> None:
+    """device fit writes a file that validates, carries its error, and estimates."""
+    said = mcompress(tmp_path, "device", "fit", "my_board", "--on", "host", "--share", "0.01", "--keep", "kept")
+    assert "next: mcompress device validate my_board.yaml --on host" in said
+    said = mcompress(tmp_path, "device", "validate", "my_board.yaml", "--on", "host", "--networks", "facemap_3dmm", "--keep", "kept")
+    assert "my_board cpu fp32: networks that the fit did not see, 1 networks" in said
+    device = load_device(str(tmp_path / "my_board.yaml"))
+    assert device.units["cpu"].validation["int8"].checks[0].network == "facemap_3dmm"
+    said = mcompress(tmp_path, "estimate", "mfagan", "--device", "my_board.yaml", "--unit", "cpu", "--precision", "fp32")
+    assert "error: median error" in said
+
+
+def test_a_share_of_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"the share of the suite is 0; it must be above 0 and at most 1"):
+        fit_on(Wanted("x", "host", tmp_path, share=0.0), lambda *_: None)
