@@ -7,8 +7,6 @@ import re
 import pytest
 
 from mcompress.compress.networks import NETWORKS, network_table
-from mcompress.compress.networks.mobileone import MOBILEONE
-from mcompress.compress.networks.talking_faces import TALKING_FACES
 from mcompress.targets.device import Device, list_devices, load_device
 from mcompress.targets.latency import estimate
 from mcompress.targets.speeds import KINDS, FilePrecision
@@ -57,7 +55,7 @@ def test_every_source_says_where_figures_come_from(name: str) -> None:
     assert {source for _, source in device.cited()} == set(device.sources)
     for source in device.sources.values():
         assert source.fitted_to or re.search(r"assumption|a guess|relative to|constants|order of magnitude|only compared", source.text), source.text
-        known = NETWORKS.keys() | MOBILEONE.keys() | TALKING_FACES.keys()
+        known = NETWORKS.keys()
         assert set(source.fitted_to) <= known
 
 

@@ -23,7 +23,9 @@ from mcompress.compress.networks import (
     vision_transformers,
     yolov6,
 )
+from mcompress.compress.networks.mobileone import MOBILEONE
 from mcompress.compress.networks.reference import AI_HUB, ReferenceNetwork
+from mcompress.compress.networks.talking_faces import TALKING_FACES
 
 PHOTO, LOW_RESOLUTION, SQUARE, DETECTED = (1, 3, 224, 224), (1, 3, 128, 128), (1, 3, 256, 256), (1, 3, 640, 640)
 STREET, HALF_STREET, HOLED, CLIP = (1, 3, 1024, 2048), (1, 3, 512, 1024), (1, 4, 512, 512), (1, 3, 16, 112, 112)
@@ -176,5 +178,7 @@ NETWORKS: dict[str, ReferenceNetwork] = {
     "trocr/TrOCREncoder": ReferenceNetwork(hf.trocr_small_encoder, (1, 3, 384, 384), 23_000_000, f"arXiv 2109.10282; {AI_HUB}trocr"),
     "sinet": ReferenceNetwork(small_segmentation.SINet, PHOTO, 86_900, "arXiv 1911.09099, table 1", 0.064, normalized=True),
     "mediapipe_selfie": ReferenceNetwork(small_segmentation.SelfieSegmentation, SQUARE, 106_000, f"{AI_HUB}mediapipe_selfie"),
+    **MOBILEONE,
+    **TALKING_FACES,
 }
 """Name of the published model, or model and component -> network."""

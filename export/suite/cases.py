@@ -60,7 +60,7 @@ def cases(share: float = 1.0) -> tuple[Case, ...]:
         *(_movers(name, layer, 14) for name, layer in _MOVERS.items()),
         _chains(130),
     )
-    return tuple(case for part in parts for case in part[: max(3, round(share * len(part)))])
+    return tuple(case for part in parts for case in part[: max(1, round(share * len(part)))])
 
 
 def _convolutions(name: str, count: int, kernels: Sequence[int], strides: Sequence[int]) -> list[Case]:

@@ -42,7 +42,8 @@ def fit_to_published(name: str, table: Path, where: Sequence[str], *, unit: str,
     fitted, validation = fit_published(device, rows, unit, precision)
     path = out or Path(f"{device.name}.yaml")
     write_device(fitted, path)
-    return f"{path}: unit {unit}, {precision} files: {validation.band}"
+    left = f"\nleft out: {rows.left_out}" if rows.left_out else ""
+    return f"{path}: unit {unit}, {precision} files: {validation.band}{left}"
 
 
 def validate_measured(name: str, on: str, networks: str | None, *, unit: str, threads: int, cpus: str | None, keep: Path, out: Path | None) -> str:

@@ -15,7 +15,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -23,15 +23,12 @@ import numpy as np
 
 from mcompress.calibration.device_file import device_text
 from mcompress.calibration.latency_fit import RELATIVE_SLOWDOWN, Fit, Prior, Sample, as_run, fit, leave_one_out
-from mcompress.compress.cost import operator_table
-from mcompress.compress.networks import NETWORKS, network_table
-from mcompress.compress.networks.mobileone import MOBILEONE
-from mcompress.compress.networks.talking_faces import TALKING_FACES
+from mcompress.compress.networks import network_table
 from mcompress.published import prior_of, read_published
 from mcompress.targets.columns import columns_of
 from mcompress.targets.device import Device, Unit
 from mcompress.targets.latency import SpeedArrays, unit_costs
-from mcompress.targets.operators import Kind, OperatorTable
+from mcompress.targets.operators import Kind
 from mcompress.targets.speeds import (
     BYTES,
     KINDS,
@@ -137,18 +134,9 @@ GPU_STEPS = {
 # --- networks --------------------------------------------------------------------------------------------------------------------------------------
 
 
-@cache
-def table(name: str) -> OperatorTable:
-    """Operators of a network."""
-    if name in NETWORKS:
-        return network_table(name)
-    network = (MOBILEONE | TALKING_FACES)[name]
-    return operator_table(network.on_meta(), network.input_shape)
-
-
 def samples(figures: Figures) -> tuple[Sample, ...]:
     """Published figures with their tables."""
-    return tuple(Sample(name, table(name), ms) for name, ms in sorted(figures.items()))
+    return tuple(Sample(name, network_table(name), ms) for name, ms in sorted(figures.items()))
 
 
 # --- fitting ---------------------------------------------------------------------------------------------------------------------------------------
@@ -237,7 +225,7 @@ def scaled_to(key: str, speeds: Speeds, computed: PrecisionName, figures: Figure
 
 def milliseconds(speeds: Speeds, computed: PrecisionName, network: str) -> float:
     """The estimate for a network all of whose operators run on one unit."""
-    columns = columns_of([table(network)])
+    columns = columns_of([network_table(network)])
     costs = unit_costs(columns, SpeedArrays.of(speeds), BYTES[computed])
     each = np.maximum(costs.compute_ms, costs.memory_ms) + costs.stream_ms + speeds.overhead.dispatch_us / 1e3
     return float(each.sum()) + speeds.overhead.invoke_us / 1e3
@@ -255,7 +243,7 @@ def checked(found: Fitted, rows: Mapping[str, float], source: str) -> Validation
     checks = []
     for name, ms in sorted(rows.items()):
         rest = [sample for sample in found.samples if sample.name != name]
-        estimated = float(fit(rest, found.prior).estimate_ms(columns_of([table(name)]))[0])
+        estimated = float(fit(rest, found.prior).estimate_ms(columns_of([network_table(name)]))[0])
         checks.append(Check(network=name, measured_ms=ms, estimated_ms=estimated))
     return Validation(how="with constants fitted to float files of other networks", source=source, checks=tuple(checks))
 
