@@ -195,6 +195,8 @@ def _cheapest_block(
     if scores is None:
         raise StageError(f"stage prune: no gradient reaches '{name}', so its channels cannot be ranked; is it used by the loss?")
     weakest = torch.argsort(scores, stable=True)[:block].sort().values
+    if not graph.check_pruning_group(_group(graph, model, name, tuple(int(i) for i in weakest))):
+        return None  # a layer that takes only a part of these channels would have none left
     importance = float(scores[weakest].sum())
     touches, saved_ms = _effect(graph, group, model, block / width, table, context)
     return Candidate(name, tuple(int(i) for i in weakest), importance, saved_ms, touches)

@@ -20,8 +20,8 @@ from mcompress.export import agent, profile_throttle
 from mcompress.export import profile as profiling
 from mcompress.export.profile import FailedJob, Job, Profile, Rules, interleave, profile_files, statistics
 from mcompress.export.profile_throttle import Reading, drift, throttled, unsteady
-from mcompress.profiling import Asked, parse_cpus, profile_source
-from mcompress.targets.connect import Host, connect
+from mcompress.profiling import Asked, profile_source
+from mcompress.targets.connect import Host, connect, parse_cpus
 
 FAST = Rules(20, 0.1, 5.0, 0.01, 0.0)
 MS = 1_000_000

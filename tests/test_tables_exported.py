@@ -152,7 +152,7 @@ WRITTEN_OUT: dict[tuple[str, str], str] = {
     ("tflite", "instance norm"): "convolution mean sub mul mean add rsqrt mul mul add",
     ("tflite", "group norm"): "convolution mean sub mul mean add rsqrt mul mul mul add mul add",
     ("onnx", "group norm"): "convolution instance_norm mul add",
-    ("tflite", "batch norm alone"): "avg_pool sub mul mul add+relu",
+    ("tflite", "batch norm alone"): "max_pool sub mul mul add+relu",
     ("tflite", "padded max pool"): "convolution constant_pad_nd max_pool",
     ("tflite", "conv1d"): "convolution+relu",
     ("tflite", "lstm"): "linear add sigmoid tanh sigmoid mul tanh mul linear add sigmoid sigmoid tanh sigmoid mul mul add tanh mul "

@@ -9,6 +9,7 @@ from pydantic import JsonValue
 
 from mcompress.console import Step, Terminal
 from mcompress.errors import UsageError
+from mcompress.targets.connect import parse_cpus
 from mcompress.targets.device import Device, list_devices, load_device
 from mcompress.targets.validation import Validation
 
@@ -17,7 +18,7 @@ def fit_measured(name: str, on: str, *, unit: str, threads: int, cpus: str | Non
     """Measure the suite, fit, write the device file; what to tell the user."""
     from mcompress.fitting import Wanted, fit_on, write_device
 
-    wanted = Wanted(Path(name).stem, on, keep / f"device-{Path(name).stem}", unit, threads, processors(cpus), minutes * 60, share)
+    wanted = Wanted(Path(name).stem, on, keep / f"device-{Path(name).stem}", unit, threads, parse_cpus(cpus), minutes * 60, share)
     with Terminal() as reporter:
         found = fit_on(wanted, _told(reporter))
     path = out or Path(f"{wanted.name}.yaml")
@@ -53,7 +54,7 @@ def validate_measured(name: str, on: str, networks: str | None, *, unit: str, th
 
     device = load_device(name)
     chosen = tuple(part.strip() for part in networks.split(",")) if networks else NETWORKS
-    wanted = Wanted(device.name, on, keep / f"device-{device.name}", unit, threads, processors(cpus))
+    wanted = Wanted(device.name, on, keep / f"device-{device.name}", unit, threads, parse_cpus(cpus))
     with Terminal() as reporter:
         checked, failed = validate_on(device, wanted, _told(reporter), chosen)
         for what, reason in failed.items():
@@ -92,16 +93,6 @@ def validation_text(rows: Sequence[dict[str, JsonValue]]) -> str:
             if isinstance(c, dict)
         ]
     return "\n".join(lines)
-
-
-def processors(text: str | None) -> tuple[int, ...] | None:
-    """`4,5,6` as numbers. Raises `UsageError`."""
-    if text is None:
-        return None
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise UsageError(f"--cpus is {text!r}; give numbers of processors with commas between, for example 4,5,6,7") from None
 
 
 def condition_of(text: str) -> tuple[str, str]:

@@ -21,7 +21,7 @@ from mcompress.console import LastingConsole
 from mcompress.errors import DeviceError, ExportError, MCompressError, MissingBackendError, UsageError
 from mcompress.export.profile import BACKENDS, FailedJob, Job, Profile, Rules, backend_of_file, measurements, profile_files
 from mcompress.export.profile_phone import Programs
-from mcompress.targets.connect import Connection, DeviceFacts, connect
+from mcompress.targets.connect import Connection, DeviceFacts, connect, parse_cpus
 
 SCHEMA = 1
 SHOWN_OPERATORS = 12
@@ -156,19 +156,6 @@ def profile_source(asked: Asked, said: Callable[[Profile | FailedJob], None] = l
         outcome = Outcome(asked, device.name, facts, cpus, because, [], left_out)
         _measure(device, [replace(job, cpus=cpus) for job in jobs], outcome, said)
     return outcome
-
-
-def parse_cpus(text: str | None) -> tuple[int, ...] | None:
-    """`0,1` or `4-7` -> numbers. Raises `UsageError`."""
-    if text is None:
-        return None
-    found: list[int] = []
-    for part in text.split(","):
-        first, _, last = part.partition("-")
-        if not first.isdecimal() or (last and not last.isdecimal()) or int(last or first) > 4095 or int(last or first) < int(first):
-            raise UsageError(f"--cpus is '{text}'; it must be numbers of processors, for example 0,1 or 4-7")
-        found += range(int(first), int(last or first) + 1)
-    return tuple(dict.fromkeys(found))
 
 
 def show(outcome: Outcome, console: Console) -> None:

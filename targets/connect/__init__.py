@@ -16,12 +16,12 @@ import re
 
 from mcompress.errors import UsageError
 from mcompress.targets.connect.adb import Adb
-from mcompress.targets.connect.facts import DeviceFacts
+from mcompress.targets.connect.facts import DeviceFacts, parse_cpus
 from mcompress.targets.connect.host import Host
 from mcompress.targets.connect.interface import CommandFailed, Connection, Done
 from mcompress.targets.connect.ssh import Ssh
 
-__all__ = ["Adb", "CommandFailed", "Connection", "DeviceFacts", "Done", "Host", "Ssh", "connect"]
+__all__ = ["Adb", "CommandFailed", "Connection", "DeviceFacts", "Done", "Host", "Ssh", "connect", "parse_cpus"]
 
 ON_FORMS = "host, adb, adb:SERIAL, ssh:HOST, ssh:USER@HOST or ssh:USER@HOST:PORT"
 

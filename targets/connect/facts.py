@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from mcompress.errors import UsageError
+
 FACTS = r"""
 say() { printf '%s=%s\n' "$1" "$2"; }
 say machine "$(uname -m)"; say kernel "$(uname -sr)"
@@ -78,3 +80,16 @@ def parse_facts(text: str) -> DeviceFacts:
         memory_mb=int(kib) * 1024 / 1e6 if kib.isdigit() else int(size) / 1e6 if size.isdigit() else None,
         governor=said.get("governor"),
     )
+
+
+def parse_cpus(text: str | None) -> tuple[int, ...] | None:
+    """`0,1` or `4-7` -> numbers. Raises `UsageError`."""
+    if text is None:
+        return None
+    found: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        if not first.isdecimal() or (last and not last.isdecimal()) or int(last or first) > 4095 or int(last or first) < int(first):
+            raise UsageError(f"--cpus is '{text}'; it must be numbers of processors, for example 0,1 or 4-7")
+        found += range(int(first), int(last or first) + 1)
+    return tuple(dict.fromkeys(found))
