@@ -114,8 +114,8 @@ def _boundaries(breakdown: LatencyBreakdown, spent_ms: float) -> str:
 def _stream(breakdown: LatencyBreakdown, spent_ms: float) -> str:
     most = max(breakdown.operators, key=lambda cost: cost.stream_ms).name
     return (
-        f"{wording.share(spent_ms, breakdown.latency.value)} of the time ({in_ms(spent_ms)}) is fetching weights that the cache does not hold, most of "
-        f"them in '{most}': half the weights would save {in_ms(spent_ms / 2)}."
+        f"{wording.share(spent_ms, breakdown.latency.value)} of the time ({in_ms(spent_ms)}) is fetching weights that the cache does not hold, "
+        f"most of them in '{most}': half the weights would save {in_ms(spent_ms / 2)}."
     )
 
 
