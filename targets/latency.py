@@ -72,19 +72,21 @@ def estimate(table: OperatorTable, device: Device, unit: str, precisions: Precis
     chosen = device.unit(unit)
     costs = _table_costs(table, device, chosen, precisions)
     files = sorted({FILE_PRECISIONS[index] for index in costs.precisions}, key=FILE_PRECISIONS.index)
-    speeds = chosen.speeds[chosen.computes_in[files[0]]] if files[0] in chosen.computes_in else next(iter(chosen.speeds.values()))
-    seen = device.sources[speeds.memory.source]
     away, count = int(costs.away.sum()), len(table.operators)
+    told = device.units[chosen.fallback_unit] if away == count and chosen.fallback_unit else chosen
+    computed = next(told.computes_in[file] for file in files if file in told.computes_in)
+    seen = device.sources[told.speeds[computed].memory.source]
     place = chosen.name if not away else f"{chosen.fallback_unit}" if away == count else f"{chosen.name}+{chosen.fallback_unit}"
+    machine = f", measured on {device.machine}" if device.machine else ""
     note = f"; {away} of {count} operators on {chosen.fallback_unit}, which the {chosen.name} does not take" if away else ""
     return Measurement(
         what="latency",
-        value=float(costs.latency_ms.sum()) + speeds.overhead.invoke_us / 1e3,
+        value=float(costs.latency_ms.sum() + costs.invoke_ms[0]),
         unit="ms",
         how="estimated",
         on=f"{device.name} {place} {'+'.join(files)}",
-        band=_band(chosen, files, away),
-        source=f"operator table x constants of {device.name} {chosen.name} ({seen.runtime}, {seen.date}){note}{_unknown(table, costs)}",
+        band=_band(told, files, 0 if told is not chosen else away),
+        source=f"operator table x constants of {device.name} {told.name} ({seen.runtime}, {seen.date}{machine}){note}{_unknown(table, costs)}",
     )
 
 
@@ -100,9 +102,7 @@ def estimate_many(tables: Sequence[OperatorTable], device: Device, unit: str, pr
         raise UsageError("an operator table is empty; there is nothing to estimate")
     columns = columns_of(tables)
     costs = _costs(columns, np.full(len(columns.classes), _index(precision)), device, chosen, tables)
-    computed = chosen.computes_in.get(precision)
-    speeds = chosen.speeds[computed] if computed else next(iter(chosen.speeds.values()))
-    return columns.per_table(costs.latency_ms) + speeds.overhead.invoke_us / 1e3
+    return columns.per_table(costs.latency_ms) + costs.invoke_ms
 
 
 def operator_latencies(table: OperatorTable, device: Device, unit: str, precisions: Precisions) -> tuple[OperatorLatency, ...]:
@@ -233,6 +233,8 @@ class _Costs:
     stream_ms: Floats
     apart_ms: Floats
     doubt_ms: Floats
+    invoke_ms: Floats
+    """Per table: the fixed cost of an inference on each unit that takes part in it."""
 
     @property
     def latency_ms(self) -> Floats:
@@ -255,8 +257,11 @@ def _costs(columns: Columns, precisions: Integers, device: Device, chosen: Unit,
         raise UsageError(_cannot_run(columns, precisions, int(np.argmax(homeless)), device, chosen, tables))
 
     compute, memory, stream, dispatch, apart_ms, doubt, width, near = (np.zeros(count) for _ in range(8))
+    invoke_ms = np.zeros(len(columns.starts))
     units = [(chosen, here), *(((fallback, ~here),) if fallback is not None else ())]
     for unit, mask in units:
+        fixed_us = [unit.speeds[unit.computes_in[FILE_PRECISIONS[index]]].overhead.invoke_us for index in np.unique(precisions[mask])]
+        invoke_ms += max(fixed_us, default=0.0) / 1e3 * (columns.per_table(mask.astype(float)) > 0)
         activations = apart(tables, FUSES[unit.fuses]) if unit.fuses else None
         for index in np.unique(precisions[mask]):
             computed = unit.computes_in[FILE_PRECISIONS[index]]
@@ -277,7 +282,7 @@ def _costs(columns: Columns, precisions: Integers, device: Device, chosen: Unit,
     before, near_before = np.roll(width, 1), np.roll(near, 1)
     moved_ms = columns.read * (width + before) / (np.where(width >= before, near, near_before) * 1e6)
     boundary = np.where(change, np.where(hop, chosen.boundary.hop_us / 1e3, dispatch) + moved_ms, 0.0)
-    return _Costs(precisions, away, compute, memory, dispatch, boundary, stream, apart_ms, doubt)
+    return _Costs(precisions, away, compute, memory, dispatch, boundary, stream, apart_ms, doubt, invoke_ms)
 
 
 def _takes(unit: Unit) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mcompress.errors import TargetError, UsageError
-from mcompress.targets.device import Device, parse_device
+from mcompress.targets.device import Device, load_device, parse_device
 from mcompress.targets.latency import estimate, estimate_many, operator_latencies, operator_latencies_ms, weight_bytes
 from mcompress.targets.operators import Kind, Operator, OperatorTable
 from mcompress.targets.speeds import FilePrecision
@@ -256,9 +256,10 @@ def test_many_tables_at_once_are_the_same_as_one_by_one(unit: str) -> None:
 
 @pytest.mark.parametrize("unit", ["npu", "cpu"])
 def test_the_whole_is_the_sum_of_its_rows_and_the_fixed_cost(unit: str) -> None:
-    fixed = DEVICE.units[unit].speeds["int8"].overhead.invoke_us / 1e3
     for table in random_tables(30, seed=1):
         rows = operator_latencies(table, DEVICE, unit, "int8")
+        taking_part = [DEVICE.units[name] for name in {row.unit for row in rows}]
+        fixed = sum(one.speeds[one.computes_in["int8"]].overhead.invoke_us / 1e3 for one in taking_part)
         assert estimate(table, DEVICE, unit, "int8").value == pytest.approx(fixed + sum(found.latency_ms for found in rows))
         assert [found.latency_ms for found in rows] == pytest.approx(list(operator_latencies_ms(table, DEVICE, unit, "int8")))
 
@@ -291,3 +292,14 @@ def test_weight_bytes() -> None:
     table = network(row(kernel=1), row(inputs=64, kernel=1))
     assert weight_bytes(table, {"o0": "fp16", "o1": "int8"}) == 2 * 32 * 64 + 64 * 64
     assert weight_bytes(table, "w8a16") == weight_bytes(table, "int8")
+
+
+@pytest.mark.parametrize("name", ["snapdragon865", "snapdragon888", "tensor-g1"])
+def test_asking_a_unit_that_takes_nothing_is_never_faster_than_its_fallback(name: str) -> None:
+    from mcompress.compress.networks import network_table
+
+    device, table = load_device(name), network_table("resnet18")
+    direct, through = estimate(table, device, "gpu", "fp16"), estimate(table, device, "npu", "fp16")
+    assert through.value >= direct.value
+    assert through.band == direct.band
+    assert f"constants of {name} gpu" in str(through.source)

@@ -16,7 +16,7 @@ from mcompress.export.suite.cases import Case, cases
 from mcompress.export.suite.running import Journal, Setting, Timing, in_even_order, measure_suite
 from mcompress.export.suite.writer import Number
 from mcompress.export.tables import table_of_file
-from mcompress.fitting import PRIORS, Wanted, fit_on
+from mcompress.fitting import PRIORS, Wanted, fit_on, validate_on
 from mcompress.targets.columns import class_of, columns_of
 from mcompress.targets.connect import connect
 from mcompress.targets.device import load_device
@@ -182,3 +182,14 @@ def test_the_commands(tmp_path: Path) -> None:
 def test_a_share_of_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"the share of the suite is 0; it must be above 0 and at most 1"):
         fit_on(Wanted("x", "host", tmp_path, share=0.0), lambda *_: None)
+
+
+def test_what_this_machine_measures_is_never_said_of_a_phone(tmp_path: Path) -> None:
+    with pytest.raises(
+        UsageError, match=r"snapdragon865 is Qualcomm Snapdragon 865 \(android\), and host is .* \(linux\): measure on snapdragon865 itself"
+    ):
+        fit_on(Wanted("snapdragon865", "host", tmp_path), lambda *_: None)
+    with pytest.raises(UsageError, match="give the machine a name of its own"):
+        validate_on(load_device("raspberrypi5"), Wanted("raspberrypi5", "host", tmp_path), lambda *_: None)
+    with pytest.raises(UsageError, match="files are measured on the cpu only"):
+        fit_on(Wanted("mine", "host", tmp_path, unit="gpu"), lambda *_: None)

@@ -32,6 +32,7 @@ PRIORS: dict[Number, Prior] = {
 }
 """Where fits of a suite start: a present-day core, known only by its order of magnitude."""
 WHOLE_NETWORK_RULES = Rules(min_queries=200, min_seconds=1.0, max_seconds=10.0, warm_up_s=0.3, cool_down_s=30.0)
+HOST = "host"
 LEAST_MEMORY_MB = 1024.0
 """Taken for a device that does not say how much memory it has."""
 SUITE = "suite"
@@ -76,10 +77,12 @@ def fit_on(wanted: Wanted, told: Told) -> Fitted:
     """
     if not 0 < wanted.share <= 1:
         raise UsageError(f"the share of the suite is {wanted.share:g}; it must be above 0 and at most 1")
+    _check_unit(wanted)
     started, suite = time.monotonic(), cases(wanted.share)
     measured: dict[Number, Measured] = {}
     with connect(wanted.on) as connection:
         facts = connection.facts()
+        _check_machine(wanted, _known(wanted.name), facts)
         for index, number in enumerate(NUMBERS):
             left = (wanted.seconds - (time.monotonic() - started)) / (len(NUMBERS) - index)
             setting = _setting(wanted, facts, number)
@@ -95,11 +98,13 @@ def validate_on(device: Device, wanted: Wanted, told: Told, networks: Sequence[s
 
     Raises `DeviceError` as `fit_on` does.
     """
+    _check_unit(wanted)
     failed: dict[str, str] = {}
     checks: dict[FilePrecision, list[Check]] = {}
     unit, runtime = device.unit(wanted.unit), "none"
     with connect(wanted.on) as connection:
         facts = connection.facts()
+        _check_machine(wanted, device, facts)
         for number in NUMBERS:
             if number not in unit.runs:
                 continue
@@ -184,6 +189,24 @@ def _device(wanted: Wanted, facts: DeviceFacts, measured: dict[Number, Measured]
         preferred_unit=wanted.unit,
         units={wanted.unit: unit},
     )
+
+
+def _check_unit(wanted: Wanted) -> None:
+    if wanted.unit != "cpu":
+        raise UsageError(f"--unit is {wanted.unit}; files are measured on the cpu only. Leave --unit out")
+
+
+def _check_machine(wanted: Wanted, device: Device | None, facts: DeviceFacts) -> None:
+    """What one machine measures is never said of another."""
+    if device is None:
+        return
+    system = _system(facts)
+    other = wanted.on == "host" and device.name in list_devices() and device.name != HOST
+    if other or device.os != system:
+        raise UsageError(
+            f"{device.name} is {device.title} ({device.os}), and {wanted.on} is {facts.model} ({system}): measure on {device.name} itself, through "
+            f"adb or ssh, or give the machine a name of its own, for example: mcompress device fit my_machine --on {wanted.on}"
+        )
 
 
 def _known(name: str) -> Device | None:
