@@ -70,7 +70,9 @@ def validation_rows(name: str, unit: str | None) -> list[dict[str, JsonValue]]:
     units = [device.unit(unit)] if unit else list(device.units.values())
     rows = [_row(device, one.name, precision, checked) for one in units for precision, checked in one.validation.items()]
     if not rows:
-        raise UsageError(f"{device.name} {unit or ''} has not been validated; measure with: mcompress device validate {name} --on host|adb|ssh:HOST")
+        place = "host" if device.name == "host" else "adb, or ssh:HOST"
+        which = f"{device.name} {unit}" if unit else device.name
+        raise UsageError(f"{which} has not been validated; measure on it with: mcompress device validate {name} --on {place}")
     return rows
 
 
