@@ -117,6 +117,8 @@ class Observed:
     def digest(self, stage: str) -> str | None:
         """Digest of a finished stage."""
         for path in self.out.glob("cache/*/entry.json"):
+            if path.parent.suffix == ".tmp":
+                continue  # still being written, or just about to get its name
             if json.loads(path.read_text())["parts"]["name"] == stage:
                 return str(json.loads((path.parent / "output.json").read_text())["digest"])
         return None
