@@ -121,11 +121,6 @@ def operator_latencies(table: OperatorTable, device: Device, unit: str, precisio
     )
 
 
-def operator_latencies_ms(table: OperatorTable, device: Device, unit: str, precisions: Precisions) -> tuple[float, ...]:
-    """Milliseconds per operator, in execution order; what `operator_latencies` adds up to per row."""
-    return tuple(_table_costs(table, device, device.unit(unit), precisions).latency_ms.tolist())
-
-
 def weight_bytes(table: OperatorTable, precisions: Precisions) -> int:
     """Bytes of all weights at their operators' precisions, without the file format's own overhead."""
     stored = np.array([STORED_BYTES[name] for name in FILE_PRECISIONS])[_assign(table, precisions)]
@@ -299,7 +294,8 @@ def _cannot_run(columns: Columns, precisions: Integers, index: int, device: Devi
     operator = table.operators[index - int(columns.starts[columns.tables[index]])]
     what = f"operator {operator.name!r} ({operator.kind}) in {FILE_PRECISIONS[precisions[index]]}"
     able = (f"{name} on {unit.name}" for unit in device.units.values() for name, kinds in unit.runs.items() if operator.kind in kinds)
-    return f"{device.name} {chosen.name} cannot run {what}, and nor can its fallback; the device can run it as: {', '.join(able) or 'nothing'}"
+    neither = f", and nor can its fallback, the {chosen.fallback_unit}" if chosen.fallback_unit else ""
+    return f"{device.name} {chosen.name} cannot run {what}{neither}; the device can run it as: {', '.join(able) or 'nothing'}"
 
 
 def _assign(table: OperatorTable, precisions: Precisions) -> Integers:

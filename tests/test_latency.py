@@ -10,7 +10,7 @@ import pytest
 
 from mcompress.errors import TargetError, UsageError
 from mcompress.targets.device import Device, load_device, parse_device
-from mcompress.targets.latency import estimate, estimate_many, operator_latencies, operator_latencies_ms, weight_bytes
+from mcompress.targets.latency import estimate, estimate_many, operator_latencies, weight_bytes
 from mcompress.targets.operators import Kind, Operator, OperatorTable
 from mcompress.targets.speeds import FilePrecision
 
@@ -85,7 +85,7 @@ def network(*rows: Operator) -> OperatorTable:
 
 
 def cost(operator: Operator, unit: str = "npu", precision: FilePrecision = "int8") -> float:
-    return operator_latencies_ms(network(operator), DEVICE, unit, precision)[0]
+    return operator_latencies(network(operator), DEVICE, unit, precision)[0].latency_ms
 
 
 def test_one_convolution_by_hand() -> None:
@@ -261,14 +261,13 @@ def test_the_whole_is_the_sum_of_its_rows_and_the_fixed_cost(unit: str) -> None:
         taking_part = [DEVICE.units[name] for name in {row.unit for row in rows}]
         fixed = sum(one.speeds[one.computes_in["int8"]].overhead.invoke_us / 1e3 for one in taking_part)
         assert estimate(table, DEVICE, unit, "int8").value == pytest.approx(fixed + sum(found.latency_ms for found in rows))
-        assert [found.latency_ms for found in rows] == pytest.approx(list(operator_latencies_ms(table, DEVICE, unit, "int8")))
 
 
 def test_no_latency_is_zero_negative_or_no_number() -> None:
     for table in random_tables(50, seed=2):
         for unit in DEVICE.units:
-            rows = operator_latencies_ms(table, DEVICE, unit, "int8")
-            assert all(math.isfinite(found) and found > 0 for found in rows)
+            rows = operator_latencies(table, DEVICE, unit, "int8")
+            assert all(math.isfinite(found.latency_ms) and found.latency_ms > 0 for found in rows)
 
 
 @pytest.mark.parametrize("unit", ["npu", "cpu"])

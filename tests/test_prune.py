@@ -13,7 +13,7 @@ from torch import nn
 from mcompress.compress.cost import operator_table
 from mcompress.compress.models.build import build
 from mcompress.compress.models.spec import ModelSpec
-from mcompress.compress.prune import prune
+from mcompress.compress.prune import Candidate, prune
 from mcompress.targets.stages import PruneConfig
 
 SHAPE = (1, 3, 32, 32)
@@ -126,6 +126,15 @@ def test_a_layer_inside_that_cannot_be_pruned_is_a_fallback(make_context) -> Non
     output = prune(PruneConfig(ratio=0.5, round_to=8, importance_batches=1), replace(make_context(SPECS["mfagan"]), model=network))
     assert "0" in {fallback.what for fallback in output.fallbacks}
     assert network[0].out_channels == 16
+
+
+def test_a_block_is_priced_on_the_table_that_the_network_has_without_it() -> None:
+    def chain(width: int) -> nn.Sequential:
+        return nn.Sequential(nn.Conv2d(3, width, 3, padding=1), nn.Conv2d(width, 8, 1, bias=False)).eval()
+
+    wide, narrow = (operator_table(chain(width), SHAPE) for width in (24, 16))
+    block = Candidate("0", tuple(range(8)), 1.0, inputs_kept={"1": 16 / 24}, outputs_kept={"0": 16 / 24})
+    assert [replace(row, live_elements=0) for row in block.narrowed(wide).operators] == [replace(row, live_elements=0) for row in narrow.operators]
 
 
 @pytest.mark.export

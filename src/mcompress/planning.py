@@ -27,7 +27,7 @@ from mcompress.targets.device import Device, PrecisionName, Unit, load_device
 from mcompress.targets.schema import SMALLEST_SIDE, Target
 from mcompress.targets.stages import PruneConfig, QuantizeConfig, SearchConfig, StageConfig, TrainingConfig
 
-STAGE_VERSIONS = {"search": 4, "prune": 4, "distill": 3, "quantize": 1, "export": 3, "evaluate": 1}
+STAGE_VERSIONS = {"search": 4, "prune": 5, "distill": 3, "quantize": 1, "export": 3, "evaluate": 1}
 """Raised by hand when a stage's results change for the same inputs; part of every cache key."""
 STAGE_PACKAGES = {"search": ("optuna", "accelerate"), "prune": ("torch-pruning",), "distill": ("accelerate",), "quantize": ("torchao",)}
 """What a stage's result depends on besides torch."""
