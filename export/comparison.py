@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -30,35 +31,32 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
 
-class OperatorRow(Part):
-    """One operator as the estimate sees it; times in ms. `latency_ms` is what it adds to the estimate."""
-
-    name: str
-    kind: str
-    input_shape: tuple[int, ...]
-    output_shape: tuple[int, ...]
-    unit: str
-    precision: FilePrecision
-    compute_ms: float
-    memory_ms: float
-    dispatch_ms: float
-    boundary_ms: float
-    stream_ms: float
-    apart_ms: float
-    latency_ms: float
-
-
 class FileEstimate(Part):
-    """The estimate of one file on the unit of the device that it runs on."""
+    """What was estimated of one file when the bundle was made, and what estimating it again takes."""
 
     unit: str
+    """Of the device, that the file is offered for."""
     precisions: dict[str, FilePrecision] | FilePrecision
     """Of the file: one for all operators, or operator -> precision."""
     latency_ms: float = Field(gt=0)
+
+
+@dataclass(frozen=True)
+class EstimatedOperator:
+    """One operator of a file, and what it adds to the estimate."""
+
+    operator: Operator
+    cost: OperatorLatency
+
+
+@dataclass(frozen=True)
+class EstimatedFile:
+    """The estimate of a file with some constants."""
+
+    latency_ms: float
     on: str
     """Device, unit and precisions, for example `snapdragon865 gpu int8+fp16`."""
-    band: str | None
-    operators: tuple[OperatorRow, ...]
+    operators: tuple[EstimatedOperator, ...]
 
 
 class NetworkCost(Part):
@@ -79,7 +77,6 @@ class Comparison(Part):
     held_out: str
     """Digest of training and held-out data: quality can only be compared on the same."""
     gate: Gate
-    device: str
     constants: JsonValue
     """The device file without its validation."""
     packages: dict[str, str]
@@ -92,7 +89,7 @@ class Comparison(Part):
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False, populate_by_name=True)
 
-    def estimates_with(self, constants: JsonValue) -> dict[str, FileEstimate]:
+    def estimates_with(self, constants: JsonValue) -> dict[str, EstimatedFile]:
         """Every file estimated anew, with these constants and the estimator of this mcompress.
 
         Raises `pydantic.ValidationError` if the constants or the stored table lack what this mcompress needs to know, `UsageError` or `TargetError`
@@ -116,31 +113,17 @@ def constants_of(device: Device) -> JsonValue:
     return device.model_dump(mode="json", exclude={"units": {"__all__": {"validation"}}})
 
 
-def estimate_file(table: OperatorTable, device: Device, unit: str, precisions: Precisions) -> FileEstimate:
+def estimate_file(table: OperatorTable, device: Device, unit: str, precisions: Precisions) -> EstimatedFile:
     """What the estimator says of a file with these precisions; raises as `estimate` does."""
-    whole = estimate(table, device, unit, precisions)
-    rows = operator_latencies(table, device, unit, precisions)
+    whole, rows = estimate(table, device, unit, precisions), operator_latencies(table, device, unit, precisions)
+    operators = tuple(EstimatedOperator(operator, row) for operator, row in zip(table.operators, rows, strict=True))
+    return EstimatedFile(whole.value, whole.on, operators)
+
+
+def stored_estimate(table: OperatorTable, device: Device, unit: str, precisions: Precisions) -> FileEstimate:
+    """The same, as a bundle keeps it; raises as `estimate` does."""
     stored: dict[str, FilePrecision] | FilePrecision = dict(precisions) if isinstance(precisions, Mapping) else precisions
-    operators = tuple(_row(operator, row) for operator, row in zip(table.operators, rows, strict=True))
-    return FileEstimate(unit=unit, precisions=stored, latency_ms=whole.value, on=whole.on, band=whole.band, operators=operators)
-
-
-def _row(operator: Operator, row: OperatorLatency) -> OperatorRow:
-    return OperatorRow(
-        name=operator.name,
-        kind=operator.kind,
-        input_shape=operator.input_shape,
-        output_shape=operator.output_shape,
-        unit=row.unit,
-        precision=row.precision,
-        compute_ms=float(row.compute_ms),
-        memory_ms=float(row.memory_ms),
-        dispatch_ms=float(row.dispatch_ms),
-        boundary_ms=float(row.boundary_ms),
-        stream_ms=float(row.stream_ms),
-        apart_ms=float(row.apart_ms),
-        latency_ms=float(row.latency_ms),
-    )
+    return FileEstimate(unit=unit, precisions=stored, latency_ms=estimate(table, device, unit, precisions).value)
 
 
 def write_comparison(folder: Path, comparison: Comparison) -> Path:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Percent = Annotated[float, Field(ge=0, le=1000)]
 Count = Annotated[int, Field(ge=0, le=1_000_000)]
@@ -25,7 +25,7 @@ GatedField = Literal[
 
 
 class Gate(BaseModel):
-    """One tolerance per compared field. What is exactly as much worse as allowed passes."""
+    """One tolerance per compared field; of those of two bundles the stricter one counts. What is exactly as much worse as allowed passes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -53,3 +53,19 @@ class Gate(BaseModel):
     """Quality on held-out data: so much less, in the metric's own unit (dB for PSNR)."""
     only_shown: tuple[GatedField, ...] = ()
     """Fields that are compared and shown, and never fail the gate."""
+    measured_required: bool = False
+    """Whether a file fails the gate if measuring it decides nothing: more noise than `measured_percent`, no time left, or it could not be run."""
+
+    @model_validator(mode="after")
+    def _required_is_not_only_shown(self) -> Self:
+        if self.measured_required and "measured_percent" in self.only_shown:
+            raise ValueError("measured_required is true, but only_shown holds measured_percent, which then fails nothing; leave one of them out")
+        return self
+
+
+def stricter(one: Gate, other: Gate) -> Gate:
+    """Field by field what allows less: only shown is what both only show, required what either requires."""
+    allowed: dict[str, object] = {name: min(float(getattr(one, name)), float(getattr(other, name))) for name in get_args(GatedField)}
+    shown = tuple(name for name in one.only_shown if name in other.only_shown)
+    required = one.measured_required or other.measured_required
+    return Gate.model_validate({**allowed, "only_shown": shown, "measured_required": required})

@@ -12,7 +12,7 @@ from pydantic import JsonValue
 from tiny_bundle import PLAN, SCALE, SIDE, a_run, a_target, an_export, enlarge, export_record, facts, kernel
 
 from mcompress.export.bundle import ExportedFile, TestVector, write_bundle
-from mcompress.export.comparison import Comparison, NetworkCost, constants_of, estimate_file, plain_operators
+from mcompress.export.comparison import Comparison, NetworkCost, constants_of, plain_operators, stored_estimate
 from mcompress.targets.device import FilePrecision, load_device
 from mcompress.targets.gate import Gate
 from mcompress.targets.operators import Operator, OperatorTable
@@ -54,13 +54,12 @@ def a_comparison(
         "model": MODEL,
         "held_out": "ab" * 32,
         "gate": Gate(),
-        "device": device.name,
         "constants": constants_of(device),
         "packages": PACKAGES,
         "cpu": "a processor",
         "network": NetworkCost(params=operators.params, macs=operators.macs, peak_memory_bytes=operators.peak_activation_elements * 4),
         "table": plain_operators(operators),
-        "files": {name: estimate_file(operators, device, "gpu", precisions) for name in files},
+        "files": {name: stored_estimate(operators, device, "gpu", precisions) for name in files},
     }
     return Comparison.model_validate({**values, **more})
 

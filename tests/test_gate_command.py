@@ -14,12 +14,12 @@ import pytest
 from gate_bundles import OTHER_WEIGHTS, PACKAGES, a_comparison, gate_bundle, recorded, table
 from tiny_bundle import make_bundle
 
-from mcompress.checking import time_files
+from mcompress import checking
 from mcompress.cli import main
 from mcompress.errors import ExportError
 from mcompress.export import replay
 from mcompress.export.comparison import NAME, read_comparison
-from mcompress.reports.gate.timing import Ratio
+from mcompress.reports.gate.measuring import time_files
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -124,57 +124,37 @@ def test_what_cannot_be_executed_here_is_said_and_fails_nothing(check: Command, 
         made.path.write_bytes(b"not a network")
         return replace(made, record=export_record(made.path, bytes=replay.size_of(made.path)))
 
-    new = gate_bundle(tmp_path, a_comparison(gate={"size_percent": 1000}), export=broken)
-    code, out, _ = check(new, baseline, "--seconds", "0.05", "--json")
+    old = gate_bundle(tmp_path / "old", a_comparison(gate={"size_percent": 1000}))
+    new = gate_bundle(tmp_path / "new", a_comparison(gate={"size_percent": 1000}), export=broken)
+    code, out, _ = check(new, old, "--seconds", "0.05", "--json")
     assert code == 0
     (measured,) = [row for row in json.loads(out)["rows"] if row["field"] == "measured latency"]
-    assert measured["verdict"] == "not comparable"
+    assert measured["verdict"] == "not decided"
     assert "tiny-float.onnx" in measured["note"]
+
+
+def test_a_required_measurement_that_decides_nothing_ends_with_3(
+    check: Command, baseline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checking, "WITHIN_S", 0.01)
+    files = tmp_path / "check.xml", tmp_path / "check.md"
+    options = ("--seconds", "0.05", "--junit", str(files[0]), "--markdown", str(files[1]))
+    for name, required, expected, tag in (("shown", False, 0, "skipped"), ("required", True, 3, "failure")):
+        new = gate_bundle(tmp_path / name, a_comparison(gate={"measured_required": required}), weights=OTHER_WEIGHTS)
+        code, out, err = check(new, baseline, *options)
+        assert code == expected
+        assert "verdict  not decided  (1 not decided, 9 ok)" in out
+        assert "the time ended during a measurement" in " ".join(out.split())
+        assert ("the target requires a measurement" in err) == required
+        (found,) = ElementTree.parse(files[0]).getroot().findall(f".//{tag}")
+        assert "the time ended during a measurement" in str(found.get("message")) + str(found.text)
+        assert "not decided" in files[1].read_text().split("<details>")[0]
 
 
 def test_a_file_that_is_no_network_is_an_export_error(baseline: Path, tmp_path: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"not a network")
     with pytest.raises(ExportError, match=r"broken\.onnx"):
         time_files(baseline / "tiny-float.onnx", tmp_path / "broken.onnx", "onnx", 3.0, seconds=0.05)
-
-
-def test_an_alarm_is_measured_a_second_time_in_the_other_order(baseline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mcompress import checking
-    from mcompress.export.profile import Profile
-
-    order: list[tuple[str, str]] = []
-
-    def stand_in(one: Path, other: Path, backend: str, rounds: int, queries: int) -> tuple[Profile, Profile]:
-        order.append((one.name, other.name))
-        return tuple(a_profile(path, 6.0 if path.name == "new" else 5.0, rounds) for path in (one, other))  # type: ignore[return-value]
-
-    def a_profile(path: Path, latency_ms: float, rounds: int) -> Profile:
-        job = checking.Job(path, "onnx")
-        return Profile(job, "", latency_ms, latency_ms, latency_ms, 0.0, rounds, 0.0, None, None, 0, (), (), (latency_ms,) * rounds)
-
-    monkeypatch.setattr(checking, "_interleave", stand_in)
-    timing = checking.time_files(Path("old"), Path("new"), "onnx", 3.0)
-    assert order == [("old", "new"), ("old", "new"), ("new", "old")]  # the probe, the first pass, the second
-    assert timing.slower(3.0)
-    assert timing.ratio == pytest.approx(1.2)
-    order.clear()
-    assert not checking.time_files(Path("old"), Path("old"), "onnx", 3.0).slower(3.0)
-    assert len(order) == 2
-
-
-def test_where_the_noise_hides_what_is_allowed_it_is_measured_longer(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mcompress import checking
-
-    asked: list[int] = []
-
-    def stand_in(_one: Path, _other: Path, _backend: str, rounds: int, _queries: int, *, swapped: bool) -> Ratio:
-        asked.append(rounds)
-        return Ratio(1.0, 0.9, 1.1, 0.2 if len(asked) == 1 else 0.01, 5.0, 5.0, rounds)
-
-    monkeypatch.setattr(checking, "_plan", lambda *_: (50, 1))
-    monkeypatch.setattr(checking, "_pass", stand_in)
-    assert checking.time_files(Path("old"), Path("new"), "onnx", 3.0).passes[0].rounds == 150
-    assert asked == [50, 150]
 
 
 def test_another_model(check: Command, baseline: Path, tmp_path: Path) -> None:

@@ -10,10 +10,13 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from PIL import Image
 from ruamel.yaml import YAML
 from tiny_targets import ONE_STAGE
 
+from mcompress.compress.tasks.super_resolution.photos import HELD_OUT_PHOTOS, TRAINING_PHOTOS, embedded_photos
 from mcompress.errors import TargetError
+from mcompress.exporting import export_jobs, export_key
 from mcompress.planning import plan
 from mcompress.reports.gate.markdown import MARKER
 from mcompress.targets.gate import Gate
@@ -43,7 +46,11 @@ def test_the_workflow_has_what_it_needs_and_no_more() -> None:
 
 @pytest.mark.pipeline
 def test_its_commands_work(tmp_path: Path) -> None:
-    (tmp_path / "target.yaml").write_text(ONE_STAGE)
+    for name, photos in (("training", TRAINING_PHOTOS), ("held_out", HELD_OUT_PHOTOS)):  # small ones: this test is not about their quality
+        (tmp_path / name).mkdir()
+        (photo,) = embedded_photos(photos[:1]).photos
+        Image.fromarray(photo.pixels[:, 100:228, 100:228].permute(1, 2, 0).numpy()).save(tmp_path / name / "photo.png")
+    (tmp_path / "target.yaml").write_text(ONE_STAGE + "data: {training: training, held_out: held_out}\n")
     environment = {
         **os.environ,
         "TARGET": "target.yaml",
@@ -69,7 +76,7 @@ def test_its_commands_work(tmp_path: Path) -> None:
     assert compared.returncode == 0, compared.stdout + compared.stderr
     assert "verdict  ok" in compared.stdout
     assert "not measured: the files are identical" in (tmp_path / "check.xml").read_text()
-    assert "gate.size_percent was 1, is 3" in (tmp_path / "check.md").read_text().replace("\\_", "_")
+    assert "+1 % (baseline +1 %, new +3 %)" in (tmp_path / "check.md").read_text()
     assert ElementTree.parse(tmp_path / "check.xml").getroot().get("failures") == "0"
     assert step("Show it").returncode == 0
     assert (tmp_path / "summary.md").read_text() == (tmp_path / "check.md").read_text()
@@ -97,6 +104,9 @@ def test_a_gate_is_read_checked_and_written_back(tmp_path: Path) -> None:
     assert "gate.latency is not known" in said
     assert "did you mean 'quality'?" in said
     assert "gate.fallbacks" in said
+    path.write_text(ONE_STAGE + "gate: {measured_required: true, only_shown: [measured_percent]}\n")
+    with pytest.raises(TargetError, match="measured_required is true, but only_shown holds measured_percent"):
+        load_target(path)
 
 
 def test_a_changed_gate_leaves_every_stage_cached(tmp_path: Path) -> None:
@@ -104,8 +114,6 @@ def test_a_changed_gate_leaves_every_stage_cached(tmp_path: Path) -> None:
     path.write_text(ONE_STAGE)
     made, strict = plan(load_target(path)), plan(load_target(path, ["gate.latency_percent=0"]))
     assert digest(made.target) != digest(strict.target)
-    from mcompress.exporting import export_jobs, export_key
-
     for name, stage in zip(made.target.stage_names(), made.target.stages, strict=True):
         assert made.key_parts(name, stage, "parent") == strict.key_parts(name, stage, "parent")
     for config, variant in export_jobs(made.target):

@@ -1,9 +1,9 @@
-"""Two bundles, field by field, each with the tolerance of the new bundle's `gate`; what cannot be compared is refused."""
+"""Two bundles, field by field, each with the stricter tolerance of the two; what cannot be compared is refused."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 from pydantic import JsonValue
 
@@ -13,8 +13,8 @@ from mcompress.reports.gate.file_rows import FileRows, NotTimed, Side, estimate,
 from mcompress.reports.gate.operators import operator_changes
 from mcompress.reports.gate.rows import excused, relative
 from mcompress.reports.gate.timing import Timing
+from mcompress.reports.gate.tolerances import Tolerances
 from mcompress.reports.gate.verdicts import NETWORK, Check, Row
-from mcompress.targets.gate import Gate
 
 SAME_ESTIMATE = 1e-6
 
@@ -26,14 +26,15 @@ def compare(baseline: Side, new: Side, timings: Mapping[str, Timing | NotTimed])
     """
     _refuse_strangers(baseline, new)
     old_files, new_files = files_of(baseline.manifest), files_of(new.manifest)
-    rows = [*_network_rows(baseline, new)]
+    tolerances = Tolerances(baseline.comparison.gate, new.comparison.gate)
+    rows = [*_network_rows(baseline, new, tolerances)]
     for subject in dict.fromkeys((*new_files, *old_files)):
         if subject not in new_files:
             rows.append(Row(subject, "file", old_files[subject].path, "none", "removed", "none removed", "regression"))
         elif subject not in old_files:
             rows.append(Row(subject, "file", "none", new_files[subject].path, "added", "any added", "ok", "nothing to compare it with"))
         else:
-            rows += FileRows(baseline, new, subject, old_files[subject], new_files[subject], timings.get(subject)).rows()
+            rows += FileRows(baseline, new, subject, old_files[subject], new_files[subject], timings.get(subject), tolerances).rows()
     operators = {}
     for subject in old_files.keys() & new_files.keys():
         old, now = (estimate(side, files[subject]) for side, files in ((baseline, old_files), (new, new_files)))
@@ -41,7 +42,8 @@ def compare(baseline: Side, new: Side, timings: Mapping[str, Timing | NotTimed])
         if changes:
             operators[subject] = changes
     ordered = {subject: operators[subject] for subject in new_files if subject in operators}
-    return Check(new.manifest.name, new.manifest.device, tuple(rows), ordered, tuple(_notes(baseline, new)))
+    notes = tuple(_notes(baseline, new, tolerances))
+    return Check(new.manifest.name, new.manifest.device, tuple(rows), ordered, notes, tolerances.gate.measured_required)
 
 
 def files_of(manifest: Manifest) -> dict[str, ModelFile]:
@@ -87,17 +89,19 @@ def _short(value: JsonValue) -> str:
     return text if len(text) <= 120 else text[:117] + "..."
 
 
-def _network_rows(baseline: Side, new: Side) -> Iterator[Row]:
-    old, now, gate = baseline.comparison.network, new.comparison.network, new.comparison.gate
+def _network_rows(baseline: Side, new: Side, allowed: Tolerances) -> Iterator[Row]:
+    old, now = baseline.comparison.network, new.comparison.network
     other = other_counter(baseline, new)
-    yield excused(relative(NETWORK, "multiply-adds", old.macs, now.macs, "", "macs_percent", gate), other)
-    yield excused(relative(NETWORK, "parameters", old.params, now.params, "", "params_percent", gate), other)
-    yield excused(relative(NETWORK, "planned peak memory", old.peak_memory_bytes, now.peak_memory_bytes, "B", "peak_memory_percent", gate), other)
+    yield excused(relative(NETWORK, "multiply-adds", old.macs, now.macs, "", "macs_percent", allowed), other)
+    yield excused(relative(NETWORK, "parameters", old.params, now.params, "", "params_percent", allowed), other)
+    yield excused(relative(NETWORK, "planned peak memory", old.peak_memory_bytes, now.peak_memory_bytes, "B", "peak_memory_percent", allowed), other)
 
 
-def _notes(baseline: Side, new: Side) -> Iterator[str]:
+def _notes(baseline: Side, new: Side, tolerances: Tolerances) -> Iterator[str]:
     old, now = baseline.comparison, new.comparison
-    yield from _loosened(old.gate, now.gate)
+    differences = ", ".join(tolerances.differences())
+    if differences:
+        yield f"the bundles do not allow the same, and what allows less counts: gate {differences}"
     if old.cpu != now.cpu:
         yield f"made on different processors: the baseline on {old.cpu or 'an unknown one'}, the new bundle on {now.cpu or 'an unknown one'}"
     for side, who in ((baseline, "the baseline"), (new, "the new bundle")):
@@ -112,14 +116,3 @@ def _notes(baseline: Side, new: Side) -> Iterator[str]:
     if changed:
         versions = ", ".join(f"{name} {old.packages.get(name, 'none')} -> {now.packages.get(name, 'none')}" for name in changed)
         yield f"packages that changed: {versions}"
-
-
-def _loosened(old: Gate, new: Gate) -> Iterator[str]:
-    """A change can allow itself more than the baseline did; a reader must see it."""
-    for field in Gate.model_fields:
-        if field == "only_shown":
-            added: Sequence[str] = [name for name in new.only_shown if name not in old.only_shown]
-            if added:
-                yield f"the new bundle no longer gates {', '.join(added)}"
-        elif float(getattr(new, field)) > float(getattr(old, field)):
-            yield f"the new bundle allows more than the baseline did: gate.{field} was {getattr(old, field):g}, is {getattr(new, field):g}"

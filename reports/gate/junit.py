@@ -1,7 +1,7 @@
 """The comparison as JUnit XML: one test suite per file, one test case per field, as CI systems read it.
 
-A failing verdict is a `failure` whose `type` is the verdict; `not comparable` is `skipped`. Attributes are those that Jenkins' schema, GitLab and
-GitHub's readers share: name, tests, failures, errors, skipped, time; classname, name, time; message, type.
+A row that fails the gate is a `failure` whose `type` is the verdict; what else is `not decided` or `not comparable` is `skipped`. Attributes
+are those that Jenkins' schema, GitLab and GitHub's readers share: name, tests, failures, errors, skipped, time; classname, name, time; message, type.
 """
 
 from __future__ import annotations
@@ -9,19 +9,20 @@ from __future__ import annotations
 import re
 from xml.etree import ElementTree
 
-from mcompress.reports.gate.verdicts import FAILING, Check, Row
+from mcompress.reports.gate.verdicts import Check, Row
 
 ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What XML 1.0 cannot hold, even escaped."""
+SKIPPED = ("not decided", "not comparable")
 
 
 def junit_xml(check: Check, *, seconds: float) -> str:
     """The whole document; `seconds` is how long the comparison took."""
-    suites = ElementTree.Element("testsuites", {"name": "mcompress check", **_counts(check.rows), "time": f"{seconds:.3f}"})
+    suites = ElementTree.Element("testsuites", {"name": "mcompress check", **_counts(check, check.rows), "time": f"{seconds:.3f}"})
     for number, subject in enumerate(dict.fromkeys(row.subject for row in check.rows)):
         rows = tuple(row for row in check.rows if row.subject == subject)
         name = _clean(f"{check.target} {subject}")
-        suite = ElementTree.SubElement(suites, "testsuite", {"name": name, **_counts(rows), "time": f"{0.0 if number else seconds:.3f}"})
+        suite = ElementTree.SubElement(suites, "testsuite", {"name": name, **_counts(check, rows), "time": f"{0.0 if number else seconds:.3f}"})
         for row in rows:
             _case(suite, check, row)
         if not number and check.notes:
@@ -48,7 +49,7 @@ def _document(suites: ElementTree.Element) -> str:
 def _case(suite: ElementTree.Element, check: Check, row: Row) -> None:
     classname = _clean(f"mcompress.{check.target}.{row.subject.replace(' ', '.')}")
     case = ElementTree.SubElement(suite, "testcase", {"classname": classname, "name": _clean(row.field), "time": "0.000"})
-    if row.verdict in FAILING:
+    if row in check.failing:
         message = f"{row.field} {row.baseline} -> {row.new} {row.change}".rstrip()
         failure = ElementTree.SubElement(case, "failure", {"message": _clean(message), "type": row.verdict})
         operators = [
@@ -57,15 +58,15 @@ def _case(suite: ElementTree.Element, check: Check, row: Row) -> None:
             if "latency" in row.field
         ]
         failure.text = _clean("\n".join((row.said, *operators)))
-    elif row.verdict == "not comparable":
+    elif row.verdict in SKIPPED:
         ElementTree.SubElement(case, "skipped", {"message": _clean(row.note or row.verdict)})
     else:
         ElementTree.SubElement(case, "system-out").text = _clean(row.said)
 
 
-def _counts(rows: tuple[Row, ...]) -> dict[str, str]:
-    failures = sum(row.verdict in FAILING for row in rows)
-    skipped = sum(row.verdict == "not comparable" for row in rows)
+def _counts(check: Check, rows: tuple[Row, ...]) -> dict[str, str]:
+    failures = sum(row in check.failing for row in rows)
+    skipped = sum(row.verdict in SKIPPED and row not in check.failing for row in rows)
     return {"tests": str(len(rows)), "failures": str(failures), "errors": "0", "skipped": str(skipped)}
 
 

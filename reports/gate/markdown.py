@@ -13,6 +13,7 @@ MARKER = "<!-- mcompress check -->"
 SIGNS: dict[Verdict, str] = {
     "regression": ":x:",
     "re-baseline": ":warning:",
+    "not decided": ":hourglass:",
     "better": ":green_circle:",
     "not comparable": ":grey_question:",
     "ok": "",

@@ -2,29 +2,49 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
+from mcompress.reports.gate.tolerances import Tolerances, percent
 from mcompress.reports.gate.verdicts import Row, Verdict
-from mcompress.targets.gate import Gate, GatedField
+from mcompress.targets.gate import GatedField
 
 EPSILON = 1e-9
 
 
-def relative(subject: str, field: str, old: float, new: float, unit: str, tolerance: GatedField, gate: Gate) -> Row:
-    """A number that must not grow by more than a percentage; `tolerance` names it in `gate`."""
+@dataclass(frozen=True)
+class Gated:
+    """A compared field that has a tolerance in the gate."""
+
+    subject: str
+    field: str
+    name: GatedField
+    tolerances: Tolerances
+    text: Callable[[float], str] = percent
+    """The tolerance in words, `+2 %`."""
+
+    def row(self, cells: tuple[str, str, str], verdict: Verdict, values: tuple[float, float], note: str = "") -> Row:
+        """`cells` are baseline, new and change as they are shown; a field that is only shown fails nothing."""
+        if verdict == "regression" and self.name in self.tolerances.gate.only_shown:
+            verdict, note = "ok", "; ".join(filter(None, (note, "only shown, worse than would be allowed")))
+        return Row(self.subject, self.field, *cells, self.tolerances.shown(self.name, self.text), verdict, note, values)
+
+    def judged(self, cells: tuple[str, str, str], worse_by: float, values: tuple[float, float], note: str = "", *, scale: float = 1.0) -> Row:
+        """`worse_by` against the tolerance times `scale`."""
+        return self.row(cells, judged(worse_by, scale * self.tolerances.of(self.name)), values, note)
+
+
+def relative(subject: str, field: str, old: float, new: float, unit: str, name: GatedField, tolerances: Tolerances) -> Row:
+    """A number that must not grow by more than a percentage; `name` is that of its tolerance."""
     change = (new / old - 1) * 100 if old else (0.0 if new == old else float("inf"))
-    verdict = judged(change, float(getattr(gate, tolerance)))
     shown = "0 %" if new == old else "from 0" if not old else f"{change:+.3g} %"
-    row = Row(subject, field, figure(old, unit), figure(new, unit), shown, allowed_percent(tolerance, gate), verdict, "", (old, new))
-    return shown_only(row, tolerance, gate)
+    return Gated(subject, field, name, tolerances).judged((figure(old, unit), figure(new, unit), shown), change, (old, new))
 
 
-def counted(subject: str, field: str, old: int, new: int, tolerance: GatedField, gate: Gate) -> Row:
+def counted(subject: str, field: str, old: int, new: int, name: GatedField, tolerances: Tolerances) -> Row:
     """A count that must not grow by more than so many."""
-    allowed = int(getattr(gate, tolerance))
-    verdict = judged(new - old, allowed)
-    row = Row(subject, field, str(old), str(new), f"{new - old:+d}" if new != old else "0", f"{allowed} more", verdict, "", (old, new))
-    return shown_only(row, tolerance, gate)
+    cells = str(old), str(new), f"{new - old:+d}" if new != old else "0"
+    return Gated(subject, field, name, tolerances, lambda allowed: f"{allowed:g} more").judged(cells, new - old, (old, new))
 
 
 def judged(worse_by: float, tolerance: float) -> Verdict:
@@ -32,15 +52,6 @@ def judged(worse_by: float, tolerance: float) -> Verdict:
     if worse_by > tolerance + EPSILON:
         return "regression"
     return "better" if worse_by < -tolerance - EPSILON else "ok"
-
-
-def shown_only(row: Row, field: GatedField, gate: Gate) -> Row:
-    """The row, failing nothing if the target only shows its field."""
-    if field not in gate.only_shown:
-        return row
-    note = "; ".join(filter(None, (row.note, f"{field} is only shown" + (", worse than it would allow" if row.verdict == "regression" else ""))))
-    verdict: Verdict = "ok" if row.verdict == "regression" else row.verdict
-    return replace(row, verdict=verdict, note=note, tolerance="any (only shown)")
 
 
 def excused(row: Row, reason: str, *, always: bool = False) -> Row:
@@ -55,19 +66,9 @@ def noted(row: Row, note: str) -> Row:
     return replace(row, note="; ".join(filter(None, (row.note, note))))
 
 
-def allowed_percent(field: GatedField, gate: Gate) -> str:
-    """A tolerance of `gate` as it is shown."""
-    return f"+{float(getattr(gate, field)):g} %"
-
-
 def plain(value: float | None) -> str:
     """Three figures."""
     return "none" if value is None else f"{value:.3g}"
-
-
-def signed(ratio: float) -> str:
-    """A ratio as a change in per cent."""
-    return f"{(ratio - 1) * 100:+.2f} %"
 
 
 def figure(value: float, unit: str) -> str:

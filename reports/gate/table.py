@@ -13,7 +13,14 @@ from rich.text import Text
 from mcompress.reports.gate.verdicts import Check, OperatorChange, Verdict
 
 PLAIN = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
-STYLES: dict[Verdict, str] = {"regression": "bold red", "re-baseline": "bold yellow", "better": "green", "not comparable": "dim", "ok": ""}
+STYLES: dict[Verdict, str] = {
+    "regression": "bold red",
+    "re-baseline": "bold yellow",
+    "not decided": "bold yellow",
+    "better": "green",
+    "not comparable": "dim",
+    "ok": "",
+}
 SHOWN_OPERATORS = 8
 
 
@@ -24,7 +31,7 @@ def render(check: Check, console: Console) -> None:
         parts += [_text(f"Operators of {subject}, estimated", style="bold"), _operators(changes, console)]
     parts += [Padding(_text(f"{row.field} of {row.subject}: {row.note}"), (0, 0, 0, 2)) for row in check.rows if row.note and row.verdict != "ok"]
     parts += [Padding(_text(note), (0, 0, 0, 2)) for note in check.notes]
-    parts += [Text(), Text.assemble(("verdict  ", ""), (check.verdict, STYLES[check.verdict]), (f"  ({check.summary})", ""))]
+    parts += [Text(), Text.assemble("verdict  ", (check.verdict, STYLES[check.verdict]), (f"  ({check.summary})", ""))]
     console.print(Group(*parts))
 
 

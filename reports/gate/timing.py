@@ -69,6 +69,10 @@ class Timing:
         """Every pass says so."""
         return all(one.improves(percent) for one in self.passes)
 
+    def decided(self, percent: float) -> bool:
+        """Either it is known to be slower or faster, or the noise is not above what is allowed: more than that would have been seen."""
+        return self.slower(percent) or self.faster(percent) or all(one.noise <= percent / 100 for one in self.passes)
+
     @property
     def ratio(self) -> float:
         """Geometric mean of the passes."""
@@ -125,3 +129,8 @@ def _bootstrap(values: Floats, generator: np.random.Generator) -> Floats:
     blocks = values[: count * length].reshape(count, length)
     chosen = generator.integers(0, count, (RESAMPLES, count))
     return np.asarray(np.median(blocks[chosen].reshape(RESAMPLES, count * length), axis=1))
+
+
+def signed(ratio: float) -> str:
+    """A ratio as a change in per cent."""
+    return f"{(ratio - 1) * 100:+.2f} %"

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Verdict = Literal["ok", "better", "regression", "re-baseline", "not comparable"]
+Verdict = Literal["ok", "better", "regression", "re-baseline", "not decided", "not comparable"]
+"""`not decided`: measuring it was tried and says neither that it is as fast nor that it is slower. `not comparable`: there is nothing to compare."""
 FAILING: tuple[Verdict, ...] = ("regression", "re-baseline")
-"""Verdicts that end with exit code 3, the graver one first."""
+"""Verdicts that end with exit code 3, the graver one first; `not decided` does so only where the target requires a decision."""
 NETWORK = "network"
 """Subject of the rows that are about all files alike."""
 
@@ -65,21 +66,24 @@ class Check:
     operators: Mapping[str, Sequence[OperatorChange]]
     """Subject -> changes, the largest gain in time first; only files whose operators differ."""
     notes: tuple[str, ...]
+    must_decide: bool = False
+    """Whether what is not decided fails the gate: `measured_required` of the target."""
 
     @property
     def verdict(self) -> Verdict:
-        """The gravest of all rows; `better` only where something is better and nothing is worse."""
+        """The gravest of all rows; `better` only where something is better, nothing is worse and everything was decided."""
         seen = {row.verdict for row in self.rows}
-        return next((verdict for verdict in (*FAILING, "better", "ok") if verdict in seen), "not comparable")
+        return next((verdict for verdict in (*FAILING, "not decided", "better", "ok") if verdict in seen), "not comparable")
 
     @property
     def failing(self) -> tuple[Row, ...]:
         """The rows that fail the gate, the graver ones first."""
-        return tuple(row for verdict in FAILING for row in self.rows if row.verdict == verdict)
+        verdicts: tuple[Verdict, ...] = (*FAILING, "not decided") if self.must_decide else FAILING
+        return tuple(row for verdict in verdicts for row in self.rows if row.verdict == verdict)
 
     @property
     def summary(self) -> str:
         """For example `2 regression, 31 ok`; verdicts that no row has are not named."""
-        order: tuple[Verdict, ...] = (*FAILING, "not comparable", "better", "ok")
+        order: tuple[Verdict, ...] = (*FAILING, "not decided", "not comparable", "better", "ok")
         counts = {verdict: sum(row.verdict == verdict for row in self.rows) for verdict in order}
         return ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)

@@ -7,7 +7,7 @@ import json
 from mcompress.compress.cost import FP32_BYTES
 from mcompress.compress.quantize.plan import PrecisionPlan
 from mcompress.environment import cpu_name
-from mcompress.export.comparison import Comparison, NetworkCost, constants_of, estimate_file, plain_operators
+from mcompress.export.comparison import Comparison, NetworkCost, constants_of, plain_operators, stored_estimate
 from mcompress.offer import planned_precisions
 from mcompress.planning import Plan
 from mcompress.record import Run
@@ -17,7 +17,7 @@ from mcompress.targets.operators import OperatorTable
 def comparison_of(made: Plan, record: Run, table: OperatorTable, plan: PrecisionPlan | None) -> Comparison:
     """`table` is that of the network which the files were written from; each file is estimated on the unit that it is offered for."""
     files = {
-        export.file.rpartition("/")[2]: estimate_file(
+        export.file.rpartition("/")[2]: stored_estimate(
             table, made.device, export.unit, planned_precisions(table, plan if export.variant == "mixed" else None)
         )
         for export in record.exports
@@ -27,7 +27,6 @@ def comparison_of(made: Plan, record: Run, table: OperatorTable, plan: Precision
         model=json.loads(made.teacher_spec.to_json()),
         held_out=made.data_digest,
         gate=made.target.gate,
-        device=made.device.name,
         constants=constants_of(made.device),
         packages=record.environment.packages,
         cpu=cpu_name(),

@@ -1,14 +1,14 @@
-"""How often the measured tier of `mcompress check` is wrong: false alarms on equal files, misses on files that are about 5 % slower.
+"""How often the measured tier of `mcompress check` is wrong: false alarms on equal files, misses on files that are 5 % slower at most.
 
     python tests/benchmarks/gate.py [--for SECONDS] [--backend onnx --backend tflite]
 
 Everything is real: networks are exported through `mcompress.export` and executed in their runtimes by the function that the command calls, with its
-default settings. "Equal" are two files of one architecture with other weights. "Slower" is the same architecture with one wider layer, whose share of
-the work is chosen by a calibration that takes longer than 30 comparisons: the number of blocks around the wide layer for which the latency is 1.05 to
-1.06 times the baseline's, as near to 1.05 as whole blocks allow.
+default settings. "Equal" are two files of one architecture with other weights. "Slower" has one block more than N equal ones: 1/N more work, and less
+than 1/N more time, since the layers at both ends take some of it. N is the first of `BLOCKS` for which a calibration, apart from the comparisons and
+longer than they are, finds no more than 1.05 times the baseline's latency. The summary also has the median over all passes of the comparisons.
 
-Every comparison is written to `results/gate.json` as soon as it is done; a run that was stopped continues where it was. `--for` ends a run after so
-many seconds, for machines that are shared.
+Every calibration and every comparison is written to `results/gate.json` as soon as it is done; a run that was stopped continues where it was, on the
+same processor and runtimes only. `--for` ends a run after so many seconds, for machines that are shared.
 """
 
 from __future__ import annotations
@@ -19,15 +19,20 @@ import logging
 import statistics
 import sys
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
+from typing import Literal, TypedDict
 
 import torch
+from pydantic import JsonValue
 from torch import nn
 
-from mcompress.checking import SECONDS, time_files
 from mcompress.environment import cpu_name, package_versions
 from mcompress.export import backend_of
+from mcompress.reports.gate.measuring import SECONDS, OutOfTime, time_files
+from mcompress.reports.gate.timing import Timing
 from mcompress.targets.exports import ExportConfig, OnnxConfig, TFLiteConfig
 from mcompress.targets.gate import Gate
 
@@ -36,116 +41,159 @@ WORK = Path("runs") / "benchmark-gate"
 CONFIGS: dict[str, ExportConfig] = {"onnx": OnnxConfig(), "tflite": TFLiteConfig()}
 PACKAGES = {"onnx": "onnxruntime", "tflite": "ai-edge-litert"}
 EQUAL, SLOWER = 200, 100
-WIDTH, WIDE, SIDE = 32, 36, 64
-BLOCKS = (8, 9, 10, 11)
-WANTED = (1.05, 1.06)
-CALIBRATION_PASSES, CALIBRATION_S = 6, 8.0
+CHANNELS, SIDE = 32, 64
+BLOCKS = (20, 21, 22, 23)
+MOST = 1.05
+CALIBRATION_PASSES, CALIBRATION_S = 8, 8.0
 PERCENT = Gate().measured_percent
 
 logger = logging.getLogger("gate")
 
 
-def network(blocks: int, wide: int, seed: int) -> nn.Module:
-    """Pairs of 3x3 convolutions and a pixel shuffle; one pair in the middle has `wide` channels inside."""
+class Row(TypedDict):
+    """One comparison; `alarm` is the gate's verdict, `decided` whether it had one."""
+
+    backend: str
+    kind: Literal["equal", "slower"]
+    alarm: bool
+    decided: bool
+    ratios: list[float]
+    intervals: list[list[float]]
+    noise: list[float]
+    rounds: int
+    baseline_ms: float | None
+    seconds: float
+
+
+class State(TypedDict):
+    """`results/gate.json` without its summary."""
+
+    settings: dict[str, JsonValue]
+    calibration: dict[str, dict[str, list[float]]]
+    """Backend -> number of blocks -> ratio of each pass."""
+    comparisons: list[Row]
+
+
+def network(blocks: int, seed: int) -> nn.Module:
+    """So many equal convolutions of 3x3, a first one, a last one and a pixel shuffle."""
     torch.manual_seed(seed)
-    layers: list[nn.Module] = [nn.Conv2d(3, WIDTH, 3, padding=1)]
-    for block in range(blocks):
-        inside = wide if block == blocks // 2 else WIDTH
-        layers += [nn.Conv2d(WIDTH, inside, 3, padding=1), nn.ReLU(), nn.Conv2d(inside, WIDTH, 3, padding=1), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Conv2d(WIDTH, 12, 3, padding=1), nn.PixelShuffle(2)).eval()
+    layers: list[nn.Module] = [nn.Conv2d(3, CHANNELS, 3, padding=1)]
+    for _ in range(blocks):
+        layers += [nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Conv2d(CHANNELS, 12, 3, padding=1), nn.PixelShuffle(2)).eval()
 
 
-def exported(backend: str, blocks: int, wide: int, seed: int) -> Path:
+def exported(backend: str, blocks: int, seed: int) -> Path:
     """The network as a file of a backend; written once."""
     WORK.mkdir(parents=True, exist_ok=True)
-    stem = WORK / f"{backend}-{blocks}-{wide}-{seed}"
-    found = list(WORK.glob(f"{stem.name}.{backend}"))
-    if found:
-        return found[0]
+    stem = WORK / f"{backend}-{blocks}-{seed}"
+    found = stem.with_suffix(f".{backend}")
+    if found.exists():
+        return found
     config = CONFIGS[backend]
-    return backend_of(config).write(config, network(blocks, wide, seed), torch.rand(1, 3, SIDE, SIDE), None, stem).path
+    return backend_of(config).write(config, network(blocks, seed), torch.rand(1, 3, SIDE, SIDE), None, stem).path
 
 
-def calibrate(backend: str) -> dict[str, float | int | str]:
-    """The number of blocks with which the wider network is 1.05 to 1.06 times as slow; measured in fresh processes, both orders by turns."""
-    tried: dict[int, float] = {}
-    spread: dict[int, float] = {}
-    for blocks in BLOCKS:
-        files = (exported(backend, blocks, WIDTH, 0), exported(backend, blocks, WIDE, 0))
-        passes = [time_files(*files, backend, 1e3, seconds=CALIBRATION_S).ratio for _ in range(CALIBRATION_PASSES // 2)]
-        passes += [1 / time_files(*reversed(files), backend, 1e3, seconds=CALIBRATION_S).ratio for _ in range(CALIBRATION_PASSES // 2)]
-        tried[blocks], spread[blocks] = statistics.median(passes), max(passes) - min(passes)
-        logger.info("%s %d blocks: %.4f, spread %.4f", backend, blocks, tried[blocks], spread[blocks])
-        if tried[blocks] < WANTED[1]:
-            break
-    fitting = {blocks: ratio for blocks, ratio in tried.items() if WANTED[0] <= ratio <= WANTED[1]}
-    if not fitting:
-        raise SystemExit(f"{backend}: no number of blocks in {BLOCKS} gives a ratio in {WANTED}: {tried}")
-    blocks = min(fitting, key=lambda count: fitting[count])
+def calibrate(backend: str, blocks: int) -> list[float]:
+    """How many times as slow one block more is, pass by pass; every pass is a process of its own, with the order by turns."""
+    fewer, more = exported(backend, blocks, 0), exported(backend, blocks + 1, 0)
+    there = [time_files(fewer, more, backend, 1e3, seconds=CALIBRATION_S).ratio for _ in range(CALIBRATION_PASSES // 2)]
+    back = [1 / time_files(more, fewer, backend, 1e3, seconds=CALIBRATION_S).ratio for _ in range(CALIBRATION_PASSES // 2)]
+    return [round(ratio, 5) for ratio in (*there, *back)]
+
+
+def calibrated(tried: dict[str, list[float]]) -> int | None:
+    """The number of blocks that the comparisons use, once it is known."""
+    return next((int(blocks) for blocks, ratios in tried.items() if statistics.median(ratios) <= MOST), None)
+
+
+def settings() -> dict[str, JsonValue]:
+    """What must be the same for results to belong together."""
+    versions = package_versions()
     return {
-        "blocks": blocks,
-        "channels": WIDTH,
-        "channels of the wide layer": WIDE,
-        "ratio": round(fitting[blocks], 5),
-        "spread over passes": round(spread[blocks], 5),
-        "passes": CALIBRATION_PASSES,
-        "seconds per pass": CALIBRATION_S,
-    }
-
-
-def load() -> dict:  # type: ignore[type-arg]
-    if RESULTS.exists():
-        return json.loads(RESULTS.read_text(encoding="utf-8"))
-    return {"calibration": {}, "comparisons": []}
-
-
-def save(state: dict) -> None:  # type: ignore[type-arg]
-    state["summary"] = summary(state["comparisons"])
-    state["settings"] = {
         "measured_percent": PERCENT,
         "seconds per pass": SECONDS,
+        "seconds per pass of the calibration": CALIBRATION_S,
+        "channels": CHANNELS,
+        "side": SIDE,
         "cpu": cpu_name(),
-        "runtimes": {name: package_versions()[package] for name, package in PACKAGES.items()},
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "runtimes": {name: versions[package] for name, package in PACKAGES.items()},
     }
-    RESULTS.parent.mkdir(exist_ok=True)
-    temporary = RESULTS.with_suffix(".tmp")
-    text = json.dumps({key: state[key] for key in ("summary", "settings", "calibration")}, indent=1)
+
+
+def load() -> State:
+    """What earlier runs did, here and with these settings."""
+    if not RESULTS.exists():
+        return {"settings": settings(), "calibration": {}, "comparisons": []}
+    found = json.loads(RESULTS.read_text(encoding="utf-8"))
+    state: State = {"settings": found["settings"], "calibration": found["calibration"], "comparisons": found["comparisons"]}
+    if state["settings"] != settings():
+        raise SystemExit(f"{RESULTS} was made with {state['settings']}, this is {settings()}; move it away to begin anew")
+    return state
+
+
+def save(state: State) -> None:
+    """Write all of it, as a whole."""
+    text = json.dumps({"summary": summary(state), "date": f"{datetime.now(UTC):%Y-%m-%d}", **state, "comparisons": []}, indent=1)
     rows = ",\n  ".join(json.dumps(row) for row in state["comparisons"])
-    temporary.write_text(f'{text[:-2]},\n "comparisons": [\n  {rows}\n ]\n}}\n', encoding="utf-8")
+    temporary = RESULTS.with_suffix(".tmp")
+    temporary.write_text(text.replace('"comparisons": []', f'"comparisons": [\n  {rows}\n ]') + "\n", encoding="utf-8")
     temporary.replace(RESULTS)
 
 
-def summary(rows: list[dict]) -> dict:  # type: ignore[type-arg]
-    equal, slower = ([row for row in rows if row["kind"] == kind] for kind in ("equal", "slower"))
-    return {
-        "equal": {"comparisons": len(equal), "alarms": sum(row["alarm"] for row in equal), "first alarms": sum(row["first alarm"] for row in equal)},
-        "slower": {"comparisons": len(slower), "alarms": sum(row["alarm"] for row in slower)},
-        "longest comparison, s": max((row["seconds"] for row in rows), default=None),
-        "mean comparison, s": round(statistics.mean(row["seconds"] for row in rows), 2) if rows else None,
+def summary(state: State) -> dict[str, JsonValue]:
+    """Counts over the comparisons so far, and what was found of the slowdown."""
+    rows = state["comparisons"]
+    found: dict[str, JsonValue] = {}
+    for kind in ("equal", "slower"):
+        chosen = [row for row in rows if row["kind"] == kind]
+        found[kind] = {
+            "comparisons": len(chosen),
+            "alarms": sum(row["alarm"] for row in chosen),
+            "undecided": sum(not row["decided"] for row in chosen),
+        }
+    found["slowdown, calibration"] = {
+        backend: round(statistics.median(tried[str(blocks)]), 5)
+        for backend, tried in state["calibration"].items()
+        if (blocks := calibrated(tried)) is not None
     }
+    passes = {
+        backend: [ratio for row in rows if row["kind"] == "slower" and row["backend"] == backend for ratio in row["ratios"]] for backend in CONFIGS
+    }
+    found["slowdown, median of the comparisons"] = {backend: round(statistics.median(ratios), 5) for backend, ratios in passes.items() if ratios}
+    found["longest comparison, s"] = max((row["seconds"] for row in rows), default=None)
+    found["mean comparison, s"] = round(statistics.mean(row["seconds"] for row in rows), 2) if rows else None
+    return found
 
 
-def schedule(backends: list[str]) -> list[tuple[str, str]]:
+def schedule(backends: list[str]) -> Iterator[tuple[str, Literal["equal", "slower"]]]:
     """(backend, kind) of every comparison: two equal ones to a slower one, backends in turns."""
-    return [(backends[(index // 3) % len(backends)], ("equal", "slower", "equal")[index % 3]) for index in range(EQUAL + SLOWER)]
+    kinds: tuple[Literal["equal", "slower"], ...] = ("equal", "slower", "equal")
+    for index in range(EQUAL + SLOWER):
+        yield backends[(index // 3) % len(backends)], kinds[index % 3]
 
 
-def compare(backend: str, kind: str, blocks: int) -> dict:  # type: ignore[type-arg]
-    baseline = exported(backend, blocks, WIDTH, 0)
-    other = exported(backend, blocks, WIDE, 0) if kind == "slower" else exported(backend, blocks, WIDTH, 1)
+def compare(backend: str, kind: Literal["equal", "slower"], blocks: int) -> Row:
+    """As the command does it."""
+    baseline = exported(backend, blocks, 0)
+    other = exported(backend, blocks + 1, 0) if kind == "slower" else exported(backend, blocks, 1)
     started = time.monotonic()
-    timing = time_files(baseline, other, backend, PERCENT)
+    try:
+        timing = time_files(baseline, other, backend, PERCENT)
+    except OutOfTime as error:
+        logger.warning("%s", error)
+        timing = Timing(())
+    passes = timing.passes
     return {
         "backend": backend,
         "kind": kind,
-        "alarm": timing.slower(PERCENT),
-        "first alarm": timing.passes[0].alarms(PERCENT),
-        "ratios": [round(one.ratio, 5) for one in timing.passes],
-        "intervals": [[round(one.low, 5), round(one.high, 5)] for one in timing.passes],
-        "noise": [round(one.noise, 5) for one in timing.passes],
-        "rounds": timing.passes[0].rounds,
-        "baseline_ms": round(timing.passes[0].baseline_ms, 4),
+        "alarm": bool(passes) and timing.slower(PERCENT),
+        "decided": bool(passes) and timing.decided(PERCENT),
+        "ratios": [round(one.ratio, 5) for one in passes],
+        "intervals": [[round(one.low, 5), round(one.high, 5)] for one in passes],
+        "noise": [round(one.noise, 5) for one in passes],
+        "rounds": passes[0].rounds if passes else 0,
+        "baseline_ms": round(passes[0].baseline_ms, 4) if passes else None,
         "seconds": round(time.monotonic() - started, 2),
     }
 
@@ -158,20 +206,25 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(1)
     until, state, backends = time.monotonic() + given.limit_s, load(), given.backend or sorted(CONFIGS)
-    for backend in backends:
-        if backend not in state["calibration"]:
-            state["calibration"][backend] = calibrate(backend)
+    for backend, blocks in ((backend, blocks) for backend in backends for blocks in BLOCKS):
+        tried = state["calibration"].setdefault(backend, {})
+        if calibrated(tried) is None and str(blocks) not in tried:
+            if time.monotonic() > until:
+                return 0
+            tried[str(blocks)] = calibrate(backend, blocks)
+            logger.info("%s, %d blocks: one more takes %s", backend, blocks, tried[str(blocks)])
             save(state)
+    chosen = {backend: calibrated(state["calibration"][backend]) for backend in backends}
+    for backend, kind in islice(schedule(backends), len(state["comparisons"]), None):
+        blocks_ = chosen[backend]
+        if blocks_ is None:
+            raise SystemExit(f"{backend}: one block more than {BLOCKS} is always more than {MOST}: {state['calibration'][backend]}")
         if time.monotonic() > until:
             return 0
-    for backend, kind in schedule(backends)[len(state["comparisons"]) :]:
-        row = compare(backend, kind, int(state["calibration"][backend]["blocks"]))
-        state["comparisons"].append(row)
+        state["comparisons"].append(compare(backend, kind, blocks_))
         save(state)
-        logger.info("%d %s", len(state["comparisons"]), row)
-        if time.monotonic() > until:
-            return 0
-    logger.info("%s", json.dumps(state["summary"], indent=1))
+        logger.info("%d %s", len(state["comparisons"]), state["comparisons"][-1])
+    logger.info("%s", json.dumps(summary(state), indent=1))
     return 0
 
 
