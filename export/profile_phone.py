@@ -13,14 +13,15 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mcompress.errors import DeviceError, UsageError
-from mcompress.export.profile import FailedJob, Job, Profile, link_or_copy, shares
+from mcompress.export.profile_jobs import FailedJob, Job, Profile, shares
 from mcompress.export.profile_phone_output import EXECUTED, SENSORS, STATUS, Timed, hot, parse_benchmark, parse_operators, parse_runner, parse_sensors
-from mcompress.export.profile_throttle import Reading, throttled, unsteady
+from mcompress.export.profile_throttle import Reading, cautions, throttled
 from mcompress.targets.connect import Connection, Done
+from mcompress.targets.connect.files import link_or_copy
 
 BENCHMARK_MODEL, EXECUTOR_RUNNER = "MCOMPRESS_BENCHMARK_MODEL", "MCOMPRESS_EXECUTOR_RUNNER"
 SPARE_S = 300.0
@@ -60,6 +61,20 @@ class Programs:
         """From `MCOMPRESS_BENCHMARK_MODEL` and `MCOMPRESS_EXECUTOR_RUNNER`."""
         named = [Path(text) if text else None for text in (os.environ.get(BENCHMARK_MODEL), os.environ.get(EXECUTOR_RUNNER))]
         return cls(named[0], named[1])
+
+    @classmethod
+    def asked(cls, on: str, benchmark_binary: Path | None) -> Programs:
+        """From the environment, and the option `--benchmark-binary` of a command that measures on `on`. Raises `UsageError`."""
+        programs = cls.from_environment()
+        if benchmark_binary is None:
+            return programs
+        if not benchmark_binary.is_file():
+            raise UsageError(
+                f"--benchmark-binary is {benchmark_binary}, which is not a file; it must be LiteRT's benchmark_model, built for the phone"
+            )
+        if on.partition(":")[0] != "adb":
+            raise UsageError(f"--benchmark-binary is for phones, and --on is '{on}'; leave it out, or measure with --on adb")
+        return replace(programs, benchmark_model=benchmark_binary)
 
     def of(self, backend: str) -> Path | None:
         """The one for files of a backend. Raises `UsageError` for a path that is not a file."""
@@ -130,15 +145,11 @@ def _measure(connection: Connection, job: Job, program: str, model: str, looked:
     rested_s, still_hot, before = _rest(connection, job.rules.cool_down_s, looked)
     arguments = _benchmark_arguments(job, model) if job.backend == "tflite" else _runner_arguments(job, model, job.rules.min_queries)
     timed, after = _run(connection, job, program, arguments)
-    if isinstance(timed, str):
-        return FailedJob(job, timed), after
+    if isinstance(timed, FailedJob):
+        return timed, after
     status = f"Android's thermal status is {STATUS[after.status]}" if 0 < after.status < len(STATUS) else None
     reasons = [throttled([before.reading, after.reading], timed.samples), status]
-    warnings = [*timed.warnings, *filter(None, [unsteady(timed.samples)])]
-    if still_hot:
-        warnings.append(f"measured hot, after resting for {rested_s:.0f} s: {still_hot}")
-    elif rested_s:
-        warnings.append(f"rested for {rested_s:.0f} s before, because the device was hot")
+    warnings = [*timed.warnings, *cautions(timed.samples, timed.cv, rested_s, still_hot)]
     operators: list[tuple[str, str, float]] = []
     if job.operators:
         operators, unsaid = _operators(connection, job, program, model)
@@ -162,15 +173,17 @@ def _measure(connection: Connection, job: Job, program: str, model: str, looked:
     return found, after
 
 
-def _run(connection: Connection, job: Job, program: str, arguments: Sequence[str]) -> tuple[Timed | str, _Looked]:
+def _run(connection: Connection, job: Job, program: str, arguments: Sequence[str]) -> tuple[Timed | FailedJob, _Looked]:
     """What the program said, or why there is nothing; and the sensors right after."""
     if job.backend == "executorch":
         # executor_runner counts executions, not time: the first few say how many fit.
         count = _executions(connection, job, program, arguments)
-        if isinstance(count, str):
+        if isinstance(count, FailedJob):
             return count, _sensors(connection)
         arguments = [*(a for a in arguments if not a.startswith("--num_executions")), f"--num_executions={count}"]
+    started = time.monotonic()
     done = connection.run(["sh", "-c", AND_SENSORS, "sh", *_command(job, program, arguments)], timeout_s=_longest_s(job))
+    took_s = time.monotonic() - started
     printed, _, rest = done.stdout.rpartition(f"\n{SAID_MARK}")
     ended, _, sensors = rest.partition("\n")
     if not ended.isdigit():
@@ -179,16 +192,31 @@ def _run(connection: Connection, job: Job, program: str, arguments: Sequence[str
     said = printed + "\n" + done.stderr
     name = Path(program).name
     if ended != "0":
-        return f"{name} ended with code {ended}: {said.strip()[-ANSWER_TAIL:]}", after
+        return _ended(job, name, int(ended), said), after
     timed = parse_benchmark(said) if job.backend == "tflite" else parse_runner(said, job.rules.warm_up_s)
-    return timed or f"{name} said nothing that can be read as a time; the end of it: {said.strip()[-ANSWER_TAIL:]}", after
+    if timed is None:
+        return FailedJob(job, f"{name} said nothing that can be read as a time; the end of it: {said.strip()[-ANSWER_TAIL:]}"), after
+    if timed.shortest < 0 or timed.mean * timed.n > took_s * 1e3:
+        # benchmark_model reads the wall clock (gettimeofday), which the network may set at any time.
+        sum_s = timed.mean * timed.n / 1e3
+        reason = f"the phone's clock jumped: {name} says {timed.n} queries of {sum_s:.3g} s together, and ran for {took_s:.3g} s; measure again"
+        return FailedJob(job, reason), after
+    return timed, after
 
 
-def _executions(connection: Connection, job: Job, program: str, arguments: Sequence[str]) -> int | str:
+def _ended(job: Job, name: str, code: int, said: str) -> FailedJob:
+    """A program that a shell cannot start (126, 127) is as good as missing: it starts for no other file either."""
+    reason = f"{name} ended with code {code}: {said.strip()[-ANSWER_TAIL:]}"
+    if code in (126, 127):
+        return FailedJob(job, f"{reason}. It was probably built for another processor or system; {WHERE_TO_GET[job.backend]}", missing=True)
+    return FailedJob(job, reason)
+
+
+def _executions(connection: Connection, job: Job, program: str, arguments: Sequence[str]) -> int | FailedJob:
     done = _program(connection, job, program, [*arguments[:-1], "--num_executions=3"])
     found = EXECUTED.search(done.stdout + "\n" + done.stderr)
     if done.rc != 0 or not found:
-        return f"{Path(program).name} ended with code {done.rc}: {(done.stdout + done.stderr).strip()[-ANSWER_TAIL:]}"
+        return _ended(job, Path(program).name, done.rc, done.stdout + done.stderr)
     each_s = max(float(found[2]) / 3 / 1e3, 1e-6)
     warm_up = min(200, int(job.rules.warm_up_s / each_s))
     wanted = min(job.rules.min_queries, max(10, int(job.rules.min_seconds / each_s)))

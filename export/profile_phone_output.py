@@ -10,7 +10,7 @@ import io
 import re
 from dataclasses import dataclass
 
-from mcompress.export.profile import statistics
+from mcompress.export.profile_jobs import statistics
 from mcompress.export.profile_throttle import Reading
 
 COUNT_LINE = re.compile(r"^.*?\bcount=(?P<count>\d+)(?P<rest>[^\n]*)$", re.MULTILINE)
@@ -42,6 +42,8 @@ class Timed:
     p50: float
     p90: float
     mean: float
+    shortest: float
+    """Below 0 where the program's clock was set back."""
     cv: float
     n: int
     load: float
@@ -75,7 +77,7 @@ def parse_benchmark(said: str) -> Timed | None:
     init, overall = INIT.search(said), OVERALL.search(said)
     load = float(init[1]) / 1e3 if init else 0.0
     memory = float(overall[1]) * (1 << 20) / 1e6 if overall else None
-    return Timed(p50, p90, mean, figures.get("std", 0.0) / mean, count, load, (), memory, tuple(warnings))
+    return Timed(p50, p90, mean, figures.get("min", mean), figures.get("std", 0.0) / mean, count, load, (), memory, tuple(warnings))
 
 
 def parse_runner(said: str, warm_up_s: float) -> Timed | None:
@@ -89,13 +91,13 @@ def parse_runner(said: str, warm_up_s: float) -> Timed | None:
             passed += times[first]
             first += 1
         p50, p90, mean, cv = statistics(times[first:])
-        return Timed(p50, p90, mean, cv, len(times) - first, load, tuple(times[first:]), None, ())
+        return Timed(p50, p90, mean, min(times[first:]), cv, len(times) - first, load, tuple(times[first:]), None, ())
     total = EXECUTED.search(said)
     if not total or int(total[1]) < 1:
         return None
     mean = float(total[2]) / int(total[1])
     unsaid = "p50 and p90 are the mean, warm-up included: this executor_runner says the sum alone"
-    return Timed(mean, mean, mean, 0.0, int(total[1]), load, (), None, (unsaid,))
+    return Timed(mean, mean, mean, mean, 0.0, int(total[1]), load, (), None, (unsaid,))
 
 
 def parse_operators(text: str) -> list[tuple[str, str, float]]:

@@ -1,4 +1,4 @@
-"""Was the device slowed down while it was measured? What its sensors say, and what the times themselves say."""
+"""Was the device slowed down while it was measured, and how far can its times be trusted? What its sensors say, and what the times themselves say."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ SURE_Z = 4.0
 LEAST_SAMPLES = 20
 LEAST_S = 5.0
 """Heat takes seconds; what slows down within less is another load."""
+UNSTABLE_CV = 0.2
+"""A measurement whose coefficient of variation is above this is called unstable. Of 72 whole networks, measured on a shared two-core machine, one in
+70 was; of 3,000 tiny files, one in 14."""
 CLOCK_DROP = 0.9
 FIRMWARE_BITS = {0: "under-voltage", 1: "clock capped", 2: "throttled", 3: "soft temperature limit"}
 """Raspberry Pi, `get_throttled`; bits 16 to 19 are the same since boot."""
@@ -43,6 +46,27 @@ def throttled(readings: Sequence[Reading], samples_ms: Sequence[float]) -> str |
     if slower and sum(samples_ms) >= LEAST_S * 1e3:
         reasons.append(f"{slower}: heat, or another load")
     return "; ".join(reasons) or None
+
+
+def cautions(samples_ms: Sequence[float], cv: float, rested_s: float, hot: str) -> list[str]:
+    """What the reader of a measurement should know: its order, its spread, and `rested_s` seconds of waiting for a device that is still `hot` or not.
+
+    `samples_ms` may be empty, where a device says figures only.
+    """
+    said = [f"measured hot, after resting for {rested_s:.0f} s: {hot}"] if hot else []
+    if rested_s and not hot:
+        said.append(f"rested for {rested_s:.0f} s before, because the device was hot")
+    return said + [text for text in (unsteady(samples_ms), unstable(cv)) if text is not None]
+
+
+def unstable(cv: float) -> str | None:
+    """What to do about times that vary by more than `UNSTABLE_CV`; None for others."""
+    if cv <= UNSTABLE_CV:
+        return None
+    return (
+        f"UNSTABLE: the coefficient of variation is {100 * cv:.0f} %, above {100 * UNSTABLE_CV:.0f} %; end what else runs there, pin processors "
+        "(--cpus), measure longer (without --quick), and compare the medians of several measurements"
+    )
 
 
 def unsteady(samples_ms: Sequence[float]) -> str | None:

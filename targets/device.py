@@ -41,11 +41,15 @@ __all__ = [
 _FOLDER = resources.files("mcompress.targets") / "devices"
 
 
+HOST = "host"
+"""The device that is the machine on which mcompress runs, whichever that is."""
 DEVICE_SUFFIXES = (".yaml", ".yml")
 """By which the name of a file is told from the name of a device."""
 
 
 def _all_kinds(value: object) -> object:
+    if isinstance(value, str) and value != "all":
+        raise ValueError(f"it is {value!r}; it must be a list of kinds of operators, or all")
     return KINDS if value == "all" else value
 
 
@@ -55,7 +59,7 @@ Kinds = Annotated[tuple[Kind, ...], BeforeValidator(_all_kinds)]
 class Unit(Facts):
     """One compute unit: what it can run, at which precision it really computes, and its speed."""
 
-    name: Name = ""
+    name: str = ""
     """The key under `units`; it need not be repeated."""
     title: str
     runs: dict[FilePrecision, Kinds] = Field(min_length=1)
@@ -120,8 +124,6 @@ class Device(Facts):
     title: str
     aliases: tuple[Name, ...] = ()
     os: Literal["android", "ios", "linux", "macos"]
-    machine: str | None = None
-    """The processor on which the constants were measured, where the name alone does not say it."""
     sources: dict[Name, Source] = Field(min_length=1)
     memory: MemoryLimit
     preferred_unit: Name
@@ -158,6 +160,27 @@ class Device(Facts):
             raise TargetError([unknown_name("unit", wanted, tuple(self.units), f"of device {self.name}")])
         return self.units[wanted]
 
+    def measured_on(self, unit: Unit) -> tuple[str, ...]:
+        """The machines that decided the unit's constants and its band, where mcompress measured them."""
+        cited = [record.source for _, record in unit.records()] + [found.source for found in unit.validation.values()]
+        machines = (self.sources[source].machine for source in dict.fromkeys(cited))
+        return tuple(dict.fromkeys(machine for machine in machines if machine is not None))
+
+    def elsewhere(self, unit: Unit) -> str | None:
+        """Why the unit's constants and their band do not hold on the machine here; None where they do.
+
+        Only `host` means a different machine wherever mcompress runs; every other device stays what it is.
+        """
+        measured_on = self.measured_on(unit) if self.name == HOST else ()
+        if not measured_on:
+            return None
+        from mcompress.targets.connect.host import this_machine
+
+        others = [machine for machine in measured_on if machine != this_machine()]
+        if not others:
+            return None
+        return f"not validated on this processor (fitted on {', '.join(others)}); run mcompress device fit {HOST} --on host, and use its {HOST}.yaml"
+
     def cited(self) -> Iterator[tuple[str, str]]:
         """Place in the file -> the key of `sources` that it names."""
         yield "memory", self.memory.source
@@ -186,12 +209,21 @@ def load_device(name: str) -> Device:
     """The device with this name or alias, in any case, or of a file `*.yaml`. Raises `TargetError`, with near-miss names."""
     if name.endswith(DEVICE_SUFFIXES):
         return _from_file(Path(name))
-    heads = device_heads()
-    known = {alias: head for head in heads.values() for alias in (head.name, *head.aliases)}
-    found = known.get(name.strip().lower())
+    found = shipped_device(name)
     if found is None:
-        raise TargetError([unknown_name("device", name, tuple(known), "(mcompress list devices, or a file *.yaml)", show=tuple(sorted(heads)))])
-    return _shipped(found.file)
+        raise TargetError([unknown_device(name)])
+    return found
+
+
+def shipped_device(name: str) -> Device | None:
+    """The device that ships under this name or alias, in any case; None if there is none."""
+    head = _by_any_name().get(name.strip().lower())
+    return None if head is None else _shipped(head.file)
+
+
+def unknown_device(name: str) -> str:
+    """What to say about a name that no device has, with the nearest one."""
+    return unknown_name("device", name, tuple(_by_any_name()), "(mcompress list devices, or a file *.yaml)", show=list_devices())
 
 
 def unknown_name(what: str, seen: str, known: tuple[str, ...], where: str = "", show: tuple[str, ...] | None = None) -> str:
@@ -221,6 +253,10 @@ def device_heads() -> dict[str, DeviceHead]:
     """Name -> head of every device that ships."""
     heads = (_head(file.read_text(encoding="utf-8"), file.name) for file in _FOLDER.iterdir() if file.name.endswith(".yaml"))
     return {head.name: head for head in sorted(heads, key=lambda head: head.name)}
+
+
+def _by_any_name() -> dict[str, DeviceHead]:
+    return {alias: head for head in device_heads().values() for alias in (head.name, *head.aliases)}
 
 
 def _head(text: str, file: str) -> DeviceHead:

@@ -77,7 +77,7 @@ def estimate(table: OperatorTable, device: Device, unit: str, precisions: Precis
     computed = next(told.computes_in[file] for file in files if file in told.computes_in)
     seen = device.sources[told.speeds[computed].memory.source]
     place = chosen.name if not away else f"{chosen.fallback_unit}" if away == count else f"{chosen.name}+{chosen.fallback_unit}"
-    machine = f", measured on {device.machine}" if device.machine else ""
+    machine = f", measured on {seen.machine}" if seen.machine else ""
     note = f"; {away} of {count} operators on {chosen.fallback_unit}, which the {chosen.name} does not take" if away else ""
     return Measurement(
         what="latency",
@@ -85,7 +85,7 @@ def estimate(table: OperatorTable, device: Device, unit: str, precisions: Precis
         unit="ms",
         how="estimated",
         on=f"{device.name} {place} {'+'.join(files)}",
-        band=_band(told, files, 0 if told is not chosen else away),
+        band=device.elsewhere(told) or _band(told, files, 0 if told is not chosen else away),
         source=f"operator table x constants of {device.name} {told.name} ({seen.runtime}, {seen.date}{machine}){note}{_unknown(table, costs)}",
     )
 

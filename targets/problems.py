@@ -14,12 +14,16 @@ from pydantic_core import ErrorDetails
 
 from mcompress.targets.document import Document, Key, Path, show_path
 from mcompress.targets.schema import NETWORK_PATTERN, ModelConfig
+from mcompress.targets.speeds import NAME_PATTERN
 
 _DISCRIMINATORS = ("stage", "backend")
 _PATTERNS = {
     NETWORK_PATTERN: "a name from `mcompress list models`, or package.module:function",
     r"^[A-Za-z0-9][A-Za-z0-9_.-]*$": "letters, digits, '_', '.' and '-', starting with a letter or digit",
+    NAME_PATTERN: "small letters, digits, '_', '.' and '-', starting with a letter or digit",
 }
+_KEY = "[key]"
+"""What pydantic puts behind a key of a mapping that is itself wrong."""
 _SHORT_FORMS = ("network", "args", "checkpoint")
 _SHOWN = 60
 
@@ -29,6 +33,10 @@ def describe(error: ValidationError, document: Document, root: type[BaseModel]) 
     lines = []
     for item in error.errors(include_url=False):
         path, seen = _written(tuple(item["loc"]), document.data)
+        if item["loc"][-1:] == (_KEY,):  # the name itself is wrong, whatever it names
+            path = tuple(key for key in path if key != _KEY)
+            lines.append(f"{document.place(path)}: {_say_key(item, path, document.what)}")
+            continue
         if item["type"] == "too_short" and isinstance(seen, list) and seen:
             continue  # its items have problems of their own, which are listed
         if any(path[: len(unread)] == unread for unread in document.unread):
@@ -58,6 +66,15 @@ def show(value: JsonValue) -> str:
         value = value if value.isprintable() else ascii(value)[1:-1]
     text = f"'{value}'" if isinstance(value, str) else str(value)
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
+
+
+def _say_key(item: ErrorDetails, path: Path, what: str) -> str:
+    context = item.get("ctx", {})
+    if item["type"] in ("literal_error", "enum"):
+        known = re.findall(r"'([^']*)'", str(context.get("expected", "")))
+        return f"{show_path(path, what)} is not known; {show_path(path[:-1], what)} takes {', '.join(known)}{near(str(path[-1]), known)}"
+    pattern = str(context.get("pattern", ""))
+    return f"{show_path(path, what)}: the name must be {_PATTERNS.get(pattern, item['msg'])}"
 
 
 def _say(item: ErrorDetails, path: Path, seen: JsonValue, root: type[BaseModel], what: str) -> str:

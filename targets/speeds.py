@@ -6,17 +6,19 @@ model that they belong to.
 
 from __future__ import annotations
 
+import re
+from datetime import date
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from mcompress.targets.operators import Kind
 
-PrecisionName = Literal["int8", "fp16", "fp32"]
+PrecisionName = Literal["int8", "w8a16", "fp16", "fp32"]
 """Of arithmetic, and of a file's operators."""
 FilePrecision = Literal["int8", "w8a16", "fp16", "fp32"]
 """Of a file's operators: `w8a16` is INT8 weights with 16-bit integer activations, as Qualcomm's converter writes them."""
-BYTES: dict[PrecisionName, int] = {"int8": 1, "fp16": 2, "fp32": 4}
+BYTES: dict[PrecisionName, int] = {"int8": 1, "w8a16": 2, "fp16": 2, "fp32": 4}
 """Bytes of one element."""
 
 FinerClass = Literal[
@@ -38,7 +40,7 @@ FinerClass = Literal[
     "nearest",
     "pad",
 ]
-SpeedClass = Kind | FinerClass
+SpeedClass = Literal[Kind, FinerClass]
 """What has a speed of its own: the kinds of operators, and what runtimes compute with kernels apart from the rest of its kind."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
 STANDS_FOR: dict[SpeedClass, SpeedClass] = {
@@ -61,7 +63,7 @@ STANDS_FOR: dict[SpeedClass, SpeedClass] = {
     "pad": "copy",
 }
 """Class -> the kind that it is part of, whose speed is taken where it has none."""
-CLASSES: tuple[SpeedClass, ...] = (*KINDS, *get_args(FinerClass))
+CLASSES: tuple[SpeedClass, ...] = get_args(SpeedClass)
 MULTIPLYING: frozenset[SpeedClass] = frozenset(
     (
         "convolution", "pointwise_convolution", "volumetric_convolution", "depthwise_convolution", "large_depthwise_convolution",
@@ -70,7 +72,21 @@ MULTIPLYING: frozenset[SpeedClass] = frozenset(
 )  # fmt: skip
 """Classes whose time depends on multiply-adds; all others move memory."""
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=64)]
+
+def _day_or_month(value: object) -> object:
+    text = value if isinstance(value, str) and re.fullmatch(r"\d{4}-\d{2}(-\d{2})?", value) else ""
+    try:
+        date.fromisoformat(text if len(text) == 10 else f"{text}-01")
+    except ValueError:
+        raise ValueError(f"it is {value!r}; write it as 2026-11-21, or as 2026-11 where the day is not known") from None
+    return value
+
+
+NAME_PATTERN = r"^[a-z0-9][a-z0-9_.-]*$"
+LONGEST_NAME = 64
+Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=LONGEST_NAME)]
+Day = Annotated[str, BeforeValidator(_day_or_month)]
+"""`2026-11-21`, or `2026-11`."""
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 
@@ -86,9 +102,11 @@ class Source(Facts):
 
     text: str = Field(min_length=10)
     """A publication, a measurement, or what was assumed and why."""
-    date: str = Field(pattern=r"^\d{4}-\d{2}(-\d{2})?$")
+    date: Day
     runtime: str = Field(min_length=2)
     """Name and version; `none` for a fact that no runtime is part of."""
+    machine: str | None = Field(default=None, min_length=2)
+    """The processor that was measured, as it names itself (`DeviceFacts.processor`); None for what mcompress did not measure."""
     fitted_to: tuple[str, ...] = ()
     """The networks, or the suite, whose latencies decide the constants; empty for constants that were not fitted."""
 

@@ -39,9 +39,9 @@ class Validation(Facts):
         """`network: [measured, estimated]`, a line each."""
         if not isinstance(value, dict):
             return value
-        wrong = next((name for name, pair in value.items() if not isinstance(pair, list) or len(pair) != 2), None)
-        if wrong is not None:
-            raise ValueError(f"{wrong} must be [measured_ms, estimated_ms]")
+        for name, pair in value.items():
+            if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(ms, (int, float)) and ms > 0 for ms in pair)):
+                raise ValueError(f"{name} is {pair}; it must be [measured_ms, estimated_ms], two numbers above 0")
         return [{"network": name, "measured_ms": pair[0], "estimated_ms": pair[1]} for name, pair in value.items()]
 
     @property

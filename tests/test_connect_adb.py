@@ -1,6 +1,7 @@
 """adb: the real client of the Android SDK against a stand-in device (stand_in_device.py), and the outputs of the phone's programs as they print them.
 
-No phone is reached here: what the stand-in's benchmark_model prints is LiteRT's real format, with made-up numbers.
+No phone is reached here: what the stand-in's benchmark_model prints is LiteRT's real format, with made-up numbers, small enough for a
+program that ends at once.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 import pytest
 from stand_in_device import StandInDevice, adb_client
 
-from mcompress.errors import DeviceError, UsageError
+from mcompress.errors import DeviceError, MissingBackendError, UsageError
 from mcompress.export import profile_phone, profile_phone_output
 from mcompress.export.profile import FailedJob, Job, Profile, Rules, interleave, profile_files
 from mcompress.export.profile_phone import Programs
@@ -38,16 +39,16 @@ INFO: Created TensorFlow Lite XNNPACK delegate for CPU.
 The input model file size (MB): 0.012788
 Initialized session in 18.777ms.
 Running benchmark for at least 1 iterations and at least 0.5 seconds but terminate if exceeding 150 seconds.
-count=9 first=64791 curr=56295 min=54873 max=65831 avg=57758.2 std=4065
+count=9 first=64 curr=56 min=54 max=65 avg=57.7582 std=4
 
 Running benchmark for at least 50 iterations and at least 1 seconds but terminate if exceeding 150 seconds.
-count=50 first=58154 curr=53809 min=53077 max=60727 avg=55043.2 std=1562{percentiles}
+count=50 first=58 curr=53 min=53 max=60 avg=55.0432 std=1.562{percentiles}
 
-Inference timings in us: Init: 18777, First inference: 64791, Warmup (avg): 57758.2, Inference (avg): 55043.2
+Inference timings in us: Init: 18777, First inference: 64, Warmup (avg): 57.7582, Inference (avg): 55.0432
 Note: as the benchmark tool itself affects memory footprint, the following is only APPROXIMATE to the actual memory footprint of the model at runtime.
 Memory footprint delta from the start of the tool (MB): init=8.97656 overall=18.7227
 """
-PERCENTILES = " p5=53101 median=54800 p95=58200"
+PERCENTILES = " p5=53 median=54 p95=58"
 TABLE = """Profiling Info for Benchmark Initialization:
 ============================== Run Order ==============================
 \t             [node type]\t  [first]\t [avg ms]\t     [%]\t  [cdf%]\t  [mem KB]\t[times called]\t[Name]
@@ -72,18 +73,18 @@ CONV_2D, 1.5, 1.25, 50%, 50%, 0, 1, "[conv, relu]:0"
 ADD, 0.5, 0.25, 10%, 60%, 0, 1, [sum]:1
 Number of nodes executed: 2
 """
-RUNNER = "".join(f"I 00:00:00.0{i:02d}0 executorch:executor_runner.cpp:523] Iteration {i} of 40: {10 + i % 4}.500000 ms\n" for i in range(1, 41))
+RUNNER = "".join(f"I 00:00:00.0{i:02d}0 executorch:executor_runner.cpp:523] Iteration {i} of 40: 0.{10 + i % 4}5000 ms\n" for i in range(1, 41))
 
 
 def test_the_output_of_benchmark_model() -> None:
     timed = profile_phone_output.parse_benchmark(BENCHMARK.format(percentiles=PERCENTILES))
     assert timed is not None
-    assert (timed.n, timed.mean, timed.p50, timed.p90, timed.load) == (50, 55.0432, 54.8, 58.2, 18.777)
-    assert timed.cv == pytest.approx(1562 / 55043.2)
+    assert (timed.n, timed.mean, timed.p50, timed.p90, timed.load) == (50, 0.0550432, 0.054, 0.058, 18.777)
+    assert timed.cv == pytest.approx(1.562 / 55.0432)
     assert timed.warnings == ("p90 is the 95th percentile: benchmark_model does not say the 90th",)
     older = profile_phone_output.parse_benchmark(BENCHMARK.format(percentiles=""))
     assert older is not None
-    assert (older.p50, older.p90) == (55.0432, 60.727)
+    assert (older.p50, older.p90) == (0.0550432, 0.06)
     assert len(older.warnings) == 2
     alike = profile_phone_output.parse_benchmark("count=3 curr=120\n")
     assert alike is not None
@@ -106,11 +107,11 @@ def test_the_operators_of_benchmark_model_as_table_and_as_csv() -> None:
 
 
 def test_the_output_of_executor_runner() -> None:
-    timed = profile_phone_output.parse_runner("I executorch:executor_runner.cpp:400] Model loaded in 3.250000 ms.\n" + RUNNER, warm_up_s=0.05)
+    timed = profile_phone_output.parse_runner("I executorch:executor_runner.cpp:400] Model loaded in 3.250000 ms.\n" + RUNNER, warm_up_s=0.0005)
     assert timed is not None
     assert timed.load == 3.25
-    assert timed.n == len(timed.samples) == 40 - 5  # 11.5 + 12.5 + 13.5 + 10.5 ms are below 50 ms, the fifth goes past it
-    assert timed.p50 == pytest.approx(12.0, abs=0.6)
+    assert timed.n == len(timed.samples) == 40 - 5  # 0.115 + 0.125 + 0.135 + 0.105 ms are below 0.5 ms, the fifth goes past it
+    assert timed.p50 == pytest.approx(0.12, abs=0.006)
     old = profile_phone_output.parse_runner("Model executed successfully 4 time(s) in 10.000000 ms.", warm_up_s=0.05)
     assert old is not None
     assert (old.mean, old.n) == (2.5, 4)
@@ -237,7 +238,7 @@ def test_a_profile_through_adb(device: StandInDevice, tmp_path: Path) -> None:
         with pytest.raises(DeviceError, match="no Python"):
             interleave(phone, jobs[0], jobs[1], rounds=1, queries_per_round=1)
     assert isinstance(tflite, Profile)
-    assert (tflite.p50_ms, tflite.n, tflite.throttled) == (54.8, 50, None)
+    assert (tflite.p50_ms, tflite.n, tflite.throttled) == (0.054, 50, None)
     assert [operator.kind for operator in tflite.operators] == ["CONV_2D", "ADD"]
     assert isinstance(pte, Profile)
     assert len(pte.samples_ms) == pte.n
@@ -254,10 +255,12 @@ def test_programs_that_are_missing_or_fail(device: StandInDevice, tmp_path: Path
     job = Job(tmp_path / "a.tflite", "tflite", rules=FAST)
     broken = program(tmp_path, "benchmark_model", "echo 'ERROR: Failed to load model' >&2; exit 1\n")
     silent = program(tmp_path, "silent", "echo STARTING!\n")
+    foreign = program(tmp_path, "foreign", "echo 'cannot execute binary file' >&2; exit 126\n")
     with connect("adb") as phone:
         (absent,) = profile_files(phone, [job], programs=Programs())
         (failed,) = profile_files(phone, [job], programs=Programs(broken))
         (mute,) = profile_files(phone, [job], programs=Programs(silent))
+        (unfit,) = profile_files(phone, [job], programs=Programs(foreign))
         with pytest.raises(UsageError, match="is not a file"):
             list(profile_files(phone, [job], programs=Programs(tmp_path / "no")))
     assert isinstance(absent, FailedJob)
@@ -267,6 +270,47 @@ def test_programs_that_are_missing_or_fail(device: StandInDevice, tmp_path: Path
     assert "code 1: ERROR: Failed to load model" in failed.reason
     assert isinstance(mute, FailedJob)
     assert "nothing that can be read as a time" in mute.reason
+    assert isinstance(unfit, FailedJob)
+    assert unfit.missing
+    assert "code 126: cannot execute binary file. It was probably built for another processor" in unfit.reason
+
+
+@needs_adb
+@pytest.mark.parametrize("changed", ["avg=2055043.2", "min=-1000053"])
+def test_a_phones_clock_that_jumps_fails_the_file(device: StandInDevice, tmp_path: Path, changed: str) -> None:
+    """benchmark_model reads the wall clock: set forward, its times add up to more than it ran; set back, one of them is negative."""
+    (tmp_path / "a.tflite").write_bytes(b"a model")
+    key = changed.partition("=")[0]
+    before, last = BENCHMARK.format(percentiles=PERCENTILES).split("count=50")
+    benchmark = program(tmp_path, "benchmark_model", f"cat <<'X'\n{before}count=50{re.sub(rf'{key}=[0-9.]+', changed, last)}\nX\n")
+    with connect("adb") as phone:
+        (found,) = profile_files(phone, [Job(tmp_path / "a.tflite", "tflite", rules=FAST)], programs=Programs(benchmark))
+    assert isinstance(found, FailedJob)
+    assert re.search(r"the phone's clock jumped: benchmark_model says 50 queries of .* s together, and ran for .* s; measure again", found.reason)
+
+
+@needs_adb
+def test_a_suite_without_a_program_ends_at_the_first_file(device: StandInDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MCOMPRESS_BENCHMARK_MODEL", raising=False)
+    suite, setting = cases(0.01)[:6], Setting("a stand-in", "fp32", 1, None)
+    told: list[int] = []
+
+    def measure(programs: Programs) -> Measured:
+        with connect("adb") as phone:
+            return measure_suite(
+                phone, suite, setting, tmp_path / "suite", seconds=60.0, progress=lambda done, _of: told.append(done), programs=programs
+            )
+
+    with pytest.raises(MissingBackendError, match=r"adb:.* cannot measure anything: no program was given: --benchmark-binary or MCOMPRESS_"):
+        measure(Programs())
+    benchmark = program(tmp_path, "benchmark_model", f"cat <<'X'\n{BENCHMARK.format(percentiles=PERCENTILES)}\nX\n")
+    broken = program(tmp_path, "broken", "echo >> ../runs; exit 1\n")
+    with monkeypatch.context() as changed:
+        changed.setattr("mcompress.export.suite.running.BATCH", 2)
+        with pytest.raises(DeviceError, match="no file of the suite could be measured; the first reason: broken ended with code 1"):
+            measure(Programs(broken))
+    assert len((device.tmp / "runs").read_text(encoding="ascii").splitlines()) == 2  # one batch, not all of the suite
+    assert measure(Programs(benchmark)).complete
 
 
 @needs_adb

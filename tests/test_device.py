@@ -10,7 +10,9 @@ import pytest
 
 from mcompress.calibration.device_file import device_text
 from mcompress.errors import TargetError
-from mcompress.targets.device import Device, device_heads, list_devices, load_device, parse_device
+from mcompress.targets.device import Device, device_heads, list_devices, load_device, parse_device, shipped_device
+from mcompress.targets.latency import estimate
+from mcompress.targets.operators import Operator, OperatorTable
 
 SMALL = """\
 # A device.
@@ -84,7 +86,7 @@ def test_the_band_comes_from_the_checks() -> None:
         ("dispatch_us: 2", "dispatch_us: -2", "x.yaml:24: units.cpu.speeds.int8.overhead.dispatch_us is -2; it must be at least 0"),
         ("limit_mb: 100", "limit_mb: 100, speed: 3",
          "x.yaml:7: memory.speed is not known; memory takes source, limit_mb"),
-        ("os: linux", "os: linux\nspeed: 3", "x.yaml:6: speed is not known; a device takes name, title, aliases, os, machine, sources, memory, "
+        ("os: linux", "os: linux\nspeed: 3", "x.yaml:6: speed is not known; a device takes name, title, aliases, os, sources, memory, "
         "preferred_unit, units"),
         ("os: linux", "os: beos", "x.yaml:5: os is 'beos'; it must be one of android, ios, linux, macos"),
         ("boundary: {source: guess", "boundary: {source: gess", "x.yaml:19: units.cpu.boundary.source is 'gess', which is not in sources; "
@@ -99,8 +101,17 @@ def test_the_band_comes_from_the_checks() -> None:
         ("computes_in: {int8: int8}", "computes_in: {int8: int8}\n    fallback_unit: cpu", "units.cpu.fallback_unit is 'cpu'; other units are "),
         ("preferred_unit: cpu", "preferred_unit: gpu", "preferred_unit is 'gpu'; units are cpu"),
         ("text: an assumption for a test", "text: guess", "x.yaml:10: sources.guess.text is 'guess'; it must have at least 10 characters"),
-        ("date: '2026-01-02'", "date: yesterday", "x.yaml:11: sources.guess.date is 'yesterday'; it must be of the form"),
-        ("b: [2, 1.5]", "b: [2]", "x.yaml:37: units.cpu.validation.int8.checks.b must be [measured_ms, estimated_ms]"),
+        ("date: '2026-01-02'", "date: yesterday", "x.yaml:11: sources.guess.date: it is 'yesterday'; write it as 2026-11-21"),
+        ("date: '2026-01-02'", "date: 2026-13-01", "x.yaml:11: sources.guess.date: it is '2026-13-01'; write it as 2026-11-21"),
+        ("date: '2026-01-02'", "date: 20260102", "x.yaml:11: sources.guess.date: it is 20260102; write it as 2026-11-21"),
+        ("b: [2, 1.5]", "b: [2]", "x.yaml:37: units.cpu.validation.int8.checks.b is [2]; it must be [measured_ms, estimated_ms], two numbers"),
+        ("b: [2, 1.5]", "b: [2, -1]", "x.yaml:37: units.cpu.validation.int8.checks.b is [2, -1]; it must be [measured_ms, estimated_ms]"),
+        ("matmul: {", "matmull: {", "x.yaml:30: units.cpu.speeds.int8.operators.matmull is not known; units.cpu.speeds.int8.operators takes "
+        "convolution, depthwise_convolution, "),
+        ("matmul: {", "matmull: {", "; did you mean 'matmul'?"),
+        ("  cpu:\n", "  CPU:\n", "x.yaml:14: units.CPU: the name must be small letters, digits, '_', '.' and '-', starting with a letter or digit"),
+        ("int8: all", "int8: most", "x.yaml:17: units.cpu.runs.int8: it is 'most'; it must be a list of kinds of operators, or all"),
+        ("memory: {source: guess, limit_mb", "memory: {limit_mb", "x.yaml:7: memory.source is missing; it is required"),
         ("gmacs: 40", "gmacs: .inf", "attention.gmacs is inf; it must be a finite number"),
         ("outputs: 8", "outputs: 0", "alignment.outputs is 0; it must be at least 1"),
     ],
@@ -109,6 +120,29 @@ def test_what_is_wrong_is_said_with_its_place(old: str, new: str, expected: str)
     found = wrong(old, new)
     assert any(expected in problem for problem in found), found
     assert all(problem.startswith("x.yaml:") for problem in found)
+
+
+def test_a_misspelt_class_is_one_problem() -> None:
+    assert len(wrong("matmul: {", "matmull: {")) == 1
+
+
+def test_the_host_says_when_it_is_another_processor_than_the_fitted_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = "    runtime: none\n    machine: AMD EPYC (family 26, model 2)\n"
+    here = parse_device(SMALL.replace("name: small", "name: host").replace("    runtime: none\n", machine), "x.yaml")
+    assert here.measured_on(here.unit()) == ("AMD EPYC (family 26, model 2)",)
+    monkeypatch.setattr("mcompress.targets.connect.host.this_machine", lambda: "AMD EPYC (family 26, model 2)")
+    assert here.elsewhere(here.unit()) is None
+    monkeypatch.setattr("mcompress.targets.connect.host.this_machine", lambda: "AMD EPYC (family 25, model 1)")
+    said = "not validated on this processor (fitted on AMD EPYC (family 26, model 2)); run mcompress device fit host --on host, and use its host.yaml"
+    assert here.elsewhere(here.unit()) == said
+    one = Operator("c", "convolution", "convolution", (), (1, 8, 9, 9), (1, 8, 9, 9), 1, (3, 3), 1, 46656, 46656, 648, 648, 584, 1296)
+    table = OperatorTable((one,), 584)
+    found = estimate(table, here, "cpu", "int8")
+    assert found.band == said
+    assert "measured on AMD EPYC (family 26, model 2)" in str(found.source)
+    other = parse_device(SMALL.replace("    runtime: none\n", machine), "x.yaml")  # is what it is, wherever its estimates are made
+    assert other.elsewhere(other.unit()) is None
+    assert "median error" in str(estimate(table, other, "cpu", "int8").band)
 
 
 def test_all_problems_at_once() -> None:
@@ -141,6 +175,7 @@ def test_every_file_is_a_device_that_its_aliases_find() -> None:
         assert (head.name, head.title, head.aliases, head.units) == (device.name, device.title, device.aliases, tuple(device.units))
         for alias in (device.name, *device.aliases):
             assert load_device(alias.upper()) is device
+            assert shipped_device(alias) is device
             assert alias not in seen
             seen.add(alias)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,13 +9,14 @@ import numpy as np
 import pytest
 
 from mcompress.calibration.latency_fit import fit
-from mcompress.errors import ExportError, UsageError
+from mcompress.errors import ExportError
 from mcompress.export.suite.cases import Case, cases
+from mcompress.export.suite.networks import export_network
 from mcompress.export.suite.running import Journal, Setting, Timing, in_even_order, measure_suite
 from mcompress.export.suite.writer import Number
 from mcompress.export.tables import table_of_file
-from mcompress.fitting import PRIORS, Wanted, fit_on, validate_on
-from mcompress.targets.columns import class_of, columns_of
+from mcompress.fitting import PRIORS
+from mcompress.targets.columns import class_of
 from mcompress.targets.connect import connect
 from mcompress.targets.device import load_device
 from mcompress.targets.speeds import CLASSES
@@ -27,7 +26,8 @@ ALL = cases()
 ONE_OF_EACH = {case.name.rstrip("0123456789_"): case for case in reversed(ALL)}
 """Beginning of the name -> its first case."""
 HERE = Setting(device="here", number="fp32", threads=1, cpus=None)
-LARGEST_MB = 40.0
+FEW = tuple(ONE_OF_EACH[name] for name in ("convolution", "pointwise", "depthwise", "dense", "product", "sum", "clamp", "mean", "pad"))
+ONE_ALIGNMENT = replace(PRIORS["fp32"], outputs=(16,), inputs=(1,))
 
 
 def test_the_suite_is_the_same_every_time_and_has_no_case_twice() -> None:
@@ -139,6 +139,19 @@ def test_time_that_runs_out_keeps_what_there_is(tmp_path: Path) -> None:
     assert not measured.complete
 
 
+@pytest.mark.filterwarnings("ignore")  # the converter's own
+def test_a_network_of_the_validation_is_exported_for_real_and_once(tmp_path: Path) -> None:
+    """The same operators in both precisions; a file that is there is not made again."""
+    tables = {number: table_of_file(export_network("patchgan", number, tmp_path)) for number in ("fp32", "int8")}
+    kinds = [[operator.kind for operator in read.table.operators if operator.macs] for read in tables.values()]
+    assert kinds[0] == kinds[1] == ["convolution"] * len(kinds[0])
+    assert len(kinds[0]) >= 4
+    precisions = tables["int8"].precisions or {}
+    assert {precisions[operator.name] for operator in tables["int8"].table.operators if operator.macs} == {"int8"}
+    (tmp_path / "patchgan_fp32.tflite").write_bytes(b"kept")
+    assert export_network("patchgan", "fp32", tmp_path).read_bytes() == b"kept"
+
+
 def test_a_journal_survives_a_torn_line_and_refuses_another_setting(tmp_path: Path) -> None:
     path = tmp_path / "suite.jsonl"
     journal = Journal(path, HERE)
@@ -149,47 +162,22 @@ def test_a_journal_survives_a_torn_line_and_refuses_another_setting(tmp_path: Pa
         Journal(path, Setting(device="elsewhere", number="fp32", threads=1, cpus=None))
 
 
+def test_a_journal_whose_process_was_killed_goes_on(tmp_path: Path) -> None:
+    """In its first line, and in the middle of a later one, which must not spoil the one that follows."""
+    path = tmp_path / "suite.jsonl"
+    path.write_text('{"device": "he', encoding="utf-8")
+    Journal(path, HERE).add(Timing(name="a", p50_ms=1.5, cv=0.1, n=20, runtime="x 1"))
+    path.write_text(path.read_text() + '{"name": "b", "p50', encoding="utf-8")
+    Journal(path, HERE).add(Timing(name="c", p50_ms=1.5, cv=0.1, n=20, runtime="x 1"))
+    assert set(Journal(path, HERE).timings) == {("a", 0), ("c", 0)}
+
+
 def test_a_fit_follows_the_machine(tmp_path: Path) -> None:
     """The same suite, twice as slow in every file, gives a unit that is half as fast."""
     with connect("host") as connection:
-        measured = measure_suite(connection, cases(0.01), HERE, tmp_path, seconds=120, progress=lambda done, of: None)
+        measured = measure_suite(connection, FEW, HERE, tmp_path, seconds=120, progress=lambda done, of: None)
     slower = [replace(sample, measured_ms=2 * sample.measured_ms) for sample in measured.samples]
-    prior = replace(PRIORS["fp32"], outputs=(16,), inputs=(1,))
-    once, twice = fit(measured.samples, prior), fit(slower, prior)
-    columns = columns_of([sample.table for sample in measured.samples])
-    ratio = twice.estimate_ms(columns) / once.estimate_ms(columns)
+    once, twice = fit(measured.samples, ONE_ALIGNMENT), fit(slower, ONE_ALIGNMENT)
+    tables = [sample.table for sample in measured.samples]
+    ratio = twice.estimate_ms(tables) / once.estimate_ms(tables)
     assert np.median(ratio) == pytest.approx(2.0, rel=0.1)
-
-
-def mcompress(folder: Path, *arguments: str) -> str:
-    done = subprocess.run([sys.executable, "-m", "mcompress.cli", *arguments], cwd=folder, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def test_the_commands(tmp_path: Path) -> None:
-    """device fit writes a file that validates, carries its error, and estimates."""
-    said = mcompress(tmp_path, "device", "fit", "my_board", "--on", "host", "--share", "0.01", "--keep", "kept")
-    assert "next: mcompress device validate my_board.yaml --on host" in said
-    said = mcompress(tmp_path, "device", "validate", "my_board.yaml", "--on", "host", "--networks", "facemap_3dmm", "--keep", "kept")
-    assert "my_board cpu fp32: networks that the fit did not see, 1 networks" in said
-    device = load_device(str(tmp_path / "my_board.yaml"))
-    assert device.units["cpu"].validation["int8"].checks[0].network == "facemap_3dmm"
-    said = mcompress(tmp_path, "estimate", "mfagan", "--device", "my_board.yaml", "--unit", "cpu", "--precision", "fp32")
-    assert "error: median error" in said
-
-
-def test_a_share_of_nothing_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"the share of the suite is 0; it must be above 0 and at most 1"):
-        fit_on(Wanted("x", "host", tmp_path, share=0.0), lambda *_: None)
-
-
-def test_what_this_machine_measures_is_never_said_of_a_phone(tmp_path: Path) -> None:
-    with pytest.raises(
-        UsageError, match=r"snapdragon865 is Qualcomm Snapdragon 865 \(android\), and host is .* \(linux\): measure on snapdragon865 itself"
-    ):
-        fit_on(Wanted("snapdragon865", "host", tmp_path), lambda *_: None)
-    with pytest.raises(UsageError, match="give the machine a name of its own"):
-        validate_on(load_device("raspberrypi5"), Wanted("raspberrypi5", "host", tmp_path), lambda *_: None)
-    with pytest.raises(UsageError, match="files are measured on the cpu only"):
-        fit_on(Wanted("mine", "host", tmp_path, unit="gpu"), lambda *_: None)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mcompress.calibration.latency_fit import Sample
-from mcompress.errors import DeviceError, ExportError
-from mcompress.export.profile import FailedJob, Job, Profile, Rules, profile_files
+from mcompress.errors import DeviceError, ExportError, MissingBackendError
+from mcompress.export.profile import FailedJob, Job, Profile, Programs, Rules, profile_files
 from mcompress.export.suite.cases import Case
 from mcompress.export.suite.writer import Number
 from mcompress.export.tables import table_of_file
@@ -58,20 +58,24 @@ class Journal:
     def __init__(self, path: Path, setting: Setting) -> None:
         """Raises `ExportError` for a journal of another setting."""
         self._path, self.timings = path, dict[tuple[str, int], Timing]()
-        head = json.dumps(setting.__dict__, default=list, sort_keys=True)
-        if path.exists():
-            first, *lines = path.read_text(encoding="utf-8").splitlines() or [""]
-            if json.loads(first or "null") != json.loads(head):
-                raise ExportError(f"{path} was measured as {first[:200]}, not as {head}; remove it, or keep this fit in another folder")
-            for line in lines:
-                try:
-                    timing = Timing.model_validate_json(line)
-                except ValidationError:
-                    continue  # the line at which a process was killed
-                self.timings[timing.name, timing.round] = timing
-        else:
+        head = json.dumps(asdict(setting), sort_keys=True)
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        first, complete, rest = text.partition("\n")
+        if not complete:  # new, or its process was killed before anything was measured
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(head + "\n", encoding="utf-8")
+            return
+        if first != head:
+            raise ExportError(f"{path} was measured as {first[:200]}, not as {head}; remove it, or keep this fit in another folder")
+        for line in rest.splitlines():
+            try:
+                timing = Timing.model_validate_json(line)
+            except ValidationError:
+                continue  # the line at which a process was killed
+            self.timings[timing.name, timing.round] = timing
+        if rest and not rest.endswith("\n"):  # what comes next must not become a part of that line
+            with path.open("a", encoding="utf-8") as stream:
+                stream.write("\n")
 
     def add(self, timing: Timing) -> None:
         """Keep a timing."""
@@ -104,11 +108,13 @@ def measure_suite(
     *,
     seconds: float,
     progress: Callable[[int, int], None],
+    programs: Programs | None = None,
 ) -> Measured:
     """Write, push and time the cases `ROUNDS` times in the order of `in_even_order`, for at most `seconds`; `progress` is told how many of how many.
 
-    The fastest round counts: whatever else a machine does only ever adds time. Files and the journal lie in `folder`. Raises `DeviceError` when the
-    device is lost, with everything measured so far in the journal.
+    The fastest round counts: whatever else a machine does only ever adds time. Files and the journal lie in `folder`. `programs` are pushed to
+    phones; None takes them from the environment. Raises `DeviceError` when the device is lost or none of the first files can be measured,
+    `MissingBackendError` at the first file for which it has no runtime; everything measured so far is in the journal.
     """
     journal = Journal(folder / f"suite_{setting.number}.jsonl", setting)
     ordered, until = in_even_order(cases), time.monotonic() + seconds
@@ -116,12 +122,12 @@ def measure_suite(
     failed: dict[str, str] = {}
     done = ROUNDS * len(ordered) - len(todo)
     for start in range(0, len(todo), BATCH):
-        if time.monotonic() > until:
+        if time.monotonic() > until or (start and not journal.timings):
             break
         batch = [(case, turn) for case, turn in todo[start : start + BATCH] if case.name not in failed]
         for turn in sorted({turn for _, turn in batch}):
             files = {_written(case, setting.number, folder): case.name for case, other in batch if other == turn}
-            for found in timed(connection, files, setting, SUITE_RULES, turn):
+            for found in timed(connection, files, setting, SUITE_RULES, turn, programs):
                 if isinstance(found, Timing):
                     journal.add(found)
                 else:
@@ -143,10 +149,14 @@ def measure_suite(
     return Measured(samples, failed, runtime, len(journal.timings) + ROUNDS * len(failed) >= ROUNDS * len(ordered))
 
 
-def timed(connection: Connection, files: dict[Path, str], setting: Setting, rules: Rules, turn: int = 0) -> Iterator[Timing | FailedJob]:
-    """Each file (path -> name) measured as `setting` says."""
+def timed(
+    connection: Connection, files: dict[Path, str], setting: Setting, rules: Rules, turn: int, programs: Programs | None
+) -> Iterator[Timing | FailedJob]:
+    """Each file (path -> name) measured as `setting` says. Raises `MissingBackendError` where there is no runtime: the next file would fail too."""
     jobs = [Job(path, "tflite", threads=setting.threads, cpus=setting.cpus, rules=rules, label=name) for path, name in files.items()]
-    for found in profile_files(connection, jobs):
+    for found in profile_files(connection, jobs, programs=programs):
+        if isinstance(found, FailedJob) and found.missing:
+            raise MissingBackendError(f"{connection.name} cannot measure anything: {found.reason}")
         yield _timing(found, turn) if isinstance(found, Profile) else found
 
 

@@ -34,6 +34,10 @@ ModelArgument = Annotated[
 ]
 InputOption = Annotated[str | None, typer.Option("--input", metavar="SHAPE", help="Input shape; 1,3,128,128 for a network, a file has its own.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
+BenchmarkBinary = Annotated[
+    Path | None,
+    typer.Option("--benchmark-binary", metavar="PATH", help="LiteRT's benchmark_model, built for the phone (adb); or MCOMPRESS_BENCHMARK_MODEL."),
+]
 
 
 device_app = typer.Typer(help="Constants of devices: fit them to measurements, and say how far they are off.", no_args_is_help=True)
@@ -119,25 +123,10 @@ def count(
     json_: JsonOption = False,
 ) -> None:
     """Parameters, multiply-adds in both conventions, and activation memory of a network or a file."""
-    from mcompress.estimating import count_model
+    from mcompress.estimating import count_lines, count_model
 
     counted = count_model(model, input_, args)
-    if json_:
-        typer.echo(json.dumps(counted))
-        return
-    labels = {
-        "params": "parameters",
-        "macs": "multiply-adds, exact work",
-        "macs_output_convention": "multiply-adds, output-size convention",
-        "peak_activation_bytes": "peak live activations, bytes (fp32)",
-        "planned_peak_bytes": "arena of TFLite's planner, bytes (fp32)",
-        "activation_traffic_bytes": "activation traffic, bytes (fp32)",
-    }
-    for key, label in labels.items():
-        typer.echo(f"{label:<40} {counted[key]:>20,}")
-    unknown = counted["unknown_operators"]
-    for name in unknown if isinstance(unknown, list) else ():
-        typer.echo(f"not known, multiply-adds assumed: {name}")
+    typer.echo(json.dumps(counted) if json_ else "\n".join(count_lines(counted)))
 
 
 @app.command()
@@ -187,7 +176,7 @@ def check(
     junit: Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="Write the comparison as JUnit XML.")] = None,
     markdown: Annotated[Path | None, typer.Option("--markdown", metavar="FILE", help="Write it as a comment for a pull request.")] = None,
     measure: Annotated[bool, typer.Option("--measure/--no-measure", help="Execute the recommended files of both in turns on this machine.")] = True,
-    seconds: Annotated[float, typer.Option("--seconds", metavar="S", help="Measure so long per pass and file.")] = 3.0,
+    seconds: Annotated[float, typer.Option("--seconds", metavar="S", help="Per pass and file; all ends within 25 s, with 6 within 50 s.")] = 3.0,
     json_: JsonOption = False,
 ) -> None:
     """Compare a bundle with a baseline; exit code 3 if it is slower, bigger or worse than the target's `gate` allows, or needs a new baseline."""
@@ -241,9 +230,7 @@ def profile(
     quick: Annotated[bool, typer.Option("--quick", help="128 queries or a second instead of 1,024 queries or 60 s.")] = False,
     operators: Annotated[bool, typer.Option("--operators", help="Also the time of each operator, from the runtime's own profiler.")] = False,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write the results there as JSON, after every file.")] = None,
-    benchmark_binary: Annotated[
-        Path | None, typer.Option("--benchmark-binary", metavar="PATH", help="LiteRT's benchmark_model, built for the phone (adb).")
-    ] = None,
+    benchmark_binary: BenchmarkBinary = None,
     json_: JsonOption = False,
 ) -> None:
     """Measure a bundle's files on this machine, on a phone, or on a machine behind ssh."""
@@ -265,13 +252,15 @@ def doctor(json_: JsonOption = False) -> None:
 
 
 OnOption = Annotated[str | None, typer.Option("--on", metavar="PLACE", help="Measure there: host, adb[:SERIAL] or ssh:[USER@]HOST[:PORT].")]
-DeviceOut = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="The device file to write; DEVICE.yaml here if left out.")]
+DeviceOut = Annotated[
+    Path | None, typer.Option("--out", metavar="FILE", help="The device file to write; DEVICE if that is a file, else NAME.yaml here.")
+]
 Processors = Annotated[str | None, typer.Option("--cpus", metavar="LIST", help="Processors to pin to, for example 4,5,6,7.")]
 
 
 @device_app.command("fit")
 def device_fit(
-    device: Annotated[str, typer.Argument(metavar="DEVICE", help="A known device, a device file, or a new name (with --on).")],
+    device: Annotated[str, typer.Argument(metavar="DEVICE", help="A device or its alias, a device file, or a new name (with --on).")],
     on: OnOption = None,
     published: Annotated[Path | None, typer.Option("--published", metavar="CSV", help="Fit to published latencies of whole networks.")] = None,
     where: Annotated[list[str] | None, typer.Option("--where", metavar="COLUMN=VALUE", help="Rows of the CSV to take. Repeatable.")] = None,
@@ -282,35 +271,43 @@ def device_fit(
     minutes: Annotated[float, typer.Option("--minutes", min=0.1, max=60, help="The longest that measuring may take.")] = 10.0,
     share: Annotated[float, typer.Option("--share", min=0.01, max=1, help="About this share of the suite.")] = 1.0,
     keep: Annotated[Path, typer.Option("--keep", metavar="DIR", help="Measurements are kept here, and gone on from.")] = Path("runs"),
+    benchmark_binary: BenchmarkBinary = None,
     out: DeviceOut = None,
 ) -> None:
-    """Fit a device's constants: to a suite that is measured on it, or to published latencies."""
-    from mcompress.device_commands import fit_measured, fit_to_published
+    """Fit a device's constants: to a suite that is measured on it, or to published latencies.
+
+    A device that ships, or its alias (kona), keeps its facts and gets new speeds in NAME.yaml in the working directory: use that file as --device
+    NAME.yaml, or device: NAME.yaml in a target. The file inside the package stays as it is. A file of your own is fitted again in place.
+    """
+    from mcompress.device_commands import Measuring, fit_measured, fit_to_published
 
     if (on is None) == (published is None):
         raise UsageError("give either --on PLACE, to measure a suite there, or --published CSV")
     if published is not None:
         typer.echo(fit_to_published(device, published, where or (), unit=unit, precision=precision, out=out))
     elif on is not None:
-        typer.echo(fit_measured(device, on, unit=unit, threads=threads, cpus=cpus, minutes=minutes, share=share, keep=keep, out=out))
+        how = Measuring(on, unit, threads, cpus, keep, benchmark_binary)
+        typer.echo(fit_measured(device, how, minutes=minutes, share=share, out=out))
 
 
 @device_app.command("validate")
 def device_validate(
-    device: Annotated[str, typer.Argument(metavar="DEVICE", help="A known device, or a device file.")],
+    device: Annotated[str, typer.Argument(metavar="DEVICE", help="A device or its alias, or a device file.")],
     on: OnOption = None,
     networks: Annotated[str | None, typer.Option("--networks", metavar="LIST", help="Networks to measure; eighteen if left out.")] = None,
     unit: Annotated[str | None, typer.Option("--unit", help="One unit only; with --on, the unit that is measured (cpu if left out).")] = None,
     threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of the runtime.")] = 1,
     cpus: Processors = None,
     keep: Annotated[Path, typer.Option("--keep", metavar="DIR", help="Where networks and measurements are kept.")] = Path("runs"),
+    benchmark_binary: BenchmarkBinary = None,
     out: DeviceOut = None,
     json_: JsonOption = False,
 ) -> None:
     """Say how far a device's estimates are off; with --on, measure networks that the fit did not see first, and keep the result in the file."""
-    from mcompress.device_commands import validate_measured, validation_rows, validation_text
+    from mcompress.device_commands import Measuring, validate_measured, validation_rows, validation_text
 
-    checked = validate_measured(device, on, networks, unit=unit or "cpu", threads=threads, cpus=cpus, keep=keep, out=out) if on else device
+    how = None if on is None else Measuring(on, unit or "cpu", threads, cpus, keep, benchmark_binary)
+    checked = device if how is None else validate_measured(device, how, networks, out=out)
     rows = validation_rows(checked, unit)
     typer.echo(json.dumps(rows, indent=2) if json_ else validation_text(rows))
 

@@ -2,34 +2,93 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 
 from mcompress.console import Step, Terminal
 from mcompress.errors import UsageError
 from mcompress.targets.connect import parse_cpus
-from mcompress.targets.device import Device, list_devices, load_device
+from mcompress.targets.device import DEVICE_SUFFIXES, HOST, Device, list_devices, load_device, shipped_device
+from mcompress.targets.problems import near
+from mcompress.targets.speeds import LONGEST_NAME, NAME_PATTERN
 from mcompress.targets.validation import Validation
 
+if TYPE_CHECKING:
+    from mcompress.fitting import Wanted
 
-def fit_measured(name: str, on: str, *, unit: str, threads: int, cpus: str | None, minutes: float, share: float, keep: Path, out: Path | None) -> str:
+
+@dataclass(frozen=True)
+class Subject:
+    """The device that a command is about, and the file that its result goes to."""
+
+    name: str
+    device: Device | None
+    """None for one that is not known yet."""
+    out: Path
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """How a suite or networks are measured; the options that `device fit` and `device validate` share."""
+
+    on: str
+    unit: str
+    threads: int
+    cpus: str | None
+    keep: Path
+    benchmark_binary: Path | None
+
+
+def subject(name: str, out: Path | None) -> Subject:
+    """`name` is a device that ships (or its alias), a file, or a new name; `out` is what `--out` names.
+
+    The files of the package are never written, unless `out` names one: the result for a device that ships, and for a new one, is `NAME.yaml` in the
+    working directory, and that of a file is the file. Raises `UsageError` for a name that no device can have, and for a file that would be
+    overwritten without having been named, or cannot be written.
+    """
+    named = Path(name) if name.endswith(DEVICE_SUFFIXES) else None
+    known = shipped_device(name) if named is None else load_device(name) if named.exists() else None
+    device = known.name if known is not None else name.strip() if named is None else named.stem
+    if len(device) > LONGEST_NAME or not re.fullmatch(NAME_PATTERN, device):
+        allowed = f"small letters, digits, '_', '.' and '-', starting with a letter or digit, at most {LONGEST_NAME}"
+        raise UsageError(f"a device cannot be called {device!r}; names are {allowed}. Give such a name, or a file that ends in .yaml")
+    path = out or named or Path(f"{device}.yaml")
+    if path.suffix not in DEVICE_SUFFIXES:
+        raise UsageError(f"--out is {path}; a device file ends in {' or '.join(DEVICE_SUFFIXES)}")
+    if out is None and named is None and path.exists():
+        raise UsageError(
+            f"{path} exists already: name that file instead of {name} to go on from what it holds, or give --out FILE to write elsewhere or over it"
+        )
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UsageError(f"{path} cannot be written, because {path if path.is_dir() else folder} is no folder for it; give another --out FILE")
+    return Subject(device, known, path)
+
+
+def fit_measured(name: str, how: Measuring, *, minutes: float, share: float, out: Path | None) -> str:
     """Measure the suite, fit, write the device file; what to tell the user."""
-    from mcompress.fitting import Wanted, fit_on, write_device
+    from mcompress.fitting import fit_on, write_device
 
-    wanted = Wanted(Path(name).stem, on, keep / f"device-{Path(name).stem}", unit, threads, parse_cpus(cpus), minutes * 60, share)
+    about = subject(name, out)
+    wanted = replace(_wanted(about, how), seconds=minutes * 60, share=share)
     with Terminal() as reporter:
+        if about.device is None:
+            reporter.note(f"{about.name} is a new device{near(about.name, list_devices())}")
         found = fit_on(wanted, _told(reporter))
-    path = out or Path(f"{wanted.name}.yaml")
-    write_device(found.device, path)
-    lines = [f"{path}: {found.device.title}, unit {unit}, fitted in {found.seconds:.0f} s"]
+    write_device(found.device, about.out)
+    lines = [f"{about.out}: {found.device.title}, unit {how.unit}, fitted in {found.seconds:.0f} s"]
     for number, measured in found.measured.items():
         missing = f"; {len(measured.failed)} could not be measured, the first: {next(iter(measured.failed.items()))}" if measured.failed else ""
         short = "" if measured.complete else "; the time ran out before the rest (--minutes)"
         lines.append(f"  {number}: {len(measured.samples)} files of the suite, {measured.runtime}{missing}{short}")
-    place = f" --on {on}"
-    return "\n".join([*lines, f"next: mcompress device validate {path}{place}, so that estimates carry their error"])
+    next_step = f"next: mcompress device validate {about.out} --on {how.on}, so that estimates carry their error"
+    return "\n".join([*lines, *_use(about), next_step])
 
 
 def fit_to_published(name: str, table: Path, where: Sequence[str], *, unit: str, precision: str, out: Path | None) -> str:
@@ -37,31 +96,44 @@ def fit_to_published(name: str, table: Path, where: Sequence[str], *, unit: str,
     from mcompress.fitting import write_device
     from mcompress.published import fit_published, read_published
 
-    device = load_device(name)
+    device, about = load_device(name), subject(name, out)
     conditions = dict(condition_of(text) for text in where)
     rows = read_published(table, where=conditions, unit=unit, precision=precision)
     fitted, validation = fit_published(device, rows, unit, precision)
-    path = out or Path(f"{device.name}.yaml")
-    write_device(fitted, path)
-    left = f"\nleft out: {rows.left_out}" if rows.left_out else ""
-    return f"{path}: unit {unit}, {precision} files: {validation.band}{left}"
+    write_device(fitted, about.out)
+    left = [f"left out: {rows.left_out}"] if rows.left_out else []
+    return "\n".join([f"{about.out}: unit {unit}, {precision} files: {validation.band}", *left, *_use(about)])
 
 
-def validate_measured(name: str, on: str, networks: str | None, *, unit: str, threads: int, cpus: str | None, keep: Path, out: Path | None) -> str:
+def validate_measured(name: str, how: Measuring, networks: str | None, *, out: Path | None) -> str:
     """Measure networks, write the device file with their checks; the file's name."""
     from mcompress.export.suite.networks import NETWORKS
-    from mcompress.fitting import Wanted, validate_on, write_device
+    from mcompress.fitting import validate_on, write_device
 
-    device = load_device(name)
+    device, about = load_device(name), subject(name, out)
     chosen = tuple(part.strip() for part in networks.split(",")) if networks else NETWORKS
-    wanted = Wanted(device.name, on, keep / f"device-{device.name}", unit, threads, parse_cpus(cpus))
     with Terminal() as reporter:
-        checked, failed = validate_on(device, wanted, _told(reporter), chosen)
+        checked, failed = validate_on(device, _wanted(about, how), _told(reporter), chosen)
         for what, reason in failed.items():
             reporter.note(f"{what} could not be measured: {reason}")
-    path = out or Path(name if name not in list_devices() else f"{device.name}.yaml")
-    write_device(checked, path)
-    return str(path)
+        write_device(checked, about.out)
+        reporter.note("\n".join([f"{about.out}: written", *_use(about)]))
+    return str(about.out)
+
+
+def _wanted(about: Subject, how: Measuring) -> Wanted:
+    from mcompress.export.profile_phone import Programs
+    from mcompress.fitting import Wanted
+
+    programs = Programs.asked(how.on, how.benchmark_binary)
+    return Wanted(about.name, about.device, how.on, how.keep / f"device-{about.name}", how.unit, how.threads, parse_cpus(how.cpus), programs=programs)
+
+
+def _use(about: Subject) -> list[str]:
+    """How to use a file that stands for a device that ships."""
+    if about.device is None or shipped_device(about.name) is None:
+        return []
+    return [f"use it as --device {about.out}, or device: {about.out} in a target; {about.name} by name is still the device that ships with mcompress"]
 
 
 def validation_rows(name: str, unit: str | None) -> list[dict[str, JsonValue]]:
@@ -70,7 +142,7 @@ def validation_rows(name: str, unit: str | None) -> list[dict[str, JsonValue]]:
     units = [device.unit(unit)] if unit else list(device.units.values())
     rows = [_row(device, one.name, precision, checked) for one in units for precision, checked in one.validation.items()]
     if not rows:
-        place = "host" if device.name == "host" else "adb, or ssh:HOST"
+        place = "host" if device.name == HOST else "adb, or ssh:HOST"
         which = f"{device.name} {unit}" if unit else device.name
         raise UsageError(f"{which} has not been validated; measure on it with: mcompress device validate {name} --on {place}")
     return rows
@@ -83,9 +155,11 @@ def validation_text(rows: Sequence[dict[str, JsonValue]]) -> str:
         summary, checks = row["summary"], row["checks"]
         if not isinstance(summary, dict) or not isinstance(checks, list):
             raise TypeError("rows of validation_rows have a summary and checks")
+        note = [f"  {row['elsewhere']}"] if row["elsewhere"] else []
         rank = f", rank correlation {summary['rank_correlation']:.3f}" if isinstance(summary["rank_correlation"], float) else ""
         lines += [
             f"{row['device']} {row['unit']} {row['precision']}: {row['how']}, {summary['networks']} networks, {row['source']}",
+            *note,
             f"  error: median {_percent(summary['median'])}, mean {_percent(summary['mean'])}, largest {_percent(summary['largest'])}; within 10 %: "
             f"{_percent(summary['within_10'])}, 20 %: {_percent(summary['within_20'])}, 25 %: {_percent(summary['within_25'])} of them{rank}",
         ]
@@ -129,6 +203,7 @@ def _row(device: Device, unit: str, precision: str, checked: Validation) -> dict
         "precision": precision,
         "how": checked.how,
         "source": f"{source.text} ({source.runtime}, {source.date})",
+        "elsewhere": device.elsewhere(device.units[unit]),
         "summary": checked.summary.model_dump(mode="json"),
         "checks": checks,
     }

@@ -114,20 +114,11 @@ def run_command(
     as_json: bool,
 ) -> None:
     """`mcompress profile`: results on standard output, a line per measured file on standard error. Raises what the exit code should say."""
-    programs = Programs.from_environment()
-    if benchmark_binary is not None:
-        if not benchmark_binary.is_file():
-            raise UsageError(
-                f"--benchmark-binary is {benchmark_binary}, which is not a file; it must be LiteRT's benchmark_model, built for the phone"
-            )
-        if on.partition(":")[0] != "adb":
-            raise UsageError(f"--benchmark-binary is for phones, and --on is '{on}'; leave it out, or measure with --on adb")
-        programs = replace(programs, benchmark_model=benchmark_binary)
-    asked = Asked(source, on, file, threads, parse_cpus(cpus), quick, operators, out, programs)
+    asked = Asked(source, on, file, threads, parse_cpus(cpus), quick, operators, out, Programs.asked(on, benchmark_binary))
     notes = LastingConsole(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
     def said(found: Profile | FailedJob) -> None:
-        result = f"p50 {found.p50_ms:.4g} ms" if isinstance(found, Profile) else f"not measured: {found.reason}"
+        result = f"p50 {found.p50_ms:.4g} ms" if isinstance(found, Profile) else "not measured"  # why is said once, by the error at the end
         notes.print(f"{found.job.file.name}: {result}", markup=False)
 
     outcome = profile_source(asked, said)
@@ -176,8 +167,7 @@ def show(outcome: Outcome, console: Console) -> None:
         table.add_row(found.job.file.name, found.runtime, *figures, f"{100 * found.cv:.1f}", str(found.n), memory)
     console.print(table, markup=False)
     for found in outcome.done:
-        notes = [f"not measured: {found.reason}"] if isinstance(found, FailedJob) else _notes(found)
-        for note in notes:
+        for note in _notes(found) if isinstance(found, Profile) else ():
             console.print(f"{found.job.file.name}: {note}", markup=False, soft_wrap=True)
     for name, reason in outcome.left_out.items():
         console.print(f"{name}: left out, {reason}", markup=False, soft_wrap=True)

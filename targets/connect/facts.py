@@ -18,6 +18,8 @@ if [ -r /proc/device-tree/model ]; then say tree "$(tr -d '\000' < /proc/device-
 if [ -r /etc/os-release ]; then say release "$(sed -n 's/^PRETTY_NAME=//p' /etc/os-release | tr -d '"')"; fi
 if [ -r /proc/cpuinfo ]; then
   say cpu "$(sed -n 's/^model name[^:]*: *//p' /proc/cpuinfo | sed -n 1p)"
+  say family "$(sed -n 's/^cpu family[^:]*: *//p' /proc/cpuinfo | sed -n 1p)"
+  say generation "$(sed -n 's/^model[^a-z:]*: *//p' /proc/cpuinfo | sed -n 1p)"
   say hardware "$(sed -n 's/^Hardware[^:]*: *//p' /proc/cpuinfo | sed -n 1p)"
 fi
 if [ -r /proc/meminfo ]; then say memory_kib "$(sed -n 's/^MemTotal: *\([0-9]*\).*/\1/p' /proc/meminfo)"; fi
@@ -40,6 +42,9 @@ class DeviceFacts:
 
     model: str
     """For example `Google Pixel 8`, `Raspberry Pi 5 Model B Rev 1.0`; the processor's name where there is nothing better."""
+    processor: str
+    """What tells machines apart that are not equally fast. On x86 the processor's name, family and model: a rented machine often has no other name
+    than `AMD EPYC`; on macOS the processor's name; elsewhere `model`."""
     soc: str | None
     """For example `SM8250`, as the device says it."""
     os: str
@@ -71,8 +76,11 @@ def parse_facts(text: str) -> DeviceFacts:
     phone = " ".join(part for part in (said.get("maker"), said.get("phone")) if part)
     kib, size = said.get("memory_kib", ""), said.get("memory_bytes", "")
     system = f"Android {said['android']}" if "android" in said else f"macOS {said['macos']}" if "macos" in said else said.get("release")
+    model = phone or said.get("tree") or said.get("cpu") or said.get("hardware") or said.get("machine", "unknown")
+    numbers = f" (family {said['family']}, model {said['generation']})" if {"cpu", "family", "generation"} <= said.keys() else ""
     return DeviceFacts(
-        model=phone or said.get("tree") or said.get("cpu") or said.get("hardware") or said.get("machine", "unknown"),
+        model=model,
+        processor=said["cpu"] + numbers if numbers or {"cpu", "macos"} <= said.keys() else model,
         soc=said.get("soc") or said.get("platform") or said.get("hardware"),
         os=system or said.get("kernel", "unknown"),
         machine=said.get("machine", "unknown"),

@@ -7,11 +7,13 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Self
 
 from mcompress.errors import DeviceError
 from mcompress.targets.connect.facts import FACTS, DeviceFacts, parse_facts
+from mcompress.targets.connect.files import link_or_copy
 from mcompress.targets.connect.interface import SILENCE_S, CommandFailed, Done
 from mcompress.targets.connect.processes import nothing_lost, run_process, stream_process
 
@@ -54,11 +56,7 @@ class Host:
             for source in sorted(p for p in local.rglob("*") if p.is_file()) if local.is_dir() else [local]:
                 target = destination / source.relative_to(local) if local.is_dir() else destination
                 target.parent.mkdir(parents=True, exist_ok=True)
-                target.unlink(missing_ok=True)
-                try:
-                    target.hardlink_to(source.resolve())
-                except OSError:  # another file system, or one without hard links
-                    shutil.copyfile(source, target)
+                link_or_copy(source, target)
         except OSError as problem:
             raise DeviceError(
                 f"host: {local} could not be copied to {destination}: {problem}. Free some space or set TMPDIR to another disk"
@@ -82,6 +80,13 @@ class Host:
     def __exit__(self, *_: object) -> None:
         """Remove the private folder."""
         self.close()
+
+
+@cache
+def this_machine() -> str:
+    """`DeviceFacts.processor` of the machine on which mcompress runs."""
+    with Host() as host:
+        return host.facts().processor
 
 
 def _own_environment() -> dict[str, str]:
