@@ -7,6 +7,7 @@ import time
 
 import pytest
 import torch
+from applied import Apply
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -17,19 +18,6 @@ from mcompress.compress.models.mfagan import mfagan
 from mcompress.compress.models.rrdb import rrdb
 from mcompress.errors import StageError
 from mcompress.targets.operators import Operator
-
-
-class Apply(nn.Module):
-    """A function as a network, with the modules that it uses."""
-
-    def __init__(self, function, **modules: nn.Module) -> None:
-        super().__init__()
-        self.function = function
-        for name, module in modules.items():
-            self.add_module(name, module)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(self, x)
 
 
 def rows(model: nn.Module, shape: tuple[int, ...]) -> tuple[Operator, ...]:

@@ -8,12 +8,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from applied import Apply
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
@@ -25,23 +27,11 @@ from mcompress.compress.cost import operator_table
 from mcompress.compress.counting.memory import ALIGNMENT_BYTES, Lifetime, place
 from mcompress.compress.counting.steps import assumed_macs, is_interleaved
 from mcompress.errors import UsageError
-from mcompress.estimating import count_model, estimate_model
+from mcompress.estimating import count_lines, count_model, estimate_model
 from mcompress.export.tables import FileTable, table_of_file
+from mcompress.export.tables.naming import short_names
 
 Node = tuple[str, str, str, dict[str, object]]
-
-
-class Apply(nn.Module):
-    """A function as a network, with the modules that it uses."""
-
-    def __init__(self, function, **modules: nn.Module) -> None:
-        super().__init__()
-        self.function = function
-        for name, module in modules.items():
-            self.add_module(name, module)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(self, x)
 
 
 def written(
@@ -164,13 +154,49 @@ def test_precisions_and_lone_conversions(tmp_path: Path) -> None:
 
 def test_open_sizes_are_asked_for(tmp_path: Path) -> None:
     path = written(tmp_path, [("Conv", "x w", "y", {})], {"x": ("batch", 2, "height", "width")}, ["y"], {"w": (8, 2, 1, 1)})
-    with pytest.raises(UsageError, match=r"has no static shape; give the shape of the input, for example --input 1,3,128,128"):
+    with pytest.raises(UsageError, match=r"leaves sizes of its input 'x' \(batch, 2, height, width\) open; give the shape of the first with --input"):
         table_of_file(path)
     assert table_of_file(path, (1, 2, 5, 5)).table.macs == 16 * 25
     with pytest.raises(UsageError, match=r"--input is 1,3,5,5, but .* takes \?,2,\?,\? only"):
         table_of_file(path, (1, 3, 5, 5))
     with pytest.raises(UsageError, match=r"--input has 2 sizes, but the input of .* has 4"):
         table_of_file(path, (1, 2))
+
+
+def test_an_open_batch_is_one_and_said(tmp_path: Path) -> None:
+    path = written(
+        tmp_path, [("Conv", "x w", "c", {}), ("Add", "c z", "y", {})], {"x": ("n", 2, 5, 5), "z": ("n", 8, 5, 5)}, ["y"], {"w": (8, 2, 1, 1)}
+    )
+    read = table_of_file(path)
+    assert (read.table.macs, read.facts.assumed) == (16 * 25, "batch 1 assumed, which the file leaves open")
+    assert "batch 1 assumed, which the file leaves open" in count_lines(count_model(str(path)))[0]
+    given = table_of_file(path, (3, 2, 5, 5))  # the second input has the same open size
+    assert (given.table.macs, given.facts.assumed) == (3 * 16 * 25, "")
+
+
+def test_sizes_that_only_an_execution_has_are_named(tmp_path: Path) -> None:
+    nodes = [("NonZero", "x", "n", {}), ("Transpose", "n", "t", {}), ("Gather", "x t", "y", {})]
+    with pytest.raises(UsageError, match=r"sizes of tensor 'n' in .*, which n \(NonZero\) writes, depend on numbers that only an execution has"):
+        table_of_file(written(tmp_path, nodes, {"x": (1, 4)}, ["y"]))
+
+
+def test_sizes_are_computed_where_shape_inference_stops(tmp_path: Path) -> None:
+    """Half of the height of x through a division and a cast, as torch's older exporter writes it."""
+    nodes = [
+        ("Shape", "x", "s", {}),
+        ("Gather", "s two", "h", {"axis": 0}),
+        ("Cast", "h", "f", {"to": TensorProto.FLOAT}),
+        ("Div", "f half", "g", {}),
+        ("Floor", "g", "k", {}),
+        ("Cast", "k", "i", {"to": TensorProto.INT64}),
+        ("Reshape", "i one", "e", {}),
+        ("Slice", "x zero e axis", "y0", {}),
+        ("Relu", "y0", "y", {}),
+    ]
+    numbers = {"two": 2, "one": [1], "zero": [0], "axis": [2]}
+    constants = {name: np.array(value, np.int64) for name, value in numbers.items()} | {"half": np.array(2, np.float32)}
+    (row,) = table_of_file(written(tmp_path, nodes, {"x": (1, 3, 9, 4)}, ["y"], constants)).table.operators
+    assert (row.operation, row.output_shape, row.elements_read) == ("relu", (1, 3, 4, 4), 48)
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".tflite"])
@@ -362,6 +388,57 @@ def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatc
         code, out, told_wrong = command(*args)
         assert (code, out) == (2, ""), args
         assert message in told_wrong
+
+
+@pytest.mark.parametrize(
+    ("network", "shape", "kinds"),
+    [
+        ("resized", "1,3,16,16", ["resize", "pooling"]),
+        ("sound", "1,8,32", ["convolution"]),
+        ("features", "4,16", ["matmul"]),
+        ("video", "1,3,4,8,8", ["convolution"]),
+        ("words", "1,7", ["copy", "matmul"]),
+    ],
+)
+def test_any_rank_of_input_and_networks_without_weights(
+    network: str, shape: str, kinds: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "any_rank.py").write_text(
+        "from torch import nn\n"
+        "def resized(): return nn.Sequential(nn.Upsample(scale_factor=2), nn.MaxPool2d(2))\n"
+        "def sound(): return nn.Sequential(nn.Conv1d(8, 12, 3, padding=1), nn.ReLU())\n"
+        "def features(): return nn.Sequential(nn.Linear(16, 8), nn.GELU())\n"
+        "def video(): return nn.Sequential(nn.Conv3d(3, 6, 3), nn.ReLU())\n"
+        "def words(): return nn.Sequential(nn.Embedding(100, 16), nn.Linear(16, 8))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "any_rank", raising=False)
+    estimated = estimate_model(f"any_rank:{network}", "snapdragon865", "cpu", "fp32", input_shape=shape)
+    assert [operator.kind for operator in estimated.model.table.operators] == kinds
+    assert all(row.latency_ms > 0 for row in estimated.rows)
+    assert (estimated.model.facts == "input of whole numbers") == (network == "words")
+
+
+def test_an_input_that_a_network_does_not_take_is_named() -> None:
+    with pytest.raises(UsageError, match=r"--input is '1,4,8', which mfagan does not take: module 'head.*' of .* failed on an input of shape"):
+        count_model("mfagan", "1,4,8")
+    with pytest.raises(UsageError, match=r"--input is '1,0'; it must be positive whole numbers .*, the batch first"):
+        count_model("mfagan", "1,0")
+
+
+def test_short_names_are_module_paths_and_unique() -> None:
+    (row,) = operator_table(nn.Conv2d(3, 4, 1), (1, 3, 8, 8)).operators
+    wrapped = "litert_torch._convert.to_channel_last_io.ChannelLastIOWrapper"
+    names = {
+        f"{wrapped};38": "convolution",
+        f"{wrapped};;{wrapped};5": "convolution_1",
+        "torch.nn.modules.container.Sequential_body/torch.nn.modules.conv.Conv2d_conv_first;14": "body.conv_first",
+        "own.Network/torch.nn.modules.container.Sequential_body/torch.nn.modules.conv.Conv2d_conv_first;15": "body.conv_first_1",
+        "blocks.0.scales.1": "blocks.0.scales.1",
+        "convolution_2": "convolution_2",
+        "a" * 40 + "/block_1/expand/Conv2D;" + "a" * 40 + "/block_1/expand/BiasAdd": "block_1/expand/Conv2D",
+    }
+    assert short_names([replace(row, name=name) for name in names]) == names
 
 
 def test_reading_files_imports_no_torch() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from mcompress.compress.counting.fusing import fused, weight_elements
 from mcompress.compress.counting.memory import live_elements, plan_memory
@@ -70,12 +70,16 @@ def _rows(trace: Trace, groups: Sequence[list[Step]], live: Sequence[int]) -> tu
 
 
 def _names(heads: Sequence[Step]) -> list[str]:
-    """Module path where the module is one operator, else path and operator; numbered where that is not unique."""
+    """Module path where the module is one operator, else path and operator."""
+    return numbered([step.module if step.module and step.module_is_leaf else ".".join(filter(None, (step.module, step.operation))) for step in heads])
+
+
+def numbered(names: Sequence[str], taken: Collection[str] = ()) -> list[str]:
+    """The names in their order, with a number where one is not the first of its kind, or in `taken`."""
     used: dict[str, int] = {}
-    names: list[str] = []
-    given: set[str] = set()
-    for step in heads:
-        base = step.module if step.module and step.module_is_leaf else ".".join(filter(None, (step.module, step.operation)))
+    unique: list[str] = []
+    given = set(taken)
+    for base in names:
         number = used.get(base, 0)
         name = base if number == 0 else f"{base}_{number}"
         while name in given:
@@ -83,5 +87,5 @@ def _names(heads: Sequence[Step]) -> list[str]:
             name = f"{base}_{number}"
         used[base] = number + 1
         given.add(name)
-        names.append(name)
-    return names
+        unique.append(name)
+    return unique

@@ -33,24 +33,27 @@ FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, OSErro
 """What foreign code, a user's builder or forward, raises when it is given something that it cannot take."""
 
 
-def build(spec: ModelSpec) -> nn.Module:
+def build(spec: ModelSpec, *, weightless: bool = False) -> nn.Module:
     """The network of `spec` with fresh weights, pruned as `spec.edits` say; weights follow with `load_state_dict`.
 
-    Raises `PlanError` when the network is unknown, cannot be imported, does not take the arguments, or does not have the modules that the edits name.
+    A network without weights is only built where `weightless` says so: it can be counted, and there is nothing in it to compress. Raises `PlanError`
+    when the network is unknown, cannot be imported, does not take the arguments, or does not have the modules that the edits name.
     """
     network = _call(spec.network, find_builder(spec.network), spec.args)
+    if not weightless and next(network.parameters(), None) is None:
+        raise PlanError([f"network '{spec.network}' has no parameters with {_shown(spec.args)}; there is nothing to compress"])
     if spec.edits:
         replay(network, spec)
     return network
 
 
-def build_meta(spec: ModelSpec) -> nn.Module:
+def build_meta(spec: ModelSpec, *, weightless: bool = False) -> nn.Module:
     """The network of `spec` without memory for its weights (meta device), to count what it costs; on the CPU if its code needs real numbers."""
     try:
         with torch.device("meta"):
-            return build(spec)
+            return build(spec, weightless=weightless)
     except PlanError:
-        return build(spec)  # what is truly wrong is said again; a constructor that reads its own weights works here
+        return build(spec, weightless=weightless)  # what is truly wrong is said again; a constructor that reads its own weights works here
 
 
 def example_input(spec: ModelSpec) -> Tensor:
@@ -196,8 +199,6 @@ def _call(name: str, builder: Builder, args: dict[str, JsonValue]) -> nn.Module:
         raise PlanError([f"network '{name}': building it with {_shown(args)} failed: {type(error).__name__}: {error}"]) from error
     if not isinstance(network, nn.Module):
         raise PlanError([f"network '{name}' returned a {type(network).__name__}; it must return a torch.nn.Module"])
-    if next(network.parameters(), None) is None:
-        raise PlanError([f"network '{name}' has no parameters with {_shown(args)}; there is nothing to compress"])
     return network
 
 

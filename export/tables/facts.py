@@ -20,6 +20,8 @@ class FileFacts:
     """What wrote it, empty where it does not say; for TFLite the least runtime."""
     inputs: Mapping[str, Shape]
     """Name -> shape in the file's order."""
+    assumed: str = ""
+    """What the file leaves open and was decided here, empty where it leaves nothing open."""
 
 
 @dataclass(frozen=True)

@@ -18,83 +18,37 @@ from mcompress.export.onnx import CONVERSIONS, integer_nodes
 from mcompress.export.tables.facts import FileFacts, Read
 from mcompress.export.tables.graph import Graph, Shape
 from mcompress.export.tables.making import Node, Window, attention, convolution, linear, padding, plain, product, recurrent, reduction
-from mcompress.targets.operators import Kind
+from mcompress.export.tables.onnx_operators import (
+    ENLARGED,
+    FROM_SHAPES,
+    PARAMETERS,
+    PARTS,
+    PLAIN,
+    QUANTIZED_AS,
+    QUANTIZED_INPUTS,
+    RECURRENT,
+    REDUCTIONS,
+    RESHAPES,
+    SAME,
+    STANDARD,
+)
+from mcompress.export.tables.onnx_sizes import SMALL, first_line, open_inputs, shapes_of, sized
 from mcompress.targets.speeds import FilePrecision
 
 if TYPE_CHECKING:
     import onnx
 
-SUFFIX = ".onnx"
-STANDARD = ("", "ai.onnx", "com.microsoft")
-SMALL = 256
-"""Constants up to so many elements may be shapes, which shape inference reads."""
-_ACTIVATIONS = {
-    "Relu": "relu",
-    "LeakyRelu": "leaky_relu", "PRelu": "prelu", "ThresholdedRelu": "threshold", "Clip": "clamp", "Sigmoid": "sigmoid", "Tanh": "tanh",
-    "Elu": "elu", "Selu": "selu", "Celu": "celu", "Gelu": "gelu", "FastGelu": "gelu", "Mish": "mish", "Swish": "silu", "Softplus": "softplus",
-    "HardSigmoid": "hardsigmoid", "HardSwish": "hardswish", "QuickGelu": "silu", "Softsign": "softsign", "Shrink": "softshrink",
-}  # fmt: skip
-_ELEMENTWISE = {
-    **{name: name.lower() for name in ("Add", "Sub", "Mul", "Div", "Pow", "Sqrt", "Reciprocal", "Neg", "Abs", "Exp", "Log", "Erf", "Sign")},
-    **{name: name.lower() for name in ("Ceil", "Where", "Mod", "Sin", "Cos", "Tan", "Atan", "Acos", "Asin", "Sinh", "Cosh", "Not", "And")},
-    **{name: name.lower() for name in ("Or", "Xor", "Round", "Floor", "Equal", "Greater", "Less", "IsNaN", "IsInf", "BitShift", "Sum", "Mean")},
-    "Max": "maximum", "Min": "minimum", "GreaterOrEqual": "ge", "LessOrEqual": "le", "Bernoulli": "bernoulli", "BitwiseAnd": "bitwise_and",
-}  # fmt: skip
-_PLAIN: dict[str, tuple[str, Kind]] = {
-    **{name: (aten, "activation") for name, aten in _ACTIVATIONS.items()},
-    **{name: (aten, "elementwise") for name, aten in _ELEMENTWISE.items()},
-    **dict.fromkeys(("BatchNormalization",), ("native_batch_norm", "normalization")),
-    **dict.fromkeys(
-        ("LayerNormalization", "SkipLayerNormalization", "RMSNormalization", "MeanVarianceNormalization"), ("layer_norm", "normalization")
-    ),
-    **dict.fromkeys(("SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization", "LpNormalization", "LRN"), ("layer_norm", "normalization")),
-    **dict.fromkeys(("InstanceNormalization", "GroupNormalization", "GroupNorm"), ("instance_norm", "normalization")),
-    **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax"), ("_softmax", "normalization")),
-    **dict.fromkeys(("MaxPool", "GlobalMaxPool", "MaxRoiPool", "MaxUnpool"), ("max_pool", "pooling")),
-    **dict.fromkeys(("AveragePool", "LpPool", "GlobalLpPool", "RoiAlign"), ("avg_pool", "pooling")),
-    **dict.fromkeys(("GridSample", "AffineGrid"), ("grid_sampler", "resize")),
-    "DepthToSpace": ("pixel_shuffle", "shuffle"),
-    "SpaceToDepth": ("pixel_unshuffle", "shuffle"),
-    "Concat": ("cat", "concatenate"),
-    **{name: (name.lower(), "copy") for name in ("Cast", "CastLike", "Tile", "Gather", "GatherElements", "GatherND", "ScatterND", "ScatterElements")},
-    **{name: (name.lower(), "copy") for name in ("Scatter", "ReverseSequence", "Trilu", "CenterCropPad", "Col2Im", "OneHot", "Compress", "NonZero")},
-    **{name: (name.lower(), "reduction") for name in ("ArgMax", "ArgMin", "TopK", "CumSum", "Unique")},
-}
-"""ONNX operator -> ATen's name and the kind; what multiplies or only moves names is not here."""
-_REDUCTIONS = {
-    "ReduceMean": "mean", "ReduceSum": "sum", "ReduceMax": "amax", "ReduceMin": "amin", "ReduceProd": "prod", "ReduceL2": "linalg_vector_norm",
-    "ReduceL1": "linalg_vector_norm", "ReduceLogSumExp": "logsumexp", "ReduceSumSquare": "sum", "ReduceLogSum": "sum", "GlobalAveragePool": "mean",
-}  # fmt: skip
-_ENLARGED = {"linear": "upsample_bilinear", "cubic": "upsample_bicubic"}
-"""Mode of Resize -> ATen's name; nearest where a file says nothing."""
-_RECURRENT = {"LSTM": "lstm", "GRU": "gru", "RNN": "rnn_tanh"}
-_RESHAPES = {"Reshape", "Flatten", "Squeeze", "Unsqueeze"}
-_PARTS = {"Split", "Slice"}
-_SAME = {"Identity", "Dropout", *CONVERSIONS}
-_FROM_SHAPES = {"Shape", "Size", "Range", "ConstantOfShape", "EyeLike", "RandomNormalLike", "RandomUniformLike"}
-_PARAMETERS = {"Clip": 1, "Resize": 1, "Upsample": 1, "Tile": 1, "TopK": 1, "CumSum": 1, "OneHot": 1, "Trilu": 1}
-"""Operators whose inputs from here on are parameters, no data."""
-_QUANTIZED_INPUTS = {"QLinearConv": (0, 3, 8), "QLinearMatMul": (0, 3), "ConvInteger": (0, 1), "MatMulInteger": (0, 1), "QLinearAdd": (0, 3)}
-_QUANTIZED_AS = {"QLinearConv": "Conv", "QLinearMatMul": "MatMul", "ConvInteger": "Conv", "MatMulInteger": "MatMul", "QLinearAdd": "Add"}
-
 
 def read(path: Path, input_shape: Shape | None) -> Read:
     """The graph of the file. Raises `UsageError` for a file that is not ONNX, or whose shapes are not known."""
     require("onnx", {"onnx": "onnx"}, "It runs on Linux, macOS and Windows.")
-    import onnx
 
     model = _load(path)
-    _without_weights(model.graph)
-    if input_shape is not None:
-        _give_shape(model.graph, input_shape, path)
-    try:
-        graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
-        advice = "use a shape that the network takes" if input_shape else "check it with onnx.checker"
-        raise UsageError(f"shapes in {path} do not fit together: {_first_line(error)}; {advice}") from error
+    graph, assumed = sized(model, input_shape, path)
     reader = _Reader(path, graph)
     opset = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 0)
-    facts = FileFacts("onnx", f"opset {opset}, IR {model.ir_version}", f"{model.producer_name} {model.producer_version}".strip(), reader.inputs)
+    producer = f"{model.producer_name} {model.producer_version}".strip()
+    facts = FileFacts("onnx", f"opset {opset}, IR {model.ir_version}", producer, reader.inputs, assumed)
     return Read(reader.graph, facts)
 
 
@@ -105,34 +59,10 @@ def _load(path: Path) -> onnx.ModelProto:
     try:
         model = onnx.load(str(path), load_external_data=False)
     except (DecodeError, ValueError, TypeError, RuntimeError) as error:
-        raise UsageError(f"{path} is no ONNX file, or is damaged: {_first_line(error)}; export or copy it again") from error
+        raise UsageError(f"{path} is no ONNX file, or is damaged: {first_line(error)}; export or copy it again") from error
     if not model.graph.node and not model.graph.output:
         raise UsageError(f"{path} holds no ONNX graph ({path.stat().st_size} bytes); it is another kind of file, or damaged")
     return model
-
-
-def _without_weights(graph: onnx.GraphProto) -> None:
-    """Forget what large constants hold: shape inference copies the model, and needs sizes only."""
-    for item in graph.initializer:
-        if math.prod(item.dims) > SMALL:
-            for field in ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data"):
-                item.ClearField(field)
-
-
-def _give_shape(graph: onnx.GraphProto, shape: Shape, path: Path) -> None:
-    constants = {item.name for item in graph.initializer}
-    inputs = [item for item in graph.input if item.name not in constants]
-    sizes = inputs[0].type.tensor_type.shape.dim if inputs else ()
-    if len(sizes) != len(shape):
-        raise UsageError(f"--input has {len(shape)} sizes, but the input of {path} has {len(sizes)}")
-    fixed = [(size.dim_value, given) for size, given in zip(sizes, shape, strict=True) if size.dim_value and size.dim_value != given]
-    if fixed:
-        raise UsageError(f"--input is {_shown(shape)}, but {path} takes {_shown([size.dim_value or '?' for size in sizes])} only; leave --input out")
-    for size, given in zip(sizes, shape, strict=True):
-        size.dim_value = given
-    del graph.value_info[:]
-    for output in graph.output:
-        output.type.tensor_type.ClearField("shape")
 
 
 class _Reader:
@@ -140,7 +70,7 @@ class _Reader:
 
     def __init__(self, path: Path, proto: onnx.GraphProto) -> None:
         self.path, self.graph = path, Graph()
-        self.shapes = _shapes(proto)
+        self.proto, self.shapes = proto, shapes_of(proto)
         self.small = {item.name: item for item in proto.initializer if math.prod(item.dims) <= SMALL}
         self.types = _types(proto)
         self.integer = integer_nodes(proto)
@@ -165,13 +95,13 @@ class _Reader:
 
     def _visit(self, node: onnx.NodeProto) -> None:
         graph = self.graph
-        if node.op_type in _FROM_SHAPES or all(graph.is_constant(name) for name in node.input if name):
+        if node.op_type in FROM_SHAPES or all(graph.is_constant(name) for name in node.input if name):
             for name in node.output:
                 graph.constant(name, self.shapes.get(name, ()))
             return
         source, result = node.input[0], node.output[0]
         standard = node.domain in STANDARD
-        if (standard and node.op_type in CONVERSIONS and not self._is_lone(node)) or (standard and node.op_type in _SAME - CONVERSIONS):
+        if (standard and node.op_type in CONVERSIONS and not self._is_lone(node)) or (standard and node.op_type in SAME - CONVERSIONS):
             graph.same(source, result)
         elif standard and node.op_type in CONVERSIONS:
             plain(graph, self._node(node, "int8", (source,)), "quantize" if node.op_type == "QuantizeLinear" else "dequantize", "copy")
@@ -179,11 +109,11 @@ class _Reader:
             rank = len(graph.shape(source))
             order = self._numbers(node, "perm") or tuple(reversed(range(rank)))
             graph.transpose(source, result, order)
-        elif standard and node.op_type in _RESHAPES:
+        elif standard and node.op_type in RESHAPES:
             graph.reshape(source, result, self._shape(result))
         elif standard and node.op_type == "Expand":
             graph.expand(source, result, self._shape(result))
-        elif standard and (node.op_type in _PARTS or self._picks_one(node)):
+        elif standard and (node.op_type in PARTS or self._picks_one(node)):
             for name in node.output:
                 graph.part(source, name, self._shape(name))
         else:
@@ -191,10 +121,10 @@ class _Reader:
 
     def _compute(self, node: onnx.NodeProto, kind: str) -> None:
         precision, given = self._precision(node), [name for name in node.input if name]
-        if kind in _QUANTIZED_INPUTS:
-            given = [node.input[i] for i in _QUANTIZED_INPUTS[kind] if i < len(node.input)]
-            precision, kind = "int8", _QUANTIZED_AS[kind]
-        known = self._node(node, precision, given[: _PARAMETERS.get(kind, len(given))])
+        if kind in QUANTIZED_INPUTS:
+            given = [node.input[i] for i in QUANTIZED_INPUTS[kind] if i < len(node.input)]
+            precision, kind = "int8", QUANTIZED_AS[kind]
+        known = self._node(node, precision, given[: PARAMETERS.get(kind, len(given))])
         if kind in ("Conv", "ConvTranspose"):
             self._convolution(node, known, transposed=kind == "ConvTranspose")
         elif kind == "Gemm":
@@ -206,13 +136,13 @@ class _Reader:
             self._einsum(node, known)
         elif kind in ("Attention", "MultiHeadAttention") and len(given) >= 3 and node.domain != "com.microsoft":
             attention(self.graph, known, (self._number(node, "q_num_heads", 1), self._number(node, "kv_num_heads", 1)))
-        elif kind in _RECURRENT:
+        elif kind in RECURRENT:
             weights = [name for name in node.input[1:3] if name]
             used = self._node(node, precision, [name for name in node.input[:4] if name])
-            recurrent(self.graph, used, _RECURRENT[kind], weights)
-        elif kind in _REDUCTIONS:
+            recurrent(self.graph, used, RECURRENT[kind], weights)
+        elif kind in REDUCTIONS:
             axes = self._numbers(node, "axes") or (self._constant(node.input[1]) if len(node.input) > 1 and node.input[1] else ())
-            reduction(self.graph, known, _REDUCTIONS[kind], tuple(range(2, len(self.graph.shape(given[0])))) if kind == "GlobalAveragePool" else axes)
+            reduction(self.graph, known, REDUCTIONS[kind], tuple(range(2, len(self.graph.shape(given[0])))) if kind == "GlobalAveragePool" else axes)
         elif kind == "Pad":
             value = self._floats(node.input[2]) if len(node.input) > 2 and node.input[2] else (0.0,)
             mode = next((item.s for item in node.attribute if item.name == "mode"), b"constant")
@@ -220,9 +150,9 @@ class _Reader:
         elif kind == "BatchNormalization":
             self._batch_norm(known)
         elif kind in ("Resize", "Upsample"):
-            plain(self.graph, known, _ENLARGED.get(self._word(node, "mode"), "upsample_nearest"), "resize")
-        elif kind in _PLAIN:
-            plain(self.graph, known, *_PLAIN[kind])
+            plain(self.graph, known, ENLARGED.get(self._word(node, "mode"), "upsample_nearest"), "resize")
+        elif kind in PLAIN:
+            plain(self.graph, known, *PLAIN[kind])
         else:
             plain(self.graph, known, kind, "other")
 
@@ -338,8 +268,18 @@ class _Reader:
     def _shape(self, name: str) -> Shape:
         shape = self.shapes.get(name)
         if shape is None:
-            raise UsageError(f"tensor '{name}' in {self.path} has no static shape; give the shape of the input, for example --input 1,3,128,128")
+            raise UsageError(self._openness(name))
         return shape
+
+    def _openness(self, name: str) -> str:
+        open_ = open_inputs(self.proto)
+        if open_:
+            own = f"{self.path} leaves sizes of its input {' and of '.join(open_)} open"
+            return f"{own}; give the shape of the first with --input, for example --input 1,3,128,128"
+        made = self.producers.get(name)
+        where = f", which {made.name or 'a node'} ({made.op_type}) writes" if made is not None else ""
+        advice = "simplify it with onnxsim, or export it with torch.onnx.export(..., dynamo=True)"
+        return f"the sizes of tensor '{name}' in {self.path}{where}, depend on numbers that only an execution has; {advice}"
 
 
 def _half_types() -> tuple[int, ...]:
@@ -350,22 +290,3 @@ def _half_types() -> tuple[int, ...]:
 
 def _types(graph: onnx.GraphProto) -> Mapping[str, int]:
     return {item.name: item.type.tensor_type.elem_type for item in (*graph.input, *graph.value_info, *graph.output)}
-
-
-def _shapes(graph: onnx.GraphProto) -> dict[str, Shape]:
-    """Every tensor whose sizes are all known."""
-    found = {item.name: tuple(item.dims) for item in graph.initializer}
-    for item in (*graph.input, *graph.value_info, *graph.output):
-        kind = item.type.tensor_type
-        if kind.HasField("shape") and all(size.HasField("dim_value") and size.dim_value > 0 for size in kind.shape.dim):
-            found[item.name] = tuple(size.dim_value for size in kind.shape.dim)
-    return found
-
-
-def _shown(shape: Sequence[object]) -> str:
-    return ",".join(str(size) for size in shape)
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__

@@ -20,98 +20,13 @@ from mcompress.export.backend import require
 from mcompress.export.tables.facts import FileFacts, Read
 from mcompress.export.tables.graph import Graph, Shape
 from mcompress.export.tables.making import Node, Window, convolution, linear, padding, plain, product, recurrent, reduction
-from mcompress.targets.operators import Kind
+from mcompress.export.tables.tflite_operators import DATA, FUSED, IMAGES, KEEP_LAYOUT, PARTS, PLAIN, RECURRENT, REDUCTIONS, RESHAPES
 from mcompress.targets.speeds import FilePrecision
 
 if TYPE_CHECKING:
     from ai_edge_litert import schema_py_generated as schema
 
-SUFFIX = ".tflite"
 IDENTIFIER = b"TFL3"
-_ACTIVATIONS = {
-    "RELU": "relu",
-    "RELU6": "relu6", "RELU_N1_TO_1": "clamp", "RELU_0_TO_1": "clamp", "LEAKY_RELU": "leaky_relu", "PRELU": "prelu", "LOGISTIC": "sigmoid",
-    "TANH": "tanh", "ELU": "elu", "GELU": "gelu", "HARD_SWISH": "hardswish",
-}  # fmt: skip
-_FUSED = {1: "relu", 2: "clamp", 3: "relu6", 4: "tanh"}
-"""ActivationFunctionType -> ATen's name."""
-_ELEMENTWISE = {
-    **{name: name.lower() for name in ("ADD", "SUB", "MUL", "DIV", "POW", "SQRT", "RSQRT", "NEG", "ABS", "EXP", "LOG", "SIGN")},
-    **{name: name.lower() for name in ("SIN", "COS", "EQUAL", "NOT_EQUAL", "GREATER", "GREATER_EQUAL", "LESS", "LESS_EQUAL", "MAXIMUM", "MINIMUM")},
-    **{name: name.lower() for name in ("ROUND", "FLOOR", "CEIL", "SQUARE", "SQUARED_DIFFERENCE", "FLOOR_DIV", "FLOOR_MOD")},
-    **{name: name.lower() for name in ("LOGICAL_AND", "LOGICAL_OR", "LOGICAL_NOT", "ADD_N", "ATAN2")},
-    "SELECT": "where", "SELECT_V2": "where", "BITWISE_XOR": "bitwise_xor", "RIGHT_SHIFT": "rshift",
-}  # fmt: skip
-_PLAIN: dict[str, tuple[str, Kind]] = {
-    **{name: (aten, "activation") for name, aten in _ACTIVATIONS.items()},
-    **{name: (aten, "elementwise") for name, aten in _ELEMENTWISE.items()},
-    **dict.fromkeys(("SOFTMAX", "LOG_SOFTMAX"), ("_softmax", "normalization")),
-    **dict.fromkeys(("L2_NORMALIZATION", "LOCAL_RESPONSE_NORMALIZATION"), ("l2_norm", "normalization")),
-    "MAX_POOL_2D": ("max_pool", "pooling"),
-    **dict.fromkeys(("AVERAGE_POOL_2D", "L2_POOL_2D"), ("avg_pool", "pooling")),
-    "RESIZE_BILINEAR": ("upsample_bilinear", "resize"),
-    "RESIZE_NEAREST_NEIGHBOR": ("upsample_nearest", "resize"),
-    "DEPTH_TO_SPACE": ("pixel_shuffle", "shuffle"),
-    "SPACE_TO_DEPTH": ("pixel_unshuffle", "shuffle"),
-    "SPACE_TO_BATCH_ND": ("space_to_batch", "shuffle"),
-    "BATCH_TO_SPACE_ND": ("batch_to_space", "shuffle"),
-    **dict.fromkeys(("CONCATENATION", "PACK"), ("cat", "concatenate")),
-    **{
-        name: (name.lower(), "copy") for name in ("CAST", "TILE", "GATHER", "GATHER_ND", "SCATTER_ND", "EMBEDDING_LOOKUP", "REVERSE_V2", "MIRROR_PAD")
-    },
-    **{
-        name: (name.lower(), "copy")
-        for name in ("ONE_HOT", "SEGMENT_SUM", "DYNAMIC_UPDATE_SLICE", "REVERSE_SEQUENCE", "MATRIX_DIAG", "FILL", "WHERE")
-    },
-    **{name: (name.lower(), "reduction") for name in ("ARG_MAX", "ARG_MIN", "TOPK_V2", "CUMSUM", "UNIQUE")},
-}
-"""TFLite operator -> ATen's name and the kind."""
-_REDUCTIONS = {
-    "MEAN": "mean",
-    "SUM": "sum",
-    "REDUCE_MAX": "amax",
-    "REDUCE_MIN": "amin",
-    "REDUCE_PROD": "prod",
-    "REDUCE_ANY": "any",
-    "REDUCE_ALL": "all",
-}
-_IMAGES = {
-    *("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "CONV_3D", "CONV_3D_TRANSPOSE", "MAX_POOL_2D", "AVERAGE_POOL_2D", "L2_POOL_2D"),
-    *("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR", "DEPTH_TO_SPACE", "SPACE_TO_DEPTH", "SPACE_TO_BATCH_ND", "BATCH_TO_SPACE_ND"),
-}
-"""Operators whose tensors have channels last by definition."""
-_KEEP_LAYOUT = {
-    *_ACTIVATIONS,
-    *_ELEMENTWISE,
-    "CONCATENATION",
-    "PAD",
-    "PADV2",
-    "MIRROR_PAD",
-    "SLICE",
-    "STRIDED_SLICE",
-    "SPLIT",
-    "SPLIT_V",
-    "QUANTIZE",
-} | {*("DEQUANTIZE", "CAST", "TILE")}
-_RESHAPES = {"RESHAPE", "SQUEEZE", "EXPAND_DIMS"}
-_PARTS = {"SLICE", "STRIDED_SLICE", "SPLIT", "SPLIT_V", "UNPACK"}
-_DATA = {
-    "RESIZE_BILINEAR": 1,
-    "RESIZE_NEAREST_NEIGHBOR": 1,
-    "MIRROR_PAD": 1,
-    "TILE": 1,
-    "CUMSUM": 1,
-    "TOPK_V2": 1,
-    "ARG_MAX": 1,
-    "ARG_MIN": 1,
-    "FILL": 0,
-}
-"""Operators whose inputs from here on are parameters."""
-_RECURRENT = {
-    "UNIDIRECTIONAL_SEQUENCE_LSTM": ("lstm", range(1, 9)),
-    "UNIDIRECTIONAL_SEQUENCE_RNN": ("rnn_tanh", range(1, 3)),
-    "RNN": ("rnn_tanh", range(1, 3)),
-}
 TO_FIRST, TO_LAST = {4: (0, 3, 1, 2), 5: (0, 4, 1, 2, 3)}, {4: (0, 2, 3, 1), 5: (0, 2, 3, 4, 1)}
 _DAMAGED = (struct.error, IndexError, ValueError, TypeError, KeyError, AttributeError, UnicodeDecodeError, OverflowError)
 """What reading a flatbuffer at offsets that are not there raises."""
@@ -204,11 +119,11 @@ class _Reader:
                 graph.same(took[0], gave[0])
         elif kind == "TRANSPOSE":
             self._transpose(index, took[0], gave[0])
-        elif kind in _RESHAPES:
+        elif kind in RESHAPES:
             self._reshape(index, took[0])
         elif kind == "BROADCAST_TO":
             graph.expand(took[0], gave[0], self._shape(self.gave[index][0]))
-        elif kind in _PARTS:
+        elif kind in PARTS:
             source = next(name for name in took if not graph.is_constant(name))
             for tensor in self.gave[index]:
                 graph.part(source, self.names[tensor], self._shape(tensor))
@@ -218,7 +133,7 @@ class _Reader:
 
     def _compute(self, index: int, operator: schema.Operator, took: list[str]) -> None:
         graph, kind = self.graph, self.kinds[index]
-        node = self._node(index, [name for name in took[: _DATA.get(kind, len(took)) or None] if name])
+        node = self._node(index, [name for name in took[: DATA.get(kind, len(took)) or None] if name])
         if kind in ("CONV_2D", "DEPTHWISE_CONV_2D", "CONV_3D", "TRANSPOSE_CONV", "CONV_3D_TRANSPOSE"):
             self._convolution(index, operator, node)
         elif kind == "FULLY_CONNECTED":
@@ -232,22 +147,22 @@ class _Reader:
                 product(graph, node, inner, (1, rows, inner))
         elif kind == "BATCH_MATMUL":
             self._product(operator, node)
-        elif kind in _RECURRENT:
-            operation, weights = _RECURRENT[kind]
+        elif kind in RECURRENT:
+            operation, weights = RECURRENT[kind]
             recurrent(graph, node, operation, [took[i] for i in weights if i < len(took) and took[i]])
-        elif kind in _REDUCTIONS:
-            reduction(graph, node, _REDUCTIONS[kind], self._values(self.took[index][1]))
+        elif kind in REDUCTIONS:
+            reduction(graph, node, REDUCTIONS[kind], self._values(self.took[index][1]))
         elif kind in ("PAD", "PADV2"):
             padding(graph, node, zeros=kind == "PAD" or self._is_zero(self.took[index][2]))
-        elif kind in _PLAIN:
-            plain(graph, node, *_PLAIN[kind])
+        elif kind in PLAIN:
+            plain(graph, node, *PLAIN[kind])
         else:
             plain(graph, node, kind, "other")
 
     def _activation(self, index: int, operator: schema.Operator) -> None:
         """What the options of an operator say runs on its result, as a step of its own behind it."""
         options = self._options(operator)
-        name = _FUSED.get(options.FusedActivationFunction()) if hasattr(options, "FusedActivationFunction") else None
+        name = FUSED.get(options.FusedActivationFunction()) if hasattr(options, "FusedActivationFunction") else None
         if name is not None:
             node = self._node(index, [self.names[self.gave[index][0]]])
             plain(self.graph, node, name, "activation")
@@ -312,9 +227,9 @@ class _Reader:
                 return True
             for reader in self.readers.get(one, ()):
                 kind = self.kinds[reader]
-                if kind in _IMAGES or (kind == "TRANSPOSE" and self._values(self.took[reader][1]) == TO_FIRST.get(rank)):
+                if kind in IMAGES or (kind == "TRANSPOSE" and self._values(self.took[reader][1]) == TO_FIRST.get(rank)):
                     return True
-                if kind in _KEEP_LAYOUT:
+                if kind in KEEP_LAYOUT:
                     left += [t for t in self.gave[reader] if len(self._shape(t)) == rank]
         return False
 
@@ -337,7 +252,7 @@ class _Reader:
         first = next(iter(outputs.values()))
         kind = self.kinds[index]
         activations = [name for name in inputs if not self.graph.is_constant(name) and len(self.graph.shape(name)) == len(first)]
-        last = len(first) in TO_FIRST and (kind in _IMAGES or any(self.graph.is_channels_last(name) for name in activations[:1]))
+        last = len(first) in TO_FIRST and (kind in IMAGES or any(self.graph.is_channels_last(name) for name in activations[:1]))
         return Node(self.names[self.gave[index][0]], tuple(inputs), outputs, self._precision(index), last)
 
     def _precision(self, index: int) -> FilePrecision:
@@ -401,7 +316,9 @@ class _Reader:
 
     def _kind(self, operator: schema.Operator) -> str:
         code = self.model.OperatorCodes(operator.OpcodeIndex())
-        name = _operator_names()[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]
+        number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
+        # An operator that is newer than the schema is unknown, and the file is sound.
+        name = _operator_names().get(number, f"BUILTIN_{number}")
         if name == "CUSTOM":
             return str((code.CustomCode() or b"custom").decode("utf-8", errors="replace"))
         return name

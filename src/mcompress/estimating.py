@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,15 @@ from mcompress.targets.schema import MOST_VALUES, Measurement
 from mcompress.targets.speeds import FilePrecision
 
 DEFAULT_INPUT = "1,3,128,128"
-IMAGE_RANK = 4
+FIGURES = {
+    "params": "parameters",
+    "macs": "multiply-adds, exact work",
+    "macs_output_convention": "multiply-adds, output-size convention",
+    "peak_activation_bytes": "peak live activations, bytes (fp32)",
+    "planned_peak_bytes": "arena of TFLite's planner, bytes (fp32)",
+    "activation_traffic_bytes": "activation traffic, bytes (fp32)",
+}
+"""What `count` prints: key -> what it is."""
 NAMED = 8
 """Unknown operators that are named; the rest is counted."""
 
@@ -31,6 +40,7 @@ class Opened:
     table: OperatorTable
     precisions: dict[str, FilePrecision] | None
     facts: str
+    """What a file says about itself, and what was assumed to read the model; empty where there is nothing to say."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +87,8 @@ class Estimate:
         }
 
     def lines(self, count: int) -> list[str]:
-        """The same for people."""
-        latency, total = self.latency, sum(row.latency_ms for row in self.rows)
+        """The same for people, with short names of operators."""
+        latency, total, shown = self.latency, sum(row.latency_ms for row in self.rows), _short_names(self.model.table)
         file = f" ({self.model.facts})" if self.model.facts else ""
         found = [
             f"{latency.value:.3g} {latency.unit} estimated on {latency.on} for {self.model.name}{file}",
@@ -92,10 +102,10 @@ class Estimate:
             other_ms = row.dispatch_ms + row.boundary_ms + row.apart_ms
             times = " ".join(f"{value:>9.4f}" for value in (row.compute_ms, row.memory_ms, row.stream_ms, other_ms))
             what = f"{kind}{f' + {fused}' if fused else ''}"
-            found.append(f"{row.latency_ms:>9.4f} {share:>6.1%} {times}  {row.unit:<5} {row.precision:<10} {row.name} ({what})")
+            found.append(f"{row.latency_ms:>9.4f} {share:>6.1%} {times}  {row.unit:<5} {row.precision:<10} {shown[row.name]} ({what})")
         if len(self.rows) > count:
             found.append(f"... and {len(self.rows) - count} more operators")
-        return [*found, *unknown_lines(self.model.table)]
+        return [*found, *_unknown_lines(self.model.table)]
 
 
 def estimate_model(
@@ -133,8 +143,19 @@ def count_model(model: str, input_shape: str | None = None, args: str = "{}") ->
     """Parameters, multiply-adds and memory of a network or a file. Raises `UsageError` for what cannot be read."""
     from mcompress.compress.counting.rows import figures
 
-    table = open_model(model, input_shape, args).table
-    return {**figures(table), "unknown_operators": [*unknown_names(table)], "assumed_macs": table.assumed_macs}
+    opened = open_model(model, input_shape, args)
+    table = opened.table
+    return {**figures(table), "file": opened.facts or None, "unknown_operators": [*unknown_names(table)], "assumed_macs": table.assumed_macs}
+
+
+def count_lines(counted: Mapping[str, JsonValue]) -> list[str]:
+    """What `count_model` found, for people."""
+    unknown, file = counted["unknown_operators"], counted["file"]
+    return [
+        *([f"{file}"] if file else ()),
+        *(f"{label:<40} {counted[key]:>20,}" for key, label in FIGURES.items()),
+        *(f"not known, multiply-adds assumed: {name}" for name in (unknown if isinstance(unknown, list) else ())),
+    ]
 
 
 def unknown_names(table: OperatorTable) -> tuple[str, ...]:
@@ -142,9 +163,16 @@ def unknown_names(table: OperatorTable) -> tuple[str, ...]:
     return tuple(f"{operator.operation} ({operator.name})" for operator in table.unknown)
 
 
-def unknown_lines(table: OperatorTable) -> list[str]:
-    """What to say about them; nothing where all are known."""
-    names = unknown_names(table)
+def _short_names(table: OperatorTable) -> dict[str, str]:
+    from mcompress.export.tables.naming import short_names
+
+    return short_names(table.operators)
+
+
+def _unknown_lines(table: OperatorTable) -> list[str]:
+    """What to say about unknown operators; nothing where all are known."""
+    shown = _short_names(table)
+    names = [f"{operator.operation} ({shown[operator.name]})" for operator in table.unknown]
     if not names:
         return []
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
@@ -161,49 +189,56 @@ def open_model(model: str, shape: str | None, args: str) -> Opened:
     if is_file(model):
         if args != "{}":
             raise UsageError(f"--args is {args}, but {model} is a file, which takes no arguments; leave it out")
-        read = table_of_file(Path(model), None if shape is None else _shape(shape, None))
-        facts = ", ".join(part for part in (read.facts.version, read.facts.producer) if part)
-        return Opened(model, read.table, read.precisions, f"{read.facts.format}, {facts}" if facts else read.facts.format)
+        read = table_of_file(Path(model), None if shape is None else _shape(shape))
+        facts = ", ".join(part for part in (read.facts.format, read.facts.version, read.facts.producer, read.facts.assumed) if part)
+        return Opened(model, read.table, read.precisions, facts)
     if ":" not in model and (Path(model).suffix or Path(model).exists()):
         ends = " or ".join(READERS)
         raise UsageError(f"'{model}' is neither a network (mcompress list models, or package.module:function) nor a file that ends in {ends}")
-    return Opened(model, _table_of_network(model, shape or DEFAULT_INPUT, args), None, "")
+    table, assumed = _table_of_network(model, shape or DEFAULT_INPUT, args)
+    return Opened(model, table, None, assumed)
 
 
-def _shape(shape: str, rank: int | None) -> tuple[int, ...]:
+def _shape(shape: str) -> tuple[int, ...]:
     try:
         sizes = tuple(int(part) for part in shape.replace("x", ",").split(","))
     except ValueError:
         sizes = ()
-    if not sizes or min(sizes) < 1 or rank not in (None, len(sizes)):
-        four = "four positive whole numbers with commas between them (batch, channels, height, width)"
-        what = four if rank else "positive whole numbers with commas between them"
-        raise UsageError(f"--input is '{shape}'; it must be {what}, for example {DEFAULT_INPUT}")
+    if not sizes or min(sizes) < 1:
+        what = "positive whole numbers with commas between them, the batch first"
+        raise UsageError(f"--input is '{shape}'; it must be {what}, for example {DEFAULT_INPUT} (batch, channels, height, width)")
     return sizes
 
 
-def _table_of_network(model: str, shape: str, args: str) -> OperatorTable:
-    input_shape = _shape(shape, IMAGE_RANK)
+def _table_of_network(model: str, shape: str, args: str) -> tuple[OperatorTable, str]:
+    """The table of a network on an input of `shape`, and what that input was taken to be if it is none of numbers with a fraction."""
+    input_shape = _shape(shape)
     try:
         arguments = json.loads(args)
     except ValueError as error:
         raise UsageError(f"--args is not JSON: {error}; for example --args '{{\"blocks\": 6}}'") from error
     if not isinstance(arguments, dict):
         raise UsageError(f"--args is {args}; it must be a JSON object, for example '{{\"blocks\": 6}}'")
+    import torch
+
     from mcompress.compress.cost import operator_table
     from mcompress.compress.models.build import build, build_meta
     from mcompress.compress.models.spec import ModelSpec
 
     spec = ModelSpec(model, arguments, (), input_shape)
     try:
-        return operator_table(build_meta(spec), input_shape)
+        return operator_table(build_meta(spec, weightless=True), input_shape), ""
     except StageError as error:
         if math.prod(input_shape) > MOST_VALUES:
             raise _refused(model, shape, error) from error
+    network = build(spec, weightless=True)
     try:  # the network may need numbers to find its way, and if it does not, the message is about the input alone
-        return operator_table(build(spec), input_shape)
+        return operator_table(network, input_shape), ""
     except StageError as error:
-        raise _refused(model, shape, error) from error
+        try:  # a network that looks its input up, words for example, takes whole numbers only
+            return operator_table(network, input_shape, torch.int64), "input of whole numbers"
+        except StageError:
+            raise _refused(model, shape, error) from error
 
 
 def _refused(model: str, shape: str, error: StageError) -> UsageError:
