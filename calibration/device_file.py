@@ -14,7 +14,7 @@ from mcompress.targets.speeds import KINDS, FilePrecision
 from mcompress.targets.validation import Validation
 
 WIDTH = 150
-_FIRST = ("name", "title", "aliases", "os", "machine", "preferred_unit", "memory")
+_FIRST = ("name", "title", "aliases", "os", "preferred_unit", "memory")
 """Keys that come before the sources and the units; the name and the aliases are read without parsing the rest."""
 
 

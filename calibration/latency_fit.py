@@ -7,16 +7,16 @@ measurements do not determine stays where the prior has it, and says so. Alignme
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 
 import numpy as np
 from scipy.optimize import least_squares
 
-from mcompress.targets.columns import MULTIPLIES, Columns, Floats, Integers, columns_of
-from mcompress.targets.latency import SpeedArrays, rounded_up, unit_costs
-from mcompress.targets.operators import ACTIVATIONS, FUSES, Operator, OperatorTable
+from mcompress.targets.columns import MULTIPLIES, Columns, Floats, Integers, apart, columns_of
+from mcompress.targets.latency import SpeedArrays, activation_ms, rounded_up, unit_costs
+from mcompress.targets.operators import FUSES, OperatorTable
 from mcompress.targets.speeds import (
     BYTES,
     CLASSES,
@@ -61,6 +61,8 @@ class Sample:
     measured_ms: float
     weight: float = 1.0
     """What it counts for, relative to the others."""
+    family: str = ""
+    """Samples of one family are left out together; one that names none is alone in its own."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,8 @@ class Prior:
     rates: Mapping[SpeedClass, float] = field(default_factory=lambda: RELATIVE_RATE)
     """Of a class relative to a large convolution; from the fit of a similar unit where there is one."""
     slowdowns: Mapping[SpeedClass, float] = field(default_factory=lambda: RELATIVE_SLOWDOWN)
+    fuses: str | None = None
+    """The runtime (a key of `FUSES`) that the unit is measured with; what it does not fuse is priced as the estimator does."""
 
 
 @dataclass(frozen=True)
@@ -99,21 +103,23 @@ class Fit:
     arrays: SpeedArrays
     dispatch_us: float
     invoke_us: float
-    computed: PrecisionName
+    prior: Prior
+    """What the fit started from."""
     loss: float
     determined: frozenset[SpeedClass]
     """Classes whose speed the measurements decide; the others follow the prior."""
 
-    def estimate_ms(self, columns: Columns) -> Floats:
+    def estimate_ms(self, tables: Sequence[OperatorTable]) -> Floats:
         """Milliseconds of each table."""
-        return _estimate_ms(columns, self.arrays, self.dispatch_us, self.invoke_us, BYTES[self.computed])
+        size = BYTES[self.prior.computed]
+        return _estimate_ms(_Rows.of(tables, self.prior.fuses), self.arrays, self.dispatch_us, self.invoke_us, size)
 
     def speeds(self, *, fitted: str, assumed: str) -> Speeds:
-        """As the device file holds it; `fitted` and `assumed` are keys of its sources."""
+        """As the device file holds it; `fitted` and `assumed` are keys of its sources. A finer class that has no number of its own is not listed."""
         arrays = self.arrays
         operators: dict[SpeedClass, OperatorSpeed] = {}
         for index, name in enumerate(CLASSES):
-            if name in STANDS_FOR and name not in self.determined:
+            if name in STANDS_FOR and not self._own(name):
                 continue
             source = fitted if name in self.determined else assumed
             operators[name] = OperatorSpeed(
@@ -124,8 +130,9 @@ class Fit:
                 source=source,
             )
         far = np.isfinite(arrays.cache_mb)
+        chosen = fitted if len(list(_shapes(self.prior))) > 1 else assumed
         return Speeds(
-            alignment=Alignment(outputs=arrays.outputs, inputs=arrays.inputs, pads_memory=arrays.pads_memory, source=fitted),
+            alignment=Alignment(outputs=arrays.outputs, inputs=arrays.inputs, pads_memory=arrays.pads_memory, source=chosen),
             memory=MemorySpeed(
                 gbs=_four(arrays.near_gbs),
                 cache_mb=_four(arrays.cache_mb) if far else None,
@@ -136,49 +143,90 @@ class Fit:
             operators=operators,
         )
 
+    @classmethod
+    def of(cls, speeds: Speeds, prior: Prior) -> Fit:
+        """Known constants as a fit that nothing was fitted to."""
+        return cls(SpeedArrays.of(speeds), speeds.overhead.dispatch_us, speeds.overhead.invoke_us, prior, 0.0, frozenset())
+
+    @property
+    def narrowed(self) -> Prior:
+        """The prior, with the alignment that was found as the only one."""
+        arrays = self.arrays
+        return replace(self.prior, outputs=(arrays.outputs,), inputs=(arrays.inputs,), pads_memory=(arrays.pads_memory,))
+
+    def _own(self, name: SpeedClass) -> bool:
+        """Whether a finer class has a number of its own, and does not follow the class that stands for it."""
+        prior = self.prior
+        return name in prior.classes and (name in self.determined or name in prior.rates or name in prior.slowdowns)
+
 
 def fit(samples: Sequence[Sample], prior: Prior) -> Fit:
-    """The best constants over all alignments of the prior. Raises `ValueError` for fewer than two samples."""
-    if len(samples) < 2:
-        raise ValueError(f"{len(samples)} measurements cannot determine a unit; give at least 2")
-    columns, measured = columns_of([sample.table for sample in samples]), np.log([sample.measured_ms for sample in samples])
+    """The best constants over all alignments of the prior. Raises `ValueError` for no samples."""
+    if not samples:
+        raise ValueError("without measurements there is nothing to fit; give at least one")
+    rows, measured = _Rows.of([sample.table for sample in samples], prior.fuses), np.log([sample.measured_ms for sample in samples])
     weights = np.sqrt([sample.weight for sample in samples])
-    found = [_solve(columns, measured, weights, _Unknowns(prior, *shape)) for shape in _shapes(prior)]
+    found = [_solve(rows, measured, weights, _Unknowns(prior, *shape)) for shape in _shapes(prior)]
     return min(found, key=lambda one: one.loss)
 
 
-def as_run(table: OperatorTable, fuses: str | None) -> OperatorTable:
-    """The table with a row of its own for each activation that the runtime `fuses` (a key of `FUSES`) does not compute inside the operator before it.
+@dataclass(frozen=True)
+class HeldOut:
+    """Estimates of samples with constants fitted without them."""
 
-    `estimate` counts these passes by itself for a unit that names its runtime; a fit sees only rows. None leaves the table as it is.
+    checks: tuple[Check, ...]
+    families: int
+    """How many were left out, one after the other."""
+
+    @property
+    def how(self) -> str:
+        """For `Validation.how`."""
+        if self.families > 1:
+            return "leave-one-family-out, speed classes chosen with these networks in view"
+        return "leave-one-out within one family of networks, so that nothing is known of others"
+
+
+def leave_families_out(samples: Sequence[Sample], again: Callable[[Sequence[Sample]], Fit]) -> HeldOut:
+    """Each sample estimated with constants that `again` fits to those of other families; to the others, where all are of one family.
+
+    Raises `ValueError` for fewer than two samples.
     """
-    if fuses is None:
-        return table
-    rows: list[Operator] = []
-    for operator in table.operators:
-        name = next((name for name in operator.fused if name in ACTIVATIONS and name not in FUSES[fuses]), None)
-        rows.append(replace(operator, fused=tuple(one for one in operator.fused if one != name)))
-        if name is not None:
-            elements, shape = operator.elements_written, operator.output_shape
-            rows.append(
-                Operator(
-                    name=f"{operator.name}.{name}", kind="activation", operation=name, fused=(), input_shape=shape, output_shape=shape, groups=1,
-                    kernel=(), stride=1, macs=0, macs_output_convention=0, elements_read=elements, elements_written=elements, weight_elements=0,
-                    live_elements=operator.live_elements,
-                )
-            )  # fmt: skip
-    return replace(table, operators=tuple(rows))
+    if len(samples) < 2:
+        raise ValueError(f"{len(samples)} measurements cannot be left out of one another; give at least 2")
+    families = list(dict.fromkeys(sample.family or sample.name for sample in samples))
+    names = [sample.name if len(families) == 1 else sample.family or sample.name for sample in samples]
+    checks: dict[int, Check] = {}
+    for left_out in dict.fromkeys(names):
+        held = again([sample for sample, name in zip(samples, names, strict=True) if name != left_out])
+        for index, (sample, name) in enumerate(zip(samples, names, strict=True)):
+            if name == left_out:
+                estimated = float(held.estimate_ms([sample.table])[0])
+                checks[index] = Check(network=sample.name, measured_ms=sample.measured_ms, estimated_ms=estimated)
+    return HeldOut(tuple(checks[index] for index in range(len(samples))), len(families))
 
 
-def leave_one_out(samples: Sequence[Sample], prior: Prior, chosen: Fit) -> tuple[Check, ...]:
-    """Each sample estimated with constants fitted to all others, at the alignments of `chosen`. Samples of one name are left out together."""
-    narrowed = replace(prior, outputs=(chosen.arrays.outputs,), inputs=(chosen.arrays.inputs,), pads_memory=(chosen.arrays.pads_memory,))
-    checks = []
-    for sample in samples:
-        held_out = fit([other for other in samples if other.name != sample.name], narrowed)
-        estimated = float(held_out.estimate_ms(columns_of([sample.table]))[0])
-        checks.append(Check(network=sample.name, measured_ms=sample.measured_ms, estimated_ms=estimated))
-    return tuple(checks)
+@dataclass(frozen=True)
+class _Rows:
+    """Tables as arrays, with the passes that the runtime makes besides them."""
+
+    columns: Columns
+    passes: Integers
+    """Class of the activation that each operator leaves to a pass of its own; -1 where it leaves none."""
+
+    @classmethod
+    def of(cls, tables: Sequence[OperatorTable], fuses: str | None) -> _Rows:
+        columns = columns_of(tables)
+        return cls(columns, np.full(len(columns.classes), -1) if fuses is None else apart(tables, FUSES[fuses]))
+
+    def passes_ms(self, arrays: SpeedArrays, size: int) -> Floats:
+        """Milliseconds of the passes, without their dispatch."""
+        found: Floats = np.where(self.passes >= 0, activation_ms(self.columns, arrays, size, self.passes), 0.0)
+        return found
+
+    @property
+    def dispatched(self) -> Floats:
+        """Operators and passes of each table."""
+        return self.columns.per_table(np.where(self.passes >= 0, 2.0, 1.0))
 
 
 class _Unknowns:
@@ -230,9 +278,9 @@ class _Unknowns:
         )
         return found, dispatch_us, invoke_us
 
-    def gradient(self, columns: Columns, x: Floats, size: int) -> Floats:
+    def gradient(self, rows: _Rows, x: Floats, size: int) -> Floats:
         """What a unit of each unknown, a logarithm, adds to the milliseconds of each table: tables x unknowns."""
-        arrays, dispatch_us, invoke_us = self.arrays(x)
+        columns, (arrays, dispatch_us, invoke_us) = rows.columns, self.arrays(x)
         costs = unit_costs(columns, arrays, size)
         computing = costs.compute_ms > costs.memory_ms
         compute, memory = np.where(computing, costs.compute_ms, 0.0), np.where(computing, 0.0, costs.memory_ms)
@@ -243,17 +291,20 @@ class _Unknowns:
         of_compute, of_memory = _by_class(columns, self.speed_of[own], compute), _by_class(columns, self.speed_of[own], memory)
         of_inputs = _by_class(columns, own, compute * on_inputs / (1 + on_inputs))
         of_outputs = _by_class(columns, own, compute * on_outputs / (1 + on_outputs) + memory * on_written / (1 + on_written))
-        operators = np.diff(np.append(columns.starts, len(own)))
-        levels = [-of_compute.sum(1), -of_memory.sum(1), operators * dispatch_us / 1e3, np.full(len(operators), invoke_us / 1e3)]
+        passes_ms, of_passes = rows.passes_ms(arrays, size), np.maximum(rows.passes, 0)
+        on_passes = arrays.ramp_outputs[of_passes] / columns.written_channels
+        of_memory += _by_class(columns, self.speed_of[of_passes], passes_ms)
+        of_outputs += _by_class(columns, of_passes, passes_ms * on_passes / (1 + on_passes))
+        levels = [-of_compute.sum(1), -of_memory.sum(1), rows.dispatched * dispatch_us / 1e3, np.full(len(columns.starts), invoke_us / 1e3)]
         if self.prior.cache_mb is not None:
             # How much of the data lies beyond the cache bends in too many places to be written down.
-            levels = [levels[0], self._slope(columns, x, size, 1), *levels[2:], *(self._slope(columns, x, size, index) for index in (4, 5))]
+            levels = [levels[0], self._slope(rows, x, size, 1), *levels[2:], *(self._slope(rows, x, size, index) for index in (4, 5))]
         parts = [-of_compute[:, self.rates], of_memory[:, self.slowed], of_inputs[:, self.ramped_inputs], of_outputs[:, self.ramped_outputs]]
         return np.concatenate([np.stack(levels, 1), *parts], axis=1)
 
-    def _slope(self, columns: Columns, x: Floats, size: int, index: int) -> Floats:
+    def _slope(self, rows: _Rows, x: Floats, size: int, index: int) -> Floats:
         moved = x + STEP * (np.arange(len(x)) == index)
-        return (_estimate_ms(columns, *self.arrays(moved), size) - _estimate_ms(columns, *self.arrays(x), size)) / STEP
+        return (_estimate_ms(rows, *self.arrays(moved), size) - _estimate_ms(rows, *self.arrays(x), size)) / STEP
 
 
 def _indices(names: Sequence[SpeedClass]) -> list[int]:
@@ -271,26 +322,26 @@ STEP = 1e-4
 SLOW = 4.0
 
 
-def _solve(columns: Columns, measured: Floats, weights: Floats, unknowns: _Unknowns) -> Fit:
+def _solve(rows: _Rows, measured: Floats, weights: Floats, unknowns: _Unknowns) -> Fit:
     size = BYTES[unknowns.prior.computed]
 
     def residuals(x: Floats) -> Floats:
-        ratio = np.log(_estimate_ms(columns, *unknowns.arrays(x), size)) - measured
+        ratio = np.log(_estimate_ms(rows, *unknowns.arrays(x), size)) - measured
         return np.concatenate([weights * _robust(ratio), ROBUST_FROM * (x - unknowns.start) / unknowns.spread])
 
     def jacobian(x: Floats) -> Floats:
-        estimated = _estimate_ms(columns, *unknowns.arrays(x), size)
+        estimated = _estimate_ms(rows, *unknowns.arrays(x), size)
         ratio = np.log(estimated) - measured
         near_zero = np.abs(ratio) < 1e-6
         slope = ratio / np.sqrt(1 + (ratio / ROBUST_FROM) ** 2) / np.where(near_zero, 1.0, _robust(ratio))
-        of_ratio = unknowns.gradient(columns, x, size) * (weights * np.where(near_zero, 1.0, slope) / estimated)[:, None]
+        of_ratio = unknowns.gradient(rows, x, size) * (weights * np.where(near_zero, 1.0, slope) / estimated)[:, None]
         return np.vstack([of_ratio, np.diag(ROBUST_FROM / unknowns.spread)])
 
     solved = [least_squares(residuals, start, jac=jacobian, method="trf", max_nfev=60) for start in unknowns.starts()]
     found = min(solved, key=lambda one: float(one.cost))
     arrays, dispatch_us, invoke_us = unknowns.arrays(found.x)
-    determined = frozenset(_determined(columns, arrays, dispatch_us, invoke_us, size))
-    return Fit(arrays, dispatch_us, invoke_us, unknowns.prior.computed, float(2 * found.cost), determined)
+    determined = frozenset(_determined(rows, unknowns, found.x, size))
+    return Fit(arrays, dispatch_us, invoke_us, unknowns.prior, float(2 * found.cost), determined)
 
 
 def _robust(ratio: Floats) -> Floats:
@@ -306,26 +357,21 @@ def _by_class(columns: Columns, classes: Integers, values: Floats) -> Floats:
     return found
 
 
-def _determined(columns: Columns, arrays: SpeedArrays, dispatch_us: float, invoke_us: float, size: int) -> Iterator[SpeedClass]:
-    whole = _estimate_ms(columns, arrays, dispatch_us, invoke_us, size)
-    present = set(columns.classes.tolist())
+def _determined(rows: _Rows, unknowns: _Unknowns, x: Floats, size: int) -> Iterator[SpeedClass]:
+    """Classes whose number, with all that follow it, moves an estimate."""
+    arrays, dispatch_us, invoke_us = unknowns.arrays(x)
+    whole = _estimate_ms(rows, arrays, dispatch_us, invoke_us, size)
     for index, name in enumerate(CLASSES):
-        if name in STANDS_FOR and index not in present:
-            continue
-        slower = replace(arrays, gmacs=_scaled(arrays.gmacs, index, 0.5), slowdown=_scaled(arrays.slowdown, index, 2.0))
-        if np.any(_estimate_ms(columns, slower, dispatch_us, invoke_us, size) > (1 + LEAST_SHARE) * whole):
+        own = unknowns.speed_of == index
+        slower = replace(arrays, gmacs=arrays.gmacs / np.where(own, 2.0, 1.0), slowdown=arrays.slowdown * np.where(own, 2.0, 1.0))
+        if np.any(_estimate_ms(rows, slower, dispatch_us, invoke_us, size) > (1 + LEAST_SHARE) * whole):
             yield name
 
 
-def _scaled(values: Floats, index: int, factor: float) -> Floats:
-    scaled = values.copy()
-    scaled[index] *= factor
-    return scaled
-
-
-def _estimate_ms(columns: Columns, arrays: SpeedArrays, dispatch_us: float, invoke_us: float, size: int) -> Floats:
-    costs = unit_costs(columns, arrays, size)
-    return columns.per_table(np.maximum(costs.compute_ms, costs.memory_ms) + costs.stream_ms + dispatch_us / 1e3) + invoke_us / 1e3
+def _estimate_ms(rows: _Rows, arrays: SpeedArrays, dispatch_us: float, invoke_us: float, size: int) -> Floats:
+    costs = unit_costs(rows.columns, arrays, size)
+    each = np.maximum(costs.compute_ms, costs.memory_ms) + costs.stream_ms + rows.passes_ms(arrays, size)
+    return rows.columns.per_table(each) + rows.dispatched * dispatch_us / 1e3 + invoke_us / 1e3
 
 
 def _shapes(prior: Prior) -> Iterator[tuple[int, int, bool]]:

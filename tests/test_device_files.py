@@ -6,10 +6,10 @@ import re
 
 import pytest
 
-from mcompress.compress.networks import NETWORKS, network_table
+from mcompress.compress.networks import NETWORKS, family_of, network_table
 from mcompress.targets.device import Device, list_devices, load_device
 from mcompress.targets.latency import estimate
-from mcompress.targets.speeds import KINDS, FilePrecision
+from mcompress.targets.speeds import KINDS, STANDS_FOR, FilePrecision
 
 NAMES = tuple(name for name in list_devices() if name != "host")
 MEASURED = tuple(
@@ -17,7 +17,7 @@ MEASURED = tuple(
     for name in NAMES
     for unit, found in load_device(name).units.items()
     for file, checked in found.validation.items()
-    if checked.how == "leave-one-out" and {check.network for check in checked.checks} <= NETWORKS.keys()
+    if checked.how.startswith("leave-one") and {check.network for check in checked.checks} <= NETWORKS.keys()
 )
 """What was fitted to reference networks, and checked."""
 ASKED_FOR = (
@@ -54,7 +54,8 @@ def test_every_source_says_where_figures_come_from(name: str) -> None:
     device = load_device(name)
     assert {source for _, source in device.cited()} == set(device.sources)
     for source in device.sources.values():
-        assert source.fitted_to or re.search(r"assumption|a guess|relative to|constants|order of magnitude|only compared", source.text), source.text
+        assert source.fitted_to or re.search(r"assumption|a guess|relative to|order of magnitude", source.text), source.text
+        assert not source.fitted_to or re.search(r"[0-9a-f]{7,}|README", source.text), source.text
         known = NETWORKS.keys()
         assert set(source.fitted_to) <= known
 
@@ -75,7 +76,7 @@ def test_every_unit_runs_what_it_says(name: str) -> None:
 @pytest.mark.parametrize(("unit", "median"), [("cpu", 0.25), ("gpu", 0.25), ("npu", 0.25)])
 def test_floors_of_the_snapdragon_865(unit: str, median: float) -> None:
     found = load_device("snapdragon865").units[unit].validation["int8"]
-    assert found.how == "leave-one-out"
+    assert found.how == "leave-one-family-out, speed classes chosen with these networks in view"
     assert len(found.checks) >= 14
     assert found.summary.median <= median
     assert found.summary.rank_correlation is not None
@@ -88,6 +89,7 @@ def test_leaving_a_network_out_is_no_better_than_having_it(name: str, unit: str,
     device = load_device(name)
     found = device.units[unit].validation[file]
     assert set(device.sources[found.source].fitted_to) == {check.network for check in found.checks}
+    assert ("within one family" in found.how) == (len({family_of(check.network) for check in found.checks}) == 1)
     shown = found.checks[:12]
     stored = sorted(abs(check.error) for check in shown)
     with_it = sorted(abs(ms(device, unit, check.network, file) / check.measured_ms - 1) for check in shown)
@@ -101,11 +103,65 @@ def test_a_gpu_delegate_computes_int8_files_in_fp16() -> None:
             assert ms(device, "gpu", "resnet18", "int8") == ms(device, "gpu", "resnet18", "fp16")
 
 
-def test_w8a16_is_as_fast_as_fp16_on_npus() -> None:
-    for name in ("snapdragon8gen1", "snapdragon8gen3", "snapdragon8elite"):
-        device = load_device(name)
-        assert ms(device, "npu", "resnet50", "w8a16") == ms(device, "npu", "resnet50", "fp16")
-        assert len(device.units["npu"].validation["w8a16"].checks) >= 15
+@pytest.mark.parametrize(("name", "published"), [("snapdragon8gen1", 0.65), ("snapdragon8gen3", 0.97), ("snapdragon8elite", 0.88)])
+def test_w8a16_is_nearer_to_fp16_than_to_int8_on_npus(name: str, published: float) -> None:
+    """Published for MobileNet v3, of which no W8A8 exists: 1.24 to 1.92 ms, 0.66 to 0.68, 0.46 to 0.52."""
+    device = load_device(name)
+    assert ms(device, "npu", "mobilenet_v3_large", "w8a16") / ms(device, "npu", "mobilenet_v3_large", "fp16") == pytest.approx(published, rel=0.3)
+    assert ms(device, "npu", "resnet50", "w8a16") > 1.2 * ms(device, "npu", "resnet50", "int8")
+    checked = device.units["npu"].validation["w8a16"]
+    assert len(checked.checks) >= 25
+    assert checked.summary.median < 0.3
+    assert (
+        max(check.error for check in checked.checks if family_of(check.network) == "video_resnet") < 2
+    )  # three-dimensional convolutions too, which TFLite computes 25 times slower than QNN
+
+
+def test_w8a16_is_slower_than_int8_on_a_cpu() -> None:
+    """Published for the 865-class: 167 to 38 ms, 333 to 84, 35 to 10."""
+    device = load_device("snapdragon865")
+    for network in ("yolov8_det", "yolox", "face_det_lite"):
+        assert ms(device, "cpu", network, "w8a16") > 2 * ms(device, "cpu", network, "int8")
+    assert device.units["cpu"].validation["w8a16"].summary.median < 0.15
+
+
+@pytest.mark.parametrize(("name", "network"), [("snapdragon8gen2", "resnet18"), ("snapdragon8gen2", "resnet50"), ("snapdragon888", "resnet18")])
+def test_int8_is_slower_where_it_is_published_to_be(name: str, network: str) -> None:
+    device = load_device(name)
+    assert ms(device, "cpu", network, "int8") > ms(device, "cpu", network, "fp16")
+
+
+def test_int8_is_faster_where_it_is_published_to_be() -> None:
+    for name in ("snapdragon888", "raspberrypi5", "apple-a14"):
+        assert ms(load_device(name), "cpu", "resnet50", "int8") < ms(load_device(name), "cpu", "resnet50", "fp16")
+
+
+@pytest.mark.parametrize("name", ["snapdragon8gen1", "snapdragon8gen3", "snapdragon8elite", "tensor-g1", "jetson-xavier-nx", "apple-a15"])
+def test_what_is_scaled_from_another_device_is_not_validated(name: str) -> None:
+    device = load_device(name)
+    unit = device.units["npu" if name == "apple-a15" else "cpu"]
+    assert not unit.validation
+    assert unit.band("fp16") == "not validated"
+    for source in {record.source for place, record in unit.records() if place != "boundary"}:
+        assert device.sources[source].text.startswith("an assumption")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_boundaries_are_measured_on_the_865_alone(name: str) -> None:
+    device = load_device(name)
+    text = device.sources["boundary"].text
+    assert text.startswith("order of magnitude" if name == "snapdragon865" else "an assumption, not measured on this device")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_number_has_one_source(name: str) -> None:
+    """A finer class with the number of the class that stands for it is not listed a second time under another source."""
+    for unit in load_device(name).units.values():
+        for speeds in unit.speeds.values():
+            for finer, row in speeds.operators.items():
+                coarse = speeds.operators.get(STANDS_FOR.get(finer, finer))
+                if coarse is not None and coarse.model_copy(update={"source": row.source}) == row:
+                    assert coarse.source == row.source, f"{name} {unit.name} {finer}"
 
 
 def test_int8_pays_on_npus_that_have_it_and_not_on_every_cpu() -> None:
@@ -119,7 +175,9 @@ def test_the_neural_engine() -> None:
     older, newer = load_device("iphone12"), load_device("iphone15pro")
     assert ms(older, "npu", "resnet50", "int8") == ms(older, "npu", "resnet50", "fp16")
     assert ms(newer, "npu", "resnet50", "int8") < 0.7 * ms(newer, "npu", "resnet50", "fp16")
-    assert ms(newer, "npu", "resnet50", "fp32") == ms(newer, "npu", "resnet50", "fp16")
+    fp32 = estimate(network_table("resnet50"), newer, "npu", "fp32")  # takes FP16 programs only
+    assert (fp32.on, fp32.value) == ("apple-a17pro gpu fp32", ms(newer, "gpu", "resnet50", "fp32"))
+    assert "fp32" not in newer.units["npu"].runs
     times = [ms(load_device(name), "npu", "resnet50", "fp16") for name in ("apple-a14", "apple-a15", "apple-a16", "apple-a17pro")]
     assert times == sorted(times, reverse=True)
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 
 from mcompress.calibration import latency_fit
-from mcompress.calibration.latency_fit import CLASSES, KINDS, Prior, Sample, as_run, fit, leave_one_out
-from mcompress.targets.columns import columns_of
+from mcompress.calibration.latency_fit import CLASSES, KINDS, Prior, Sample, fit, leave_families_out
 from mcompress.targets.device import load_device
 from mcompress.targets.latency import SpeedArrays, estimate
 from mcompress.targets.operators import Kind, Operator, OperatorTable
@@ -54,8 +55,12 @@ def truth(**changes: object) -> SpeedArrays:
     return replace(found, **changes)  # type: ignore[arg-type]
 
 
+def rows(some: list[OperatorTable], fuses: str | None = None) -> latency_fit._Rows:
+    return latency_fit._Rows.of(some, fuses)
+
+
 def measured(some: list[OperatorTable], noise: float = 0.0) -> list[Sample]:
-    times = latency_fit._estimate_ms(columns_of(some), truth(), 8.0, 300.0, 2)
+    times = latency_fit._estimate_ms(rows(some), truth(), 8.0, 300.0, 2)
     factors = np.exp(np.random.default_rng(1).normal(0, noise, len(some)))
     return [Sample(f"n{index}", table, float(ms * factor)) for index, (table, ms, factor) in enumerate(zip(some, times, factors, strict=True))]
 
@@ -75,27 +80,53 @@ def test_constants_are_found_again() -> None:
 def test_estimates_of_what_was_left_out() -> None:
     some = measured(tables(40), noise=0.05)
     chosen = fit(some, PRIOR)
-    checks = leave_one_out(some, PRIOR, chosen)
+    checks = leave_families_out(some, partial(fit, prior=chosen.narrowed)).checks
     assert [check.network for check in checks] == [sample.name for sample in some]
     errors = np.abs([check.error for check in checks])
     assert np.median(errors) < 0.1
-    seen = np.abs(chosen.estimate_ms(columns_of([s.table for s in some])) / [s.measured_ms for s in some] - 1)
+    seen = np.abs(chosen.estimate_ms([s.table for s in some]) / [s.measured_ms for s in some] - 1)
     assert errors.mean() > seen.mean()
+
+
+def test_samples_of_one_family_are_left_out_together() -> None:
+    some = [replace(sample, family=f"f{index // 3}") for index, sample in enumerate(measured(tables(12)))]
+    fitted_to: list[set[str]] = []
+
+    def again(kept: Sequence[Sample]) -> latency_fit.Fit:
+        fitted_to.append({sample.family for sample in kept})
+        return fit(kept, PRIOR)
+
+    held = leave_families_out(some, again)
+    assert held.families == 4
+    assert fitted_to == [{"f0", "f1", "f2", "f3"} - {left_out} for left_out in ("f0", "f1", "f2", "f3")]
+    assert [check.network for check in held.checks] == [sample.name for sample in some]
+    assert held.how.startswith("leave-one-family-out")
+    three = [sample for sample in some if sample.family != "f0"]
+    assert held.checks[1].estimated_ms == float(fit(three, PRIOR).estimate_ms([some[1].table])[0])
 
 
 def test_samples_of_one_name_are_left_out_together() -> None:
     some = measured(tables(12))
     twice = [*some, replace(some[0], measured_ms=some[0].measured_ms * 3)]
-    first, last = (leave_one_out(twice, PRIOR, fit(twice, PRIOR))[index] for index in (0, -1))
-    assert first.estimated_ms == last.estimated_ms
+    checks = leave_families_out(twice, partial(fit, prior=PRIOR)).checks
+    assert checks[0].estimated_ms == checks[-1].estimated_ms
+
+
+def test_one_family_alone_is_checked_within_itself_and_says_so() -> None:
+    some = [replace(sample, family="f") for sample in measured(tables(4))]
+    held = leave_families_out(some, partial(fit, prior=PRIOR))
+    assert (len(held.checks), held.families) == (4, 1)
+    assert "within one family" in held.how
+    with pytest.raises(ValueError, match="1 measurements cannot be left out of one another"):
+        leave_families_out(some[:1], partial(fit, prior=PRIOR))
 
 
 def test_one_outlier_bends_little() -> None:
     some = measured(tables(40))
     honest = fit(some, PRIOR)
     spoilt = fit([replace(some[0], measured_ms=some[0].measured_ms * 20), *some[1:]], PRIOR)
-    columns = columns_of([sample.table for sample in some])
-    assert np.median(np.abs(spoilt.estimate_ms(columns) / honest.estimate_ms(columns) - 1)) < 0.05
+    unspoilt = [sample.table for sample in some]
+    assert np.median(np.abs(spoilt.estimate_ms(unspoilt) / honest.estimate_ms(unspoilt) - 1)) < 0.05
 
 
 def test_what_nothing_decides_stays_where_the_prior_has_it() -> None:
@@ -120,11 +151,18 @@ def _moved(found: latency_fit.Fit, prior: Prior) -> float:
 
 @pytest.mark.parametrize(
     "prior",
-    [PRIOR, replace(PRIOR, computed="int8", classes=CLASSES, ramps=True), replace(PRIOR, classes=CLASSES, ramps=True, cache_mb=1.0, far_gbs=4.0)],
-    ids=["whole networks", "suite", "cache"],
+    [
+        PRIOR,
+        replace(PRIOR, computed="int8", classes=CLASSES, ramps=True),
+        replace(PRIOR, classes=CLASSES, ramps=True, cache_mb=1.0, far_gbs=4.0),
+        replace(PRIOR, classes=CLASSES, ramps=True, fuses="onnxruntime"),
+        replace(PRIOR, fuses="onnxruntime"),
+    ],
+    ids=["whole networks", "suite", "cache", "suite with passes", "networks with passes"],
 )
 def test_slopes_are_those_of_the_estimate(prior: Prior) -> None:
-    columns = columns_of(tables(10))
+    some = [replace(table, operators=tuple(replace(row, fused=("silu",)) for row in table.operators)) for table in tables(10)]
+    columns = rows(some, prior.fuses)
     unknowns = latency_fit._Unknowns(prior, 32, 4, True)
     x = unknowns.start + np.random.default_rng(2).normal(0, 0.3, len(unknowns.start))
 
@@ -138,9 +176,38 @@ def test_slopes_are_those_of_the_estimate(prior: Prior) -> None:
         np.testing.assert_allclose(found[:, index], (estimated(x + step) - estimated(x - step)) / 2e-5, atol=2e-4 * estimated(x).max())
 
 
-def test_too_little_is_refused() -> None:
-    with pytest.raises(ValueError, match="1 measurements cannot determine a unit"):
-        fit(measured(tables(1)), PRIOR)
+def test_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="without measurements there is nothing to fit"):
+        fit([], PRIOR)
+
+
+def test_one_measurement_moves_the_level_and_leaves_the_rest() -> None:
+    (one,) = measured(tables(1))
+    found = fit([one], replace(PRIOR, rate_spread=0.01))
+    assert float(found.estimate_ms([one.table])[0]) == pytest.approx(one.measured_ms, rel=0.02)
+    by_name = dict(zip(CLASSES, found.arrays.gmacs, strict=True))
+    assert by_name["matmul"] / by_name["convolution"] == pytest.approx(latency_fit.RELATIVE_RATE["matmul"], rel=0.05)
+
+
+def test_every_number_has_one_source() -> None:
+    """A finer class is listed only where it has a number of its own; what follows another has that one's source."""
+    some = measured(tables(30))
+    coarse = fit(some, PRIOR)
+    assert set(coarse.speeds(fitted="fit", assumed="guess").operators) == set(KINDS)
+    finer = replace(PRIOR, classes=(*KINDS, "pointwise_convolution"))
+    assert "pointwise_convolution" not in fit(some, finer).speeds(fitted="fit", assumed="guess").operators  # all of these have 3x3
+    known = replace(finer, rates={**latency_fit.RELATIVE_RATE, "pointwise_convolution": 1.7})
+    kept = fit(some, known).speeds(fitted="fit", assumed="guess").operators["pointwise_convolution"]
+    assert kept.source == "guess"
+    pointwise = OperatorTable((operator("convolution", 1024, 1024, 56),), 0)
+    alone = fit([Sample("a", pointwise, 11.0)], PRIOR).speeds(fitted="fit", assumed="guess")
+    assert alone.operators["convolution"].source == "fit"  # through the class that follows it
+
+
+def test_an_alignment_that_is_not_chosen_is_not_fitted() -> None:
+    some = measured(tables(10))
+    assert fit(some, PRIOR).speeds(fitted="fit", assumed="guess").alignment.source == "fit"
+    assert fit(some, fit(some, PRIOR).narrowed).speeds(fitted="fit", assumed="guess").alignment.source == "guess"
 
 
 def test_a_fit_is_repeatable() -> None:
@@ -150,12 +217,13 @@ def test_a_fit_is_repeatable() -> None:
 
 
 def test_a_runtime_that_fuses_little_is_fitted_as_it_is_estimated() -> None:
-    """A pass of its own, whether the estimator adds it or the table has it."""
+    """One price of an activation's own pass, for the fit and for the estimate."""
     device = load_device("snapdragon865")
+    cpu = device.units["cpu"]
     (row,) = tables(1)[0].operators[:1]
     table = OperatorTable((replace(row, fused=("silu",)), replace(row, name="b", fused=("relu",))), 0)
-    apart = as_run(table, "onnxruntime")
-    assert [found.operation for found in apart.operators] == ["x", "silu", "x"]
-    assert device.units["cpu"].fuses == "onnxruntime"
-    assert estimate(table, device, "cpu", "int8").value == pytest.approx(estimate(apart, device, "cpu", "int8").value, rel=1e-6)
-    assert as_run(table, None) is table
+    assert cpu.fuses == "onnxruntime"
+    priced = latency_fit.Fit.of(cpu.speeds["int8"], replace(PRIOR, computed="int8", fuses=cpu.fuses))
+    whole = replace(priced, prior=replace(priced.prior, fuses=None))
+    assert float(priced.estimate_ms([table])[0]) == pytest.approx(estimate(table, device, "cpu", "int8").value, rel=1e-9)
+    assert float(priced.estimate_ms([table])[0]) > float(whole.estimate_ms([table])[0])

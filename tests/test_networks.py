@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from mcompress.compress.cost import operator_table
-from mcompress.compress.networks import NETWORKS, network_table, published_as
+from mcompress.compress.networks import FAMILIES, NETWORKS, family_of, network_table, published_as
 from mcompress.errors import MissingBackendError, UsageError
 from mcompress.targets.operators import OperatorTable
 
@@ -70,6 +70,23 @@ def test_names_of_published_rows() -> None:
     assert published_as("unheard_of", "Unheard-Of") is None
     with pytest.raises(UsageError, match="reference network 'unheard_of' is not known; known are resnet18, "):
         network_table("unheard_of")
+
+
+def test_families_hold_networks_each_in_one() -> None:
+    members = [name for family in FAMILIES.values() for name in family]
+    assert set(members) <= NETWORKS.keys()
+    assert len(members) == len(set(members))
+    assert all(len(family) > 1 for family in FAMILIES.values())
+    assert not FAMILIES.keys() & (NETWORKS.keys() - set(members))  # a network alone is a family of its own name
+    assert family_of("real_esrgan_x4plus") == family_of("esrgan") == "esrgan"
+    assert family_of("xlsr") == "xlsr"
+
+
+def test_networks_of_one_builder_are_one_family() -> None:
+    """The same operators at another width or depth: near twins."""
+    beginnings = ("ffnet_", "quicksrnet", "mobileone_", "swin", "mobilenet_v3_", "resnet_", "fastsam_", "yolov8_", "yolov11_", "mediapipe_hand/")
+    for beginning in beginnings:
+        assert len({family_of(name) for name in NETWORKS if name.startswith(beginning)}) == 1, beginning
 
 
 def test_every_network_says_where_it_is_from() -> None:

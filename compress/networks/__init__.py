@@ -10,12 +10,12 @@ from functools import cache
 
 from mcompress.compress.cost import operator_table
 from mcompress.compress.networks.layers import Normalized
-from mcompress.compress.networks.published import NETWORKS
+from mcompress.compress.networks.published import FAMILIES, NETWORKS
 from mcompress.compress.networks.reference import ReferenceNetwork
 from mcompress.errors import UsageError
 from mcompress.targets.operators import OperatorTable
 
-__all__ = ["NETWORKS", "ReferenceNetwork", "network_table", "published_as"]
+__all__ = ["FAMILIES", "NETWORKS", "ReferenceNetwork", "family_of", "network_table", "published_as"]
 
 
 @cache
@@ -37,3 +37,8 @@ def network_table(name: str) -> OperatorTable:
 def published_as(model: str, component: str) -> str | None:
     """The name in `NETWORKS` of a published row's model and component; None where the network is not described."""
     return next((name for name in (model, f"{model}/{component}") if name in NETWORKS), None)
+
+
+def family_of(name: str) -> str:
+    """Key of `FAMILIES`; `name` itself for a network that has no relatives there."""
+    return next((family for family, members in FAMILIES.items() if name in members), name)

@@ -5,7 +5,6 @@ Layers from the papers' tables; where a paper leaves something open (paddings, b
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -206,20 +205,6 @@ def shufflenet_v2_x0_5() -> nn.Module:
             layers.append(Shuffled(inputs, outputs, 2 if index == 0 else 1))
             inputs = outputs
     return Classifier(nn.Sequential(*layers, conv(inputs, 1024)), 1024)
-
-
-def efficientnet(width: float, depth: float) -> nn.Module:
-    """EfficientNet (arXiv 1905.11946): the B0 stages scaled in width and depth."""
-    stages = ((1, 3, 1, 16, 1), (6, 3, 2, 24, 2), (6, 5, 2, 40, 2), (6, 3, 2, 80, 3), (6, 5, 1, 112, 3), (6, 5, 2, 192, 4), (6, 3, 1, 320, 1))
-    inputs = divisible(32 * width)
-    layers: list[nn.Module] = [conv(3, inputs, 3, 2, act=nn.SiLU)]
-    for expansion, kernel, stride, channels, repeats in stages:
-        outputs = divisible(channels * width)
-        for index in range(math.ceil(repeats * depth)):
-            gate = Excitation(inputs * expansion, max(1, inputs // 4), nn.SiLU)
-            layers.append(Inverted(inputs, outputs, stride if index == 0 else 1, inputs * expansion, kernel, nn.SiLU, gate))
-            inputs = outputs
-    return Classifier(nn.Sequential(*layers, conv(inputs, 4 * inputs, act=nn.SiLU)), 4 * inputs)
 
 
 class FusedInverted(nn.Module):

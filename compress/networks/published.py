@@ -182,3 +182,30 @@ NETWORKS: dict[str, ReferenceNetwork] = {
     **TALKING_FACES,
 }
 """Name of the published model, or model and component -> network."""
+
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "resnet": ("resnet18", "resnet50", "wideresnet50", "facemap_3dmm", "fcn_resnet50"),
+    "resnext": ("resnext50", "resnext101"),
+    "mobilenet_v1": ("mobilenet_v1", "yamnet"),
+    "mobilenet_v2": ("mobilenet_v2", "deeplabv3_plus_mobilenet"),
+    "mobilenet_v3": ("mobilenet_v3_large", "mobilenet_v3_small"),
+    "mobileone": tuple(MOBILEONE),
+    "swin": ("swin_tiny", "swin_small", "swin_base", "swinv2_base"),
+    "vit": ("vit", "beit", "depth_anything", "openai_clip", "trocr/TrOCREncoder", "video_mae"),
+    "bert": ("bert_base_uncased_hf", "distil_bert_base_uncased_hf", "albert_base_v2_hf", "nomic_embed_text"),
+    "quicksrnet": ("quicksrnetsmall", "quicksrnetmedium"),
+    "esrgan": ("esrgan", "real_esrgan_x4plus"),
+    "ffnet": ("ffnet_40s", "ffnet_78s", "ffnet_122ns_lowres"),
+    "ddrnet": ("ddrnet23_slim", "pidnet"),
+    "yolov8": ("yolov8_det", "yolov8_seg", "yolov10_det", "yolov11_det", "yolov11_seg", "fastsam_s", "fastsam_x"),
+    "blaze": (
+        "mediapipe_pose/PoseDetector",
+        "mediapipe_pose/PoseLandmarkDetector",
+        "mediapipe_hand/HandDetector",
+        "mediapipe_hand/HandLandmarkDetector",
+    ),
+    "video_resnet": ("resnet_3d", "resnet_mixed", "resnet_2plus1d"),
+    "wav2lip": tuple(TALKING_FACES),
+}
+"""Networks of one paper or with one backbone, which differ in depth, width, heads or input: who knows one knows the others, so that a validation
+leaves them out together. A network that is not listed is alone."""
