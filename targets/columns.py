@@ -110,6 +110,7 @@ _OPERATIONS: dict[str, SpeedClass] = {
     "leaky_relu": "leaky_relu",
     **dict.fromkeys(("sigmoid", "tanh"), "sigmoid"),
     **dict.fromkeys(("hardswish", "hardsigmoid"), "hardswish"),
+    **dict.fromkeys(("instance_norm", "group_norm"), "image_normalization"),
     **dict.fromkeys(("_softmax", "_log_softmax", "_safe_softmax", "softmax"), "softmax"),
 }
 """Operation -> class, where its name alone tells."""

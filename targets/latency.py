@@ -38,6 +38,7 @@ Precisions = Mapping[str, FilePrecision] | FilePrecision
 FILE_PRECISIONS: tuple[FilePrecision, ...] = ("int8", "w8a16", "fp16", "fp32")
 STORED_BYTES: dict[FilePrecision, int] = {"int8": 1, "w8a16": 1, "fp16": 2, "fp32": 4}
 """Bytes of one weight in a file."""
+ARITHMETICS = tuple(BYTES)
 SHOWN = 3
 
 
@@ -156,6 +157,11 @@ class SpeedArrays:
     inputs: int
     pads_memory: bool
 
+    @property
+    def stored(self) -> int:
+        """Channels lie in memory in groups of this many."""
+        return self.outputs if self.pads_memory else 1
+
     @classmethod
     def of(cls, speeds: Speeds) -> SpeedArrays:
         """An unknown operator moves data as slowly as the slowest known one, and does its assumed multiply-adds as fast as a matrix product."""
@@ -190,10 +196,8 @@ def unit_costs(columns: Columns, arrays: SpeedArrays, element_bytes: int) -> Uni
     padded = columns.macs * more_outputs * more_inputs
     compute_ms = np.where(multiplies, padded / (arrays.gmacs[classes] * 1e6) * ramps, 0.0)
 
-    read, written = columns.read, columns.written
-    if arrays.pads_memory:
-        read = read * _stairs(columns.read_channels, arrays.outputs)
-        written = written * _stairs(columns.written_channels, arrays.outputs)
+    read = columns.read * _stairs(columns.read_channels, arrays.stored)
+    written = columns.written * _stairs(columns.written_channels, arrays.stored)
     activation_mb, weights_mb = (read + written) * element_bytes / 1e6, columns.weights * element_bytes / 1e6
     all_weights_mb = columns.per_table(weights_mb)[columns.tables]
     beyond = _beyond(all_weights_mb, arrays.cache_mb)
@@ -206,7 +210,7 @@ def unit_costs(columns: Columns, arrays: SpeedArrays, element_bytes: int) -> Uni
 
 def activation_ms(columns: Columns, arrays: SpeedArrays, element_bytes: int, classes: Integers) -> Floats:
     """Milliseconds of a pass over each operator's result by an activation of `classes`; without meaning where that is -1."""
-    megabytes = 2 * columns.written * element_bytes / 1e6
+    megabytes = 2 * columns.written * _stairs(columns.written_channels, arrays.stored) * element_bytes / 1e6
     return _moved_ms(megabytes, megabytes, arrays) * arrays.slowdown[classes] * (1 + arrays.ramp_outputs[classes] / columns.written_channels)
 
 
@@ -252,6 +256,7 @@ def _costs(columns: Columns, precisions: Integers, device: Device, chosen: Unit,
         raise UsageError(_cannot_run(columns, precisions, int(np.argmax(homeless)), device, chosen, tables))
 
     compute, memory, stream, dispatch, apart_ms, doubt, width, near = (np.zeros(count) for _ in range(8))
+    form, stored = np.zeros(count, np.int64), np.ones(count, np.int64)
     invoke_ms = np.zeros(len(columns.starts))
     units = [(chosen, here), *(((fallback, ~here),) if fallback is not None else ())]
     for unit, mask in units:
@@ -269,13 +274,15 @@ def _costs(columns: Columns, precisions: Integers, device: Device, chosen: Unit,
             for whole, part in ((compute, found.compute_ms), (memory, found.memory_ms), (stream, found.stream_ms), (doubt, found.doubt_ms)):
                 whole[chosen_rows] = part[chosen_rows]
             dispatch[chosen_rows], width[chosen_rows], near[chosen_rows] = speeds.overhead.dispatch_us / 1e3, BYTES[computed], speeds.memory.gbs
+            form[chosen_rows], stored[chosen_rows] = ARITHMETICS.index(computed), arrays.stored
 
     away = (~here).astype(np.int64)
     hop = np.diff(away, prepend=away[:1]) != 0
-    change = (hop | (np.diff(width, prepend=width[:1]) != 0)) & ~columns.first
-    # The tensor is read in one form and written in the other, as fast as the memory of the wider one.
+    change = (hop | (np.diff(form, prepend=form[:1]) != 0)) & ~columns.first
+    # The tensor is read in one form and written in the other, each padded as it lies there, as fast as the memory of the wider one.
     before, near_before = np.roll(width, 1), np.roll(near, 1)
-    moved_ms = columns.read * (width + before) / (np.where(width >= before, near, near_before) * 1e6)
+    element_bytes = width * _stairs(columns.read_channels, stored) + before * _stairs(columns.read_channels, np.roll(stored, 1))
+    moved_ms = columns.read * element_bytes / (np.where(width >= before, near, near_before) * 1e6)
     boundary = np.where(change, np.where(hop, chosen.boundary.hop_us / 1e3, dispatch) + moved_ms, 0.0)
     return _Costs(precisions, away, compute, memory, dispatch, boundary, stream, apart_ms, doubt, invoke_ms)
 
@@ -330,9 +337,9 @@ def rounded_up(channels: Floats, group: int) -> Floats:
     return channels * _stairs(channels, group)
 
 
-def _stairs(channels: Floats, group: int) -> Floats:
+def _stairs(channels: Floats, group: int | Integers) -> Floats:
     """What rounding up to a multiple of `group` multiplies the work by."""
-    if group == 1:
+    if isinstance(group, int) and group == 1:
         return np.ones_like(channels)
     safe = np.maximum(channels, 1.0)
     stairs: Floats = np.ceil(safe / group) * group / safe

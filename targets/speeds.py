@@ -34,6 +34,7 @@ FinerClass = Literal[
     "sigmoid",
     "hardswish",
     "softmax",
+    "image_normalization",
     "max_pool",
     "average_pool",
     "bilinear",
@@ -56,6 +57,7 @@ STANDS_FOR: dict[SpeedClass, SpeedClass] = {
     "sigmoid": "activation",
     "hardswish": "activation",
     "softmax": "normalization",
+    "image_normalization": "normalization",  # with statistics of every channel or group over the image, not of every pixel over its channels
     "max_pool": "pooling",
     "average_pool": "pooling",
     "bilinear": "resize",

@@ -152,6 +152,15 @@ def test_weights_are_fetched_anew_when_all_of_them_do_not_fit() -> None:
     assert two.latency_ms == pytest.approx(max(two.compute_ms, two.memory_ms) + two.dispatch_ms + two.stream_ms)
 
 
+def test_a_conversion_moves_the_padding_as_well() -> None:
+    """The NPU stores 48 channels as 64, in both precisions; the CPU behind it as 48."""
+    table = network(row(outputs=48), row(inputs=48), row("shuffle", 48, 48, operation="permute"))
+    (_, other_precision, _) = operator_latencies(table, DEVICE, "npu", {"o0": "int8", "o1": "fp16"})
+    assert other_precision.boundary_ms == pytest.approx(64 * 2500 * (1 + 2) / 10e6 + 0.009)
+    (_, _, other_unit) = operator_latencies(table, DEVICE, "npu", {"o0": "int8", "o1": "int8"})
+    assert other_unit.boundary_ms == pytest.approx((64 + 48) * 2500 / 20e6 + 0.5)
+
+
 def test_a_change_of_precision_is_one_more_pass_and_a_dispatch() -> None:
     table = network(row(), row(inputs=64), row(inputs=64))
     mixed = operator_latencies(table, DEVICE, "npu", {"o0": "int8", "o1": "fp16", "o2": "int8"})

@@ -29,7 +29,13 @@ _KINDS: dict[str, Kind] = {
     **dict.fromkeys(("_softmax", "_log_softmax", "_safe_softmax"), "normalization"),
     **dict.fromkeys(("_prelu_kernel", "prelu", "rrelu_with_noise", "glu", "log_sigmoid_forward"), "activation"),
 }
-_PLAIN_NAMES = {"_prelu_kernel": "prelu", "log_sigmoid_forward": "log_sigmoid"}
+_PLAIN_NAMES = {
+    "_prelu_kernel": "prelu",
+    "log_sigmoid_forward": "log_sigmoid",
+    "native_layer_norm": "layer_norm",
+    "_fused_rms_norm": "rms_norm",
+    "native_group_norm": "group_norm",
+}
 _ONE_NAME = (
     ("max_pool", "max_pool"),
     ("avg_pool", "avg_pool"),
@@ -135,6 +141,7 @@ def _describe_product(step: Step, args: Sequence[object], *, weighted: bool) -> 
 
 def _describe_batch_norm(step: Step, args: Sequence[object]) -> None:
     if _uses_batch_statistics(args):
+        step.operation = "instance_norm"  # torch computes it as a batch normalization of a batch of channels
         return
     # In evaluation its four tables of numbers are one factor and one shift per channel.
     step.foldable = step.takes_over_bias = True

@@ -57,6 +57,7 @@ def cases(share: float = 1.0) -> tuple[Case, ...]:
         _products(30),
         _attentions(16),
         _layer_norms(16),
+        _instance_norms(14),
         *(_movers(name, layer, 14) for name, layer in _MOVERS.items()),
         _chains(130),
     )
@@ -161,6 +162,14 @@ def _layer_norms(count: int) -> list[Case]:
     def case(draw: Draw) -> Case | None:
         rows, width = draw((16, 49, 64, 196, 256, 784, 1024, 3136)), draw((32, 64, 96, 128, 192, 256, 384, 768))
         return _flat(f"layer_norm_{rows}_{width}", (1, rows, width), layers.layer_norm) if _fits(rows * width) else None
+
+    return _drawn(count, 2, case)
+
+
+def _instance_norms(count: int) -> list[Case]:
+    def case(draw: Draw) -> Case | None:
+        side, channels = draw((7, 14, 15, 28, 32, 56, 64, 112, 128)), draw((16, 32, 64, 96, 128, 256, 512))
+        return _one(f"instance_norm_{side}_{channels}", (side, channels), layers.instance_norm) if _fits(side**2 * channels) else None
 
     return _drawn(count, 2, case)
 

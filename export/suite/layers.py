@@ -177,6 +177,24 @@ def layer_norm(graph: Graph, x: int) -> int:
     return total(graph, scaled, graph.slopes(ones))
 
 
+def instance_norm(graph: Graph, x: int) -> int:
+    """Normalization of every channel over the image, in the operators that converters write: they put the channels first for it."""
+    batch, height, width, channels = graph.shape(x)
+    first = transpose(graph, x, (0, 3, 1, 2))
+    apart = difference(graph, first, mean(graph, first, (2, 3)))
+    variance = mean(graph, multiple(graph, apart, apart), (2, 3))
+    inverse = graph.add(Op.RSQRT, [total(graph, variance, graph.slopes((1, 1, 1, 1)))], (batch, channels, 1, 1))
+    return transpose(graph, multiple(graph, apart, inverse), (0, 2, 3, 1))
+
+
+def transpose(graph: Graph, x: int, axes: Sequence[int]) -> int:
+    """The axes in another order."""
+    shape = graph.shape(x)
+    return graph.add(
+        Op.TRANSPOSE, [x, graph.integers(axes)], tuple(shape[axis] for axis in axes), schema.TransposeOptionsT(), Options.TransposeOptions
+    )
+
+
 def attention(graph: Graph, query: int, key: int, value: int) -> int:
     """Scaled dot products, softmax, and the product with the values. Shapes (1, heads, rows, width), the key's (1, heads, width, rows)."""
     return product(graph, activation(graph, product(graph, query, key), "softmax"), value)

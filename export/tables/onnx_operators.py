@@ -26,7 +26,8 @@ PLAIN: dict[str, tuple[str, Kind]] = {
         ("LayerNormalization", "SkipLayerNormalization", "RMSNormalization", "MeanVarianceNormalization"), ("layer_norm", "normalization")
     ),
     **dict.fromkeys(("SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization", "LpNormalization", "LRN"), ("layer_norm", "normalization")),
-    **dict.fromkeys(("InstanceNormalization", "GroupNormalization", "GroupNorm"), ("instance_norm", "normalization")),
+    **dict.fromkeys(("GroupNormalization", "GroupNorm"), ("group_norm", "normalization")),
+    "InstanceNormalization": ("instance_norm", "normalization"),
     **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax"), ("_softmax", "normalization")),
     **dict.fromkeys(("MaxPool", "GlobalMaxPool", "MaxRoiPool", "MaxUnpool"), ("max_pool", "pooling")),
     **dict.fromkeys(("AveragePool", "LpPool", "GlobalLpPool", "RoiAlign"), ("avg_pool", "pooling")),
