@@ -65,7 +65,7 @@ class Unit(Facts):
     runs: dict[FilePrecision, Kinds] = Field(min_length=1)
     """Precision of the file -> kinds of operators that the unit takes (`all` for every kind); the others go to `fallback_unit`."""
     computes_in: dict[FilePrecision, PrecisionName]
-    """Precision of the file -> precision of arithmetic and memory on the unit: a GPU runs INT8 files in FP16, an NPU W8A16 files as fast as FP16."""
+    """Precision of the file -> precision of arithmetic and memory on the unit: a GPU runs INT8 files in FP16."""
     fallback_unit: Name | None = None
     fuses: Literal["xnnpack", "litert", "onnxruntime"] | None = None
     """The runtime whose convolutions compute only some activations (`targets.operators.FUSES`); None for one that computes all of them."""

@@ -28,7 +28,7 @@ class Validation(Facts):
     """Checks of one precision of file on one unit."""
 
     how: str
-    """For example `leave-one-out` or `networks that the fit did not see`."""
+    """For example `leave-one-family-out` or `networks that the fit did not see`."""
     source: str
     """A key of the device's `sources`: who measured, with which runtime."""
     checks: tuple[Check, ...] = Field(min_length=1)
@@ -51,7 +51,7 @@ class Validation(Facts):
 
     @property
     def band(self) -> str:
-        """For example `median error 12 %, mean 15 %, 9 in 10 within 40 %, on 13 networks, leave-one-out`."""
+        """For example `median error 12 %, mean 15 %, 9 in 10 within 40 %, on 13 networks, leave-one-family-out`."""
         found = self.summary
         figures = f"median error {found.median:.0%}, mean {found.mean:.0%}, 9 in 10 within {found.nine_in_ten:.0%}".replace("%", " %")
         return f"{figures}, on {len(self.checks)} networks, {self.how}"
