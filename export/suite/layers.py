@@ -179,7 +179,7 @@ def layer_norm(graph: Graph, x: int) -> int:
 
 def instance_norm(graph: Graph, x: int) -> int:
     """Normalization of every channel over the image, in the operators that converters write: they put the channels first for it."""
-    batch, height, width, channels = graph.shape(x)
+    batch, *_, channels = graph.shape(x)
     first = transpose(graph, x, (0, 3, 1, 2))
     apart = difference(graph, first, mean(graph, first, (2, 3)))
     variance = mean(graph, multiple(graph, apart, apart), (2, 3))
