@@ -229,9 +229,19 @@ COMMANDS: dict[tuple[str, ...], str] = {
         "rrdb",
         "--input",
         "1,3,8",
-    ): "--input is '1,3,8'; it must be four positive whole numbers with commas between them (batch, channels, height, width)",
-    ("count", "rrdb", "--input", "0,3,8,8"): "--input is '0,3,8,8'; it must be four positive whole numbers",
-    ("count", "rrdb", "--input", "a,b"): "--input is 'a,b'; it must be four positive whole numbers",
+    ): "--input is '1,3,8', which rrdb does not take: module 'conv_first' of RRDBNet failed on an input of shape (1, 3, 8)",
+    (
+        "count",
+        "rrdb",
+        "--input",
+        "0,3,8,8",
+    ): "--input is '0,3,8,8'; it must be positive whole numbers with commas between them, the batch first, for example 1,3,128,128",
+    (
+        "count",
+        "rrdb",
+        "--input",
+        "a,b",
+    ): "--input is 'a,b'; it must be positive whole numbers with commas between them, the batch first, for example 1,3,128,128",
     (
         "count",
         "rrdb",
