@@ -71,6 +71,11 @@ class Operator:
     elements_written: int
     weight_elements: int
     live_elements: int
+    channel_axis: int = 1
+    """Axis of the shapes that holds the channels: 1, or -1 where they come last (matrix products, attention, and what is computed between them)."""
+    sources: tuple[tuple[int, int], ...] | None = None
+    """(index of the row that makes it, elements) of every activation that is read; those of the network's inputs are left out. None in a table that
+    was put together without it: everything comes from the row before."""
 
 
 @dataclass(frozen=True)

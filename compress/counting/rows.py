@@ -43,6 +43,7 @@ def _rows(trace: Trace, groups: Sequence[list[Step]], live: Sequence[int]) -> tu
     names = _names([group[0] for group in groups])
     consumed = {value for group in groups for step in group for value in step.reads} | trace.outputs
     rows = []
+    maker = {value: index for index, group in enumerate(groups) for step in group for value in step.writes}
     for group, name, elements in zip(groups, names, live, strict=True):
         head, last = group[0], group[-1]
         # Side results that nobody reads (indices of a pooling, statistics of a normalization) are never written by a runtime.
@@ -64,6 +65,8 @@ def _rows(trace: Trace, groups: Sequence[list[Step]], live: Sequence[int]) -> tu
                 elements_written=written,
                 weight_elements=weight_elements(group),
                 live_elements=elements,
+                channel_axis=-1 if head.kind in ("matmul", "attention") else 1,
+                sources=tuple((maker[value], count) for value, count in head.reads.items() if value in maker),
             )
         )
     return tuple(rows)
