@@ -42,7 +42,7 @@ class Candidate:
     inputs_kept: dict[str, float]
     """Modules that read fewer channels without it -> the share that is left."""
     outputs_kept: dict[str, float]
-    """Modules that write fewer channels without it -> the share that is left."""
+    """Modules that write fewer channels without it -> the share that is left. A normalization and a depthwise convolution are in both."""
 
     @property
     def touches(self) -> frozenset[str]:
@@ -50,8 +50,16 @@ class Candidate:
         return frozenset(self.inputs_kept) | frozenset(self.outputs_kept)
 
     def narrowed(self, table: OperatorTable) -> OperatorTable:
-        """The network's table without this block."""
-        rows = (_narrow(row, self.inputs_kept.get(row.name, 1.0), self.outputs_kept.get(row.name, 1.0)) for row in table.operators)
+        """The network's table without this block; what is between the modules, such as additions, is as narrow as what it reads."""
+        rows: list[Operator] = []
+        left: list[float] = []
+        for row in table.operators:
+            read, written = self.inputs_kept.get(row.name, 1.0), self.outputs_kept.get(row.name, 1.0)
+            if row.name not in self.touches and row.macs == 0 and row.sources:
+                together = sum(elements for _, elements in row.sources)
+                read = written = sum(left[maker] * elements for maker, elements in row.sources) / max(together, 1)
+            rows.append(_narrow(row, read, written))
+            left.append(written)
         return replace(table, operators=tuple(rows))
 
 
@@ -213,29 +221,33 @@ def _cheapest_block(graph: torch_pruning.DependencyGraph, model: nn.Module, name
     if not graph.check_pruning_group(_group(graph, model, name, weakest)):
         return None  # a layer that takes only a part of these channels would have none left
     names = {module: name for name, module in model.named_modules()}
-    inputs_kept: dict[str, float] = {}
-    outputs_kept: dict[str, float] = {}
-    for dep, _ in group:
-        if (touched := names.get(dep.target.module)) is not None:
-            (inputs_kept if graph.is_in_channel_pruning_fn(dep.handler) else outputs_kept)[touched] = 1.0 - block / width
+    touched = [(names[dep.target.module], dep.handler) for dep, _ in group if dep.target.module in names]
+    left = 1.0 - block / width
+    inputs_kept = {layer: left for layer, handler in touched if graph.is_in_channel_pruning_fn(handler)}
+    outputs_kept = {layer: left for layer, handler in touched if graph.is_out_channel_pruning_fn(handler)}
     return Candidate(name, weakest, float(scores[list(weakest)].sum()), inputs_kept, outputs_kept)
 
 
-def _narrow(row: Operator, input_keep: float, output_keep: float) -> Operator:
-    keep = input_keep * output_keep
-    if keep == 1.0:
+def _narrow(row: Operator, read: float, written: float) -> Operator:
+    """A row with these shares of the channels that it reads and writes."""
+    if read == written == 1.0:
         return row
+    # What computes every channel from itself loses its work once, not on both sides.
+    work = written if row.kind == "depthwise_convolution" or row.macs == 0 else read * written
 
     def channels(shape: tuple[int, ...], share: float) -> tuple[int, ...]:
-        return (shape[0], max(1, round(shape[1] * share)), *shape[2:]) if len(shape) > 1 else shape
+        axis = row.channel_axis % len(shape) if shape else 0
+        return tuple(max(1, round(size * share)) if index == axis and len(shape) > 1 else size for index, size in enumerate(shape))
 
     return replace(
         row,
-        input_shape=channels(row.input_shape, input_keep),
-        output_shape=channels(row.output_shape, output_keep),
-        macs=int(row.macs * keep),
-        macs_output_convention=int(row.macs_output_convention * keep),
-        elements_read=int(row.elements_read * input_keep),
-        elements_written=int(row.elements_written * output_keep),
-        weight_elements=int(row.weight_elements * keep),
+        input_shape=channels(row.input_shape, read),
+        output_shape=channels(row.output_shape, written),
+        groups=max(1, round(row.groups * written)) if row.kind == "depthwise_convolution" else row.groups,
+        macs=round(row.macs * work),
+        macs_output_convention=round(row.macs_output_convention * work),
+        elements_read=round(row.elements_read * read),
+        elements_written=round(row.elements_written * written),
+        weight_elements=round(row.weight_elements * work),
+        sources=None if row.sources is None else tuple((maker, round(elements * read)) for maker, elements in row.sources),
     )

@@ -35,6 +35,7 @@ KINDS: Mapping[str, tuple[str, str]] = {
     "attention": ("attention", "attentions"),
     "normalization": ("normalization", "normalizations"),
     "softmax": ("softmax", "softmaxes"),
+    "image_normalization": ("normalization over the image", "normalizations over the image"),
     "elementwise": ("element-wise operator", "element-wise operators"),
     "add": ("addition", "additions"),
     "multiply": ("multiplication", "multiplications"),

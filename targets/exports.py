@@ -6,6 +6,8 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from mcompress.targets.speeds import FilePrecision
+
 
 class Export(BaseModel):
     """What every backend has: the parity limits that its files must meet, and how long they are timed."""
@@ -16,6 +18,8 @@ class Export(BaseModel):
     """Operating systems on which the backend's files run."""
     units: ClassVar[tuple[str, ...]] = ("cpu",)
     """Compute units that the files reach with the runtime's own delegates, the fastest first."""
+    floats: ClassVar[FilePrecision] = "fp32"
+    """What is written for an operator that is not INT8."""
     backend: str
 
     float_limit: float = Field(default=1e-3, gt=0, le=1)
@@ -56,6 +60,7 @@ class CoreMLConfig(Export):
 
     systems: ClassVar[tuple[str, ...]] = ("ios", "macos")
     units: ClassVar[tuple[str, ...]] = ("npu", "gpu", "cpu")
+    floats: ClassVar[FilePrecision] = "fp16"
 
     backend: Literal["coreml"] = "coreml"
     minimum_deployment_target: Literal["iOS16", "iOS17", "iOS18"] = "iOS17"

@@ -122,8 +122,8 @@ def with_milliseconds(run: Run, *, device: Device | None = None, unit: str = "gp
     """The run with the breakdowns and ceilings that the pipeline records, of two invented networks on a real device."""
     known = device or load_device("snapdragon865")
     found = {
-        "teacher": breakdown_of(network(64, 16), known, unit, "fp16"),
-        "compressed": breakdown_of(network(24, 6), known, unit, precisions),
+        "teacher": breakdown_of(network(64, 16), known, unit, "fp16", floats="fp16"),
+        "compressed": breakdown_of(network(24, 6), known, unit, precisions, floats="fp16"),
     }
     models = {name: run.models[name].model_copy(update={"breakdown": breakdown}) for name, breakdown in found.items()}
     return run.model_copy(update={"models": run.models | models, "roofline": ceilings_of(known, tuple(found.values()))})

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Literal, cast
 
 import pytest
 
 from mcompress.budget import check_budget
-from mcompress.offer import Offer, against_expectation, offered, unit_of
+from mcompress.compress.quantize.plan import PlannedOperator, PrecisionPlan
+from mcompress.offer import Offer, against_expectation, offered, planned_precisions, unplanned
 from mcompress.planning import Plan
 from mcompress.record import CoverageRecord, ExportRecord, ModelRecord, ParityRecord, WalkedRecord
 from mcompress.targets.device import Unit, load_device
 from mcompress.targets.exports import CoreMLConfig, ExecuTorchConfig, Export, OnnxConfig, TFLiteConfig
+from mcompress.targets.operators import Operator, OperatorTable
+from mcompress.targets.reach import floats_on, unit_of
 from mcompress.targets.schema import Budget, Measurement, QualityFloor, Target
 
 
@@ -76,6 +80,27 @@ def test_a_backend_that_does_not_run_on_the_device_is_not_recommended_and_has_no
 def test_where_a_backends_files_run(config: Export, wanted: Unit, unit: str | None) -> None:
     found = unit_of(config, load_device("snapdragon865"), wanted)
     assert (found.name if found else None) == unit
+
+
+def test_a_float_network_runs_as_what_is_written_for_the_unit() -> None:
+    phone, apple = load_device("snapdragon865"), load_device("apple-a16")
+    assert floats_on([CoreMLConfig(), TFLiteConfig()], phone, phone.units["gpu"]) == "fp32"
+    assert floats_on([TFLiteConfig(), CoreMLConfig()], apple, apple.units["npu"]) == "fp16"
+
+
+def table(*names: str) -> OperatorTable:
+    row = Operator("", "convolution", "convolution", (), (1, 8, 4, 4), (1, 8, 4, 4), 1, (3, 3), 1, 9216, 9216, 128, 128, 576, 256)
+    return OperatorTable(tuple(replace(row, name=name) for name in names), 576)
+
+
+def test_rows_have_the_precision_of_their_module_also_when_it_is_called_again() -> None:
+    entries = [PlannedOperator("a", "body.0", "conv2d", "int8", "planned"), PlannedOperator("b", "tail", "conv2d", "fp16", "sensitive")]
+    plan = PrecisionPlan(tuple(entries), {})
+    rows = table("body.0", "body.0_1", "tail", "conv_7")
+    assert planned_precisions(rows, plan, "fp32") == {"body.0": "int8", "body.0_1": "int8", "tail": "fp32", "conv_7": "fp32"}
+    assert planned_precisions(rows, plan, "fp16")["tail"] == "fp16"
+    assert planned_precisions(rows, None, "fp32") == "fp32"
+    assert [fallback.what for fallback in unplanned(rows, plan)] == ["conv_7"]
 
 
 def planned(backends: str, unit: str = "gpu") -> Plan:

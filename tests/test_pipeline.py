@@ -18,8 +18,12 @@ from mcompress.cache import Cache
 from mcompress.cli import app
 from mcompress.compress.stages import STAGES
 from mcompress.errors import BudgetMissed, DiskFullError, PlanError, UsageError
+from mcompress.export.comparison import read_comparison
+from mcompress.export.tables import table_of_file
 from mcompress.planning import plan
 from mcompress.record import Run
+from mcompress.targets.device import load_device
+from mcompress.targets.latency import estimate
 from mcompress.targets.load import load_target, shipped_targets
 from mcompress.targets.stages import StageConfig
 
@@ -103,6 +107,16 @@ def test_a_run_its_cache_and_its_record(ran: tuple[Path, mcompress.Outcome]) -> 
     assert [stage.cached for stage in rebuilt.record.stages] == [True, True, False, True]
     assert digests(rebuilt.record) == digests(first.record)
     assert any("is damaged (weights.safetensors changed)" in f.reason for f in rebuilt.record.fallbacks)
+
+
+def test_a_file_is_estimated_as_what_it_holds(ran: tuple[Path, mcompress.Outcome]) -> None:
+    """The bundle's estimates come from the network and the plan; reading the written file gives the same."""
+    bundle, device = ran[1].folder / "bundle", load_device("snapdragon865")
+    stored = read_comparison(bundle).files
+    assert {name.rpartition("-")[2] for name in stored} == {"float.onnx", "mixed.onnx"}
+    for name, found in stored.items():
+        read = table_of_file(bundle / name)
+        assert found.latency_ms == pytest.approx(estimate(read.table, device, found.unit, read.precisions).value, rel=0.03), name
 
 
 def test_two_runs_on_one_folder(tiny: Path, tmp_path: Path) -> None:

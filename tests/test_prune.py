@@ -128,13 +128,26 @@ def test_a_layer_inside_that_cannot_be_pruned_is_a_fallback(make_context) -> Non
     assert network[0].out_channels == 16
 
 
-def test_a_block_is_priced_on_the_table_that_the_network_has_without_it() -> None:
-    def chain(width: int) -> nn.Sequential:
-        return nn.Sequential(nn.Conv2d(3, width, 3, padding=1), nn.Conv2d(width, 8, 1, bias=False)).eval()
+class Mobile(nn.Module):
+    """An inverted bottleneck between convolutions: depthwise, normalized, with a skip and an activation by itself."""
 
-    wide, narrow = (operator_table(chain(width), SHAPE) for width in (24, 16))
-    block = Candidate("0", tuple(range(8)), 1.0, inputs_kept={"1": 16 / 24}, outputs_kept={"0": 16 / 24})
-    assert [replace(row, live_elements=0) for row in block.narrowed(wide).operators] == [replace(row, live_elements=0) for row in narrow.operators]
+    def __init__(self, inner: int) -> None:
+        super().__init__()
+        self.head, self.wide = nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.Conv2d(16, inner, 1, bias=False)
+        self.deep, self.norm = nn.Conv2d(inner, inner, 3, padding=1, groups=inner, bias=False), nn.GroupNorm(1, inner, affine=False)
+        self.thin, self.tail = nn.Conv2d(inner, 16, 1, bias=False), nn.Conv2d(16, 3, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.head(x)
+        return self.tail(x + self.thin(nn.functional.gelu(self.norm(self.deep(self.wide(x)))) * 0.5))
+
+
+def test_a_block_is_priced_on_the_table_that_the_network_has_without_it() -> None:
+    wide, narrow = (operator_table(Mobile(inner).eval(), SHAPE) for inner in (24, 16))
+    both, left = ("deep", "norm"), 16 / 24
+    block = Candidate("wide", tuple(range(8)), 1.0, dict.fromkeys((*both, "thin"), left), dict.fromkeys((*both, "wide"), left))
+    found = block.narrowed(wide).operators
+    assert [replace(row, live_elements=0) for row in found] == [replace(row, live_elements=0) for row in narrow.operators]
 
 
 @pytest.mark.export

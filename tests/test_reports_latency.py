@@ -64,7 +64,7 @@ def cpu(run: Run) -> Run:
 )
 def test_a_breakdown_is_the_estimate(device: str, unit: str, precision: Precisions) -> None:
     known, table = load_device(device), network(24, 6)
-    found, rows = breakdown_of(table, known, unit, precision), operator_latencies(table, known, unit, precision)
+    found, rows = breakdown_of(table, known, unit, precision, floats="fp16"), operator_latencies(table, known, unit, precision)
     assert found.latency == estimate(table, known, unit, precision)
     assert [operator.latency_ms for operator in found.operators] == [row.latency_ms for row in rows]
     assert [operator.name for operator in found.operators] == [operator.name for operator in table.operators]
@@ -77,7 +77,7 @@ def test_a_breakdown_is_the_estimate(device: str, unit: str, precision: Precisio
 
 def test_ceilings_are_those_of_the_device_and_say_their_source() -> None:
     device = load_device("snapdragon865")
-    found = breakdown_of(network(24, 6), device, "gpu", "int8")
+    found = breakdown_of(network(24, 6), device, "gpu", "int8", floats="fp16")
     (ceiling,) = ceilings_of(device, [found])
     speeds = device.units["gpu"].speeds["fp16"]
     assert (ceiling.unit, ceiling.precision, ceiling.gbs) == ("gpu", "fp16", speeds.memory.gbs)
@@ -286,7 +286,7 @@ def test_candidates_and_breakdowns_follow_the_constants_of_the_device(name: str)
     unit = fast.preferred_unit
     for device in (fast, slow):
         assert table_cost(table, device, device.units[unit], "int8").latency == estimate(table, device, unit, "int8")
-        assert breakdown_of(table, device, unit, "int8").latency == estimate(table, device, unit, "int8")
+        assert breakdown_of(table, device, unit, "int8", floats="fp16").latency == estimate(table, device, unit, "int8")
     assert table_cost(table, slow, slow.units[unit], "int8").latency.value == pytest.approx(4 * estimate(table, fast, unit, "int8").value)
 
 

@@ -12,19 +12,19 @@ from mcompress.targets.latency import OperatorLatency, Precisions, estimate, ope
 from mcompress.targets.operators import Operator, OperatorTable
 from mcompress.targets.speeds import BYTES, CLASSES, FilePrecision
 
-SHIPPED: tuple[FilePrecision, ...] = ("int8", "fp16")
-"""What exported files are written in; a network of nothing else is what a precision plan can be compared with."""
 
+def breakdown_of(table: OperatorTable, device: Device, unit: str, precisions: Precisions, *, floats: FilePrecision) -> LatencyBreakdown:
+    """Every operator of `table` on a unit of the device, and the fixed cost of an inference; raises as `estimate` does.
 
-def breakdown_of(table: OperatorTable, device: Device, unit: str, precisions: Precisions) -> LatencyBreakdown:
-    """Every operator of `table` on a unit of the device, and the fixed cost of an inference; raises as `estimate` does."""
+    A network in INT8 and one in `floats`, the precisions that files are written in, are what a precision plan can be compared with.
+    """
     whole, rows = estimate(table, device, unit, precisions), operator_latencies(table, device, unit, precisions)
     return LatencyBreakdown(
         latency=whole,
         unit=unit,
         fixed_ms=max(0.0, whole.value - sum(row.latency_ms for row in rows)),
         operators=tuple(_cost(operator, row, device.unit(row.unit)) for operator, row in zip(table.operators, rows, strict=True)),
-        all_in_ms=dict(_all_in(table, device, device.unit(unit))),
+        all_in_ms=dict(_all_in(table, device, device.unit(unit), ("int8", floats))),
     )
 
 
@@ -58,8 +58,8 @@ def _cost(operator: Operator, row: OperatorLatency, unit: Unit) -> OperatorCost:
     )
 
 
-def _all_in(table: OperatorTable, device: Device, unit: Unit) -> Iterator[tuple[str, float]]:
-    for precision in SHIPPED:
+def _all_in(table: OperatorTable, device: Device, unit: Unit, precisions: Sequence[FilePrecision]) -> Iterator[tuple[str, float]]:
+    for precision in precisions:
         if precision in unit.runs:
             try:
                 yield precision, estimate(table, device, unit.name, precision).value

@@ -7,18 +7,19 @@ because it is smaller. Where that or this machine's timing contradicts what quan
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from mcompress.compress.quantize.plan import PrecisionPlan
+from mcompress.compress.quantize.plan import Precision, PrecisionPlan
 from mcompress.planning import Plan
 from mcompress.record import ExportRecord
-from mcompress.targets.device import Device, Unit
-from mcompress.targets.exports import Export
+from mcompress.targets.device import Unit
 from mcompress.targets.latency import Precisions, estimate
-from mcompress.targets.operators import OperatorTable
+from mcompress.targets.operators import Operator, OperatorTable
+from mcompress.targets.reach import unit_of
 from mcompress.targets.schema import Fallback, Measurement
+from mcompress.targets.speeds import FilePrecision
 
 NOTABLY_SLOWER = 1.05  # timings of one file on one machine repeat within a few per cent
 SAME = 0.01  # estimates closer than this share are equal
@@ -34,6 +35,8 @@ class Offer:
     as_float: Measurement
     as_mixed: Measurement | None
     """None without a quantize stage."""
+    floats: FilePrecision = "fp32"
+    """What the files hold for an operator that is not INT8."""
 
     @property
     def variant(self) -> Variant:
@@ -61,19 +64,10 @@ def make_offers(made: Plan, table: OperatorTable, plan: PrecisionPlan | None, re
         unit = unit_of(config, made.device, made.unit)
         if unit is None:
             continue
-        as_float = measured.get((config.backend, "float")) or device_latency(made, table, None, unit)
-        as_mixed = None if plan is None else measured.get((config.backend, "mixed")) or device_latency(made, table, plan, unit)
-        offers[config.backend] = Offer(unit, as_float, as_mixed)
+        as_float = measured.get((config.backend, "float")) or device_latency(made, table, None, unit, config.floats)
+        as_mixed = None if plan is None else measured.get((config.backend, "mixed")) or device_latency(made, table, plan, unit, config.floats)
+        offers[config.backend] = Offer(unit, as_float, as_mixed, config.floats)
     return offers
-
-
-def unit_of(config: Export, device: Device, wanted: Unit) -> Unit | None:
-    """Where a backend's files run on a device: on the unit that the target wants if they reach it, else on the first that they do reach."""
-    if device.os not in config.systems:
-        return None
-    if wanted.name in config.units:
-        return wanted
-    return next((device.units[name] for name in config.units if name in device.units), None)
 
 
 def best_of(offers: Mapping[str, Offer]) -> Offer | None:
@@ -81,27 +75,34 @@ def best_of(offers: Mapping[str, Offer]) -> Offer | None:
     return min(offers.values(), key=lambda offer: offer.latency.value, default=None)
 
 
-def device_latency(made: Plan, table: OperatorTable, plan: PrecisionPlan | None, unit: Unit) -> Measurement:
-    """Estimate on a unit of the target's device."""
-    return estimate(table, made.device, unit.name, planned_precisions(table, plan))
+def device_latency(made: Plan, table: OperatorTable, plan: PrecisionPlan | None, unit: Unit, floats: FilePrecision) -> Measurement:
+    """Estimate on a unit of the target's device, for files that hold `floats` where they hold no INT8."""
+    return estimate(table, made.device, unit.name, planned_precisions(table, plan, floats))
 
 
-def planned_precisions(table: OperatorTable, plan: PrecisionPlan | None) -> Precisions:
-    """Table row -> precision: what the plan gives the module; float networks ship as fp16 to phones."""
+def planned_precisions(table: OperatorTable, plan: PrecisionPlan | None, floats: FilePrecision) -> Precisions:
+    """Table row -> precision in a file that holds `floats` for what the plan has not in INT8; all of a float network's rows are that."""
     if plan is None:
-        return "fp16"
-    of_module = {operator.module: operator.precision for operator in plan.operators if operator.module}
-    return {row.name: of_module.get(row.name, "fp16") for row in table.operators if row.macs}
+        return floats
+    written: dict[Precision, FilePrecision] = {"int8": "int8", "fp16": floats, "fp32": "fp32"}
+    of_module = {operator.module: written[operator.precision] for operator in plan.operators if operator.module}
+    return {row.name: of_module.get(_module_of(row, of_module), floats) for row in table.operators if row.macs}
 
 
 def unplanned(table: OperatorTable, plan: PrecisionPlan | None) -> Iterator[Fallback]:
-    """Rows that the plan does not name, such as a convolution called as a function: the estimate takes them as fp16, and says so."""
+    """Rows that the plan does not name, such as a convolution called as a function: the estimate takes them as float, and says so."""
     modules = {operator.module for operator in plan.operators if operator.module} if plan is not None else set()
     for row in table.operators:
-        if plan is not None and row.macs and row.name not in modules:
+        if plan is not None and row.macs and _module_of(row, modules) not in modules:
             yield Fallback(
-                where="estimate", what=row.name, reason="the precision plan knows no module of this name; it is estimated and sized as fp16"
+                where="estimate", what=row.name, reason="the precision plan knows no module of this name; it is estimated and sized as float"
             )
+
+
+def _module_of(row: Operator, modules: Collection[str]) -> str:
+    """The module behind a row; a module that is called again has further rows, with a number behind its name."""
+    first, _, number = row.name.rpartition("_")
+    return first if row.name not in modules and number.isdecimal() and first in modules else row.name
 
 
 def offered(records: Sequence[ExportRecord], offers: Mapping[str, Offer]) -> tuple[ExportRecord, ...]:

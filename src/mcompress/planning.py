@@ -23,8 +23,10 @@ from mcompress.compress.teacher import load_network, load_start, load_teacher
 from mcompress.environment import cpu_name, package_versions, thread_count
 from mcompress.errors import MCompressError, MissingBackendError, PlanError, StageError, TargetError, UsageError
 from mcompress.export import backend_of
-from mcompress.targets.device import Device, PrecisionName, Unit, load_device
+from mcompress.targets.device import Device, Unit, load_device
+from mcompress.targets.reach import floats_on
 from mcompress.targets.schema import SMALLEST_SIDE, Target
+from mcompress.targets.speeds import FilePrecision
 from mcompress.targets.stages import PruneConfig, QuantizeConfig, SearchConfig, StageConfig, TrainingConfig
 
 STAGE_VERSIONS = {"search": 4, "prune": 5, "distill": 3, "quantize": 1, "export": 3, "evaluate": 1}
@@ -49,6 +51,16 @@ class Plan:
     start: nn.Module
 
     @property
+    def floats(self) -> FilePrecision:
+        """What a float network runs as on the unit."""
+        return floats_on(self.target.exports, self.device, self.unit)
+
+    @property
+    def ships_as(self) -> FilePrecision:
+        """What search and prune cost a network as."""
+        return ships_as(self.target, self.device, self.unit)
+
+    @property
     def data_digest(self) -> str:
         """Digest of training and held-out data."""
         return self.task.data_digest
@@ -69,7 +81,7 @@ class Plan:
             "packages": {name: package_versions()[name] for name in STAGE_PACKAGES[stage.stage]},
         }
         if isinstance(stage, SearchConfig | PruneConfig):
-            parts["ships_as"] = ships_as(self.target)
+            parts["ships_as"] = self.ships_as
             parts["unit"] = self.unit.model_dump(mode="json")
             fallback = self.unit.fallback_unit
             parts["fallback_unit"] = self.device.units[fallback].model_dump(mode="json") if fallback else None
@@ -78,9 +90,9 @@ class Plan:
         return parts
 
 
-def ships_as(target: Target) -> PrecisionName:
-    """What search and prune cost a network as: `int8` with a quantize stage behind them, otherwise `fp16`, as which float networks go to phones."""
-    return "int8" if any(isinstance(stage, QuantizeConfig) for stage in target.stages) else "fp16"
+def ships_as(target: Target, device: Device, unit: Unit) -> FilePrecision:
+    """What search and prune cost a network as: `int8` with a quantize stage behind them, otherwise what float files hold."""
+    return "int8" if any(isinstance(stage, QuantizeConfig) for stage in target.stages) else floats_on(target.exports, device, unit)
 
 
 def plan(target: Target) -> Plan:
@@ -210,7 +222,7 @@ def _network_problems(target: Target, device: Device, unit: Unit, teacher: Netwo
     searches = [stage for stage in target.stages if isinstance(stage, SearchConfig)]
     for stage in searches:
         try:
-            cost = smallest_cost(stage, teacher[0], device, unit, ships_as(target))
+            cost = smallest_cost(stage, teacher[0], device, unit, ships_as(target, device, unit))
         except (PlanError, StageError) as error:
             problems.append(str(error))
             continue

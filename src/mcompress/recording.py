@@ -35,6 +35,7 @@ from mcompress.targets.latency import weight_bytes
 from mcompress.targets.load import digest
 from mcompress.targets.operators import OperatorTable
 from mcompress.targets.schema import Fallback
+from mcompress.targets.speeds import FilePrecision
 
 
 class StageLike(Protocol):
@@ -93,22 +94,22 @@ def make_record(
     offers = make_offers(made, distilled.table, final.plan, [result.record for result in exports])
     records = offered([result.record for result in exports], offers)
     best = best_of(offers)
-    unit, variant = (best.unit, best.variant) if best else (made.unit, "mixed" if final.plan else "float")
+    unit, variant, floats = (best.unit, best.variant, best.floats) if best else (made.unit, "mixed" if final.plan else "float", made.floats)
     shown = _shown(exports, variant)
     models = {
-        "teacher": _model_record(made, teacher, None, unit, scored["teacher"].scores),
-        "student": _model_record(made, student, None, unit, scored["student"].scores),
-        "distilled": _model_record(made, distilled, None, unit, scored["distilled"].scores),
+        "teacher": _model_record(made, teacher, None, unit, floats, scored["teacher"].scores),
+        "student": _model_record(made, student, None, unit, floats, scored["student"].scores),
+        "distilled": _model_record(made, distilled, None, unit, floats, scored["distilled"].scores),
         "compressed": _model_record(
-            made, distilled, final.plan if variant == "mixed" else None, unit, shown.scores if shown else scored["distilled"].scores
+            made, distilled, final.plan if variant == "mixed" else None, unit, floats, shown.scores if shown else scored["distilled"].scores
         ),
     }
     if best is not None:
         models["compressed"] = models["compressed"].model_copy(update={"latency": (best.latency,)})
-    shipped = planned_precisions(distilled.table, final.plan if variant == "mixed" else None)
+    shipped = planned_precisions(distilled.table, final.plan if variant == "mixed" else None, floats)
     breakdowns = {
-        "teacher": breakdown_of(teacher.table, made.device, unit.name, planned_precisions(teacher.table, None)),
-        "compressed": breakdown_of(distilled.table, made.device, unit.name, shipped),
+        "teacher": breakdown_of(teacher.table, made.device, unit.name, floats, floats=floats),
+        "compressed": breakdown_of(distilled.table, made.device, unit.name, shipped, floats=floats),
     }
     models |= {name: models[name].model_copy(update={"breakdown": breakdown}) for name, breakdown in breakdowns.items()}
     pictures = {made.task.baseline_name: baseline.entry, "teacher": scored["teacher"].entry, "student": scored["student"].entry}
@@ -181,19 +182,19 @@ def _evaluate(made: Plan, cache: Cache, name: str, counted: Counted | None) -> E
     return Evaluated(json.loads((entry.folder / "scores.json").read_text(encoding="utf-8")), entry)
 
 
-def _model_record(made: Plan, counted: Counted, plan: PrecisionPlan | None, unit: Unit, scores: Scores) -> ModelRecord:
+def _model_record(made: Plan, counted: Counted, plan: PrecisionPlan | None, unit: Unit, floats: FilePrecision, scores: Scores) -> ModelRecord:
     table = counted.table
     return ModelRecord(
         spec=json.loads(counted.spec.to_json()),
         params=table.params,
         macs=table.macs,
         macs_output_convention=table.macs_output_convention,
-        weight_bytes=table.params * FP32_BYTES if plan is None else weight_bytes(table, planned_precisions(table, plan)),
+        weight_bytes=table.params * FP32_BYTES if plan is None else weight_bytes(table, planned_precisions(table, plan, floats)),
         peak_activation_bytes=table.peak_activation_elements * FP32_BYTES,
         activation_traffic_bytes=table.activation_traffic_elements * FP32_BYTES,
         quality=mean(scores),
         quality_per_sample=scores,
-        latency=(device_latency(made, table, plan, unit),),
+        latency=(device_latency(made, table, plan, unit, floats),),
     )
 
 

@@ -19,7 +19,7 @@ from mcompress.compress.stage import StageContext, StageOutput
 from mcompress.compress.stages import STAGES
 from mcompress.console import Reporter
 from mcompress.joining import leading, search_folder
-from mcompress.planning import Plan, ships_as
+from mcompress.planning import Plan
 from mcompress.record import StageRecord
 from mcompress.targets.schema import Fallback
 from mcompress.targets.stages import SearchConfig, StageConfig
@@ -107,7 +107,7 @@ def _run_stage(made: Plan, stage: StageConfig, previous: Artifact | None, work: 
         seed=made.target.seed,
         checkpoints=checkpoints,
         search_folder=shared,
-        ships_as=ships_as(made.target),
+        ships_as=made.ships_as,
         progress=reporter.progress,
     )
     output = STAGES[type(stage)](stage, context)

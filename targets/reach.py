@@ -1,0 +1,24 @@
+"""Which compute unit of a device a backend's files reach, and what they hold for float operators there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mcompress.targets.device import Device, Unit
+from mcompress.targets.exports import Export
+from mcompress.targets.speeds import FilePrecision
+
+
+def unit_of(config: Export, device: Device, wanted: Unit) -> Unit | None:
+    """Where a backend's files run on a device: on the unit that the target wants if they reach it, else on the first that they do reach."""
+    if device.os not in config.systems:
+        return None
+    if wanted.name in config.units:
+        return wanted
+    return next((device.units[name] for name in config.units if name in device.units), None)
+
+
+def floats_on(configs: Sequence[Export], device: Device, wanted: Unit) -> FilePrecision:
+    """What a float network runs on the unit as: what the first backend writes that reaches it, else the first at all."""
+    reaching = [config for config in configs if unit_of(config, device, wanted) is wanted]
+    return next((config.floats for config in (*reaching, *configs)), Export.floats)
