@@ -12,6 +12,8 @@ from mcompress.targets.operators import ACTIVATIONS
 
 DOMINANT = 0.5
 """An operator above this share of its kind is named."""
+UNKNOWN = "other"
+NAMED = 3
 MOSTLY = 0.9
 """A kind that waits for one thing at least for this share of its time is said to be bound by it, without the share."""
 
@@ -44,6 +46,9 @@ def _levers(run: Run, breakdown: LatencyBreakdown) -> Iterator[Lever]:
     total = breakdown.latency.value
     for kind, row in kind_rows(breakdown).items():
         costs = [cost for cost in breakdown.operators if cost.kind == kind]
+        if kind == UNKNOWN:
+            yield Lever(row.total_ms, _unknown(breakdown, costs, row.total_ms))
+            continue
         half_bytes_ms = sum(_saved(cost.compute_ms, cost.memory_ms, 1.0, 0.5) for cost in costs)
         half_macs_ms = sum(_saved(cost.compute_ms, cost.memory_ms, 0.5, 1.0) for cost in costs)
         subject = f"{_named(costs, row)} {wording.share(row.total_ms, total)} of the time ({in_ms(row.total_ms)}),"
@@ -54,8 +59,22 @@ def _levers(run: Run, breakdown: LatencyBreakdown) -> Iterator[Lever]:
     yield Lever(parts["boundary"], lambda: _boundaries(breakdown, parts["boundary"]))
     yield Lever(parts["stream"] / 2, lambda: _stream(breakdown, parts["stream"]))
     yield Lever(parts["apart"], lambda: _apart(breakdown, parts["apart"]))
+    if any(cost.kind == UNKNOWN for cost in breakdown.operators):
+        return  # nobody knows in which precisions they exist
     for precision, other_ms in breakdown.all_in_ms.items():
         yield Lever(total - other_ms, _precision(breakdown, precision, other_ms))
+
+
+def _unknown(breakdown: LatencyBreakdown, costs: Sequence[OperatorCost], spent_ms: float) -> Callable[[], str]:
+    def say() -> str:
+        more = f" and {len(costs) - NAMED} more" if len(costs) > NAMED else ""
+        names = ", ".join(f"'{cost.name}'" for cost in costs[:NAMED]) + more
+        return (
+            f"{wording.share(spent_ms, breakdown.latency.value)} of the time ({in_ms(spent_ms)}) is assumed for {_several(len(costs), 'operator')} "
+            f"that the operator table does not know ({names}): measure them on the device (mcompress profile --operators), or replace them."
+        )
+
+    return say
 
 
 def _saved(compute_ms: float, memory_ms: float, compute_left: float, memory_left: float) -> float:

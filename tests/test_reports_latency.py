@@ -223,6 +223,16 @@ def test_the_advice_names_the_fixed_cost_and_the_other_precision(run: Run) -> No
     assert advice(changed(one, latency=whole, fixed_ms=30.0)).startswith("75 % of the time (30.0 ms) is the fixed cost")
 
 
+def test_nothing_is_promised_of_operators_that_nobody_knows(run: Run) -> None:
+    one = only(run, "up1", "compute_ms")
+    breakdown = one.models["compressed"].breakdown
+    assert breakdown is not None
+    rows = [row.model_copy(update={"kind": "other"}) if row.name == "up1" else row for row in breakdown.operators]
+    sentence = advice(changed(one, operators=tuple(rows), all_in_ms={"fp16": 2.0}))
+    assert "100 % of the time (10.0 ms) is assumed for 1 operator that the operator table does not know ('up1')" in sentence
+    assert "multiply-adds" not in sentence
+
+
 def test_a_record_of_an_older_version_says_what_it_lacks(run: Run, tmp_path: Path) -> None:
     record = json.loads(run.model_dump_json(by_alias=True))
     del record["roofline"]

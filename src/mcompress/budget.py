@@ -20,7 +20,13 @@ def check_budget(budget: Budget, models: Mapping[str, ModelRecord], exports: Seq
     largest = max(shipped, key=lambda record: record.bytes)
     rows: list[tuple[str, float | None, float, How, str]] = [
         ("latency_ms", budget.latency_ms, latency.value, latency.how, ", ".join(filter(None, (latency.on, latency.band)))),
-        ("macs_g", budget.macs_g, compressed.macs / 1e9, "host", f"counted from the operator table, exact work{_confirmed('macs', exports)}"),
+        (
+            "macs_g",
+            budget.macs_g,
+            compressed.macs / 1e9,
+            "host",
+            f"counted from the operator table, {_exact(compressed)}{_confirmed('macs', exports)}",
+        ),
         (
             "peak_memory_mb",
             budget.peak_memory_mb,
@@ -39,6 +45,10 @@ def check_budget(budget: Budget, models: Mapping[str, ModelRecord], exports: Seq
 def _nothing_runs(budget: Budget) -> Iterator[BudgetRecord]:
     for what, limit in budget.model_dump(exclude={"quality"}, exclude_none=True).items():
         yield BudgetRecord(what=what, limit=limit, value=None, how=None, met=False, note="no exported file runs on the target's device")
+
+
+def _exact(model: ModelRecord) -> str:
+    return f"of which {model.assumed_macs / 1e9:.3g} G are assumed, of operators that it does not know" if model.assumed_macs else "exact work"
 
 
 def _confirmed(what: Literal["macs", "memory"], exports: Sequence[ExportRecord]) -> str:

@@ -119,6 +119,8 @@ class ModelRecord(Record):
     params: int
     macs: int
     macs_output_convention: int
+    assumed_macs: int = 0
+    """How many of `macs` are assumed, of operators that the table does not know."""
     weight_bytes: int
     peak_activation_bytes: int
     activation_traffic_bytes: int

@@ -123,6 +123,8 @@ def make_record(
         *(fallback for result in exports for fallback in result.fallbacks),
         *against_expectation(made, records, offers),
         *unplanned(distilled.table, final.plan),
+        *_unknown("teacher", teacher.table),
+        *_unknown("compressed", distilled.table),
         *_beyond_the_device(made, models["compressed"]),
     ]
     return Run(
@@ -189,6 +191,7 @@ def _model_record(made: Plan, counted: Counted, plan: PrecisionPlan | None, unit
         params=table.params,
         macs=table.macs,
         macs_output_convention=table.macs_output_convention,
+        assumed_macs=table.assumed_macs,
         weight_bytes=table.params * FP32_BYTES if plan is None else weight_bytes(table, planned_precisions(table, plan, floats)),
         peak_activation_bytes=table.peak_activation_elements * FP32_BYTES,
         activation_traffic_bytes=table.activation_traffic_elements * FP32_BYTES,
@@ -202,6 +205,15 @@ def _shown(exports: Sequence[ExportResult], variant: str) -> ExportResult | None
     """The file whose pictures and quality stand for the compressed network: the first executed one of the offered form, else of any."""
     executed = [result for result in exports if result.scores]
     return next((r for r in executed if r.record.variant == variant), executed[0] if executed else None)
+
+
+def _unknown(model: str, table: OperatorTable) -> Iterator[Fallback]:
+    """What the operator table does not know, one line per operation."""
+    for operation in dict.fromkeys(row.operation for row in table.unknown):
+        rows = [row for row in table.unknown if row.operation == operation]
+        macs = sum(row.macs for row in rows)
+        reason = f"the operator table does not know it; the {macs:,} multiply-adds of {len(rows)} of them in the {model} network are assumed"
+        yield Fallback(where="count", what=operation, reason=reason)
 
 
 def _beyond_the_device(made: Plan, compressed: ModelRecord) -> Iterator[Fallback]:
