@@ -38,7 +38,7 @@ class Gate(BaseModel):
     params_percent: Percent = 1.0
     """Parameters of the network."""
     peak_memory_percent: Percent = 1.0
-    """Planned peak of live activations, fp32."""
+    """Planned peak of live activations of the network, in fp32 whatever a file computes in: one number for all files."""
     size_percent: Percent = 1.0
     """Bytes of a file."""
     fallbacks: Count = 0

@@ -30,6 +30,7 @@ STEPS = {step.get("name", step.get("uses")): step for step in WORKFLOW["jobs"]["
 
 def test_the_workflow_has_what_it_needs_and_no_more() -> None:
     assert set(WORKFLOW["on"]) == {"pull_request", "push"}
+    assert set(WORKFLOW["on"]["pull_request"]["types"]) == {"opened", "synchronize", "reopened", "labeled", "unlabeled"}, "else the label counts late"
     assert "pull_request_target" not in TEXT, "it would run a stranger's code with this repository's rights"
     assert WORKFLOW["permissions"] == {"contents": "read", "actions": "read", "pull-requests": "write"}
     for step in STEPS.values():

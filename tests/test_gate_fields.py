@@ -52,7 +52,7 @@ def test_a_bundle_is_as_good_as_itself(baseline: Path) -> None:
     assert found.verdict == "ok"
     assert {row.verdict for row in found.rows} == {"ok"}
     assert [row.field for row in found.rows] == [
-        "multiply-adds", "parameters", "planned peak memory", "estimated latency", "size", "fallbacks", "operators wider than fp32",
+        "multiply-adds", "parameters", "planned peak memory, fp32", "estimated latency", "size", "fallbacks", "operators wider than fp32",
         "parity, share of the range", "quality, psnr_db",
     ]  # fmt: skip
     assert not found.operators
@@ -86,12 +86,14 @@ def test_what_is_exactly_as_much_worse_as_allowed_passes(tolerance: float, worse
     assert (judged(worse, tolerance) == "regression") == (worse > tolerance + 1e-9)
 
 
+NO_PARITY = ParityRecord(reference="PyTorch", metric="share of range", value=None, limit=1e-3, passed=None, runtime="not executed: why")
 FOUND: dict[str, tuple[dict[str, object], dict[str, object], str, str]] = {
     # what the baseline has, what the new file has, field, verdict
     "quality within": ({}, {"quality": {"psnr_db": 29.96}}, "quality, psnr_db", "ok"),
     "quality lost": ({}, {"quality": {"psnr_db": 29.9}}, "quality, psnr_db", "regression"),
     "quality won": ({}, {"quality": {"psnr_db": 30.2}}, "quality, psnr_db", "better"),
-    "another metric": ({"quality": {"ssim": 0.9}}, {}, "quality, ssim", "re-baseline"),
+    "quality that was lost": ({"quality": {"ssim": 0.9}}, {}, "quality, ssim", "regression"),
+    "quality that is new": ({}, {"quality": {"psnr_db": 30.0, "ssim": 0.9}}, "quality, ssim", "not comparable"),
     "a fallback more": (
         {},
         {"coverage": CoverageRecord(total=2, by_unit={"cpu": 2}, fallbacks=(OperatorFallback(operator="Resize", reason="no kernel"),))},
@@ -135,12 +137,15 @@ FOUND: dict[str, tuple[dict[str, object], dict[str, object], str, str]] = {
         "parity, dB",
         "regression",
     ),
-    "parity not computed": (
-        {},
-        {"parity": ParityRecord(reference="PyTorch", metric="share of range", value=None, limit=1e-3, passed=None, runtime="not executed: why")},
+    "parity that was lost": ({}, {"parity": NO_PARITY}, "parity, share of the range", "regression"),
+    "parity that is new": ({"parity": NO_PARITY}, {}, "parity, share of the range", "not comparable"),
+    "parity that is new and outside its limit": (
+        {"parity": NO_PARITY},
+        {"parity": ParityRecord(reference="PyTorch", metric="share of range", value=2e-3, limit=1e-3, passed=False, runtime="onnxruntime")},
         "parity, share of the range",
-        "not comparable",
+        "regression",
     ),
+    "parity that nobody computed": ({"parity": NO_PARITY}, {"parity": NO_PARITY}, "parity, share of the range", "not comparable"),
 }
 
 
@@ -149,6 +154,36 @@ def test_what_was_found_about_a_file(name: str, tmp_path: Path) -> None:
     old, new, field, verdict = FOUND[name]
     folders = [gate_bundle(tmp_path / who, export=lambda made, more=more: recorded(made, **more)) for who, more in (("old", old), ("new", new))]
     assert row(check(*folders), field).verdict == verdict
+
+
+LOST = {"parity": NO_PARITY, "quality": {}}
+
+
+@pytest.mark.parametrize(
+    ("comparison", "verdict"),
+    [
+        (a_comparison(), "regression"),
+        (a_comparison(packages={**PACKAGES, "onnxruntime": "1.32.0"}), "re-baseline"),
+        (a_comparison(packages={name: version for name, version in PACKAGES.items() if name != "onnxruntime"}), "re-baseline"),
+        (a_comparison(packages={**PACKAGES, "mcompress": "0.2.0"}), "re-baseline"),
+        (a_comparison(packages={**PACKAGES, "ai-edge-litert": "9.9"}), "regression"),  # another backend's
+        (a_comparison(cpu="another processor"), "re-baseline"),
+    ],
+)
+def test_what_was_lost_fails_with_the_reason(comparison: Comparison, verdict: str, baseline: Path, tmp_path: Path) -> None:
+    found = check(baseline, gate_bundle(tmp_path, comparison, export=lambda made: recorded(made, **LOST)))
+    for field, note in (("parity, share of the range", "not executed: why"), ("quality, psnr_db", "only the baseline has it")):
+        lost = row(found, field)
+        assert (lost.verdict, lost.new, lost.tolerance) == (verdict, "none", "a value")
+        assert note in lost.note
+        assert lost in found.failing
+
+
+def test_what_was_lost_fails_nothing_where_it_is_only_shown(tmp_path: Path) -> None:
+    shown = a_comparison(gate={"only_shown": ["parity_limit_percent", "quality"]})
+    found = check(gate_bundle(tmp_path / "old", shown), gate_bundle(tmp_path / "new", shown, export=lambda made: recorded(made, **LOST)))
+    assert not found.failing
+    assert row(found, "parity, share of the range").note.endswith("only shown, worse than would be allowed")
 
 
 def test_a_new_fallback_is_named_with_its_reason(baseline: Path, tmp_path: Path) -> None:
@@ -228,7 +263,7 @@ def test_another_runtime_excuses_what_it_computed_and_nothing_else(baseline: Pat
     excused = {field for field, verdict in verdicts.items() if verdict == "re-baseline"}
     assert excused == {"runtime", "measured latency", "fallbacks", "quality, psnr_db"}
     assert {field for field, verdict in verdicts.items() if verdict == "regression"} == {
-        "multiply-adds", "parameters", "planned peak memory", "estimated latency"
+        "multiply-adds", "parameters", "planned peak memory, fp32", "estimated latency"
     }  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcompress.errors import UsageError
-from mcompress.reports.gate.timing import LEAST_NOISE, Ratio, Timing, ratio_of
+from mcompress.reports.gate.timing import LEAST_NOISE, Ratio, Timing, noise_of, ratio_of
 
 ROUNDS, PERCENT = 200, 3.0
 
@@ -87,6 +87,27 @@ def test_the_noise_floor_grows_with_the_noise_and_has_a_least_value() -> None:
     assert found.noise > 0.05
     assert found.threshold(PERCENT) == found.noise
     assert found.threshold(50.0) == 0.5
+
+
+@given(st.floats(0.5, 2.0), st.floats(0, 0.2), st.floats(0, 0.2))
+def test_the_noise_is_the_interval_and_does_not_depend_on_the_ratio(ratio: float, below: float, above: float) -> None:
+    noise = noise_of(ratio, ratio * math.exp(-below), ratio * math.exp(above))
+    assert noise == pytest.approx(max(LEAST_NOISE, math.exp(2.576 / 1.96 * max(below, above)) - 1))
+
+
+@pytest.mark.parametrize("kind", ["quiet", "drift"])
+def test_the_noise_covers_how_far_the_estimate_is_off(kind: str) -> None:
+    off = [abs(found.ratio / 1.05 - 1) / found.noise for found in (ratio_of(*samples(kind, seed, 1.05)) for seed in range(100))]
+    assert sum(share > 1 for share in off) <= 3
+
+
+def test_eight_rounds_of_a_slow_file_are_judged_by_their_own_scatter() -> None:
+    """What neighbouring rounds say of each other is another thing: here the clock slows down by 3 % from round to round."""
+    drift = 5.0 * 1.03 ** np.arange(8)
+    found = ratio_of(drift, drift * 1.06)
+    assert (found.noise, found.alarms(PERCENT)) == (LEAST_NOISE, True)
+    wild = drift * np.tile([0.9, 1.1], 4)
+    assert ratio_of(drift, wild).noise > 0.05
 
 
 def test_a_round_is_the_median_of_its_queries() -> None:

@@ -9,7 +9,7 @@ from pydantic import JsonValue
 
 from mcompress.errors import UsageError
 from mcompress.export.manifest import Manifest, ModelFile
-from mcompress.reports.gate.file_rows import FileRows, NotTimed, Side, estimate, other_counter
+from mcompress.reports.gate.file_rows import FileRows, NotTimed, Side, estimate, other_mcompress
 from mcompress.reports.gate.operators import operator_changes
 from mcompress.reports.gate.rows import excused, relative
 from mcompress.reports.gate.timing import Timing
@@ -91,10 +91,12 @@ def _short(value: JsonValue) -> str:
 
 def _network_rows(baseline: Side, new: Side, allowed: Tolerances) -> Iterator[Row]:
     old, now = baseline.comparison.network, new.comparison.network
-    other = other_counter(baseline, new)
+    other = other_mcompress(baseline, new)
     yield excused(relative(NETWORK, "multiply-adds", old.macs, now.macs, "", "macs_percent", allowed), other)
     yield excused(relative(NETWORK, "parameters", old.params, now.params, "", "params_percent", allowed), other)
-    yield excused(relative(NETWORK, "planned peak memory", old.peak_memory_bytes, now.peak_memory_bytes, "B", "peak_memory_percent", allowed), other)
+    yield excused(
+        relative(NETWORK, "planned peak memory, fp32", old.peak_memory_bytes, now.peak_memory_bytes, "B", "peak_memory_percent", allowed), other
+    )
 
 
 def _notes(baseline: Side, new: Side, tolerances: Tolerances) -> Iterator[str]:

@@ -2,13 +2,14 @@
 
 What a runtime or a processor computed is only comparable where they are the same. Where they are not, worse is no finding about the network, and the
 verdict is `re-baseline`; so it is where another mcompress counted the operator table. What is read off the file or its operator table is a regression
-whatever the runtime.
+whatever the runtime. What the baseline states and the new bundle does not is lost, which is as bad as worse.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from mcompress.export.comparison import Comparison, EstimatedFile
 from mcompress.export.manifest import Manifest, ModelFile
@@ -18,6 +19,7 @@ from mcompress.reports.gate.rows import Gated, counted, excused, figure, noted, 
 from mcompress.reports.gate.timing import Timing, signed
 from mcompress.reports.gate.tolerances import Tolerances, percent
 from mcompress.reports.gate.verdicts import Row, Verdict
+from mcompress.targets.gate import GatedField
 
 WRITTEN_BY_RUNTIME = ("executorch",)
 """Backends of which one package both writes the files and executes them."""
@@ -57,10 +59,10 @@ def other_runtime(baseline: Side, new: Side, backend: str) -> str:
     return "" if versions[0] == versions[1] else f"{versions[0]} made the baseline, {versions[1]} the new file"
 
 
-def other_counter(baseline: Side, new: Side) -> str:
-    """Another mcompress may write another operator table for the same network."""
+def other_mcompress(baseline: Side, new: Side, did: Literal["counted", "made"] = "counted") -> str:
+    """Another mcompress may write another operator table for the same network, and state something else of the same file."""
     versions = [side.comparison.packages.get("mcompress", "of unknown version") for side in (baseline, new)]
-    return "" if versions[0] == versions[1] else f"counted by mcompress {versions[0]} for the baseline, by {versions[1]} now"
+    return "" if versions[0] == versions[1] else f"{did} by mcompress {versions[0]} for the baseline, by {versions[1]} now"
 
 
 def estimate(side: Side, file: ModelFile) -> EstimatedFile | None:
@@ -88,7 +90,7 @@ class FileRows:
         computed = elsewhere or ("" if cpus[0] == cpus[1] else f"computed on {cpus[0]} for the baseline, on {cpus[1]} now")
         if elsewhere:
             yield Row(self.subject, "runtime", old, now, "", "the same", "re-baseline", "make the new bundle the baseline")
-        yield excused(self._latency(), other_counter(self.baseline, self.new))
+        yield excused(self._latency(), other_mcompress(self.baseline, self.new))
         if isinstance(self.timing, Timing):
             yield self._measured(self.timing)
         elif self.timing is not None:
@@ -99,10 +101,11 @@ class FileRows:
         yield excused(relative(self.subject, "size", self.old.bytes, self.now.bytes, "B", "size_percent", self.tolerances), written)
         yield excused(self._fallbacks(), elsewhere)
         yield excused(self._precisions(), written)
-        yield excused(self._parity(), computed)
+        lost = computed or other_mcompress(self.baseline, self.new, "made")
+        yield excused(self._parity(), computed if self.now.parity.value is not None else lost)
         data = "" if self.baseline.comparison.held_out == self.new.comparison.held_out else "the held-out data are not the baseline's"
         for row in self._quality():
-            yield excused(row, data or computed, always=bool(data))
+            yield excused(row, data or (computed if row.values[1] is not None else lost), always=bool(data))
 
     def _latency(self) -> Row:
         name = "estimated latency"
@@ -154,22 +157,27 @@ class FileRows:
     def _parity(self) -> Row:
         old, now = self.old.parity, self.now.parity
         name = f"parity, {'dB' if now.metric == INT8_METRIC else 'share of the range'}"
+        allowed: GatedField = "parity_db" if now.metric == INT8_METRIC else "parity_limit_percent"
+        if now.passed is False and old.passed is not False:
+            cells = plain(old.value), plain(now.value), "", f"limit {now.limit:g}"
+            return Row(self.subject, name, *cells, "regression", "outside its limit", (old.value, now.value))
         if old.value is None or now.value is None:
-            note = next(parity.runtime for parity in (old, now) if parity.value is None)
-            return Row(self.subject, name, plain(old.value), plain(now.value), "", "-", "not comparable", note)
+            return self._one_sided(name, allowed, (old.value, now.value), (now if now.value is None else old).runtime)
         if old.metric != now.metric:
             return Row(self.subject, name, old.metric, now.metric, "", "the same metric", "re-baseline", "parity is measured another way")
-        values = (old.value, now.value)
-        if now.passed is False and old.passed is not False:
-            return Row(self.subject, name, plain(old.value), plain(now.value), "", f"limit {now.limit:g}", "regression", "outside its limit", values)
-        note = f"limit {now.limit:g}"
+        values, note = (old.value, now.value), f"limit {now.limit:g}"
         if now.metric == INT8_METRIC:
-            gated = Gated(self.subject, name, "parity_db", self.tolerances, lambda allowed: f"-{allowed:g} dB")
+            gated = Gated(self.subject, name, allowed, self.tolerances, lambda less: f"-{less:g} dB")
             return gated.judged((f"{old.value:.2f}", f"{now.value:.2f}", f"{now.value - old.value:+.2f} dB"), old.value - now.value, values, note)
         share = now.limit / 100
-        gated = Gated(self.subject, name, "parity_limit_percent", self.tolerances, lambda allowed: f"+{share * allowed:.2g}")
+        gated = Gated(self.subject, name, allowed, self.tolerances, lambda more: f"+{share * more:.2g}")
         change = now.value - old.value
         return gated.judged((plain(old.value), plain(now.value), f"{change:+.2g}"), change, values, note, scale=share)
+
+    def _one_sided(self, field: str, name: GatedField, values: tuple[float | None, float | None], note: str) -> Row:
+        """A number that only one bundle has, or none: one that was lost fails, else nobody could notice that a file got worse."""
+        verdict: Verdict = "regression" if values[0] is not None else "not comparable"
+        return Gated(self.subject, field, name, self.tolerances, _stated).row((plain(values[0]), plain(values[1]), ""), verdict, values, note)
 
     def _quality(self) -> Iterator[Row]:
         old, now = self.old.quality, self.now.quality
@@ -177,10 +185,14 @@ class FileRows:
         for metric in dict.fromkeys((*old.after, *now.after)):
             field, one, other = f"quality, {metric}", old.after.get(metric), now.after.get(metric)
             if one is None or other is None:
-                yield Row(self.subject, field, plain(one), plain(other), "", "-", "re-baseline", "only one of the bundles has it")
+                yield self._one_sided(field, "quality", (one, other), f"only the {'baseline' if other is None else 'new bundle'} has it")
                 continue
             gated = Gated(self.subject, field, "quality", self.tolerances, lambda allowed: f"-{allowed:g}")
             yield gated.judged((f"{one:.3f}", f"{other:.3f}", f"{other - one:+.3f}"), one - other, (one, other), where)
+
+
+def _stated(_allowed: float) -> str:
+    return "a value"
 
 
 def _on(found: EstimatedFile | None) -> str:

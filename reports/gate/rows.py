@@ -23,7 +23,7 @@ class Gated:
     text: Callable[[float], str] = percent
     """The tolerance in words, `+2 %`."""
 
-    def row(self, cells: tuple[str, str, str], verdict: Verdict, values: tuple[float, float], note: str = "") -> Row:
+    def row(self, cells: tuple[str, str, str], verdict: Verdict, values: tuple[float | None, float | None], note: str = "") -> Row:
         """`cells` are baseline, new and change as they are shown; a field that is only shown fails nothing."""
         if verdict == "regression" and self.name in self.tolerances.gate.only_shown:
             verdict, note = "ok", "; ".join(filter(None, (note, "only shown, worse than would be allowed")))

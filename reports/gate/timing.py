@@ -3,7 +3,7 @@
 - The estimate is the median over rounds of log(new / baseline): the two of one round were taken within milliseconds of one another, so what
   changes slowly (clock frequency, temperature, a neighbour) cancels, and a median does not see the rounds that something interrupted.
 - Its interval is a bootstrap over blocks of consecutive rounds, which keeps what is left of the dependence between neighbours.
-- The noise floor comes from the same data: the baseline against itself, neighbouring rounds, bootstrapped alike. Nothing smaller is ever reported.
+- The noise floor comes from the same rounds: how far the estimate may lie from the truth, 99 % interval. Nothing smaller is ever reported.
 - An alarm counts only if a second pass, a fresh process with the two files in the other order, raises it again.
 """
 
@@ -22,7 +22,8 @@ RESAMPLES = 1000
 BLOCKS = 30
 LEAST_ROUNDS = 8
 INTERVAL = (0.025, 0.975)
-NOISE_QUANTILE = 0.99
+WIDER = 2.576 / 1.960
+"""The 99 % interval of a normal distribution, divided by its 95 % interval."""
 LEAST_NOISE = 0.01
 """Two loads of one file in one process differ by up to 1 %, by where their memory lies, however long they are timed."""
 
@@ -37,7 +38,7 @@ class Ratio:
     low: float
     high: float
     noise: float
-    """Share by which the baseline differs from itself in the same data; at least `LEAST_NOISE`."""
+    """Of the ratio, as a share: see `noise_of`."""
     baseline_ms: float
     new_ms: float
     rounds: int
@@ -79,6 +80,11 @@ class Timing:
         return math.exp(sum(math.log(one.ratio) for one in self.passes) / len(self.passes))
 
 
+def noise_of(ratio: float, low: float, high: float) -> float:
+    """Half the 99 % interval around a ratio whose 95 % interval is `low` to `high`, the longer half, as a share; at least `LEAST_NOISE`."""
+    return max(LEAST_NOISE, math.expm1(WIDER * max(math.log(high / ratio), math.log(ratio / low))))
+
+
 def ratio_of(baseline_ms: Sequence[float], new_ms: Sequence[float], *, queries_per_round: int = 1, seed: int = 0) -> Ratio:
     """From the samples of an alternating run, in order. A round's time is the median of its queries.
 
@@ -95,13 +101,13 @@ def ratio_of(baseline_ms: Sequence[float], new_ms: Sequence[float], *, queries_p
         )
     generator = np.random.default_rng(seed)
     paired = np.log(now / old)
-    medians = _bootstrap(paired, generator)
-    low, high = np.exp(np.quantile(medians, INTERVAL))
+    ratio = float(np.exp(np.median(paired)))
+    low, high = (float(end) for end in np.exp(np.quantile(_bootstrap(paired, generator), INTERVAL)))
     return Ratio(
-        ratio=float(np.exp(np.median(paired))),
-        low=float(low),
-        high=float(high),
-        noise=max(LEAST_NOISE, _noise(old, generator)),
+        ratio=ratio,
+        low=low,
+        high=high,
+        noise=noise_of(ratio, low, high),
         baseline_ms=float(np.median(old)),
         new_ms=float(np.median(now)),
         rounds=count,
@@ -112,14 +118,6 @@ def _rounds(samples_ms: Sequence[float], queries_per_round: int) -> Floats:
     values = np.asarray(samples_ms, dtype=np.float64)
     count = len(values) // queries_per_round
     return np.asarray(np.median(values[: count * queries_per_round].reshape(count, queries_per_round), axis=1)) if count else np.zeros(0)
-
-
-def _noise(baseline: Floats, generator: np.random.Generator) -> float:
-    """The baseline against itself: neighbouring rounds, one of them as if it were the new file; which one alternates, so that drift cancels."""
-    even = len(baseline) // 2 * 2
-    steps = np.log(baseline[1:even:2] / baseline[0:even:2])
-    steps[1::2] *= -1
-    return float(np.expm1(np.quantile(np.abs(_bootstrap(steps, generator)), NOISE_QUANTILE)))
 
 
 def _bootstrap(values: Floats, generator: np.random.Generator) -> Floats:

@@ -16,20 +16,20 @@ from pathlib import Path
 from pydantic import JsonValue, ValidationError
 
 from mcompress.console import Reporter
-from mcompress.errors import BudgetMissed, DeviceError, ExportError, ParityError, TargetError, UsageError
+from mcompress.errors import BudgetMissed, ParityError, TargetError, UsageError
 from mcompress.export.bundle import read_manifest
 from mcompress.export.comparison import Comparison, EstimatedFile, read_comparison
 from mcompress.export.manifest import Manifest, ModelFile
+from mcompress.export.profile import BACKENDS
 from mcompress.reports.gate.compare import compare, files_of
 from mcompress.reports.gate.file_rows import NotTimed, Side, other_runtime
 from mcompress.reports.gate.junit import junit_error, junit_xml
 from mcompress.reports.gate.markdown import markdown, markdown_error
-from mcompress.reports.gate.measuring import SECONDS, WITHIN_S, Budget, time_files
+from mcompress.reports.gate.measuring import SECONDS, WITHIN_S, Pair, TimeBudget, time_pairs
 from mcompress.reports.gate.timing import Timing
 from mcompress.reports.gate.verdicts import Check, Verdict
 from mcompress.targets.gate import stricter
 
-EXECUTABLE = ("onnx", "tflite", "executorch")
 FAILED: Mapping[Verdict, str] = {
     "regression": "the bundle is worse than its baseline; make it as good again, or keep the new bundle as the baseline if the change is meant:",
     "re-baseline": "the bundles were not made with the same tools, so what differs says nothing about the network; keep the new bundle as the "
@@ -59,7 +59,7 @@ def check(bundle: Path, against: Path, *, seconds: float | None, outputs: Output
     for path in filter(None, (outputs.junit, outputs.markdown)):
         if path.is_dir() or not path.parent.is_dir():
             raise UsageError(f"'{path}' cannot be written: it must be a file in a folder that exists")
-    budget = Budget(WITHIN_S * max(1.0, (seconds or 0.0) / SECONDS))
+    budget = TimeBudget(WITHIN_S * max(1.0, (seconds or 0.0) / SECONDS))
     started = time.monotonic()
     try:
         compared = _check(bundle, against, seconds=seconds, budget=budget, reporter=reporter)
@@ -89,7 +89,7 @@ def _write(path: Path | None, text: str) -> None:
         path.write_text(text, encoding="utf-8")
 
 
-def _check(bundle: Path, against: Path, *, seconds: float | None, budget: Budget, reporter: Reporter) -> Check:
+def _check(bundle: Path, against: Path, *, seconds: float | None, budget: TimeBudget, reporter: Reporter) -> Check:
     folders = {"baseline": bundle_folder(against, "baseline"), "new bundle": bundle_folder(bundle, "new bundle")}
     _same_schema(*(folders[who] for who in ("baseline", "new bundle")))
     (old_manifest, old), (new_manifest, new) = (_read(folder, who) for who, folder in folders.items())
@@ -144,26 +144,21 @@ def _side(manifest: Manifest, comparison: Comparison, constants: Comparison) -> 
 
 
 def _time_files(
-    old_folder: Path, new_folder: Path, baseline: Side, new: Side, seconds: float, budget: Budget, reporter: Reporter
+    old_folder: Path, new_folder: Path, baseline: Side, new: Side, seconds: float, budget: TimeBudget, reporter: Reporter
 ) -> Iterator[tuple[str, Timing | NotTimed]]:
     """The files that either bundle recommends. Those that are measured share what is left of the budget."""
     old_files, new_files = files_of(baseline.manifest), files_of(new.manifest)
     percent = stricter(baseline.comparison.gate, new.comparison.gate).measured_percent
-    waiting = []
+    waiting = {}
     for subject in (name for name, file in new_files.items() if name in old_files and (file.recommended or old_files[name].recommended)):
-        reason = _not_to_time(baseline, new, old_files[subject], new_files[subject])
+        old, now = old_files[subject], new_files[subject]
+        reason = _not_to_time(baseline, new, old, now)
         if reason is None:
-            waiting.append(subject)
+            waiting[subject] = Pair(old_folder / old.path, new_folder / now.path, now.backend)
         else:
             yield subject, reason
-    for index, subject in enumerate(waiting):
-        reporter.note(f"measuring {subject}: baseline and new in turns")
-        old, now = old_folder / old_files[subject].path, new_folder / new_files[subject].path
-        share = budget.share(len(waiting) - index)
-        try:
-            yield subject, time_files(old, now, new_files[subject].backend, percent, seconds=seconds, budget=share)
-        except (DeviceError, ExportError, UsageError) as error:
-            yield subject, NotTimed(str(error), "not decided")
+    for subject, timing in time_pairs(waiting, percent, seconds=seconds, budget=budget, told=reporter.note):
+        yield subject, timing if isinstance(timing, Timing) else NotTimed(str(timing), "not decided")
 
 
 def _not_to_time(baseline: Side, new: Side, old: ModelFile, now: ModelFile) -> NotTimed | None:
@@ -172,6 +167,6 @@ def _not_to_time(baseline: Side, new: Side, old: ModelFile, now: ModelFile) -> N
     elsewhere = other_runtime(baseline, new, now.backend)
     if elsewhere:
         return NotTimed(elsewhere, "re-baseline")
-    if now.backend not in EXECUTABLE:
+    if now.backend not in BACKENDS.values():
         return NotTimed(f"{now.backend} files are not executed on this machine", "not comparable")
     return None

@@ -6,6 +6,7 @@ Everything is real: networks are exported through `mcompress.export` and execute
 default settings. "Equal" are two files of one architecture with other weights. "Slower" has one block more than N equal ones: 1/N more work, and less
 than 1/N more time, since the layers at both ends take some of it. N is the first of `BLOCKS` for which a calibration, apart from the comparisons and
 longer than they are, finds no more than 1.05 times the baseline's latency. The summary also has the median over all passes of the comparisons.
+What is concluded from a pass follows from its ratio and its interval, so that a later rule can be applied to the results of an earlier one.
 
 Every calibration and every comparison is written to `results/gate.json` as soon as it is done; a run that was stopped continues where it was, on the
 same processor and runtimes only. `--for` ends a run after so many seconds, for machines that are shared.
@@ -68,6 +69,7 @@ class Row(TypedDict):
 class State(TypedDict):
     """`results/gate.json` without its summary."""
 
+    note: str
     settings: dict[str, JsonValue]
     calibration: dict[str, dict[str, list[float]]]
     """Backend -> number of blocks -> ratio of each pass."""
@@ -124,9 +126,9 @@ def settings() -> dict[str, JsonValue]:
 def load() -> State:
     """What earlier runs did, here and with these settings."""
     if not RESULTS.exists():
-        return {"settings": settings(), "calibration": {}, "comparisons": []}
+        return {"note": "", "settings": settings(), "calibration": {}, "comparisons": []}
     found = json.loads(RESULTS.read_text(encoding="utf-8"))
-    state: State = {"settings": found["settings"], "calibration": found["calibration"], "comparisons": found["comparisons"]}
+    state: State = {key: found[key] for key in ("note", "settings", "calibration", "comparisons")}  # type: ignore[assignment]
     if state["settings"] != settings():
         raise SystemExit(f"{RESULTS} was made with {state['settings']}, this is {settings()}; move it away to begin anew")
     return state
@@ -149,18 +151,22 @@ def summary(state: State) -> dict[str, JsonValue]:
         chosen = [row for row in rows if row["kind"] == kind]
         found[kind] = {
             "comparisons": len(chosen),
-            "alarms": sum(row["alarm"] for row in chosen),
+            "alarms" if kind == "equal" else "caught": sum(row["alarm"] for row in chosen),
             "undecided": sum(not row["decided"] for row in chosen),
         }
-    found["slowdown, calibration"] = {
+    slowdowns: dict[str, float] = {
         backend: round(statistics.median(tried[str(blocks)]), 5)
         for backend, tried in state["calibration"].items()
         if (blocks := calibrated(tried)) is not None
     }
+    found["slowdown, calibration"] = dict(slowdowns)
     passes = {
         backend: [ratio for row in rows if row["kind"] == "slower" and row["backend"] == backend for ratio in row["ratios"]] for backend in CONFIGS
     }
-    found["slowdown, median of the comparisons"] = {backend: round(statistics.median(ratios), 5) for backend, ratios in passes.items() if ratios}
+    medians = {backend: round(statistics.median(ratios), 5) for backend, ratios in passes.items() if ratios}
+    found["slowdown, median of the comparisons"] = dict(medians)
+    both = [round(100 * (ratio - 1), 2) for ratio in (*slowdowns.values(), *medians.values())]
+    found["slowdown, percent from and to"] = [min(both), max(both)] if both else None
     found["longest comparison, s"] = max((row["seconds"] for row in rows), default=None)
     found["mean comparison, s"] = round(statistics.mean(row["seconds"] for row in rows), 2) if rows else None
     return found
