@@ -355,10 +355,7 @@ def load_onnx(path: Path, threads: int, shape: Sequence[int]) -> Loaded:
 def load_tflite(path: Path, threads: int, shape: Sequence[int]) -> Loaded:
     """An interpreter with the runtime's default delegate (XNNPACK), its inputs set."""
     np = _module("tflite", "numpy")
-    try:
-        module, name = importlib.import_module("ai_edge_litert.interpreter"), "ai-edge-litert"
-    except ImportError:
-        module, name = _module("tflite", "tflite_runtime.interpreter"), "tflite-runtime"
+    module, name = _tflite()
     interpreter = module.Interpreter(model_path=str(path), num_threads=threads)
     for index, given in enumerate(interpreter.get_input_details()):
         stated = [int(size) for size in given["shape_signature"]] if len(given.get("shape_signature", ())) else [int(s) for s in given["shape"]]
@@ -378,6 +375,19 @@ def load_tflite(path: Path, threads: int, shape: Sequence[int]) -> Loaded:
         return litert_operators(library, path, threads)
 
     return Loaded(runtime, interpreter.invoke, operators)
+
+
+def _tflite() -> Tuple[ModuleType, str]:
+    try:
+        return importlib.import_module("ai_edge_litert.interpreter"), "ai-edge-litert"
+    except ImportError:
+        return _module("tflite", "tflite_runtime.interpreter"), "tflite-runtime"
+
+
+def runtime_of(backend: str) -> str:
+    """As `Result.runtime`, without a file. Raises `MissingRuntime`."""
+    name = _tflite()[1] if backend == "tflite" else {"onnx": "onnxruntime", "executorch": "executorch"}[backend]
+    return "%s %s CPU" % (name, _version(name))
 
 
 def load_executorch(path: Path, threads: int, shape: Sequence[int]) -> Loaded:

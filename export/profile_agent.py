@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -15,9 +16,15 @@ from mcompress.errors import DeviceError
 from mcompress.export import agent
 from mcompress.export.profile_jobs import FailedJob, Job, Profile, shares, statistics
 from mcompress.export.profile_throttle import Reading, cautions, throttled
-from mcompress.targets.connect import CommandFailed, Connection
+from mcompress.targets.connect import Connection
 from mcompress.targets.connect.files import link_or_copy
+from mcompress.targets.connect.interface import QUICK_S
+from mcompress.targets.connect.processes import last_words
 
+LEAST_PYTHON = (3, 8)
+LEAST_TEXT = ".".join(map(str, LEAST_PYTHON))
+ASK_VERSION = "import sys; sys.stdout.write('mcompress-python=%d.%d' % sys.version_info[:2])"
+"""Read by any Python, from 2 on."""
 CLEAN_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -58,7 +65,7 @@ class Line(BaseModel):
 
 def lines(connection: Connection, jobs: Sequence[Job], *, rounds: int, queries: int) -> Iterator[Line]:
     """Copy everything there, start the agent, and read what it says."""
-    python = connection.python or "python3"
+    python = python_of(connection)
     with tempfile.TemporaryDirectory(prefix="mcompress-") as name:
         folder = Path(name)
         names = [_stage(job.file, folder / "files" / str(index)) for index, job in enumerate(jobs)]
@@ -74,21 +81,31 @@ def lines(connection: Connection, jobs: Sequence[Job], *, rounds: int, queries: 
         connection.push(folder, ".")
     threads = str(max(job.threads for job in jobs))
     command = ["env", *(f"{variable}={threads}" for variable in CLEAN_THREADS), python, "agent.py", "request.json"]
-    try:
-        for text in connection.stream(command):
-            try:
-                line = Line.model_validate_json(text)
-            except ValidationError:
-                continue  # a login script or a library that writes to standard output
-            if line.event != "alive":
-                yield line
-    except CommandFailed as problem:
-        if problem.done.rc in (126, 127):
-            advice = "set MCOMPRESS_SSH_PYTHON to the interpreter there" if connection.name.startswith("ssh:") else "check the Python installation"
-            raise DeviceError(
-                f"{connection.name} has no `{python}` ({problem.done.stderr.strip()[-200:]}); install Python 3.8 or newer, or {advice}"
-            ) from problem
-        raise
+    for text in connection.stream(command):
+        try:
+            line = Line.model_validate_json(text)
+        except ValidationError:
+            continue  # a login script or a library that writes to standard output
+        if line.event != "alive":
+            yield line
+
+
+def python_of(connection: Connection) -> str:
+    """The interpreter there. Raises `DeviceError` for one that is missing, or too old for `agent.py` to be read by it at all."""
+    python = connection.python or "python3"
+    if connection.name == "host":
+        return python
+    done = connection.run([python, "-c", ASK_VERSION], timeout_s=QUICK_S)
+    advice = "set MCOMPRESS_SSH_PYTHON to the interpreter there" if connection.name.startswith("ssh:") else "check the Python installation"
+    found = re.search(r"mcompress-python=(\d+)\.(\d+)", done.stdout)
+    if done.rc != 0 or found is None:
+        said = last_words(done)[-200:]
+        raise DeviceError(f"{connection.name} has no `{python}` that works ({said}); install Python {LEAST_TEXT} or newer, or {advice}")
+    if (int(found[1]), int(found[2])) < LEAST_PYTHON:
+        raise DeviceError(
+            f"{connection.name}: `{python}` is Python {found[1]}.{found[2]}, and measuring needs {LEAST_TEXT} or newer; install it there, or {advice}"
+        )
+    return python
 
 
 def _stage(file: Path, folder: Path) -> str:

@@ -32,13 +32,10 @@ class Rules:
     """MLPerf's numbers for one stream, 1,024 queries and 60 s, of which either is enough; rests up to 5 minutes, as its app does."""
     QUICK: ClassVar[Rules]
     """For a look, and for tests."""
-    BRIEF: ClassVar[Rules]
-    """For a suite of hundreds of small files."""
 
 
 Rules.SINGLE_STREAM = Rules(1024, 60.0, 600.0, 1.0, 300.0)
 Rules.QUICK = Rules(128, 1.0, 10.0, 0.2, 10.0)
-Rules.BRIEF = Rules(20, 0.1, 5.0, 0.02, 5.0)
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,11 @@ from mcompress.export.profile_phone_output import EXECUTED, SENSORS, STATUS, Tim
 from mcompress.export.profile_throttle import Reading, cautions, throttled
 from mcompress.targets.connect import Connection, Done
 from mcompress.targets.connect.files import link_or_copy
+from mcompress.targets.connect.interface import ANSWER_TAIL
 
 BENCHMARK_MODEL, EXECUTOR_RUNNER = "MCOMPRESS_BENCHMARK_MODEL", "MCOMPRESS_EXECUTOR_RUNNER"
 SPARE_S = 300.0
 REST_EVERY_S = 5.0
-ANSWER_TAIL = 800
 WHERE_TO_GET = {
     "tflite": f"--benchmark-binary or {BENCHMARK_MODEL} must name LiteRT's `benchmark_model`, built for the phone (bazel build -c opt "
     "--config=android_arm64 //tflite/tools/benchmark:benchmark_model)",
@@ -94,6 +94,11 @@ class _Looked:
     at_s: float
 
 
+def runtime_of(program: Path) -> str:
+    """What a profile by this program names as its runtime: the program does not say its version."""
+    return f"{program.name} CPU"
+
+
 def profile_on_phone(connection: Connection, jobs: Sequence[Job], programs: Programs) -> Iterator[Profile | FailedJob]:
     """Measure each file, in order. Raises `DeviceError` when the phone is lost, after everything that was complete."""
     paths = {backend: programs.of(backend) for backend in dict.fromkeys(job.backend for job in jobs)}
@@ -156,7 +161,7 @@ def _measure(connection: Connection, job: Job, program: str, model: str, looked:
         warnings += unsaid
     found = Profile(
         job=job,
-        runtime=f"{Path(program).name} CPU",
+        runtime=runtime_of(Path(program)),
         p50_ms=timed.p50,
         p90_ms=timed.p90,
         mean_ms=timed.mean,

@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from mcompress.errors import TargetError
 from mcompress.targets import document as yaml_document
-from mcompress.targets.operators import Kind
+from mcompress.targets.operators import Kind, Runtime
 from mcompress.targets.problems import describe, show
 from mcompress.targets.speeds import (
     BYTES,
@@ -67,8 +67,8 @@ class Unit(Facts):
     computes_in: dict[FilePrecision, PrecisionName]
     """Precision of the file -> precision of arithmetic and memory on the unit: a GPU runs INT8 files in FP16."""
     fallback_unit: Name | None = None
-    fuses: Literal["xnnpack", "litert", "onnxruntime"] | None = None
-    """The runtime whose convolutions compute only some activations (`targets.operators.FUSES`); None for one that computes all of them."""
+    fuses: Runtime | None = None
+    """The runtime whose operators compute only some activations (`targets.operators.FUSES`); None for one that computes all of them."""
     boundary: Boundary
     speeds: dict[PrecisionName, Speeds] = Field(min_length=1)
     """By the precision that is computed in."""
@@ -148,6 +148,11 @@ class Device(Facts):
             if unit.fallback_unit is not None and (unit.fallback_unit not in self.units or unit.fallback_unit == key):
                 others = ", ".join(name for name in self.units if name != key)
                 raise ValueError(f"units.{key}.fallback_unit is {unit.fallback_unit!r}; other units are {others}")
+        for key in self.units:
+            names = list(self._fallbacks(key))
+            if names[-1] in names[:-1]:
+                circle = " -> ".join(names[names.index(names[-1]) :])
+                raise ValueError(f"units.{key}.fallback_unit leads in a circle, {circle}; leave it out of the last unit")
         for place, source in self.cited():
             if source not in self.sources:
                 raise ValueError(f"{place}.source is {source!r}, which is not in sources; these are {', '.join(self.sources)}")
@@ -159,6 +164,21 @@ class Device(Facts):
         if wanted not in self.units:
             raise TargetError([unknown_name("unit", wanted, tuple(self.units), f"of device {self.name}")])
         return self.units[wanted]
+
+    def chain(self, name: str | None = None) -> tuple[Unit, ...]:
+        """The unit `name`, or the preferred one, and behind it the units that it falls back on, in their order; raises as `unit` does."""
+        return tuple(self.units[found] for found in self._fallbacks(self.unit(name).name))
+
+    def _fallbacks(self, name: str) -> Iterator[str]:
+        """Names along the chain; it ends with one that was there before where the chain is a circle."""
+        seen: set[str] = set()
+        following: str | None = name
+        while following is not None:
+            yield following
+            if following in seen:
+                return
+            seen.add(following)
+            following = self.units[following].fallback_unit
 
     def measured_on(self, unit: Unit) -> tuple[str, ...]:
         """The machines that decided the unit's constants and its band, where mcompress measured them."""

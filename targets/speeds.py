@@ -109,6 +109,10 @@ class Source(Facts):
     """Name and version; `none` for a fact that no runtime is part of."""
     machine: str | None = Field(default=None, min_length=2)
     """The processor that was measured, as it names itself (`DeviceFacts.processor`); None for what mcompress did not measure."""
+    threads: int | None = Field(default=None, ge=1)
+    """Of the runtime that was measured; None for what mcompress did not measure."""
+    cpus: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """The processors that it was pinned to; empty where the system chose."""
     fitted_to: tuple[str, ...] = ()
     """The networks, or the suite, whose latencies decide the constants; empty for constants that were not fitted."""
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from stand_in_device import StandInDevice, adb_client
 
+from mcompress.cli import app
 from mcompress.errors import DeviceError, MissingBackendError, UsageError
 from mcompress.export import profile_phone, profile_phone_output
 from mcompress.export.profile import FailedJob, Job, Profile, Rules, interleave, profile_files
@@ -206,15 +207,12 @@ def test_commands_files_and_facts_through_adb(device: StandInDevice, tmp_path: P
         content = os.urandom(200_001)
         (tmp_path / "a b").write_bytes(content)
         phone.push(tmp_path / "a b", "a b")
-        phone.pull("a b", tmp_path / "back")
-        assert (tmp_path / "back").read_bytes() == content
+        assert (folder / "a b").read_bytes() == content
         done = phone.run(["sh", "-c", "echo out; echo err >&2; exit 7"], timeout_s=10)
         assert (done.rc, done.stdout, done.stderr) == (7, "out\n", "err\n")
         assert list(phone.stream(["seq", "1", "3"])) == ["1", "2", "3"]
         with pytest.raises(CommandFailed, match="code 3"):
             list(phone.stream(["sh", "-c", "exit 3"]))
-        with pytest.raises(DeviceError, match="could not be copied"):
-            phone.pull("absent", tmp_path / "absent")
     assert not folder.exists()
 
 
@@ -436,3 +434,39 @@ def test_a_suite_on_a_phone_that_is_unplugged_goes_on_where_it_was(device: Stand
     assert len(measured.samples) == 6
     assert kept() == 12  # both rounds of six
     assert sum("--graph=" in command for command in again.commands) == 8
+
+
+@needs_adb
+def test_a_phone_is_only_what_it_says_that_it_is(device: StandInDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stand-in says SM8250, on x86 unless it says something else of its processor."""
+    monkeypatch.chdir(tmp_path)
+    benchmark = program(tmp_path, "benchmark_model", "exit 1\n")
+
+    def fit(name: str) -> None:
+        app(["device", "fit", name, "--on", "adb", "--share", "0.01", "--benchmark-binary", str(benchmark)], standalone_mode=False)
+
+    device.add_program("uname", 'case "$1" in -m) echo x86_64;; *) echo Linux 6;; esac\n')
+    with pytest.raises(UsageError, match=r"\(x86\), and that of Qualcomm Snapdragon 865 is an Arm one"):
+        fit("kona")
+    device.add_program("uname", 'case "$1" in -m) echo aarch64;; *) echo Linux 6;; esac\n')
+    for name, said in (
+        ("lahaina", r"snapdragon888 is .* and adb is Stand-in \(android\); its SoC is SM8250, which is snapdragon865: measure on snapdragon888"),
+        ("raspberrypi5", r"raspberrypi5 is Raspberry Pi 5 \(linux\), and adb is Stand-in \(android\)"),
+        ("host", "host is the machine on which mcompress runs, and --on is adb"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            fit(name)
+    with pytest.raises(DeviceError, match="no file of the suite could be measured; the first reason: benchmark_model ended with code 1"):
+        fit("kona")  # it is one: measuring begins
+
+
+@needs_adb
+def test_another_program_measures_again(device: StandInDevice, tmp_path: Path) -> None:
+    suite, setting = cases(0.01)[:2], Setting("a stand-in", "fp32", 1, None)
+
+    def measure(version: str) -> Measured:
+        benchmark = program(tmp_path, "benchmark_model", f"# {version}\ncat <<'X'\n{BENCHMARK.format(percentiles=PERCENTILES)}\nX\n")
+        with connect("adb") as phone:
+            return measure_suite(phone, suite, setting, tmp_path / "suite", seconds=60.0, progress=lambda *_: None, programs=Programs(benchmark))
+
+    assert [measure(version).quality.earlier for version in ("1", "1", "2", "2")] == [0, 4, 0, 4]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import re
 import shutil
 import signal
 import socket
@@ -21,12 +23,13 @@ from tiny_bundle import write_onnx
 from typer.testing import CliRunner
 
 from mcompress.cli import app
-from mcompress.errors import DeviceError
+from mcompress.errors import DeviceError, UsageError
 from mcompress.export.profile import FailedJob, Job, Profile, Rules, profile_files
 from mcompress.export.suite import layers
 from mcompress.export.suite.writer import Graph
 from mcompress.profiling import Asked, profile_source
 from mcompress.targets.connect import CommandFailed, Ssh, connect
+from mcompress.targets.connect.host import this_machine
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 needs_sshd = pytest.mark.skipif(
@@ -165,8 +168,7 @@ def test_commands_files_and_facts_through_ssh(server: Server, tmp_path: Path) ->
         content = bytes(np.random.default_rng(0).integers(0, 256, 300_001, dtype=np.uint8))
         (tmp_path / "a b").write_bytes(content)
         device.push(tmp_path / "a b", "sub folder/it's $HOME")
-        device.pull("sub folder/it's $HOME", tmp_path / "back")
-        assert (tmp_path / "back").read_bytes() == content
+        assert (folder / "sub folder/it's $HOME").read_bytes() == content
         (tmp_path / "tree/x").mkdir(parents=True)
         (tmp_path / "tree/x/y").write_bytes(b"1")
         device.push(tmp_path / "tree", ".")
@@ -181,9 +183,6 @@ def test_commands_files_and_facts_through_ssh(server: Server, tmp_path: Path) ->
             device.run(["sleep", "1"], timeout_s=0.3)
         with pytest.raises(DeviceError, match="nothing for"):
             list(device.stream(["sleep", "1"], silence_s=0.3))
-        with pytest.raises(DeviceError, match="could not be copied"):
-            device.pull("absent", tmp_path / "absent")
-        assert not (tmp_path / "absent").exists()
     assert not folder.exists()
 
 
@@ -280,3 +279,35 @@ def test_a_machine_without_python_or_runtime_says_what_to_install(
     assert "pip install onnxruntime numpy" in found.reason
     result = CliRunner().invoke(app, ["profile", str(onnx_file), "--on", server.on, "--quick"])
     assert getattr(result.exception, "exit_code", None) == 4
+
+
+@needs_sshd
+def test_a_python_that_is_too_old_says_what_is_needed(server: Server, onnx_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for an old interpreter, which says its version and can read nothing newer."""
+    old = tmp_path / "old"
+    old.write_text('#!/bin/sh\n[ "$1" = -c ] && { printf mcompress-python=3.6; exit 0; }\necho SyntaxError >&2; exit 1\n', encoding="ascii")
+    old.chmod(0o755)
+    monkeypatch.setenv("MCOMPRESS_SSH_PYTHON", str(old))
+    with connect(server.on) as device, pytest.raises(DeviceError, match=r"is Python 3\.6, and measuring needs 3\.8 or newer.*MCOMPRESS_SSH_PYTHON"):
+        list(profile_files(device, [Job(onnx_file, "onnx", rules=FAST)]))
+
+
+@needs_sshd
+@pytest.mark.parametrize("verb", ["fit", "validate"])
+@pytest.mark.parametrize(
+    ("device", "said"),
+    [
+        ("raspberrypi5", f"its processor is {this_machine()} (x86), and that of Raspberry Pi 5 is an Arm one"),
+        ("host", "host is the machine on which mcompress runs, and --on is ssh:127.0.0.1:"),
+        ("snapdragon865", "(x86), and that of Qualcomm Snapdragon 865 is an Arm one"),
+    ],
+)
+def test_what_this_machine_measures_through_ssh_is_not_said_of_another(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str, device: str, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if platform.machine() != "x86_64":
+        pytest.skip("the machine here is no x86 one")
+    with pytest.raises(UsageError, match=re.escape(said)):
+        app(["device", verb, device, "--on", server.on], standalone_mode=False)
+    assert not list(tmp_path.glob("*.yaml"))

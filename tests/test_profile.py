@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -146,12 +151,12 @@ def test_a_lost_device_and_a_missing_runtime_have_their_exit_codes(onnx_file: Pa
 
     def lost(*_: object, **__: object) -> Iterator[FailedJob]:
         yield FailedJob(one, "it did not fit")
-        raise DeviceError("host was lost")
+        raise DeviceError("ssh:pi was lost: closed by remote host. Start again.")
 
     monkeypatch.setattr("mcompress.profiling.profile_files", lost)
     outcome = profile_source(Asked(onnx_file, "host", out=tmp_path / "o.json"))
     assert len(json.loads((tmp_path / "o.json").read_text(encoding="utf-8"))["files"]) == 1
-    with pytest.raises(DeviceError, match="1 results are kept"):
+    with pytest.raises(DeviceError, match=r"Start again\. 1 results are kept in .*o\.json\.$"):
         outcome.raise_for_status()
     for missing, kind in ((True, MissingBackendError), (False, ExportError)):
         monkeypatch.setattr("mcompress.profiling.profile_files", lambda *_, missing=missing, **__: iter([FailedJob(one, "why", missing)]))
@@ -179,3 +184,25 @@ def test_why_a_file_was_not_measured_is_said_once(tmp_path: Path, capfd: pytest.
     said = capfd.readouterr()
     assert "cannot load it" not in said.out + said.err
     assert said.err == "broken.onnx: not measured\n"
+
+
+@pytest.mark.export
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_command_that_is_told_to_end_leaves_nothing_behind(onnx_file: Path, tmp_path: Path, number: signal.Signals) -> None:
+    place = tmp_path / "tmp"
+    place.mkdir()
+    command = [sys.executable, "-m", "mcompress.cli", "profile", str(onnx_file)]
+    with subprocess.Popen(command, env={**os.environ, "TMPDIR": str(place)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        until = time.monotonic() + 30
+        while not list(place.glob("mcompress-*/files/0/*.onnx")):
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        time.sleep(0.3)
+        process.send_signal(number)
+        assert process.wait(timeout=30) == 128 + number
+    assert not list(place.glob("mcompress-*"))
+
+
+def test_more_threads_than_processors_are_refused(onnx_file: Path) -> None:
+    with pytest.raises(UsageError, match=r"--threads is 2, and --cpus is 0: .*; name at least 2 processors, or give --threads 1"):
+        profile_source(Asked(onnx_file, "host", threads=2, cpus=(0,)))

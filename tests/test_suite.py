@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import pytest
 
 from mcompress.calibration.latency_fit import fit
 from mcompress.errors import ExportError
+from mcompress.export.profile import FailedJob, Profile
 from mcompress.export.suite.cases import Case, cases
 from mcompress.export.suite.networks import export_network
-from mcompress.export.suite.running import Journal, Setting, Timing, in_even_order, measure_suite
+from mcompress.export.suite.running import Journal, Measured, Setting, Timing, in_even_order, measure_suite, timed
 from mcompress.export.suite.writer import Number
 from mcompress.export.tables import table_of_file
 from mcompress.fitting import PRIORS
@@ -128,7 +130,8 @@ def test_what_was_measured_is_not_measured_again(tmp_path: Path, monkeypatch: py
         assert all(sample.measured_ms > 0 for sample in measured.samples)
         monkeypatch.setattr("mcompress.export.suite.running.timed", lambda *_: pytest.fail("measured again"))
         again = measure_suite(connection, some(3), HERE, tmp_path, seconds=60, progress=lambda done, of: None)
-    assert again == measured
+    assert again == replace(measured, quality=replace(measured.quality, earlier=6))
+    assert str(again.quality).startswith("6 of 6 measurements from an earlier run")
 
 
 def test_time_that_runs_out_keeps_what_there_is(tmp_path: Path) -> None:
@@ -152,13 +155,17 @@ def test_a_network_of_the_validation_is_exported_for_real_and_once(tmp_path: Pat
     assert export_network("patchgan", "fp32", tmp_path).read_bytes() == b"kept"
 
 
+def a_timing(name: str) -> Timing:
+    return Timing(name=name, p50_ms=1.5, cv=0.1, n=20, runtime="x 1", program="", digest="0", day="2026-11-20")
+
+
 def test_a_journal_survives_a_torn_line_and_refuses_another_setting(tmp_path: Path) -> None:
     path = tmp_path / "suite.jsonl"
     journal = Journal(path, HERE)
-    journal.add(Timing(name="a", p50_ms=1.5, cv=0.1, n=20, runtime="x 1"))
+    journal.add(a_timing("a"))
     path.write_text(path.read_text() + '{"name": "b", "p50', encoding="utf-8")
     assert set(Journal(path, HERE).timings) == {("a", 0)}
-    with pytest.raises(ExportError, match="remove it, or keep this fit in another folder"):
+    with pytest.raises(ExportError, match=r"suite\.jsonl was measured with device 'here', not 'elsewhere'; remove it, or .* --keep DIR"):
         Journal(path, Setting(device="elsewhere", number="fp32", threads=1, cpus=None))
 
 
@@ -166,10 +173,82 @@ def test_a_journal_whose_process_was_killed_goes_on(tmp_path: Path) -> None:
     """In its first line, and in the middle of a later one, which must not spoil the one that follows."""
     path = tmp_path / "suite.jsonl"
     path.write_text('{"device": "he', encoding="utf-8")
-    Journal(path, HERE).add(Timing(name="a", p50_ms=1.5, cv=0.1, n=20, runtime="x 1"))
+    Journal(path, HERE).add(a_timing("a"))
     path.write_text(path.read_text() + '{"name": "b", "p50', encoding="utf-8")
-    Journal(path, HERE).add(Timing(name="c", p50_ms=1.5, cv=0.1, n=20, runtime="x 1"))
+    Journal(path, HERE).add(a_timing("c"))
     assert set(Journal(path, HERE).timings) == {("a", 0), ("c", 0)}
+
+
+def test_a_journal_of_an_earlier_version_is_set_aside(tmp_path: Path) -> None:
+    path = tmp_path / "suite.jsonl"
+    old = '{"cpus": null, "device": "here", "number": "fp32", "threads": 1}\n{"name": "a", "p50_ms": 1.0, "cv": 0.0, "n": 20, "runtime": "x 1"}\n'
+    path.write_text(old, encoding="utf-8")
+    journal = Journal(path, HERE)
+    assert journal.timings == {}
+    assert journal.notes == [
+        f"{path} does not say which runtime and which files were measured; it is now {path}.old, and everything is measured again"
+    ]
+    assert (tmp_path / "suite.jsonl.old").read_text(encoding="utf-8") == old
+    assert Journal(path, HERE).notes == []
+
+
+def test_a_changed_file_and_another_runtime_are_measured_again(tmp_path: Path) -> None:
+    def measure(suite: tuple[Case, ...]) -> Measured:
+        with connect("host") as connection:
+            return measure_suite(connection, suite, HERE, tmp_path, seconds=60, progress=lambda done, of: None)
+
+    first, second = some(2)
+    measure((first, second))
+    measured = measure((first, replace(second, build=some(3)[2].build)))  # a suite that has changed, and kept the name
+    assert measured.quality.earlier == 2
+    assert "2 measurements in " in measured.quality.notes[0]
+    assert "files that have changed" in measured.quality.notes[0]
+    tables = {sample.name: sample.table for sample in measured.samples}
+    (tmp_path / "c.tflite").write_bytes(some(3)[2].file("fp32"))
+    assert tables[second.name] == table_of_file(tmp_path / "c.tflite").table
+    journal = tmp_path / "suite_fp32.jsonl"
+    runtime = measured.runtime
+    journal.write_text(journal.read_text(encoding="utf-8").replace(runtime, "ai-edge-litert 0.1 CPU"), encoding="utf-8")
+    assert measure((first,)).quality.earlier == 0
+    assert measure((first,)).quality.earlier == 2
+    assert measure((first,)).runtime == runtime
+
+
+def test_the_date_is_the_one_of_the_measurements(tmp_path: Path) -> None:
+    journal = tmp_path / "suite_fp32.jsonl"
+    with connect("host") as connection:
+        measured = measure_suite(connection, some(2), HERE, tmp_path, seconds=60, progress=lambda done, of: None)
+        today = measured.quality.days[0]
+        journal.write_text(journal.read_text(encoding="utf-8").replace(today, "2025-01-31"), encoding="utf-8")
+        again = measure_suite(connection, some(2), HERE, tmp_path, seconds=60, progress=lambda done, of: None)
+    assert again.quality.days == ("2025-01-31", "2025-01-31")
+
+
+@pytest.mark.parametrize("cools", [True, False])
+def test_what_was_throttled_is_measured_once_more_or_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cools: bool) -> None:
+    """Every timing of the first file is throttled the first time; it counts only if it is not throttled when it is repeated."""
+    hot, cool = in_even_order(some(2))
+    seen: list[str] = []
+
+    def heated(*arguments: object) -> Iterator[Profile | FailedJob]:
+        for found in timed(*arguments):  # type: ignore[arg-type]
+            assert isinstance(found, Profile)
+            seen.append(found.job.label)
+            again = seen.count(hot.name) > 2
+            is_hot = found.job.label == hot.name and not (again and cools)
+            yield replace(found, throttled="the clock fell" if is_hot else None, p50_ms=1000.0 if is_hot else found.p50_ms, cv=0.5)
+
+    monkeypatch.setattr("mcompress.export.suite.running.timed", heated)
+    with connect("host") as connection:
+        measured = measure_suite(connection, (hot, cool), HERE, tmp_path, seconds=60, progress=lambda done, of: None)
+        assert seen == [hot.name, cool.name, hot.name, cool.name, hot.name, hot.name]
+        again = measure_suite(connection, (hot, cool), HERE, tmp_path, seconds=60, progress=lambda done, of: None)
+    assert len(seen) == 6  # never a third time
+    assert [sample.name for sample in measured.samples] == ([hot.name] if cools else []) + [cool.name]
+    assert all(sample.measured_ms < 100 for sample in measured.samples)
+    said = "2 throttled and measured again" + ("" if cools else ", 2 throttled and left out")
+    assert f"{said}, {4 if cools else 2} unstable (coefficient of variation above 20 %)" in str(measured.quality)
+    assert again.samples == measured.samples
 
 
 def test_a_fit_follows_the_machine(tmp_path: Path) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -13,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from mcompress.calibration.latency_fit import Sample
 from mcompress.errors import DeviceError, ExportError, MissingBackendError
 from mcompress.export.profile import FailedJob, Job, Profile, Programs, Rules, profile_files
+from mcompress.export.profile_runtime import Installed, installed
+from mcompress.export.profile_throttle import UNSTABLE_CV
 from mcompress.export.suite.cases import Case
 from mcompress.export.suite.writer import Number
 from mcompress.export.tables import table_of_file
@@ -25,6 +30,8 @@ ROUNDS = 2
 """How often every file is measured, all others in between: a neighbour that slows a machine for a minute then slows one of two measurements."""
 STEP = 0.6180339887498949
 """The golden ratio's fractional part: visiting every n-th case by it keeps any beginning of the suite evenly spread over its parts."""
+SCHEMA = 2
+"""Of a journal; those of the first did not say which runtime and which bytes were measured."""
 
 
 class Timing(BaseModel):
@@ -38,6 +45,16 @@ class Timing(BaseModel):
     cv: float
     n: int
     runtime: str
+    program: str
+    """Digest of the program that was pushed to measure it; empty where none was."""
+    digest: str
+    """Of the file's bytes."""
+    day: str
+    """When it was measured: `2026-11-21`."""
+    throttled: str | None = None
+    """Why the device was, or seems to have been, slowed down meanwhile."""
+    repeated: bool = False
+    """Whether it stands for one that was throttled."""
     notes: tuple[str, ...] = ()
 
 
@@ -56,17 +73,25 @@ class Journal:
     """Timings of one setting, a JSON line each, so that an unplugged device or a killed process loses nothing."""
 
     def __init__(self, path: Path, setting: Setting) -> None:
-        """Raises `ExportError` for a journal of another setting."""
+        """Raises `ExportError` for a journal of another setting. One that an earlier mcompress wrote is set aside, and `notes` says so."""
         self._path, self.timings = path, dict[tuple[str, int], Timing]()
-        head = json.dumps(asdict(setting), sort_keys=True)
+        self.notes: list[str] = []
+        self.added: set[tuple[str, int]] = set()
+        """What was measured since the journal was opened."""
+        head = json.dumps({"schema": SCHEMA, **asdict(setting)}, sort_keys=True)
         text = path.read_text(encoding="utf-8") if path.exists() else ""
         first, complete, rest = text.partition("\n")
+        if complete and _schema(first) != SCHEMA:
+            aside = path.with_name(f"{path.name}.old")
+            path.replace(aside)
+            self.notes.append(f"{path} does not say which runtime and which files were measured; it is now {aside}, and everything is measured again")
+            complete = ""
         if not complete:  # new, or its process was killed before anything was measured
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(head + "\n", encoding="utf-8")
             return
         if first != head:
-            raise ExportError(f"{path} was measured as {first[:200]}, not as {head}; remove it, or keep this fit in another folder")
+            raise ExportError(f"{path} was measured with {_difference(first, head)}; remove it, or keep this fit in another folder with --keep DIR")
         for line in rest.splitlines():
             try:
                 timing = Timing.model_validate_json(line)
@@ -80,8 +105,37 @@ class Journal:
     def add(self, timing: Timing) -> None:
         """Keep a timing."""
         self.timings[timing.name, timing.round] = timing
+        self.added.add((timing.name, timing.round))
         with self._path.open("a", encoding="utf-8") as stream:
             stream.write(timing.model_dump_json() + "\n")
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How good the measurements are, and when they were made."""
+
+    timings: int
+    """Those that count."""
+    earlier: int
+    """Of them, from an earlier run."""
+    repeated: int
+    """Throttled ones that were measured again."""
+    left_out: int
+    """Those that were throttled again, or could not be repeated."""
+    unstable: int
+    """Of those that count, with a coefficient of variation above `UNSTABLE_CV`."""
+    days: tuple[str, str]
+    """First and last, `2026-11-21`."""
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """For a person: everything that is not as it should be."""
+        said = [f"{self.earlier} of {self.timings} measurements from an earlier run" if self.earlier else f"{self.timings} measurements"]
+        said += [f"{self.repeated} throttled and measured again"] if self.repeated else []
+        said += [f"{self.left_out} throttled and left out"] if self.left_out else []
+        said += [f"{self.unstable} unstable (coefficient of variation above {100 * UNSTABLE_CV:.0f} %)"] if self.unstable else []
+        said += [f"from {self.days[0]} to {self.days[1]}"] if self.days[0] != self.days[1] else []
+        return ", ".join(said)
 
 
 @dataclass(frozen=True)
@@ -93,6 +147,57 @@ class Measured:
     runtime: str
     complete: bool
     """False where time ran out first."""
+    quality: Quality
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """What came out of several rounds of files."""
+
+    best: dict[str, float]
+    """Name -> the fastest median, ms: whatever else a machine does only ever adds time."""
+    failed: dict[str, str]
+    runtime: str
+    complete: bool
+    quality: Quality
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which files are measured, and how."""
+
+    names: Sequence[str]
+    """In the order in which they are measured."""
+    file_of: Callable[[str], Path]
+    """Writes the file where it is not there yet."""
+    setting: Setting
+    rules: Rules
+    batch: int
+    """So many are pushed and measured together."""
+    seconds: float = float("inf")
+    """For all of them."""
+    may_all_fail: bool = True
+    """Whether to go on when none of the first batch could be measured."""
+    programs: Programs | None = None
+    """Pushed to phones; None takes them from the environment."""
+
+
+@dataclass
+class _State:
+    journal: Journal
+    there: Installed | None
+    digest_of: Callable[[str], str]
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def kept(self, name: str, turn: int) -> Timing | None:
+        """The timing of these very bytes with this very runtime, if there is one."""
+        found = self.journal.timings.get((name, turn))
+        if found is None or self.there is None:
+            return None
+        if (name, turn) in self.journal.added:
+            return found
+        same = (found.runtime, found.program) == (self.there.runtime, self.there.program)
+        return found if same and found.digest == self.digest_of(name) else None
 
 
 def in_even_order(cases: Sequence[Case]) -> list[Case]:
@@ -112,62 +217,142 @@ def measure_suite(
 ) -> Measured:
     """Write, push and time the cases `ROUNDS` times in the order of `in_even_order`, for at most `seconds`; `progress` is told how many of how many.
 
-    The fastest round counts: whatever else a machine does only ever adds time. Files and the journal lie in `folder`. `programs` are pushed to
-    phones; None takes them from the environment. Raises `DeviceError` when the device is lost or none of the first files can be measured,
-    `MissingBackendError` at the first file for which it has no runtime; everything measured so far is in the journal.
+    The fastest round counts. Files and the journal lie in `folder`. `programs` are pushed to phones; None takes them from the environment. Raises
+    `DeviceError` when the device is lost or none of the first files can be measured, `MissingBackendError` at the first file for which it has no
+    runtime; everything measured so far is in the journal.
     """
-    journal = Journal(folder / f"suite_{setting.number}.jsonl", setting)
-    ordered, until = in_even_order(cases), time.monotonic() + seconds
-    todo = [(case, turn) for turn in range(ROUNDS) for case in ordered if (case.name, turn) not in journal.timings]
-    failed: dict[str, str] = {}
-    done = ROUNDS * len(ordered) - len(todo)
-    for start in range(0, len(todo), BATCH):
-        if time.monotonic() > until or (start and not journal.timings):
-            break
-        batch = [(case, turn) for case, turn in todo[start : start + BATCH] if case.name not in failed]
-        for turn in sorted({turn for _, turn in batch}):
-            files = {_written(case, setting.number, folder): case.name for case, other in batch if other == turn}
-            for found in timed(connection, files, setting, SUITE_RULES, turn, programs):
-                if isinstance(found, Timing):
-                    journal.add(found)
-                else:
-                    failed[found.job.label] = found.reason
-        done += len(batch)
-        progress(done, ROUNDS * len(ordered))
-    if not journal.timings:
-        reason = next(iter(failed.values()), "there was no time")
+    ordered = in_even_order(cases)
+    by_name = {case.name: case for case in ordered}
+
+    @cache
+    def file_of(name: str) -> Path:
+        return _written(by_name[name], setting.number, folder)
+
+    plan = Plan(tuple(by_name), file_of, setting, SUITE_RULES, BATCH, seconds, may_all_fail=False, programs=programs)
+    found = measure_rounds(connection, plan, folder / f"suite_{setting.number}.jsonl", progress)
+    if not found.best:
+        reason = next(iter(found.failed.values()), "all of them were throttled" if found.quality.left_out else "there was no time")
         raise DeviceError(f"{connection.name}: no file of the suite could be measured; the first reason: {reason}")
-    best: dict[str, float] = {}
-    for (name, _), timing in journal.timings.items():
-        best[name] = min(timing.p50_ms, best.get(name, timing.p50_ms))
     samples = tuple(
-        Sample(case.name, table_of_file(_written(case, setting.number, folder)).table, best[case.name], case.weight)
-        for case in ordered
-        if case.name in best
+        Sample(case.name, table_of_file(file_of(case.name)).table, found.best[case.name], case.weight) for case in ordered if case.name in found.best
     )
-    runtime = next(iter(journal.timings.values())).runtime
-    return Measured(samples, failed, runtime, len(journal.timings) + ROUNDS * len(failed) >= ROUNDS * len(ordered))
+    return Measured(samples, found.failed, found.runtime, found.complete, found.quality)
+
+
+def measure_rounds(connection: Connection, plan: Plan, journal: Path, progress: Callable[[int, int], None]) -> Rounds:
+    """Time every file `ROUNDS` times; what was throttled once more at the end, and else it does not count.
+
+    What the journal has of the same bytes, runtime and setting is not measured again. Raises `ExportError` for a journal of another setting,
+    `DeviceError` and `MissingBackendError` as `measure_suite` does.
+    """
+    kept, until = Journal(journal, plan.setting), time.monotonic() + plan.seconds
+    digests = cache(lambda name: hashlib.sha256(plan.file_of(name).read_bytes()).hexdigest()[:16])
+    state = _State(kept, installed(connection, "tflite", plan.programs), digests)
+    old = len(kept.timings)
+    every = [(name, turn) for turn in range(ROUNDS) for name in plan.names]
+    todo = [key for key in every if state.kept(*key) is None]
+    stale = sum(key in kept.timings for key in todo)
+    if old and stale:
+        kept.notes.append(f"{stale} measurements in {journal} are of another runtime or of files that have changed, and are made again")
+    done = len(every) - len(todo)
+    for start in range(0, len(todo), plan.batch):
+        progress(done, len(every))
+        if time.monotonic() > until or (start and not plan.may_all_fail and not any(state.kept(*key) for key in every)):
+            break
+        _batch(connection, plan, state, todo[start : start + plan.batch], again=False)
+        done += len(todo[start : start + plan.batch])
+    hot = [key for key in every if (found := state.kept(*key)) is not None and found.throttled and not found.repeated]
+    for start in range(0, len(hot), plan.batch):
+        if time.monotonic() > until:
+            break
+        _batch(connection, plan, state, hot[start : start + plan.batch], again=True)
+    progress(done, len(every))
+    return _found(plan, state, every)
+
+
+def _batch(connection: Connection, plan: Plan, state: _State, keys: Sequence[tuple[str, int]], *, again: bool) -> None:
+    for turn in sorted({turn for _, turn in keys}):
+        files = {plan.file_of(name): name for name, other in keys if other == turn and name not in state.failed}
+        for found in timed(connection, files, plan.setting, plan.rules, plan.programs) if files else ():
+            if isinstance(found, FailedJob):
+                state.failed[found.job.label] = found.reason
+            else:
+                state.journal.add(_timing(found, turn, state, again=again))
+
+
+def _found(plan: Plan, state: _State, every: Sequence[tuple[str, int]]) -> Rounds:
+    kept = {key: found for key in every if (found := state.kept(*key)) is not None}
+    counted = {key: found for key, found in kept.items() if not found.throttled}
+    best: dict[str, float] = {}
+    for (name, _), timing in counted.items():
+        best[name] = min(timing.p50_ms, best.get(name, timing.p50_ms))
+    days = sorted(timing.day for timing in counted.values()) or [_today()]
+    quality = Quality(
+        timings=len(counted),
+        earlier=sum(key not in state.journal.added for key in counted),
+        repeated=sum(timing.repeated for timing in kept.values()),
+        left_out=len(kept) - len(counted),
+        unstable=sum(timing.cv > UNSTABLE_CV for timing in counted.values()),
+        days=(days[0], days[-1]),
+        notes=tuple(state.journal.notes),
+    )
+    missing = [key for key in every if key not in kept and key[0] not in state.failed]
+    failed = {name: reason for name, reason in state.failed.items() if name not in best}
+    runtime = next((timing.runtime for timing in counted.values()), "none")
+    return Rounds({name: best[name] for name in plan.names if name in best}, failed, runtime, not missing, quality)
 
 
 def timed(
-    connection: Connection, files: dict[Path, str], setting: Setting, rules: Rules, turn: int, programs: Programs | None
-) -> Iterator[Timing | FailedJob]:
+    connection: Connection, files: Mapping[Path, str], setting: Setting, rules: Rules, programs: Programs | None
+) -> Iterator[Profile | FailedJob]:
     """Each file (path -> name) measured as `setting` says. Raises `MissingBackendError` where there is no runtime: the next file would fail too."""
     jobs = [Job(path, "tflite", threads=setting.threads, cpus=setting.cpus, rules=rules, label=name) for path, name in files.items()]
     for found in profile_files(connection, jobs, programs=programs):
         if isinstance(found, FailedJob) and found.missing:
             raise MissingBackendError(f"{connection.name} cannot measure anything: {found.reason}")
-        yield _timing(found, turn) if isinstance(found, Profile) else found
+        yield found
 
 
-def _timing(found: Profile, turn: int) -> Timing:
-    notes = (*found.warnings, *((found.throttled,) if found.throttled else ()))
-    return Timing(name=found.job.label, round=turn, p50_ms=found.p50_ms, cv=found.cv, n=found.n, runtime=found.runtime, notes=notes)
+def _timing(found: Profile, turn: int, state: _State, *, again: bool) -> Timing:
+    name = found.job.label
+    return Timing(
+        name=name,
+        round=turn,
+        p50_ms=found.p50_ms,
+        cv=found.cv,
+        n=found.n,
+        runtime=found.runtime,
+        program=state.there.program if state.there else "",
+        digest=state.digest_of(name),
+        day=_today(),
+        throttled=found.throttled,
+        repeated=again,
+        notes=found.warnings,
+    )
 
 
 def _written(case: Case, number: Number, folder: Path) -> Path:
-    path = folder / number / f"{case.name}.tflite"
-    if not path.exists():
+    """The case's file; one that another mcompress wrote under its name is replaced."""
+    path, content = folder / number / f"{case.name}.tflite", case.file(number)
+    if not path.exists() or path.read_bytes() != content:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(case.file(number))
+        path.write_bytes(content)
     return path
+
+
+def _schema(head: str) -> object:
+    try:
+        found = json.loads(head)
+    except ValueError:
+        return None
+    return found.get("schema") if isinstance(found, dict) else None
+
+
+def _difference(one: str, other: str) -> str:
+    """What two heads of journals differ in."""
+    there, here = json.loads(one), json.loads(other)
+    return "; ".join(f"{key} {there.get(key)!r}, not {here.get(key)!r}" for key in here if there.get(key) != here[key])
+
+
+def _today() -> str:
+    return datetime.now(tz=UTC).date().isoformat()

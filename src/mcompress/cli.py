@@ -32,7 +32,10 @@ QuickOption = Annotated[bool, typer.Option("--quick", help="The same path with t
 ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="A name from `mcompress list models`, package.module:function, or an .onnx or .tflite file.")
 ]
-InputOption = Annotated[str | None, typer.Option("--input", metavar="SHAPE", help="Input shape; 1,3,128,128 for a network, a file has its own.")]
+InputOption = Annotated[
+    list[str] | None,
+    typer.Option("--input", metavar="[NAME=]SHAPE", help="Input shape; 1,3,128,128 for a network, a file has its own. Repeatable: one each."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
 BenchmarkBinary = Annotated[
     Path | None,
@@ -125,7 +128,7 @@ def count(
     """Parameters, multiply-adds in both conventions, and activation memory of a network or a file."""
     from mcompress.estimating import count_lines, count_model
 
-    counted = count_model(model, input_, args)
+    counted = count_model(model, input_ or (), args)
     typer.echo(json.dumps(counted) if json_ else "\n".join(count_lines(counted)))
 
 
@@ -143,7 +146,7 @@ def estimate(
     """Estimated latency of a network or a file on a device, with its error, and where the milliseconds go."""
     from mcompress.estimating import estimate_model
 
-    estimated = estimate_model(model, device, unit, precision, input_shape=input_, args=args)
+    estimated = estimate_model(model, device, unit, precision, inputs=input_ or (), args=args)
     typer.echo(json.dumps(estimated.as_json(top), indent=2) if json_ else "\n".join(estimated.lines(top)))
 
 
@@ -255,6 +258,7 @@ OnOption = Annotated[str | None, typer.Option("--on", metavar="PLACE", help="Mea
 DeviceOut = Annotated[
     Path | None, typer.Option("--out", metavar="FILE", help="The device file to write; DEVICE if that is a file, else NAME.yaml here.")
 ]
+KEEP = Path("runs")
 Processors = Annotated[str | None, typer.Option("--cpus", metavar="LIST", help="Processors to pin to, for example 4,5,6,7.")]
 
 
@@ -265,12 +269,12 @@ def device_fit(
     published: Annotated[Path | None, typer.Option("--published", metavar="CSV", help="Fit to published latencies of whole networks.")] = None,
     where: Annotated[list[str] | None, typer.Option("--where", metavar="COLUMN=VALUE", help="Rows of the CSV to take. Repeatable.")] = None,
     unit: Annotated[str, typer.Option("--unit", help="The unit whose constants are fitted.")] = "cpu",
-    precision: Annotated[str, typer.Option("--precision", help="Of the published files: int8, w8a16, fp16 or fp32.")] = "int8",
-    threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of the runtime.")] = 1,
+    precision: Annotated[str | None, typer.Option("--precision", help="Of the published files: int8 (if left out), w8a16, fp16 or fp32.")] = None,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Threads of the runtime; 1 if left out.")] = None,
     cpus: Processors = None,
-    minutes: Annotated[float, typer.Option("--minutes", min=0.1, max=60, help="The longest that measuring may take.")] = 10.0,
-    share: Annotated[float, typer.Option("--share", min=0.01, max=1, help="About this share of the suite.")] = 1.0,
-    keep: Annotated[Path, typer.Option("--keep", metavar="DIR", help="Measurements are kept here, and gone on from.")] = Path("runs"),
+    minutes: Annotated[float | None, typer.Option("--minutes", min=0.1, max=60, help="The longest that measuring may take; 10 if left out.")] = None,
+    share: Annotated[float | None, typer.Option("--share", min=0.01, max=1, help="About this share of the suite; all if left out.")] = None,
+    keep: Annotated[Path | None, typer.Option("--keep", metavar="DIR", help="Measurements are kept here (runs), and gone on from.")] = None,
     benchmark_binary: BenchmarkBinary = None,
     out: DeviceOut = None,
 ) -> None:
@@ -279,15 +283,18 @@ def device_fit(
     A device that ships, or its alias (kona), keeps its facts and gets new speeds in NAME.yaml in the working directory: use that file as --device
     NAME.yaml, or device: NAME.yaml in a target. The file inside the package stays as it is. A file of your own is fitted again in place.
     """
-    from mcompress.device_commands import Measuring, fit_measured, fit_to_published
+    from mcompress.device_commands import Measuring, belongs_to, fit_measured, fit_to_published
 
     if (on is None) == (published is None):
         raise UsageError("give either --on PLACE, to measure a suite there, or --published CSV")
     if published is not None:
-        typer.echo(fit_to_published(device, published, where or (), unit=unit, precision=precision, out=out))
+        measuring = {"--threads": threads, "--cpus": cpus, "--minutes": minutes, "--share": share, "--keep": keep}
+        belongs_to({**measuring, "--benchmark-binary": benchmark_binary}, "--on, which measures", "leave it out with --published")
+        typer.echo(fit_to_published(device, published, where or (), unit=unit, precision=precision or "int8", out=out))
     elif on is not None:
-        how = Measuring(on, unit, threads, cpus, keep, benchmark_binary)
-        typer.echo(fit_measured(device, how, minutes=minutes, share=share, out=out))
+        belongs_to({"--where": where, "--precision": precision}, "--published", "leave it out with --on, which measures fp32 and int8 files")
+        how = Measuring(on, unit, threads, cpus, keep or KEEP, benchmark_binary)
+        typer.echo(fit_measured(device, how, minutes=minutes or 10.0, share=share or 1.0, out=out))
 
 
 @device_app.command("validate")
@@ -296,17 +303,20 @@ def device_validate(
     on: OnOption = None,
     networks: Annotated[str | None, typer.Option("--networks", metavar="LIST", help="Networks to measure; eighteen if left out.")] = None,
     unit: Annotated[str | None, typer.Option("--unit", help="One unit only; with --on, the unit that is measured (cpu if left out).")] = None,
-    threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of the runtime.")] = 1,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Threads of the runtime; as the fit if left out.")] = None,
     cpus: Processors = None,
-    keep: Annotated[Path, typer.Option("--keep", metavar="DIR", help="Where networks and measurements are kept.")] = Path("runs"),
+    keep: Annotated[Path | None, typer.Option("--keep", metavar="DIR", help="Where networks and measurements are kept; runs if left out.")] = None,
     benchmark_binary: BenchmarkBinary = None,
     out: DeviceOut = None,
     json_: JsonOption = False,
 ) -> None:
     """Say how far a device's estimates are off; with --on, measure networks that the fit did not see first, and keep the result in the file."""
-    from mcompress.device_commands import Measuring, validate_measured, validation_rows, validation_text
+    from mcompress.device_commands import Measuring, belongs_to, validate_measured, validation_rows, validation_text
 
-    how = None if on is None else Measuring(on, unit or "cpu", threads, cpus, keep, benchmark_binary)
+    if on is None:
+        measuring = {"--networks": networks, "--threads": threads, "--cpus": cpus, "--keep": keep}
+        belongs_to({**measuring, "--benchmark-binary": benchmark_binary, "--out": out}, "--on, which measures", "add --on PLACE, or leave it out")
+    how = None if on is None else Measuring(on, unit or "cpu", threads, cpus, keep or KEEP, benchmark_binary)
     checked = device if how is None else validate_measured(device, how, networks, out=out)
     rows = validation_rows(checked, unit)
     typer.echo(json.dumps(rows, indent=2) if json_ else validation_text(rows))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +14,8 @@ from pydantic import JsonValue
 from mcompress.console import Step, Terminal
 from mcompress.errors import UsageError
 from mcompress.targets.connect import parse_cpus
-from mcompress.targets.device import DEVICE_SUFFIXES, HOST, Device, list_devices, load_device, shipped_device
+from mcompress.targets.connect.host import this_machine
+from mcompress.targets.device import DEVICE_SUFFIXES, HOST, Device, Unit, list_devices, load_device, shipped_device
 from mcompress.targets.problems import near
 from mcompress.targets.speeds import LONGEST_NAME, NAME_PATTERN
 from mcompress.targets.validation import Validation
@@ -39,7 +40,7 @@ class Measuring:
 
     on: str
     unit: str
-    threads: int
+    threads: int | None
     cpus: str | None
     keep: Path
     benchmark_binary: Path | None
@@ -86,9 +87,21 @@ def fit_measured(name: str, how: Measuring, *, minutes: float, share: float, out
     for number, measured in found.measured.items():
         missing = f"; {len(measured.failed)} could not be measured, the first: {next(iter(measured.failed.items()))}" if measured.failed else ""
         short = "" if measured.complete else "; the time ran out before the rest (--minutes)"
-        lines.append(f"  {number}: {len(measured.samples)} files of the suite, {measured.runtime}{missing}{short}")
+        lines.append(f"  {number}: {len(measured.samples)} files of the suite, {measured.runtime}; {measured.quality}{missing}{short}")
+        lines += [f"  {number}: {note}" for note in measured.quality.notes]
+    if found.partial:
+        lines.append(f"  warning: {found.partial}; {_assumed(found.device, how.unit)}")
     next_step = f"next: mcompress device validate {about.out} --on {how.on}, so that estimates carry their error"
     return "\n".join([*lines, *_use(about), next_step])
+
+
+def _assumed(device: Device, unit: str) -> str:
+    """How many of the speeds are not fitted."""
+    said = []
+    for precision, speeds in device.unit(unit).speeds.items():
+        fitted = [bool(device.sources[speed.source].fitted_to) for speed in speeds.operators.values()]
+        said.append(f"{fitted.count(False)} of {len(fitted)} classes of operators in {precision} are assumed")
+    return ", ".join(said)
 
 
 def fit_to_published(name: str, table: Path, where: Sequence[str], *, unit: str, precision: str, out: Path | None) -> str:
@@ -113,10 +126,12 @@ def validate_measured(name: str, how: Measuring, networks: str | None, *, out: P
     device, about = load_device(name), subject(name, out)
     chosen = tuple(part.strip() for part in networks.split(",")) if networks else NETWORKS
     with Terminal() as reporter:
-        checked, failed = validate_on(device, _wanted(about, how), _told(reporter), chosen)
-        for what, reason in failed.items():
+        found = validate_on(device, _wanted(about, how), _told(reporter), chosen)
+        for what, reason in found.failed.items():
             reporter.note(f"{what} could not be measured: {reason}")
-        write_device(checked, about.out)
+        for number, quality in found.qualities.items():
+            reporter.note("\n".join(f"{number}: {text}" for text in (str(quality), *quality.notes)))
+        write_device(found.device, about.out)
         reporter.note("\n".join([f"{about.out}: written", *_use(about)]))
     return str(about.out)
 
@@ -142,10 +157,17 @@ def validation_rows(name: str, unit: str | None) -> list[dict[str, JsonValue]]:
     units = [device.unit(unit)] if unit else list(device.units.values())
     rows = [_row(device, one.name, precision, checked) for one in units for precision, checked in one.validation.items()]
     if not rows:
-        place = "host" if device.name == HOST else "adb, or ssh:HOST"
+        place = _place(device, units)
         which = f"{device.name} {unit}" if unit else device.name
         raise UsageError(f"{which} has not been validated; measure on it with: mcompress device validate {name} --on {place}")
     return rows
+
+
+def _place(device: Device, units: Sequence[Unit]) -> str:
+    """Through what the device is reached, as far as it can be known."""
+    if device.name == HOST or this_machine() in {machine for one in units for machine in device.measured_on(one)}:
+        return "host"
+    return "adb" if device.os == "android" else "ssh:HOST"
 
 
 def validation_text(rows: Sequence[dict[str, JsonValue]]) -> str:
@@ -169,6 +191,14 @@ def validation_text(rows: Sequence[dict[str, JsonValue]]) -> str:
             if isinstance(c, dict)
         ]
     return "\n".join(lines)
+
+
+def belongs_to(given: Mapping[str, object], other: str, instead: str) -> None:
+    """Raise `UsageError` naming the options that were given and do nothing here. `other` is what they belong to, `instead` what to do."""
+    useless = [option for option, value in given.items() if value is not None]
+    if useless:
+        verb = "belongs" if len(useless) == 1 else "belong"
+        raise UsageError(f"{', '.join(useless)} {verb} to {other}; {instead}")
 
 
 def condition_of(text: str) -> tuple[str, str]:

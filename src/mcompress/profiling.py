@@ -21,7 +21,7 @@ from mcompress.console import LastingConsole
 from mcompress.errors import DeviceError, ExportError, MCompressError, MissingBackendError, UsageError
 from mcompress.export.profile import BACKENDS, FailedJob, Job, Profile, Rules, backend_of_file, measurements, profile_files
 from mcompress.export.profile_phone import Programs
-from mcompress.targets.connect import Connection, DeviceFacts, connect, parse_cpus
+from mcompress.targets.connect import Connection, DeviceFacts, connect, ended_gently, parse_cpus, pinned
 
 SCHEMA = 1
 SHOWN_OPERATORS = 12
@@ -88,8 +88,8 @@ class Outcome:
     def raise_for_status(self) -> None:
         """Raise what the exit code should say: a lost device, a missing runtime, a file that could not be run."""
         if self.lost:
-            kept = f" {len(self.done)} results are kept" + (f" in {self.asked.out}." if self.asked.out else " above.")
-            raise DeviceError(f"{self.lost}{kept}")
+            kept = f"{len(self.done)} results are kept" + (f" in {self.asked.out}" if self.asked.out else " above")
+            raise DeviceError(f"{self.lost.rstrip('.')}. {kept}.")
         failed = [found for found in self.done if isinstance(found, FailedJob)]
         if failed:
             lines = "\n".join(f"{found.job.file.name}: {found.reason}" for found in failed)
@@ -141,11 +141,11 @@ def profile_source(asked: Asked, said: Callable[[Profile | FailedJob], None] = l
     if not 1 <= asked.threads <= 256:
         raise UsageError(f"--threads is {asked.threads}; it must be at least 1 and at most 256")
     jobs, left_out = _jobs(asked)
-    with connect(asked.on) as device:
+    with ended_gently(), connect(asked.on) as device:
         facts = device.facts()
-        cpus, because = _processors(asked, facts, device.name)
-        outcome = Outcome(asked, device.name, facts, cpus, because, [], left_out)
-        _measure(device, [replace(job, cpus=cpus) for job in jobs], outcome, said)
+        on = pinned(facts, device.name, asked.threads, asked.cpus)
+        outcome = Outcome(asked, device.name, facts, on.cpus, on.because, [], left_out)
+        _measure(device, [replace(job, cpus=on.cpus) for job in jobs], outcome, said)
     return outcome
 
 
@@ -222,21 +222,6 @@ def _jobs(asked: Asked) -> tuple[list[Job], dict[str, str]]:
         shape = tuple(file.inputs[0].shape)
         jobs.append(Job(asked.source / file.path, file.backend, shape, asked.threads, rules=rules, operators=asked.operators, label=label))
     return jobs, left_out
-
-
-def _processors(asked: Asked, facts: DeviceFacts, device: str) -> tuple[tuple[int, ...] | None, str]:
-    """The processors to pin to: those asked for; the fastest ones where they are not all alike; else none, and the system chooses."""
-    if asked.cpus is not None:
-        absent = [number for number in asked.cpus if number >= len(facts.cores_khz)] if facts.cores_khz else []
-        if absent:
-            named, last = ",".join(map(str, absent)), len(facts.cores_khz) - 1
-            raise UsageError(f"--cpus names {named}, which {device} does not have; choose among 0-{last}, or leave --cpus out")
-        return asked.cpus, "as asked"
-    clocks = [(clock or 0, number) for number, clock in enumerate(facts.cores_khz)]
-    if len({clock for clock, _ in clocks}) < 2 or asked.threads > len(clocks):
-        return None, ""
-    fastest = sorted(sorted(clocks, reverse=True)[: asked.threads], key=lambda pair: pair[1])
-    return tuple(number for _, number in fastest), "the fastest of unequal ones"
 
 
 def _notes(found: Profile) -> list[str]:

@@ -1,4 +1,4 @@
-"""Host, Ssh, Adb: run a command there and move files there and back, in a private folder that is removed at the end.
+"""Host, Ssh, Adb: run a command there and move files there, in a private folder that is removed at the end.
 
     with connect("ssh:pi@raspberrypi") as device:
         print(device.facts().model)
@@ -16,12 +16,15 @@ import re
 
 from mcompress.errors import UsageError
 from mcompress.targets.connect.adb import Adb
-from mcompress.targets.connect.facts import DeviceFacts, parse_cpus
+from mcompress.targets.connect.facts import DeviceFacts, Pinned, parse_cpus, pinned
 from mcompress.targets.connect.host import Host
 from mcompress.targets.connect.interface import CommandFailed, Connection, Done
+from mcompress.targets.connect.processes import ended_gently
 from mcompress.targets.connect.ssh import Ssh
 
-__all__ = ["Adb", "CommandFailed", "Connection", "DeviceFacts", "Done", "Host", "Ssh", "connect", "parse_cpus"]
+__all__ = [
+    "Adb", "CommandFailed", "Connection", "DeviceFacts", "Done", "Host", "Pinned", "Ssh", "connect", "ended_gently", "parse_cpus", "pinned",
+]  # fmt: skip
 
 ON_FORMS = "host, adb, adb:SERIAL, ssh:HOST, ssh:USER@HOST or ssh:USER@HOST:PORT"
 

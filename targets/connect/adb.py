@@ -13,11 +13,8 @@ from typing import Self
 
 from mcompress.errors import DeviceError, UsageError
 from mcompress.targets.connect.facts import FACTS, DeviceFacts, parse_facts
-from mcompress.targets.connect.interface import ANSWER_TAIL, SILENCE_S, Done
+from mcompress.targets.connect.interface import ANSWER_TAIL, PUSH_S, QUICK_S, SILENCE_S, Done
 from mcompress.targets.connect.processes import last_words, run_process, stream_process
-
-QUICK_S = 30.0
-PUSH_S = 600.0
 
 
 class Adb:
@@ -79,12 +76,6 @@ class Adb:
         if done.rc != 0:
             raise DeviceError(f"{self.name}: {local} could not be copied: {last_words(done)}")
 
-    def pull(self, remote: str, local: Path) -> None:
-        """`adb pull`."""
-        done = self._call(["pull", f"{self._folder}/{remote}", str(local)], timeout_s=PUSH_S)
-        if done.rc != 0:
-            raise DeviceError(f"{self.name}: {remote} could not be copied: {last_words(done)}")
-
     def close(self) -> None:
         """Remove the private folder."""
         folder, self._folder = self._folder, None
@@ -111,7 +102,7 @@ class Adb:
         del rc
         state = run_process(self.name, ["get-state"], [*self._client(), "get-state"], timeout_s=QUICK_S)
         if state.stdout.strip() != "device":
-            seen = (state.stderr.strip() or state.stdout.strip() or said.strip())[-ANSWER_TAIL:]
+            seen = (state.stderr.strip() or state.stdout.strip() or said.strip())[-ANSWER_TAIL:].rstrip(".")
             raise DeviceError(f"{self.name} was lost: {seen}. Plug it in again (or `adb connect` it), check `adb devices`, then start again")
 
     def __enter__(self) -> Self:

@@ -15,6 +15,7 @@ if command -v getprop >/dev/null 2>&1; then
   say soc "$(getprop ro.soc.model)"; say platform "$(getprop ro.board.platform)"
 fi
 if [ -r /proc/device-tree/model ]; then say tree "$(tr -d '\000' < /proc/device-tree/model)"; fi
+if [ -r /proc/device-tree/compatible ]; then say compatible "$(tr '\000' ' ' < /proc/device-tree/compatible)"; fi
 if [ -r /etc/os-release ]; then say release "$(sed -n 's/^PRETTY_NAME=//p' /etc/os-release | tr -d '"')"; fi
 if [ -r /proc/cpuinfo ]; then
   say cpu "$(sed -n 's/^model name[^:]*: *//p' /proc/cpuinfo | sed -n 1p)"
@@ -47,6 +48,8 @@ class DeviceFacts:
     than `AMD EPYC`; on macOS the processor's name; elsewhere `model`."""
     soc: str | None
     """For example `SM8250`, as the device says it."""
+    names: tuple[tuple[str, str], ...]
+    """(what, text) of everything that the device calls itself by, the surest first: `("SoC", "SM8250")`, `("platform", "kona")`."""
     os: str
     """For example `Android 14`, `Debian GNU/Linux 12 (bookworm)`."""
     machine: str
@@ -77,11 +80,20 @@ def parse_facts(text: str) -> DeviceFacts:
     kib, size = said.get("memory_kib", ""), said.get("memory_bytes", "")
     system = f"Android {said['android']}" if "android" in said else f"macOS {said['macos']}" if "macos" in said else said.get("release")
     model = phone or said.get("tree") or said.get("cpu") or said.get("hardware") or said.get("machine", "unknown")
+    called = (
+        ("SoC", said.get("soc")),
+        ("device tree", said.get("compatible")),
+        ("model", said.get("tree")),
+        ("model", phone or None),
+        ("platform", said.get("platform")),
+        ("hardware", said.get("hardware")),
+    )
     numbers = f" (family {said['family']}, model {said['generation']})" if {"cpu", "family", "generation"} <= said.keys() else ""
     return DeviceFacts(
         model=model,
         processor=said["cpu"] + numbers if numbers or {"cpu", "macos"} <= said.keys() else model,
         soc=said.get("soc") or said.get("platform") or said.get("hardware"),
+        names=tuple((what, text) for what, text in called if text),
         os=system or said.get("kernel", "unknown"),
         machine=said.get("machine", "unknown"),
         cores_khz=tuple(cores),
@@ -101,3 +113,35 @@ def parse_cpus(text: str | None) -> tuple[int, ...] | None:
             raise UsageError(f"--cpus is '{text}'; it must be numbers of processors, for example 0,1 or 4-7")
         found += range(int(first), int(last or first) + 1)
     return tuple(dict.fromkeys(found))
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """The processors that a measurement may use; None leaves the choice to the system."""
+
+    cpus: tuple[int, ...] | None
+    because: str = ""
+
+
+def pinned(facts: DeviceFacts, device: str, threads: int, cpus: tuple[int, ...] | None) -> Pinned:
+    """The processors that were asked for; the fastest ones where they are not all alike; else none. `device` is its name for messages.
+
+    Raises `UsageError` for processors that the device does not have, and for fewer of them than threads.
+    """
+    if cpus is not None:
+        named = ",".join(map(str, cpus))
+        absent = [number for number in cpus if number >= len(facts.cores_khz)] if facts.cores_khz else []
+        if absent:
+            missing, last = ",".join(map(str, absent)), len(facts.cores_khz) - 1
+            raise UsageError(f"--cpus names {missing}, which {device} does not have; choose among 0-{last}, or leave --cpus out")
+        if len(cpus) < threads:
+            raise UsageError(
+                f"--threads is {threads}, and --cpus is {named}: {threads} threads would wait for one another on {len(cpus)} "
+                f"processor{'s' if len(cpus) > 1 else ''}; name at least {threads} processors, or give --threads {len(cpus)}"
+            )
+        return Pinned(cpus, "as asked")
+    clocks = [(clock or 0, number) for number, clock in enumerate(facts.cores_khz)]
+    if len({clock for clock, _ in clocks}) < 2 or threads > len(clocks):
+        return Pinned(None)
+    fastest = sorted(sorted(clocks, reverse=True)[:threads], key=lambda pair: pair[1])
+    return Pinned(tuple(number for _, number in fastest), "the fastest of unequal ones")

@@ -14,10 +14,9 @@ from typing import Self
 from mcompress.errors import DeviceError
 from mcompress.targets.connect.facts import FACTS, DeviceFacts, parse_facts
 from mcompress.targets.connect.files import link_or_copy
-from mcompress.targets.connect.interface import SILENCE_S, CommandFailed, Done
+from mcompress.targets.connect.interface import QUICK_S, SILENCE_S, CommandFailed, Done
 from mcompress.targets.connect.processes import nothing_lost, run_process, stream_process
 
-QUICK_S = 30.0
 PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "USER", "LOGNAME")
 """What a command on the host inherits; thread counts, tracers and debuggers of the caller do not reach it."""
 
@@ -61,13 +60,6 @@ class Host:
             raise DeviceError(
                 f"host: {local} could not be copied to {destination}: {problem}. Free some space or set TMPDIR to another disk"
             ) from problem
-
-    def pull(self, remote: str, local: Path) -> None:
-        """Copy it."""
-        try:
-            shutil.copyfile(self._folder / remote, local)
-        except OSError as problem:
-            raise DeviceError(f"host: {remote} could not be copied to {local}: {problem}") from problem
 
     def close(self) -> None:
         """Remove the private folder."""

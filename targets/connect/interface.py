@@ -13,7 +13,11 @@ from mcompress.targets.connect.facts import DeviceFacts
 
 SILENCE_S = 120.0
 """A command that is being read from and says nothing for so long has hung, or the device has."""
-ANSWER_TAIL = 600
+QUICK_S = 30.0
+"""The longest that a command may take which only asks or tidies up."""
+PUSH_S = 600.0
+"""The longest that copying a file or a folder may take."""
+ANSWER_TAIL = 800
 """Characters that a message quotes from the end of what a program said."""
 
 
@@ -59,9 +63,6 @@ class Connection(Protocol):
 
     def push(self, local: Path, remote: str) -> None:
         """Copy a file, or a folder with everything in it, to the private folder. Raises `DeviceError`."""
-
-    def pull(self, remote: str, local: Path) -> None:
-        """Copy a file from the private folder. Raises `DeviceError`."""
 
     def close(self) -> None:
         """Remove the private folder; safe to call twice, and when the device is gone."""

@@ -6,10 +6,13 @@ import contextlib
 import os
 import selectors
 import shlex
+import signal
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import IO, Protocol
 
 from mcompress.errors import DeviceError
@@ -26,6 +29,27 @@ class Lost(Protocol):
 def nothing_lost(rc: int | None, said: str = "") -> None:
     """This machine is always there."""
     del rc, said
+
+
+@contextlib.contextmanager
+def ended_gently() -> Iterator[None]:
+    """Inside, a signal that ends the process unwinds it first, as an interrupt at the keyboard does: connections close, private folders go.
+
+    Only the main thread can say what a signal does; elsewhere nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def run_process(

@@ -16,12 +16,10 @@ from typing import IO, Self
 
 from mcompress.errors import DeviceError
 from mcompress.targets.connect.facts import FACTS, DeviceFacts, parse_facts
-from mcompress.targets.connect.interface import ANSWER_TAIL, SILENCE_S, Done
+from mcompress.targets.connect.interface import ANSWER_TAIL, PUSH_S, QUICK_S, SILENCE_S, Done
 from mcompress.targets.connect.processes import end_process, last_words, lines_of, run_process, stream_process
 
 CONNECT_S = 15.0
-QUICK_S = 30.0
-PUSH_S = 600.0
 CLOSE_S = 3.0
 SLOW_COPY = f"a copy did not finish within {PUSH_S:.0f} s; check the network and try again"
 FOLDER_MARK = "mcompress-folder="
@@ -81,7 +79,7 @@ class Ssh:
         said = (log.read_text(encoding="utf-8", errors="replace").strip() or "\n".join(heard) or f"no answer within {2 * CONNECT_S:.0f} s")[
             -ANSWER_TAIL:
         ]
-        raise DeviceError(f"{self.name} cannot be reached: {said}. {_advice(said, self._typed)}")
+        raise DeviceError(f"{self.name} cannot be reached: {said.rstrip('.')}. {_advice(said, self._typed)}")
 
     def facts(self) -> DeviceFacts:
         """What the machine says about itself."""
@@ -113,20 +111,6 @@ class Ssh:
             raise DeviceError(
                 f"{self.name}: {local} ({local.stat().st_size} bytes) could not be copied, {done.stdout.strip()} arrived: {last_words(done)}"
             )
-
-    def pull(self, remote: str, local: Path) -> None:
-        """Through `cat`."""
-        command = self._client(f"cd {shlex.quote(self._folder or '')} && cat -- {shlex.quote(remote)}")
-        with local.open("wb") as stream:
-            try:
-                done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.PIPE, timeout=PUSH_S, check=False)
-            except subprocess.TimeoutExpired as problem:
-                local.unlink()
-                raise DeviceError(f"{self.name}: {SLOW_COPY}") from problem
-        if done.returncode != 0:
-            local.unlink()
-            self._lost(done.returncode)
-            raise DeviceError(f"{self.name}: {remote} could not be copied: {done.stderr.decode(errors='replace').strip()[-ANSWER_TAIL:]}")
 
     def close(self) -> None:
         """Remove the private folder and end the connection."""
@@ -174,7 +158,7 @@ class Ssh:
         if self._master.poll() is not None:
             log = (self._sockets / "log").read_text(encoding="utf-8", errors="replace").strip()
             why = (log or said.strip() or "the connection was closed")[-ANSWER_TAIL:]
-            raise DeviceError(f"{self.name} was lost: {why}. Check its power, its network and sshd there, then start again")
+            raise DeviceError(f"{self.name} was lost: {why.rstrip('.')}. Check its power, its network and sshd there, then start again")
 
     def __enter__(self) -> Self:
         """Itself."""

@@ -1,0 +1,43 @@
+"""What would execute files on a device: the runtime's version, or the program that is pushed. Times of another one are other times."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from mcompress.export import agent
+from mcompress.export.profile_agent import python_of
+from mcompress.export.profile_phone import Programs, runtime_of
+from mcompress.targets.connect import Connection
+from mcompress.targets.connect.interface import QUICK_S
+
+ASK = "import agent, sys; sys.stdout.write('mcompress-runtime=' + agent.runtime_of(sys.argv[1]))"
+
+
+@dataclass(frozen=True)
+class Installed:
+    """The runtime of one device."""
+
+    runtime: str
+    """As `Profile.runtime`: `ai-edge-litert 2.3.0 CPU`."""
+    program: str
+    """Digest of the pushed program; empty where none is pushed."""
+
+
+def installed(connection: Connection, backend: str, programs: Programs | None) -> Installed | None:
+    """What executes files of `backend` there; None if nothing does, which measuring says with more words.
+
+    Raises `DeviceError` when the device is lost or its Python is too old, `UsageError` for a program that is not a file.
+    """
+    if connection.python is None:
+        path = (programs or Programs.from_environment()).of(backend)
+        if path is None:
+            return None
+        with path.open("rb") as stream:
+            return Installed(runtime_of(path), hashlib.file_digest(stream, "sha256").hexdigest()[:16])
+    python = python_of(connection)
+    connection.push(Path(agent.__file__), "agent.py")
+    done = connection.run([python, "-c", ASK, backend], timeout_s=4 * QUICK_S)
+    _, found, runtime = done.stdout.rpartition("mcompress-runtime=")
+    return Installed(runtime.strip(), "") if done.rc == 0 and found else None
