@@ -35,7 +35,7 @@ def _unit(unit: dict[str, JsonValue], validation: Mapping[FilePrecision, Validat
     runs = unit["runs"]
     if not isinstance(runs, dict):
         raise TypeError("runs is a mapping")
-    order = ("title", "runs", "computes_in", "fallback_unit", "fuses", "boundary", "speeds")
+    order = ("title", "runs", "computes_in", "capability", "fallback_unit", "fuses", "boundary", "speeds")
     found = {key: unit[key] for key in order if key in unit}
     found["runs"] = {precision: "all" if kinds == list(KINDS) else kinds for precision, kinds in runs.items()}
     if validation:
@@ -43,7 +43,7 @@ def _unit(unit: dict[str, JsonValue], validation: Mapping[FilePrecision, Validat
             precision: {
                 "how": checked.how,
                 "source": checked.source,
-                "checks": {check.network: [_short(check.measured_ms), _short(check.estimated_ms)] for check in checked.checks},
+                "checks": {check.network: [_plain(check.measured_ms), _plain(check.estimated_ms)] for check in checked.checks},
             }
             for precision, checked in validation.items()
         }
@@ -62,9 +62,14 @@ def _laid_out(value: JsonValue, path: tuple[str, ...]) -> object:
         sequence = CommentedSeq([_laid_out(item, path) for item in value])
         sequence.fa.set_flow_style()
         return sequence
-    return _short(value) if isinstance(value, float) else value
+    return _plain(value) if isinstance(value, float) else value
 
 
-def _short(value: float) -> float | int:
-    rounded = float(f"{value:.4g}")
+def four_digits(value: float) -> float:
+    """As device files hold every number."""
+    return float(f"{value:.4g}")
+
+
+def _plain(value: float) -> float | int:
+    rounded = four_digits(value)
     return int(rounded) if rounded.is_integer() else rounded

@@ -14,9 +14,10 @@ from itertools import product
 import numpy as np
 from scipy.optimize import least_squares
 
+from mcompress.calibration.device_file import four_digits
 from mcompress.targets.columns import MULTIPLIES, Columns, Floats, Integers, apart, columns_of
-from mcompress.targets.latency import SpeedArrays, activation_ms, rounded_up, unit_costs
-from mcompress.targets.operators import FUSES, OperatorTable
+from mcompress.targets.operators import OperatorTable, Runtime
+from mcompress.targets.roofline import SpeedArrays, activation_ms, rounded_up, unit_costs
 from mcompress.targets.speeds import (
     BYTES,
     CLASSES,
@@ -92,8 +93,8 @@ class Prior:
     rates: Mapping[SpeedClass, float] = field(default_factory=lambda: RELATIVE_RATE)
     """Of a class relative to a large convolution; from the fit of a similar unit where there is one."""
     slowdowns: Mapping[SpeedClass, float] = field(default_factory=lambda: RELATIVE_SLOWDOWN)
-    fuses: str | None = None
-    """The runtime (a key of `FUSES`) that the unit is measured with; what it does not fuse is priced as the estimator does."""
+    fuses: Runtime | None = None
+    """The runtime (`targets.operators.FUSES`) that the unit is measured with; what it does not fuse is priced as the estimator does."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class Fit:
     def estimate_ms(self, tables: Sequence[OperatorTable]) -> Floats:
         """Milliseconds of each table."""
         size = BYTES[self.prior.computed]
-        return _estimate_ms(_Rows.of(tables, self.prior.fuses), self.arrays, self.dispatch_us, self.invoke_us, size)
+        return _estimate_ms(_Rows.of(tables, self.prior), self.arrays, self.dispatch_us, self.invoke_us, size)
 
     def speeds(self, *, fitted: str, assumed: str) -> Speeds:
         """As the device file holds it; `fitted` and `assumed` are keys of its sources. A finer class that has no number of its own is not listed."""
@@ -123,10 +124,10 @@ class Fit:
                 continue
             source = fitted if name in self.determined else assumed
             operators[name] = OperatorSpeed(
-                gmacs=_four(arrays.gmacs[index]) if name in MULTIPLYING else None,
-                ramp_inputs=_four(arrays.ramp_inputs[index]),
-                ramp_outputs=_four(arrays.ramp_outputs[index]),
-                slowdown=_four(arrays.slowdown[index]),
+                gmacs=four_digits(arrays.gmacs[index]) if name in MULTIPLYING else None,
+                ramp_inputs=four_digits(arrays.ramp_inputs[index]),
+                ramp_outputs=four_digits(arrays.ramp_outputs[index]),
+                slowdown=four_digits(arrays.slowdown[index]),
                 source=source,
             )
         far = np.isfinite(arrays.cache_mb)
@@ -134,12 +135,12 @@ class Fit:
         return Speeds(
             alignment=Alignment(outputs=arrays.outputs, inputs=arrays.inputs, pads_memory=arrays.pads_memory, source=chosen),
             memory=MemorySpeed(
-                gbs=_four(arrays.near_gbs),
-                cache_mb=_four(arrays.cache_mb) if far else None,
-                far_gbs=_four(arrays.far_gbs) if far else None,
+                gbs=four_digits(arrays.near_gbs),
+                cache_mb=four_digits(arrays.cache_mb) if far else None,
+                far_gbs=four_digits(arrays.far_gbs) if far else None,
                 source=fitted,
             ),
-            overhead=Overhead(dispatch_us=_four(self.dispatch_us), invoke_us=_four(self.invoke_us), source=fitted),
+            overhead=Overhead(dispatch_us=four_digits(self.dispatch_us), invoke_us=four_digits(self.invoke_us), source=fitted),
             operators=operators,
         )
 
@@ -164,7 +165,7 @@ def fit(samples: Sequence[Sample], prior: Prior) -> Fit:
     """The best constants over all alignments of the prior. Raises `ValueError` for no samples."""
     if not samples:
         raise ValueError("without measurements there is nothing to fit; give at least one")
-    rows, measured = _Rows.of([sample.table for sample in samples], prior.fuses), np.log([sample.measured_ms for sample in samples])
+    rows, measured = _Rows.of([sample.table for sample in samples], prior), np.log([sample.measured_ms for sample in samples])
     weights = np.sqrt([sample.weight for sample in samples])
     found = [_solve(rows, measured, weights, _Unknowns(prior, *shape)) for shape in _shapes(prior)]
     return min(found, key=lambda one: one.loss)
@@ -180,9 +181,9 @@ class HeldOut:
 
     @property
     def how(self) -> str:
-        """For `Validation.how`."""
+        """For `Validation.how`; what the fits started from is for the caller to add."""
         if self.families > 1:
-            return "leave-one-family-out, speed classes chosen with these networks in view"
+            return "leave-one-family-out"
         return "leave-one-out within one family of networks, so that nothing is known of others"
 
 
@@ -205,6 +206,11 @@ def leave_families_out(samples: Sequence[Sample], again: Callable[[Sequence[Samp
     return HeldOut(tuple(checks[index] for index in range(len(samples))), len(families))
 
 
+def leave_networks_out(samples: Sequence[Sample], again: Callable[[Sequence[Sample]], Fit]) -> HeldOut:
+    """As `leave_families_out`, one network at a time: others of its family stay, so that this says nothing of a new architecture."""
+    return leave_families_out([replace(sample, family=sample.name) for sample in samples], again)
+
+
 @dataclass(frozen=True)
 class _Rows:
     """Tables as arrays, with the passes that the runtime makes besides them."""
@@ -214,9 +220,9 @@ class _Rows:
     """Class of the activation that each operator leaves to a pass of its own; -1 where it leaves none."""
 
     @classmethod
-    def of(cls, tables: Sequence[OperatorTable], fuses: str | None) -> _Rows:
+    def of(cls, tables: Sequence[OperatorTable], prior: Prior) -> _Rows:
         columns = columns_of(tables)
-        return cls(columns, np.full(len(columns.classes), -1) if fuses is None else apart(tables, FUSES[fuses]))
+        return cls(columns, np.full(len(columns.classes), -1) if prior.fuses is None else apart(tables, prior.fuses, prior.computed))
 
     def passes_ms(self, arrays: SpeedArrays, size: int) -> Floats:
         """Milliseconds of the passes, without their dispatch."""
@@ -382,7 +388,3 @@ def _shapes(prior: Prior) -> Iterator[tuple[int, int, bool]]:
 
 def _of_class(values: Mapping[SpeedClass, float], name: SpeedClass) -> float:
     return values.get(name, values.get(STANDS_FOR.get(name, name), 1.0))
-
-
-def _four(value: float) -> float:
-    return float(f"{value:.4g}")

@@ -16,15 +16,17 @@ Rules, all visible in the resulting `OperatorTable`:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
 from mcompress.compress.counting.rows import FP32_BYTES, figures, table_of
-from mcompress.compress.counting.running import record
+from mcompress.compress.counting.running import Input, record
 from mcompress.errors import StageError
 from mcompress.targets.operators import OperatorTable
 
-__all__ = ["FP32_BYTES", "count", "operator_table"]
+__all__ = ["FP32_BYTES", "Input", "count", "number_type", "operator_table", "table_on"]
 
 
 def operator_table(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype | None = None) -> OperatorTable:
@@ -33,11 +35,20 @@ def operator_table(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.
     `model` may lie on any device, the meta device included; it is not changed. `dtype` is that of the input; left out, that of the parameters.
     Raises `StageError`, naming the module, if the forward pass fails on an input of that shape.
     """
-    if not input_shape or any(size < 1 for size in input_shape):
-        raise StageError(f"input shape {input_shape} cannot be counted: every size must be at least 1, batch first, for example (1, 3, 128, 128)")
-    parameters = list(model.parameters())
-    chosen = dtype or next((p.dtype for p in parameters if p.is_floating_point()), torch.float32)
-    return table_of(record(model, input_shape, chosen), sum(p.numel() for p in parameters))
+    return table_on(model, (Input(input_shape, dtype or number_type(model)),))
+
+
+def table_on(model: nn.Module, inputs: Sequence[Input]) -> OperatorTable:
+    """The same for a network that takes several tensors, a diffusion U-Net's image and time step for example: `inputs` in their order, or by name."""
+    for one in inputs:
+        if not one.shape or any(size < 1 for size in one.shape):
+            raise StageError(f"input shape {one} cannot be counted: every size must be at least 1, batch first, for example (1, 3, 128, 128)")
+    return table_of(record(model, inputs), sum(p.numel() for p in model.parameters()))
+
+
+def number_type(model: nn.Module) -> torch.dtype:
+    """In which `model` computes: the type of its parameters."""
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
 
 def count(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, int]:

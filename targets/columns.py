@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain, starmap
 from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mcompress.targets.operators import ACTIVATIONS, CLAMPS, Kind, Operator, OperatorTable
-from mcompress.targets.speeds import CLASSES, MULTIPLYING, STANDS_FOR, SpeedClass
+from mcompress.targets.operators import ACTIVATIONS, CLAMPS, FUSES, Kind, Operator, OperatorTable, Runtime
+from mcompress.targets.speeds import CLASSES, MULTIPLYING, STANDS_FOR, PrecisionName, SpeedClass
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -62,43 +63,78 @@ class Columns:
         return np.add.reduceat(values, self.starts)
 
 
+@dataclass(frozen=True)
+class Edges:
+    """Every activation that an operator reads from another one, in the order of the readers."""
+
+    made_by: Integers
+    """Index of the operator that makes it, in `Columns`."""
+    read_by: Integers
+    elements: Floats
+
+
 def columns_of(tables: Sequence[OperatorTable]) -> Columns:
     """The arrays of one or more tables, none of them empty."""
     operators = [operator for table in tables for operator in table.operators]
     starts = np.cumsum([0, *(len(table.operators) for table in tables[:-1])])
-    figures = np.array([_FIGURES(operator) for operator in operators], float).T
-    macs, groups, read, written, weights = figures
-    shapes = np.array([_classified(*_SHAPES(operator)) for operator in operators], float).T
-    classes, read_channels, written_channels = shapes[0].astype(np.int64), shapes[1], shapes[2]
+    classes, *figures = _by_column(starmap(_figures, map(_FIELDS, operators)), 8, len(operators))
+    inputs, outputs, macs, groups, read, written, weights = (figure.astype(float) for figure in figures)
     return Columns(
         starts=starts,
         classes=classes,
         macs=macs,
-        inputs=read_channels / groups,
-        outputs=written_channels / np.where(np.isin(classes, _DEPTHWISE), 1.0, groups),
-        read_channels=read_channels,
-        written_channels=written_channels,
+        inputs=inputs / groups,
+        outputs=outputs / np.where(np.isin(classes, _DEPTHWISE), 1.0, groups),
+        read_channels=inputs,
+        written_channels=outputs,
         read=read,
         written=written,
         weights=weights,
     )
 
 
-def apart(tables: Sequence[OperatorTable], fuses: frozenset[str]) -> Integers:
-    """Class of the activation that each operator leaves to a pass of its own, where it has one that is not in `fuses`; -1 for the others."""
-    return np.array([_apart(operator.fused, fuses) for table in tables for operator in table.operators], np.int64)
+def edges_of(tables: Sequence[OperatorTable], columns: Columns) -> Edges:
+    """The edges of the tables that `columns` were made of; tables without sources are chains."""
+    found = [operator.sources for table in tables for operator in table.operators]
+    given = [sources or () for sources in found]
+    lengths = np.fromiter(map(len, given), np.int64, len(given))
+    made_by, elements = _by_column(chain.from_iterable(given), 2, int(lengths.sum()))
+    read_by = np.repeat(np.arange(len(given)), lengths)
+    made_by = made_by + columns.starts[columns.tables[read_by]]
+    if None in found:
+        chained = np.flatnonzero(np.fromiter((sources is None for sources in found), bool, len(found)) & ~columns.first)
+        made_by, read_by = np.append(made_by, chained - 1), np.append(read_by, chained)
+        elements = np.append(elements, columns.read[chained])
+        order = np.argsort(read_by, kind="stable")
+        made_by, read_by, elements = made_by[order], read_by[order], elements[order]
+    return Edges(made_by, read_by, elements.astype(float))
 
 
-def _apart(fused: tuple[str, ...], fuses: frozenset[str]) -> int:
-    if fused:
-        for name in fused:
-            if name in ACTIVATIONS and name not in fuses:
-                return CLASS_INDEX[_class_of("activation", name, (), False)]
+def _by_column(rows: Iterable[tuple[int, ...]], columns: int, count: int) -> Integers:
+    """`count` rows of whole numbers as an array, columns x rows."""
+    return np.fromiter(chain.from_iterable(rows), np.int64, columns * count).reshape(count, columns).T
+
+
+def apart(tables: Sequence[OperatorTable], runtime: Runtime, computed: PrecisionName) -> Integers:
+    """Class of the activation that each operator leaves to a pass of its own on a runtime that computes in `computed`; -1 where it leaves none."""
+    clamps = CLAMPS if computed in QUANTIZED else frozenset[str]()
+    return np.array([_apart(operator, runtime, clamps) if operator.fused else -1 for table in tables for operator in table.operators], np.int64)
+
+
+def _apart(operator: Operator, runtime: Runtime, clamps: frozenset[str]) -> int:
+    fuses = FUSES.get((runtime, operator.kind), frozenset())
+    for name in operator.fused:
+        if name in ACTIVATIONS and name not in fuses and name not in clamps:
+            return _index_of("activation", name, (), False)
     return -1
 
 
-_FIGURES = attrgetter("macs", "groups", "elements_read", "elements_written", "weight_elements")
-_SHAPES = attrgetter("kind", "operation", "kernel", "weight_elements", "input_shape", "output_shape")
+QUANTIZED: frozenset[PrecisionName] = frozenset(("int8", "w8a16"))
+"""Where a clamp is the range in which the result is written, and no work behind any operator."""
+_FIELDS = attrgetter(
+    "kind", "operation", "kernel", "input_shape", "output_shape", "channel_axis", "macs", "groups", "elements_read", "elements_written",
+    "weight_elements",
+)  # fmt: skip
 
 MOST_TAPS = 25
 """Of a depthwise convolution that is not large."""
@@ -130,7 +166,6 @@ def class_of(operator: Operator) -> SpeedClass:
     return _class_of(operator.kind, operator.operation, operator.kernel, operator.weight_elements > 0)
 
 
-@cache
 def _class_of(kind: Kind, operation: str, kernel: tuple[int, ...], has_weights: bool) -> SpeedClass:
     found: SpeedClass = kind
     if kind == "convolution":
@@ -146,10 +181,16 @@ def _class_of(kind: Kind, operation: str, kernel: tuple[int, ...], has_weights: 
     return found
 
 
-def _classified(
-    kind: Kind, operation: str, kernel: tuple[int, ...], weights: int, read: tuple[int, ...], written: tuple[int, ...]
-) -> tuple[int, int, int]:
-    """Class, channels read, channels written. Channels of matrix products come last, those of everything else second."""
-    index = CLASS_INDEX[_class_of(kind, operation, kernel, weights > 0)]
-    axis = -1 if kind in ("matmul", "attention") else 1
-    return index, read[axis] if len(read) > 1 else 1, written[axis] if len(written) > 1 else 1
+@cache
+def _index_of(kind: Kind, operation: str, kernel: tuple[int, ...], has_weights: bool) -> int:
+    return CLASS_INDEX[_class_of(kind, operation, kernel, has_weights)]
+
+
+def _figures(
+    kind: Kind, operation: str, kernel: tuple[int, ...], read_shape: tuple[int, ...], written_shape: tuple[int, ...], axis: int,
+    macs: int, groups: int, read: int, written: int, weights: int,
+) -> tuple[int, ...]:  # fmt: skip
+    """Class, channels read, channels written, and the rest as it is; a shape that has no such axis has one channel."""
+    index = _index_of(kind, operation, kernel, weights > 0)
+    inputs, outputs = read_shape[axis] if len(read_shape) > 1 else 1, written_shape[axis] if len(written_shape) > 1 else 1
+    return index, inputs, outputs, macs, groups, read, written, weights

@@ -66,6 +66,8 @@ class Unit(Facts):
     """Precision of the file -> kinds of operators that the unit takes (`all` for every kind); the others go to `fallback_unit`."""
     computes_in: dict[FilePrecision, PrecisionName]
     """Precision of the file -> precision of arithmetic and memory on the unit: a GPU runs INT8 files in FP16."""
+    capability: Record | None = None
+    """How it is known what the unit runs and computes in; None where the file does not say."""
     fallback_unit: Name | None = None
     fuses: Runtime | None = None
     """The runtime whose operators compute only some activations (`targets.operators.FUSES`); None for one that computes all of them."""
@@ -107,6 +109,8 @@ class Unit(Facts):
     def records(self) -> Iterator[tuple[str, Record]]:
         """Every record of constants with its place below the unit."""
         yield "boundary", self.boundary
+        if self.capability is not None:
+            yield "capability", self.capability
         for precision, speeds in self.speeds.items():
             yield from ((f"speeds.{precision}.{place}", record) for place, record in speeds.records().items())
 

@@ -28,15 +28,29 @@ CLAMPS = frozenset(("relu", "relu6", "hardtanh", "clamp", "clamp_min", "clamp_ma
 """Activations that only limit the range."""
 ACTIVATIONS = CLAMPS | frozenset(
     ("leaky_relu", "prelu", "sigmoid", "tanh", "gelu", "silu", "mish", "elu", "celu", "selu", "softplus", "hardswish", "hardsigmoid", "threshold",
-     "softshrink", "hardshrink", "log_sigmoid", "glu", "rrelu_with_noise")
+     "softshrink", "hardshrink", "log_sigmoid", "rrelu_with_noise")
 )  # fmt: skip
 """Activations by ATen's names."""
-FUSES: dict[str, frozenset[str]] = {
-    "xnnpack": CLAMPS,  # output_min and output_max are all that its operators take
-    "litert": CLAMPS,  # ActivationFunctionType has TANH and SIGN_BIT as well, which no kernel of today takes
-    "onnxruntime": CLAMPS | {"leaky_relu", "sigmoid", "tanh", "hardsigmoid"},  # FusedConv, conv_activation_fusion.cc
+RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+"""Layers of recurrent networks, by torch's names."""
+Runtime = Literal["xnnpack", "litert", "onnxruntime"]
+"""Runtimes that compute only some activations inside an operator; those that are not named here (Core ML, QNN, GPU delegates) take all."""
+_CLAMPING: tuple[Kind, ...] = (
+    "convolution", "depthwise_convolution", "grouped_convolution", "transposed_convolution", "matmul", "elementwise", "pooling",
+)  # fmt: skip
+_OF_CONVOLUTIONS = CLAMPS | {"leaky_relu", "sigmoid", "tanh", "hardsigmoid"}
+FUSES: dict[tuple[Runtime, Kind], frozenset[str]] = {
+    # output_min and output_max are all that its operators take (xnn_subgraph_fusion)
+    **{("xnnpack", kind): CLAMPS for kind in _CLAMPING},
+    # ActivationFunctionType has TANH and SIGN_BIT as well, which no kernel of today takes
+    **{("litert", kind): CLAMPS for kind in _CLAMPING},
+    # FusedConv and FusedGemm, as ONNX Runtime 1.31 writes optimized float files: not behind transposed convolutions, sums and poolings
+    ("onnxruntime", "convolution"): _OF_CONVOLUTIONS,
+    ("onnxruntime", "depthwise_convolution"): _OF_CONVOLUTIONS,
+    ("onnxruntime", "grouped_convolution"): _OF_CONVOLUTIONS,
+    ("onnxruntime", "matmul"): frozenset(("relu", "leaky_relu", "sigmoid", "tanh", "hardsigmoid", "elu")),
 }
-"""Runtime -> activations that it computes inside a convolution; runtimes that are not named here (Core ML, QNN, GPU delegates) take all."""
+"""Runtime and kind of operator -> activations that are computed inside it in a float file. In a quantized file clamps are no work behind anything."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +86,13 @@ class Operator:
     weight_elements: int
     live_elements: int
     channel_axis: int = 1
-    """Axis of the shapes that holds the channels: 1, or -1 where they come last (matrix products, attention, and what is computed between them)."""
+    """Axis of the shapes that holds the channels: 1, or -1 where they come last (matrix products, attention, and what is computed between them).
+    A copy that moves the channels has both shapes in the order in which it writes."""
     sources: tuple[tuple[int, int], ...] | None = None
     """(index of the row that makes it, elements) of every activation that is read; those of the network's inputs are left out. None in a table that
     was put together without it: everything comes from the row before."""
+    weights_of: str = ""
+    """Name of the earlier row whose weights these are, where a module is called twice or a matrix is shared; empty where they are its own."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +108,11 @@ class OperatorTable:
     def unknown(self) -> tuple[Operator, ...]:
         """The operators that the table does not know; their multiply-adds are assumed."""
         return tuple(operator for operator in self.operators if operator.kind == "other")
+
+    @property
+    def recurrent(self) -> tuple[Operator, ...]:
+        """Layers of recurrent networks: a matrix product over the whole sequence in the table; a runtime takes its elements one after the other."""
+        return tuple(operator for operator in self.operators if operator.operation in RECURRENT)
 
     @property
     def assumed_macs(self) -> int:

@@ -10,6 +10,9 @@ from pydantic import Field, field_validator
 
 from mcompress.targets.speeds import Facts, Positive
 
+LEAST_FOR_SHARES = 8
+"""With fewer checks "9 in 10" is the largest error under another name."""
+
 
 class Check(Facts):
     """One network: its measured latency, and the estimate with constants that were fitted without it."""
@@ -51,10 +54,14 @@ class Validation(Facts):
 
     @property
     def band(self) -> str:
-        """For example `median error 12 %, mean 15 %, 9 in 10 within 40 %, on 13 networks, leave-one-family-out`."""
-        found = self.summary
-        figures = f"median error {found.median:.0%}, mean {found.mean:.0%}, 9 in 10 within {found.nine_in_ten:.0%}".replace("%", " %")
-        return f"{figures}, on {len(self.checks)} networks, {self.how}"
+        """For example `median error 12 %, mean 15 %, 9 in 10 within 40 %, on 13 networks, leave-one-family-out`.
+
+        Of fewer than `LEAST_FOR_SHARES` checks the largest error is named instead of a share.
+        """
+        found, count = self.summary, len(self.checks)
+        wide = f"9 in 10 within {found.nine_in_ten:.0%}" if count >= LEAST_FOR_SHARES else f"largest {found.largest:.0%}"
+        figures = f"median error {found.median:.0%}, mean {found.mean:.0%}, {wide}".replace("%", " %")
+        return f"{figures}, on {count} network{'s' if count > 1 else ''}, {self.how}"
 
 
 class Summary(Facts):

@@ -229,7 +229,7 @@ def test_names_are_module_paths_and_unique() -> None:
 def test_a_shared_module_has_two_rows_and_counts_its_weights_once() -> None:
     conv = nn.Conv2d(4, 4, 1)
     table = operator_table(nn.Sequential(conv, conv), (1, 4, 4, 4))
-    assert [row.name for row in table.operators] == ["0", "0_1"]
+    assert [(row.name, row.weights_of) for row in table.operators] == [("0", ""), ("0_1", "0")]
     assert table.params == 20
 
 

@@ -71,7 +71,7 @@ def test_a_file_and_its_device_say_the_same() -> None:
 
 def test_the_band_comes_from_the_checks() -> None:
     unit = parse_device(SMALL, "small.yaml").unit()
-    assert unit.band("int8") == "median error 9 %, mean 11 %, 9 in 10 within 25 %, on 3 networks, leave-one-out"
+    assert unit.band("int8") == "median error 9 %, mean 11 %, largest 25 %, on 3 networks, leave-one-out"
     summary = unit.validation["int8"].summary
     assert (summary.within_10, summary.within_25, summary.rank_correlation) == (pytest.approx(2 / 3), 1.0, 1.0)
     assert unit.band("fp16") == "not validated"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 import pytest
@@ -56,6 +57,7 @@ def test_every_source_says_where_figures_come_from(name: str) -> None:
     for source in device.sources.values():
         assert source.fitted_to or re.search(r"assumption|a guess|relative to|order of magnitude", source.text), source.text
         assert not source.fitted_to or re.search(r"[0-9a-f]{7,}|README", source.text), source.text
+        assert not source.fitted_to or re.search(r"\b20[12]\d\b|at [0-9a-f]{8}\b", source.text), f"no year and no commit: {source.text}"
         known = NETWORKS.keys()
         assert set(source.fitted_to) <= known
 
@@ -68,6 +70,8 @@ def test_every_unit_runs_what_it_says(name: str) -> None:
             found = estimate(network_table("mobilenet_v3_small"), device, unit.name, precision)
             assert 0.01 < found.value < 1000
             assert found.band is not None
+        assert unit.capability is not None
+        assert "assum" in device.sources[unit.capability.source].text
         covered = set(unit.runs) | set(device.units[unit.fallback_unit].runs if unit.fallback_unit else ())
         assert {"int8", "fp16", "fp32"} <= covered
         assert all(set(kinds) <= set(KINDS) for kinds in unit.runs.values())
@@ -76,11 +80,33 @@ def test_every_unit_runs_what_it_says(name: str) -> None:
 @pytest.mark.parametrize(("unit", "median"), [("cpu", 0.25), ("gpu", 0.25), ("npu", 0.25)])
 def test_floors_of_the_snapdragon_865(unit: str, median: float) -> None:
     found = load_device("snapdragon865").units[unit].validation["int8"]
-    assert found.how == "leave-one-family-out, speed classes chosen with these networks in view"
+    assert found.how.startswith("leave-one-family-out, priors and speed classes chosen with these networks in view")
     assert len(found.checks) >= 14
     assert found.summary.median <= median
     assert found.summary.rank_correlation is not None
     assert found.summary.rank_correlation >= 0.9
+
+
+@pytest.mark.parametrize(("unit", "shared"), [("cpu", 0), ("gpu", 4), ("npu", 6)])
+def test_what_was_left_out_of_the_865s_fits_is_said(unit: str, shared: int) -> None:
+    device = load_device("snapdragon865")
+    found = device.units[unit].validation["int8"]
+    text = device.sources[found.source].text
+    assert (f"({shared} published networks that other units shared left out)" in found.how) == bool(shared)
+    assert (f"{shared} because other units ran some of their layers" in text) == bool(shared)
+    singly = re.search(r"single networks are left out .* the median error is ([0-9.]+) % and the rank correlation ([0-9.]+)", text)
+    assert singly is not None
+    assert float(singly[1]) <= 25
+    assert float(singly[2]) >= 0.9
+    # Relatives of a network help: without them the error is no smaller.
+    assert float(singly[1]) / 100 <= found.summary.median + 0.001
+
+
+def test_fits_that_start_at_another_chip_leave_the_family_out_there_too() -> None:
+    for name, unit, file in (("snapdragon8gen2", "npu", "fp16"), ("snapdragon8gen2", "npu", "w8a16"), ("apple-a16", "npu", "int8"),
+                             ("snapdragon888", "cpu", "fp16")):  # fmt: skip
+        found = load_device(name).units[unit].validation[file]
+        assert "the constants that it starts at fitted without it too" in found.how
 
 
 @pytest.mark.parametrize(("name", "unit", "file"), MEASURED)
@@ -88,8 +114,10 @@ def test_leaving_a_network_out_is_no_better_than_having_it(name: str, unit: str,
     """The stored estimates were made without the network; with it, constants are at least as good on the whole."""
     device = load_device(name)
     found = device.units[unit].validation[file]
-    assert set(device.sources[found.source].fitted_to) == {check.network for check in found.checks}
-    assert ("within one family" in found.how) == (len({family_of(check.network) for check in found.checks}) == 1)
+    decided = device.sources[found.source].fitted_to
+    assert set(decided) >= {check.network for check in found.checks}
+    assert unit == "cpu" or set(decided) == {check.network for check in found.checks}, "pooled CPUs: figures of the other precision decide too"
+    assert ("within one family" in found.how) == (len({family_of(network) for network in decided}) == 1)
     shown = found.checks[:12]
     stored = sorted(abs(check.error) for check in shown)
     with_it = sorted(abs(ms(device, unit, check.network, file) / check.measured_ms - 1) for check in shown)
@@ -125,10 +153,40 @@ def test_w8a16_is_slower_than_int8_on_a_cpu() -> None:
     assert device.units["cpu"].validation["w8a16"].summary.median < 0.15
 
 
-@pytest.mark.parametrize(("name", "network"), [("snapdragon8gen2", "resnet18"), ("snapdragon8gen2", "resnet50"), ("snapdragon888", "resnet18")])
-def test_int8_is_slower_where_it_is_published_to_be(name: str, network: str) -> None:
-    device = load_device(name)
-    assert ms(device, "cpu", network, "int8") > ms(device, "cpu", network, "fp16")
+def test_one_odd_figure_decides_nothing_and_stays_in_the_checks() -> None:
+    """ncnn's ResNet-18 takes 22.57 ms in INT8 on the 8 Gen 2, longer than its ResNet-50 and 3.4 times as long as in FP16: no factor gives that."""
+    device = load_device("snapdragon8gen2")
+    odd = next(check for check in device.units["cpu"].validation["int8"].checks if check.network == "resnet18")
+    assert odd.measured_ms == 22.57
+    assert odd.error < -0.3
+    assert ms(device, "cpu", "resnet18", "int8") < ms(device, "cpu", "resnet50", "int8")
+
+
+def test_int8_gains_less_on_newer_cpus_than_on_the_865() -> None:
+    """One factor for each precision, of all chips that ncnn was timed on: INT8 and FP16 are nearer to one another than on the 865."""
+
+    def gain(name: str) -> float:
+        device = load_device(name)
+        return ms(device, "cpu", "resnet50", "fp16") / ms(device, "cpu", "resnet50", "int8")
+
+    assert gain("snapdragon8gen2") <= gain("snapdragon865")
+    assert gain("raspberrypi5") <= gain("snapdragon865")
+
+
+@pytest.mark.parametrize("precision", ["int8", "w8a16", "fp16", "fp32"])
+@pytest.mark.parametrize("network", ["resnet18", "resnet50", "esrgan"])
+def test_cpus_of_newer_snapdragons_are_not_slower(network: str, precision: FilePrecision) -> None:
+    chain = ("snapdragon865", "snapdragon888", "snapdragon8gen1", "snapdragon8gen2", "snapdragon8gen3", "snapdragon8elite")
+    times = [ms(load_device(name), "cpu", network, precision) for name in chain]  # esrgan: the generator that is called RRDB
+    # Constants are rounded to four digits.
+    assert all(newer <= older * 1.001 for older, newer in itertools.pairwise(times)), times
+    assert times[-1] < 0.8 * times[0]
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp16", "fp32"])
+@pytest.mark.parametrize("network", ["wav2lip", "compressed_wav2lip", "resnet18", "resnet50", "mobilenet_v2", "yolov8_det", "esrgan", "vit"])
+def test_agx_xavier_is_no_slower_than_xavier_nx(network: str, precision: FilePrecision) -> None:
+    assert ms(load_device("jetson-agx-xavier"), "gpu", network, precision) <= ms(load_device("jetson-xavier-nx"), "gpu", network, precision)
 
 
 def test_int8_is_faster_where_it_is_published_to_be() -> None:
@@ -142,7 +200,7 @@ def test_what_is_scaled_from_another_device_is_not_validated(name: str) -> None:
     unit = device.units["npu" if name == "apple-a15" else "cpu"]
     assert not unit.validation
     assert unit.band("fp16") == "not validated"
-    for source in {record.source for place, record in unit.records() if place != "boundary"}:
+    for source in {record.source for place, record in unit.records() if place not in ("boundary", "capability")}:
         assert device.sources[source].text.startswith("an assumption")
 
 
@@ -151,6 +209,8 @@ def test_boundaries_are_measured_on_the_865_alone(name: str) -> None:
     device = load_device(name)
     text = device.sources["boundary"].text
     assert text.startswith("order of magnitude" if name == "snapdragon865" else "an assumption, not measured on this device")
+    if name == "snapdragon865":
+        assert "57 of the 82 layers of resnext50, 91 of 116 of regnet and 125 of 150 of resnext101 on the GPU" in text
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -164,11 +224,9 @@ def test_a_number_has_one_source(name: str) -> None:
                     assert coarse.source == row.source, f"{name} {unit.name} {finer}"
 
 
-def test_int8_pays_on_npus_that_have_it_and_not_on_every_cpu() -> None:
+def test_int8_pays_on_npus_that_have_it() -> None:
     npu = load_device("snapdragon8gen3")
     assert ms(npu, "npu", "resnet50", "int8") < 0.6 * ms(npu, "npu", "resnet50", "fp16")
-    cpu = load_device("snapdragon8gen2")
-    assert ms(cpu, "cpu", "resnet18", "int8") > ms(cpu, "cpu", "resnet18", "fp16")
 
 
 def test_the_neural_engine() -> None:
@@ -190,7 +248,7 @@ def test_grouped_convolution_is_not_dense() -> None:
 
 
 def test_falling_back_costs_more_than_anything() -> None:
-    """Published: 82 ms with 25 layers on other units, 12 ms for ResNet-50, which has as many multiply-adds."""
+    """Published of the 865-class: 82 ms with 57 of 82 layers on the GPU, 14 on the NPU and 11 on the CPU, 23 ms with all on the GPU."""
     device = load_device("snapdragon865")
     assert ms(device, "npu", "resnext50", "int8") > 3 * ms(device, "npu", "resnet50", "int8")
     found = estimate(network_table("resnext50"), device, "npu", "int8")

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from mcompress.calibration import latency_fit
-from mcompress.calibration.latency_fit import CLASSES, KINDS, Prior, Sample, fit, leave_families_out
+from mcompress.calibration.latency_fit import CLASSES, KINDS, Prior, Sample, fit, leave_families_out, leave_networks_out
 from mcompress.targets.device import load_device
-from mcompress.targets.latency import SpeedArrays, estimate
-from mcompress.targets.operators import Kind, Operator, OperatorTable
+from mcompress.targets.latency import estimate
+from mcompress.targets.operators import Kind, Operator, OperatorTable, Runtime
+from mcompress.targets.roofline import SpeedArrays
 
 
 def operator(kind: Kind, inputs: int, outputs: int, side: int, kernel: int = 1, groups: int = 1, operation: str = "x") -> Operator:
@@ -55,8 +56,8 @@ def truth(**changes: object) -> SpeedArrays:
     return replace(found, **changes)  # type: ignore[arg-type]
 
 
-def rows(some: list[OperatorTable], fuses: str | None = None) -> latency_fit._Rows:
-    return latency_fit._Rows.of(some, fuses)
+def rows(some: list[OperatorTable], fuses: Runtime | None = None) -> latency_fit._Rows:
+    return latency_fit._Rows.of(some, replace(PRIOR, fuses=fuses))
 
 
 def measured(some: list[OperatorTable], noise: float = 0.0) -> list[Sample]:
@@ -103,6 +104,14 @@ def test_samples_of_one_family_are_left_out_together() -> None:
     assert held.how.startswith("leave-one-family-out")
     three = [sample for sample in some if sample.family != "f0"]
     assert held.checks[1].estimated_ms == float(fit(three, PRIOR).estimate_ms([some[1].table])[0])
+
+
+def test_one_network_left_out_keeps_its_relatives() -> None:
+    some = [replace(sample, family="f") for sample in measured(tables(4))]
+    held = leave_networks_out(some, partial(fit, prior=PRIOR))
+    assert held.families == 4
+    others = [sample for sample in some if sample.name != some[2].name]
+    assert held.checks[2].estimated_ms == float(fit(others, PRIOR).estimate_ms([some[2].table])[0])
 
 
 def test_samples_of_one_name_are_left_out_together() -> None:

@@ -111,8 +111,8 @@ def test_other_refusals(tmp_path: Path) -> None:
 
 
 def test_a_fit_finds_the_unit_that_made_the_figures(tmp_path: Path) -> None:
-    """Figures of the 865's GPU, twice as fast: the fit that starts at the 865 finds them again."""
-    device = load_device("snapdragon865")
+    """Figures of the 888's GPU, twice as fast: the fit that starts at constants which no source calls fitted finds them again."""
+    device = load_device("snapdragon888")
     times = {name: estimate(network_table(name), device, "gpu", "int8").value / 2 for name in NETWORKS}
     rows = read(write(tmp_path, *(row(name, round(ms, 6)) for name, ms in times.items())))
     fitted, validation = fit_published(device, rows, "gpu", "int8")
@@ -123,12 +123,50 @@ def test_a_fit_finds_the_unit_that_made_the_figures(tmp_path: Path) -> None:
     assert validation.summary.rank_correlation > 0.95
     gpu = fitted.units["gpu"]
     assert gpu.validation == {"int8": validation}
+    assert "starting at the constants before" in validation.how
+    assert validation.how.endswith("alignments chosen with these networks in view")
     assert gpu.band("fp16").endswith("with int8 files that the unit computes in the same way")
     source = fitted.sources[validation.source]
     assert source.fitted_to == tuple(sorted(NETWORKS))
     assert "latency.csv" in source.text
     assert {key for _, key in fitted.cited()} == set(fitted.sources)
     assert fitted.units["cpu"] == device.units["cpu"]
+
+
+def published_again(tmp_path: Path, unit: str) -> PublishedRows:
+    """What a shipped unit of the Snapdragon 865 was fitted to, as a table."""
+    checks = load_device("snapdragon865").units[unit].validation["int8"].checks
+    lines = [f"{check.network},{check.measured_ms!r}" for check in checks]
+    return read_published(write(tmp_path, *lines, header="model,latency_ms"), where={}, unit=unit, precision="int8")
+
+
+@pytest.mark.parametrize("unit", ["gpu", "npu"])
+def test_refitting_a_shipped_device_does_not_improve_its_leave_out_error(tmp_path: Path, unit: str) -> None:
+    """Its constants have seen every network: a fit that starts at them would claim half the error of the file."""
+    device, rows = load_device("snapdragon865"), published_again(tmp_path, unit)
+    fitted, validation = fit_published(device, rows, unit, "int8")
+    assert validation.summary.median >= device.units[unit].validation["int8"].summary.median - 0.01
+    count = len(rows)
+    assert f"starting at a neutral prior, because {count} of these networks had decided the constants before" in validation.how
+    if unit == "npu":
+        assert fit_published(fitted, rows, unit, "int8")[1] == validation, "a fit to the same rows gets no better by being repeated"
+
+
+def test_one_network_that_was_seen_is_enough(tmp_path: Path) -> None:
+    """Whatever the unit's constants were before: they do not enter."""
+    device = load_device("snapdragon888")
+    rows = read(write(tmp_path, *(row(name, 3.0 + index) for index, name in enumerate(NETWORKS))))
+    key = device.units["gpu"].speeds["fp16"].memory.source
+    seen = device.sources[key].model_copy(update={"fitted_to": ("xlsr", "vit")})
+    told = device.model_copy(update={"sources": {**device.sources, key: seen}})
+    first = fit_published(told, rows, "gpu", "int8")[1]
+    assert "because 1 of these networks" in first.how
+    gpu = told.units["gpu"]
+    speeds = gpu.speeds["fp16"]
+    slower = speeds.model_copy(update={"memory": speeds.memory.model_copy(update={"gbs": speeds.memory.gbs / 9})})
+    changed = told.model_copy(update={"units": {**told.units, "gpu": gpu.model_copy(update={"speeds": {"fp16": slower}})}})
+    assert fit_published(changed, rows, "gpu", "int8")[1] == first
+    assert fit_published(device, rows, "gpu", "int8")[1] != first
 
 
 def test_the_prior_of_known_constants_gives_them_back() -> None:

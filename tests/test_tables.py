@@ -89,7 +89,12 @@ def test_an_unknown_operator_is_named_counted_bounded_and_never_zero(tmp_path: P
     assert count_model(str(path))["unknown_operators"] == ["com.example.FancyMix (mix)"]
     estimated = estimate_model(str(path), "snapdragon865", "cpu")
     assert [row.latency_ms > 0 for row in estimated.rows] == [True, True]
-    assert any("1 of 2 operators are not known" in line and "com.example.FancyMix (mix)" in line for line in estimated.lines(5))
+    assert [line for line in estimated.lines(5) if "FancyMix" in line][-1] == (
+        "assumed: 1,024 of 1,280 multiply-adds, those of dense operators over the same memory, for com.example.FancyMix (mix)"
+    )
+    counted = count_lines(count_model(str(path)))
+    assert any(line.split() == ["of", "which", "assumed", "1,024"] for line in counted)
+    assert counted[-1] == "not known, multiply-adds assumed: com.example.FancyMix (mix)"
 
 
 def test_an_unknown_operator_of_a_network() -> None:
@@ -154,7 +159,7 @@ def test_precisions_and_lone_conversions(tmp_path: Path) -> None:
 
 def test_open_sizes_are_asked_for(tmp_path: Path) -> None:
     path = written(tmp_path, [("Conv", "x w", "y", {})], {"x": ("batch", 2, "height", "width")}, ["y"], {"w": (8, 2, 1, 1)})
-    with pytest.raises(UsageError, match=r"leaves sizes of its input 'x' \(batch, 2, height, width\) open; give the shape of the first with --input"):
+    with pytest.raises(UsageError, match=r"leaves sizes of its input 'x' \(batch, 2, height, width\) open; give it with --input"):
         table_of_file(path)
     assert table_of_file(path, (1, 2, 5, 5)).table.macs == 16 * 25
     with pytest.raises(UsageError, match=r"--input is 1,3,5,5, but .* takes \?,2,\?,\? only"):
@@ -413,7 +418,7 @@ def test_any_rank_of_input_and_networks_without_weights(
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "any_rank", raising=False)
-    estimated = estimate_model(f"any_rank:{network}", "snapdragon865", "cpu", "fp32", input_shape=shape)
+    estimated = estimate_model(f"any_rank:{network}", "snapdragon865", "cpu", "fp32", inputs=[shape])
     assert [operator.kind for operator in estimated.model.table.operators] == kinds
     assert all(row.latency_ms > 0 for row in estimated.rows)
     assert (estimated.model.facts == "input of whole numbers") == (network == "words")
@@ -421,9 +426,9 @@ def test_any_rank_of_input_and_networks_without_weights(
 
 def test_an_input_that_a_network_does_not_take_is_named() -> None:
     with pytest.raises(UsageError, match=r"--input is '1,4,8', which mfagan does not take: module 'head.*' of .* failed on an input of shape"):
-        count_model("mfagan", "1,4,8")
+        count_model("mfagan", ["1,4,8"])
     with pytest.raises(UsageError, match=r"--input is '1,0'; it must be positive whole numbers .*, the batch first"):
-        count_model("mfagan", "1,0")
+        count_model("mfagan", ["1,0"])
 
 
 def test_short_names_are_module_paths_and_unique() -> None:

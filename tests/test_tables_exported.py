@@ -130,6 +130,11 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "layer norm": (lambda: Apply(lambda m, x: x + m.norm(x), norm=nn.LayerNorm(8)), TOKENS),
     "layer norm of images": (lambda: nn.Sequential(_conv(), nn.LayerNorm((12, 16, 16))), IMAGE),
     "layer norm by hand": (lambda: nn.Sequential(_conv(), ByHand(12)), IMAGE),
+    "limits": (lambda: Apply(lambda m, x: (m.conv(x) - x.amax(1, keepdim=True)).clamp(min=0).clamp(max=2).sum((2, 3)), conv=_conv(8, 8)), IMAGE),
+    "gelu of tanh": (lambda: nn.Sequential(_conv(), nn.GELU(approximate="tanh"), _conv(12, 8)), IMAGE),
+    "softmax over channels": (lambda: Apply(lambda m, x: functional.softmax(m.conv(x), 1) + x, conv=_conv(8, 8)), IMAGE),
+    "pooling in three dimensions": (lambda: nn.Sequential(nn.Conv3d(4, 6, 3, padding=1), nn.ReLU(), nn.MaxPool3d(2)), (1, 4, 6, 6, 6)),
+    "group norm of single channels": (lambda: nn.Sequential(_conv(), nn.GroupNorm(12, 12), nn.SiLU()), IMAGE),
     "root mean square norm": (lambda: nn.Sequential(nn.Linear(8, 8), nn.RMSNorm(8)), TOKENS),
     # What the converters change:
     "prelu": (lambda: nn.Sequential(_conv(), nn.PReLU(12)), IMAGE),

@@ -49,6 +49,9 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "windows": lambda: Apply(_in_windows, one=_conv(), linear=nn.Linear(12, 6)),
     "group normalization": lambda: nn.Sequential(_conv(), nn.GroupNorm(3, 12), nn.ReLU()),
     "layer normalization": lambda: nn.Sequential(_conv(), nn.LayerNorm((12, 16, 16))),
+    "normalization of single channels": lambda: nn.Sequential(_conv(), nn.GroupNorm(12, 12), nn.ReLU()),
+    "gelu of tanh": lambda: nn.Sequential(_conv(), nn.GELU(approximate="tanh")),
+    "limits": lambda: Apply(lambda m, x: m.one(x).clamp(min=0).clamp(max=2), one=_conv()),
     "flattened": lambda: Apply(lambda m, x: m.linear(m.one(x).view(x.size(0), -1)), one=_conv(), linear=nn.Linear(12 * 256, 5)),
 }
 
@@ -78,6 +81,6 @@ def test_open_sizes(name: str, tmp_path: Path) -> None:
     assert batch.facts.assumed == "batch 1 assumed, which the file leaves open"
     assert [row_of(row) for row in batch.table.operators] == rows
     path = legacy(network, tmp_path / "all.onnx", 17, {0: "batch", 2: "height", 3: "width"})
-    with pytest.raises(UsageError, match=r"leaves sizes of its input 'x' \(batch, 8, height, width\) open; give the shape of the first with --input"):
+    with pytest.raises(UsageError, match=r"leaves sizes of its input 'x' \(batch, 8, height, width\) open; give it with --input"):
         table_of_file(path)
     assert [row_of(row) for row in table_of_file(path, SHAPE).table.operators] == rows

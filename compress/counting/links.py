@@ -35,7 +35,7 @@ class Links:
 
     def before(self, index: int) -> int | None:
         """The step whose result only this step reads, through its first operand."""
-        made = self.producer.get(next(iter(self.steps[index].reads)))
+        made = self.producer.get(next(iter(self.steps[index].reads), -1))
         return made if made is not None and self.only_reader(made) == index else None
 
     def are_private(self, values: Collection[int], inside: Collection[int]) -> bool:

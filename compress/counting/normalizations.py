@@ -67,6 +67,7 @@ _AROUND_MEAN = _rules(
 _AROUND_ZERO = _rules("normal: mul x inverse", "normal: div x root")
 _AFFINE = _rules("stretched: mul|div normal c", "done: add|sub normal c", "done: add|sub stretched c")
 """At most one factor and one shift behind it; more are not part of a normalization."""
+_SPREAD = ("m", "variance", "root", "inverse", "scaled_mean", "shift")
 _RESULTS = ("normal", "stretched", "done")
 
 
@@ -129,7 +130,7 @@ def _followed(links: Links, start: _Start) -> list[int] | None:
         step = steps[index]
         if index in inside:
             continue
-        made = start.rules.get((step.operation, frozenset(names.get(value, "") for value in step.reads), _has_constant(step)))
+        made = _copied(step, names) or start.rules.get((step.operation, frozenset(names.get(value, "") for value in step.reads), _has_constant(step)))
         if made is None or step.precision != steps[start.steps[0]].precision:
             if result in step.reads or index in apart:
                 continue  # what reads the normalized tensor is behind it, and a variance may be somebody else's
@@ -147,6 +148,12 @@ def _followed(links: Links, start: _Start) -> list[int] | None:
     if result is None or links.producer[result] != max(inside) or not _one_set_of_statistics(steps, inside):
         return None
     return sorted(inside) if links.are_private([links.result(i) for i in inside if links.result(i) != result], inside) else None
+
+
+def _copied(step: Step, names: Mapping[int, str]) -> str | None:
+    """What a statistic is that was written once more, from groups to their channels."""
+    (name,) = {names.get(value, "") for value in step.reads} if len(step.reads) == 1 else ("",)
+    return name if step.operation == "clone" and name in _SPREAD else None
 
 
 def _one_set_of_statistics(steps: list[Step], inside: Iterable[int]) -> bool:
@@ -174,7 +181,7 @@ def _as_row(trace: Trace, inside: list[int], operation: str) -> Step:
 
 
 def _of_groups(trace: Trace) -> None:
-    """ONNX's way to write group normalization: instance normalization with a group as a channel, then a factor and a shift per real channel.
+    """ONNX's way to write group normalization: instance normalization of what was reshaped to groups, then a factor and a shift per real channel.
 
     The groups' own factor and shift, ones and zeros, fold into those.
     """
@@ -185,7 +192,7 @@ def _of_groups(trace: Trace) -> None:
         if factor is None or shift is None or (trace.steps[factor].operation, trace.steps[shift].operation) != ("mul", "add"):
             continue
         chain = (trace.steps[factor], trace.steps[shift])
-        if all(one.foldable and len(one.reads) == 1 and one.output_shape[1:2] != step.input_shape[1:2] for one in chain):
+        if all(one.foldable and len(one.reads) == 1 and one.output_shape != step.input_shape for one in chain):
             trace.steps[shift] = replace(_as_row(trace, [factor, shift], "group_norm"), reads=dict(step.reads))
             dropped |= {index, factor}
     drop(trace, dropped)

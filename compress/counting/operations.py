@@ -8,10 +8,13 @@ from typing import cast
 
 from torch import Tensor
 
-from mcompress.compress.counting.steps import Step, as_matrices, as_matrix, assumed_macs, is_interleaved, with_kept_axes
-from mcompress.targets.operators import ACTIVATIONS, Kind
+from mcompress.compress.counting.steps import Step, as_matrices, as_matrix, is_interleaved, with_kept_axes
+from mcompress.targets.operators import ACTIVATIONS, RECURRENT, Kind
 
-RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+SOFTMAXES = ("_softmax", "_log_softmax", "_safe_softmax")
+_BATCH_NORMS = frozenset(
+    ("native_batch_norm", "_native_batch_norm_legit_no_training", "_native_batch_norm_legit", "_batch_norm_no_update", "cudnn_batch_norm")
+)
 _KINDS: dict[str, Kind] = {
     **dict.fromkeys(("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot", "_int_mm", "addbmm", "_addmm_activation", "_cdist_forward"), "matmul"),
     **dict.fromkeys(RECURRENT, "matmul"),
@@ -26,9 +29,41 @@ _KINDS: dict[str, Kind] = {
         ("argmax", "argmin", "linalg_vector_norm", "logsumexp", "any", "all", "cumsum", "cumprod", "topk", "sort", "argsort"), "reduction"
     ),
     **dict.fromkeys(("aminmax", "median", "kthvalue", "count_nonzero", "bincount", "histc", "nansum", "cummax", "cummin"), "reduction"),
-    **dict.fromkeys(("_softmax", "_log_softmax", "_safe_softmax"), "normalization"),
-    **dict.fromkeys(("_prelu_kernel", "prelu", "rrelu_with_noise", "glu", "log_sigmoid_forward"), "activation"),
+    **dict.fromkeys(("rot90", "masked_scatter", "diag_embed", "nonzero", "index_fill", "put", "slice_copy", "view_copy", "permute_copy"), "copy"),
+    **dict.fromkeys(("expand_copy", "select_copy", "split_with_sizes_copy", "transpose_copy", "diagonal_scatter", "as_strided_scatter"), "copy"),
+    **dict.fromkeys(("_unsafe_masked_index", "_unsafe_masked_index_put_accumulate"), "copy"),
+    **dict.fromkeys(("_unique", "_unique2", "unique_dim", "unique_consecutive", "unique_dim_consecutive", "mode", "nanmedian"), "reduction"),
+    **dict.fromkeys(("_cummax_helper", "_cummin_helper", "_logcumsumexp", "logcumsumexp", "_embedding_bag"), "reduction"),
+    **dict.fromkeys(("masked_fill", "searchsorted", "bucketize", "complex", "polar", "linalg_cross", "isin", "bernoulli"), "elementwise"),
+    **dict.fromkeys(("native_dropout", "_fused_dropout"), "elementwise"),
+    **dict.fromkeys(SOFTMAXES, "normalization"),
+    **dict.fromkeys(("native_layer_norm", "native_group_norm", "_fused_rms_norm", "rms_norm", "layer_norm", "group_norm", "renorm"), "normalization"),
+    **dict.fromkeys(("instance_norm", "batch_norm", "_batch_norm_with_update", "miopen_batch_norm"), "normalization"),
+    **dict.fromkeys(_BATCH_NORMS, "normalization"),
+    **dict.fromkeys(("_prelu_kernel", "prelu", "rrelu_with_noise", "log_sigmoid_forward"), "activation"),
 }
+FILLED = frozenset(
+    ("zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided", "scalar_tensor")
+)
+"""What they make depends on nothing but a shape: a constant, which exporters fold."""
+NOISE = frozenset(
+    ("randn_like", "rand_like", "randint_like", "randn", "rand", "randint", "randperm", "normal", "uniform", "exponential", "cauchy", "geometric",
+     "log_normal", "random", "normal_functional", "multinomial")
+)  # fmt: skip
+"""What they write depends on nothing that they read: of a tensor they take the shape."""
+_OWN_NAMESPACES = frozenset(("aten", "prims"))
+_FOREIGN: dict[str, Kind] = {
+    "torchvision::roi_align": "resize",
+    "torchvision::ps_roi_align": "resize",
+    "torchvision::roi_pool": "pooling",
+    "torchvision::ps_roi_pool": "pooling",
+    **{
+        f"quantized_decomposed::{way}_{each}": "copy"
+        for way in ("quantize", "dequantize")
+        for each in ("per_tensor", "per_channel", "per_token", "per_channel_group")
+    },
+}
+"""Operators of other libraries that are known; of all others the name says nothing, whatever it sounds like."""
 _PLAIN_NAMES = {
     "_prelu_kernel": "prelu",
     "log_sigmoid_forward": "log_sigmoid",
@@ -48,19 +83,19 @@ _ONE_NAME = (
 """What the name of an operator of any number of dimensions contains -> the one name."""
 _REDUCED = frozenset(("mean", "sum", "amax", "amin", "var", "std", "var_mean", "std_mean", "linalg_vector_norm", "logsumexp", "prod", "norm"))
 """Their second argument is the axis or axes; of norms the third."""
+_CONVOLUTION_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "transposed", "output_padding", "groups")
+_MKLDNN_ARGUMENTS = ("input", "weight", "bias", "padding", "stride", "dilation", "groups")
 _PREFIXES: tuple[tuple[str, Kind], ...] = (
     ("upsample_", "resize"),
     ("_upsample_", "resize"),
     ("grid_sampler", "resize"),
     ("avg_pool", "pooling"),
     ("max_pool", "pooling"),
+    ("fractional_max_pool", "pooling"),
     ("_adaptive_avg_pool", "pooling"),
     ("adaptive_", "pooling"),
     ("reflection_pad", "copy"),
     ("replication_pad", "copy"),
-)
-_BATCH_NORMS = frozenset(
-    ("native_batch_norm", "_native_batch_norm_legit_no_training", "_native_batch_norm_legit", "_batch_norm_no_update", "cudnn_batch_norm")
 )
 
 
@@ -73,10 +108,19 @@ def tensors_in(values: Sequence[object] | Iterator[object]) -> Iterator[Tensor]:
             yield from tensors_in(value)
 
 
+def named(namespace: str, operation: str) -> str:
+    """The name of an operator of PyTorch itself as it is, that of any other library with the library before it."""
+    return operation if namespace in _OWN_NAMESPACES else f"{namespace}::{operation}"
+
+
 def kind_of(operation: str, *, pointwise: bool) -> Kind:
-    """The kind of an ATen operator by its name; `pointwise` is its tag in ATen and decides where the name says nothing."""
+    """The kind of an operator by its name (`named`); `pointwise` is its tag in ATen and decides where the name says nothing."""
+    if "::" in operation:
+        return _FOREIGN.get(operation, "other")
     if "scaled_dot_product" in operation:
         return "attention"
+    if operation in NOISE:
+        return "elementwise"
     if operation in ("convolution", "_convolution", "convolution_overrideable", "mkldnn_convolution"):
         return "convolution"
     if operation in ACTIVATIONS:
@@ -86,14 +130,13 @@ def kind_of(operation: str, *, pointwise: bool) -> Kind:
     for prefix, kind in _PREFIXES:
         if operation.startswith(prefix):
             return kind
-    if "_norm" in operation:
-        return "normalization"
     return "elementwise" if pointwise else "other"
 
 
 def describe(step: Step, args: Sequence[object], kwargs: Mapping[str, object], *, weighted: bool) -> None:
     """Fill in what depends on the operator's arguments: multiply-adds, shapes, groups, kernel, stride, foldability."""
-    step.operation = _PLAIN_NAMES.get(step.operation) or next((name for start, name in _ONE_NAME if start in step.operation), step.operation)
+    if "::" not in step.operation:
+        step.operation = _PLAIN_NAMES.get(step.operation) or next((name for start, name in _ONE_NAME if start in step.operation), step.operation)
     if step.kind == "convolution":
         _describe_convolution(step, args, kwargs)
     elif step.kind == "matmul":
@@ -114,8 +157,8 @@ def describe(step: Step, args: Sequence[object], kwargs: Mapping[str, object], *
         step.pads_with_zeros = all(not isinstance(value, (int, float)) or value == 0 for value in (*args[2:], *kwargs.values()))
     elif step.operation == "clone":
         _describe_copy(step, args)
-    elif step.kind == "other":
-        step.macs = step.macs_output_convention = assumed_macs(step.reads.values(), step.weight_elements, step.output_shape)
+    elif step.operation in SOFTMAXES:
+        step.axis = next((value for value in (*args[1:], kwargs.get("dim")) if isinstance(value, int) and not isinstance(value, bool)), None)
 
 
 def _describe_product(step: Step, args: Sequence[object], *, weighted: bool) -> None:
@@ -179,10 +222,10 @@ def _uses_batch_statistics(args: Sequence[object]) -> bool:
 
 
 def _describe_convolution(step: Step, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
-    names = ("input", "weight", "bias", "stride", "padding", "dilation", "transposed", "output_padding", "groups")
+    names = _MKLDNN_ARGUMENTS if step.operation == "mkldnn_convolution" else _CONVOLUTION_ARGUMENTS
     given = {**dict(zip(names, args, strict=False)), **kwargs}
     weight = cast("Tensor", given["weight"])
-    transposed, step.groups = bool(given["transposed"]), cast("int", given["groups"])
+    transposed, step.groups = bool(given.get("transposed")), cast("int", given["groups"])
     stride = cast("Sequence[int]", given["stride"])
     step.has_bias = given.get("bias") is not None
     step.operation, step.stride, step.kernel = "convolution", max(stride, default=1), tuple(weight.shape[2:])

@@ -1,7 +1,10 @@
 """What is several operators in one place and one in another, made one: the forms that runtimes recognise before they execute.
 
 - `x * sigmoid(x)` is SiLU, `x * hardsigmoid(x)` is hard swish, and x/2 * (1 + erf(x / sqrt 2)) is GELU: many opsets of ONNX have no names for them
-  (ONNX Runtime fuses the last, GeluFusion). LiteRT executes SiLU as two operators; `mcompress.targets.operators.FUSES` says which runtime fuses what.
+  (ONNX Runtime fuses the last, GeluFusion, and its approximation with tanh, FastGeluFusion). LiteRT executes SiLU as two operators;
+  `mcompress.targets.operators.FUSES` says which runtime fuses what.
+- a lower and an upper limit are one clamp.
+- exp(x - max(x)) over its own sum is softmax, which LiteRT has for the last axis only.
 - product, scale, mask, softmax, product is attention, whoever wrote it out (Core ML's and ExecuTorch's SDPA, ONNX Runtime's attention fusions).
 - statistics and arithmetic are a normalization (`mcompress.compress.counting.normalizations`).
 - zeros around the input of a convolution are its padding (XNNPACK's subgraph fusion, ONNX Runtime's PadFusion).
@@ -9,11 +12,13 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 from mcompress.compress.counting.links import Links, drop
 from mcompress.compress.counting.normalizations import normalizations
 from mcompress.compress.counting.steps import WEIGHTED, Step, Trace
+from mcompress.targets.operators import CLAMPS
 
 _GATES = {"sigmoid": "silu", "hardsigmoid": "hardswish"}
 """Function -> what a tensor times that function of itself is."""
@@ -21,6 +26,8 @@ _BEFORE_SOFTMAX = frozenset(("mul", "div", "add", "sub", "masked_fill", "where")
 """What may stand between the product of queries and keys and the softmax over it: a scale, a mask, a position bias."""
 _SOFTMAX = frozenset(("_softmax", "_safe_softmax"))
 _AFTER_ERF = 3
+_LONGEST_POLYNOMIAL = 8
+"""Steps; x + a x^3 times b is five or six."""
 
 
 def recognise(trace: Trace) -> None:
@@ -30,7 +37,13 @@ def recognise(trace: Trace) -> None:
         _gates(trace)
     if "erf" in operations:
         _gelu(trace)
-    if operations & _SOFTMAX:
+    if "tanh" in operations:
+        _gelu_of_tanh(trace)
+    if {"exp", "amax"} <= operations:
+        _softmax(trace)
+    if "clamp" in operations:
+        _clamps(trace)
+    if any(step.operation in _SOFTMAX for step in trace.steps):
         _attention(trace)
     normalizations(trace)
     if any(step.pads_with_zeros for step in trace.steps):
@@ -44,7 +57,9 @@ def _activation(step: Step, operation: str, reads: dict[int, int]) -> Step:
 def _gates(trace: Trace) -> None:
     links, dropped = Links(trace), set[int]()
     for index, step in enumerate(trace.steps):
-        after = links.only_reader(index) if step.operation in _GATES and len(step.reads) == 1 else None
+        # Of a part of a value the gate may be on the other part (GLU).
+        whole = all(elements == trace.elements_of[trace.buffer_of[value]] for value, elements in step.reads.items())
+        after = links.only_reader(index) if step.operation in _GATES and len(step.reads) == 1 and whole else None
         if after is not None and trace.steps[after].operation == "mul" and set(trace.steps[after].reads) == {*step.reads, *step.writes}:
             trace.steps[after] = _activation(trace.steps[after], _GATES[step.operation], dict(step.reads))
             dropped.add(index)
@@ -73,6 +88,108 @@ def _gelu(trace: Trace) -> None:
         if multiplied:
             trace.steps[chain[-1]] = _activation(trace.steps[chain[-1]], "gelu", {source: trace.steps[scaled].reads[source]})
             dropped |= {*chain[:-1], *halves}
+    drop(trace, dropped)
+
+
+def _gelu_of_tanh(trace: Trace) -> None:
+    """x/2 * (1 + tanh(b (x + a x^3))), in whatever order its powers and factors are written."""
+    links, dropped = Links(trace), set[int]()
+    for index, step in enumerate(trace.steps):
+        shifted = links.only_reader(index) if step.operation == "tanh" else None
+        if shifted is None or trace.steps[shifted].operation != "add" or len(trace.steps[shifted].reads) != 1:
+            continue
+        after = [shifted, *_scaled(links, shifted)]
+        product = links.only_reader(after[-1])
+        if product is None or trace.steps[product].operation != "mul":
+            continue
+        others = set(trace.steps[product].reads) - set(trace.steps[after[-1]].writes)
+        source = next(iter(others), -1)
+        half = links.producer.get(source)
+        inside = _polynomial(links, index, source)
+        if inside is None and half is not None and trace.steps[half].operation == "mul" and len(trace.steps[half].reads) == 1:
+            source = next(iter(trace.steps[half].reads))
+            inside = _polynomial(links, index, source)
+            inside = inside | {half} if inside is not None else None
+        if inside is None:
+            continue
+        inside |= {index, product, *after}
+        if half not in inside and len(after) == 1:
+            inside.update(_scaled(links, product))
+        end = max(inside)
+        if links.are_private([links.result(i) for i in inside if i != end], inside):
+            trace.steps[end] = _activation(trace.steps[end], "gelu", {source: step.writes[links.result(index)]})
+            dropped |= inside - {end}
+    drop(trace, dropped)
+
+
+def _scaled(links: Links, index: int) -> list[int]:
+    """The step that multiplies the result with a number, if that is all that happens to it."""
+    after = links.only_reader(index)
+    if after is None or links.steps[after].operation != "mul":
+        return []
+    return [after] if links.steps[after].foldable and not links.steps[after].weight_elements else []
+
+
+def _polynomial(links: Links, tanh: int, source: int) -> set[int] | None:
+    """The steps that make what `tanh` reads of `source` alone, a power of it among them; None if it is made otherwise."""
+    left, inside, powers = set(links.steps[tanh].reads), set[int](), 0
+    while left:
+        value = left.pop()
+        made = links.producer.get(value)
+        if value == source:
+            continue
+        if made is None or links.steps[made].operation not in ("mul", "add", "pow") or len(inside) > _LONGEST_POLYNOMIAL:
+            return None
+        inside.add(made)
+        powers += links.steps[made].operation == "pow" or (links.steps[made].operation == "mul" and not links.steps[made].foldable)
+        left |= set(links.steps[made].reads)
+    return inside if powers else None
+
+
+def _softmax(trace: Trace) -> None:
+    links, dropped = Links(trace), set[int]()
+    for index, step in enumerate(trace.steps):
+        apart = links.before(index) if step.operation == "exp" else None
+        if apart is None or trace.steps[apart].operation != "sub":
+            continue
+        for source, top in itertools.permutations(trace.steps[apart].reads, 2):
+            above = _made_by(links, top, "amax", source)
+            readers = links.readers.get(links.result(index), [])
+            total = next((i for i in readers if trace.steps[i].operation == "sum"), None)
+            result = links.only_reader(total) if total is not None else None
+            if above is None or total is None or result is None or trace.steps[result].operation != "div" or set(readers) != {total, result}:
+                continue
+            inside = {*above, apart, index, total}
+            if links.are_private([links.result(i) for i in inside], {*inside, result}):
+                shape = trace.steps[apart].output_shape
+                axis = next((i for i, sizes in enumerate(zip(shape, trace.steps[total].output_shape, strict=False)) if sizes[0] != sizes[1]), None)
+                reads = {source: trace.steps[apart].reads[source]}
+                trace.steps[result] = replace(
+                    trace.steps[result], operation="_softmax", kind="normalization", reads=reads, input_shape=shape, foldable=False, axis=axis
+                )
+                dropped |= inside
+    drop(trace, dropped)
+
+
+def _made_by(links: Links, value: int, operation: str, source: int) -> set[int] | None:
+    """The steps from `source` to `value`: `operation`, and perhaps a limit on its result."""
+    made = links.producer.get(value)
+    inside = set[int]()
+    while made is not None and links.steps[made].operation == "clamp":
+        inside.add(made)
+        made = links.before(made)
+    if made is None or links.steps[made].operation != operation or set(links.steps[made].reads) != {source}:
+        return None
+    return {made, *inside}
+
+
+def _clamps(trace: Trace) -> None:
+    links, dropped = Links(trace), set[int]()
+    for index, step in enumerate(trace.steps):
+        before = links.before(index) if step.operation == "clamp" else None
+        if before is not None and trace.steps[before].operation in CLAMPS and trace.steps[before].precision == step.precision:
+            trace.steps[index] = replace(step, reads=dict(trace.steps[before].reads), input_shape=trace.steps[before].input_shape)
+            dropped.add(before)
     drop(trace, dropped)
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mcompress.compress.counting.operations import describe, kind_of, tensors_in
+from mcompress.compress.counting.operations import FILLED, NOISE, describe, kind_of, named, tensors_in
 from mcompress.compress.counting.steps import Step, Trace
 
 
@@ -60,8 +60,20 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         keywords = kwargs or {}
         result: object = func(*args, **keywords)
         if not self.paused:
-            self.note(func.overloadpacket.__name__, args, keywords, result, pointwise=torch.Tag.pointwise in func.tags)
+            name = named(func.namespace, func.overloadpacket.__name__)
+            if name == "glu":
+                self._note_gate(args, keywords, cast("Tensor", result))
+            else:
+                self.note(name, args, keywords, result, pointwise=torch.Tag.pointwise in func.tags)
         return result
+
+    def _note_gate(self, args: Sequence[object], kwargs: Mapping[str, object], result: Tensor) -> None:
+        """`glu` as runtimes and exported files have it, none of which knows it: the sigmoid of one half, and its product with the other."""
+        axis = args[1] if len(args) > 1 else kwargs.get("dim", -1)
+        value, gate = cast("Tensor", args[0]).chunk(2, cast("int", axis))
+        opened = torch.empty_like(gate)
+        self.note("sigmoid", (gate,), {}, opened, pointwise=True)
+        self.note("mul", (value, opened), {}, result, pointwise=True)
 
     def note(self, operation: str, args: Sequence[object], kwargs: Mapping[str, object], result: object, *, pointwise: bool) -> None:
         """Add a step for an operator, unless it is a view or depends on parameters only."""
@@ -83,10 +95,14 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             parts.setdefault(number, {})[int(tensor.storage_offset()), tensor.numel()] = tensor.numel()
         # An expanded view repeats what it reads; no more than the storage is fetched.
         read = {number: min(sum(views.values()), self.trace.elements_of[self.trace.buffer_of[number]]) for number, views in parts.items()}
-        if not read or shape is None or not results:
-            return
         base, in_place = operation.rstrip("_"), operation.endswith("_") and not operation.endswith("__")
         in_place = in_place and base not in _VIEWS_IN_PLACE
+        if base in NOISE and results:
+            shape, read, weights = shape or tuple(results[0].shape), {}, {}
+        elif not read or base in FILLED:
+            return
+        if shape is None or not results:
+            return
         if not in_place and all(self._key(tensor) in input_keys for tensor in results):
             self._note_view(operation, inputs[0], results[0])
             return
@@ -100,11 +116,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not written:
             return
         if base == "copy" and in_place:
-            # `buffer.copy_(x)` writes the buffer without reading it.
+            # `buffer.copy_(x)` writes the buffer without reading it, and without holding it where it was a constant.
             overwritten = self.trace.buffer_of[next(iter(written))]
             read = {v: n for v, n in read.items() if self.trace.buffer_of[v] != overwritten} or read
+            weights.pop(self._key(results[0]), None)
         path, leaf = self.paths[-1]
         step = Step(base, kind_of(base, pointwise=pointwise), path, leaf, read, written, sum(weights.values()), shape, tuple(results[0].shape))
+        step.held.update(weights)
         describe(step, args, kwargs, weighted=bool(weights))
         for value in written:
             self._shape_of[value] = step.output_shape

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from mcompress.compress.counting.axes import channel_axes, with_channels_moved
 from mcompress.compress.counting.fusing import fused, weight_elements
 from mcompress.compress.counting.memory import live_elements, plan_memory
 from mcompress.compress.counting.patterns import recognise
-from mcompress.compress.counting.steps import Step, Trace
+from mcompress.compress.counting.steps import Step, Trace, assumed_macs
 from mcompress.targets.operators import Operator, OperatorTable
 
 FP32_BYTES = 4
@@ -42,10 +43,17 @@ def figures(table: OperatorTable) -> dict[str, int]:
 def _rows(trace: Trace, groups: Sequence[list[Step]], live: Sequence[int]) -> tuple[Operator, ...]:
     names = _names([group[0] for group in groups])
     consumed = {value for group in groups for step in group for value in step.reads} | trace.outputs
-    rows = []
+    rows: list[Operator] = []
+    holder: dict[int | str, str] = {}
     maker = {value: index for index, group in enumerate(groups) for step in group for value in step.writes}
-    for group, name, elements in zip(groups, names, live, strict=True):
+    for group, name, elements, (read_axis, axis) in zip(groups, names, live, channel_axes(groups), strict=True):
         head, last = group[0], group[-1]
+        macs, macs_output_convention = head.macs, head.macs_output_convention
+        if head.kind == "other":
+            macs = macs_output_convention = max(macs, assumed_macs(head.reads.values(), head.weight_elements, head.output_shape, axis))
+        holders = {holder.get(held, "") for held in head.held} if head.weight_elements else set()
+        shared = next(iter(holders)) if len(holders) == 1 else ""
+        holder |= {held: name for held in head.held if held not in holder}
         # Side results that nobody reads (indices of a pooling, statistics of a normalization) are never written by a runtime.
         written = sum(n for i, (v, n) in enumerate(last.writes.items()) if i == 0 or v in consumed)
         rows.append(
@@ -54,18 +62,20 @@ def _rows(trace: Trace, groups: Sequence[list[Step]], live: Sequence[int]) -> tu
                 kind=head.kind,
                 operation=head.operation,
                 fused=(*head.absorbed, *(step.operation for step in group[1:])),
-                input_shape=head.input_shape,
+                # A copy that moves the channels reads them where it writes them.
+                input_shape=head.input_shape if read_axis == axis else with_channels_moved(head.input_shape, read_axis),
                 output_shape=head.output_shape,
                 groups=head.groups,
                 kernel=head.kernel,
                 stride=head.stride,
-                macs=head.macs,
-                macs_output_convention=head.macs_output_convention,
+                macs=macs,
+                macs_output_convention=macs_output_convention,
                 elements_read=sum(head.reads.values()),
                 elements_written=written,
                 weight_elements=weight_elements(group),
                 live_elements=elements,
-                channel_axis=-1 if head.kind in ("matmul", "attention") else 1,
+                channel_axis=axis,
+                weights_of=shared,
                 sources=tuple((maker[value], count) for value, count in head.reads.items() if value in maker),
             )
         )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
+from inspect import signature
 from itertools import chain
 
 import torch
@@ -19,44 +20,76 @@ from mcompress.errors import StageError
 _FORWARD_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError, ArithmeticError)
 
 
-def record(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype) -> Trace:
+@dataclass(frozen=True)
+class Input:
+    """One tensor that the forward pass takes: by its name, or in its place where that is empty."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    name: str = ""
+
+    def __str__(self) -> str:
+        return f"{f'{self.name} ' if self.name else ''}{self.shape}"
+
+
+def record(model: nn.Module, inputs: Sequence[Input]) -> Trace:
     """Everything that one forward pass of `model`, batch first, computes and copies; `model` is not changed.
 
-    Raises `StageError`, naming the module, if the forward pass fails on an input of that shape and type.
+    Raises `StageError`, naming the module, if the forward pass fails on inputs of those shapes and types.
     """
+    given = f"an input of shape {inputs[0]}" if len(inputs) == 1 else f"inputs of shapes {' and '.join(map(str, inputs))}"
     held = list(chain(model.parameters(), model.buffers()))
     on_meta = bool(held) and all(tensor.is_meta for tensor in held)
     recorder = Recorder()
     try:
-        return _run(_copy_to_meta(model), recorder, torch.empty(input_shape, dtype=dtype, device="meta"))
+        return _run(_copy_to_meta(model), recorder, inputs, [torch.empty(one.shape, dtype=one.dtype, device="meta") for one in inputs])
     except _FORWARD_ERRORS as error:
         place = _place(recorder, model)
         if on_meta:
             raise StageError(
-                f"{place} failed on an input of shape {input_shape} without data: {_first_line(error)}. Its weights lie on the meta device, so it "
+                f"{place} failed on {given} without data: {_first_line(error)}. Its weights lie on the meta device, so it "
                 f"cannot be tried with numbers. Build it on the CPU, or use an input shape that it takes."
             ) from error
     recorder = Recorder()
-    sample = torch.rand(input_shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    generator = torch.Generator().manual_seed(0)
+    samples = [torch.rand(one.shape, generator=generator).to(one.dtype) for one in inputs]
     try:
-        return _run(copy.deepcopy(model).to("cpu"), recorder, sample)
+        return _run(copy.deepcopy(model).to("cpu"), recorder, inputs, samples)
     except _FORWARD_ERRORS as error:
         raise StageError(
-            f"{_place(recorder, model)} failed on an input of shape {input_shape} and type {dtype}: {_first_line(error)}. "
-            f"Use an input shape that the network takes; its forward pass must take one tensor."
+            f"{_place(recorder, model)} failed on {given} and type {' and '.join(str(one.dtype) for one in inputs)}: {_first_line(error)}. "
+            f"{_needed(model, inputs)}"
         ) from error
 
 
-def _run(model: nn.Module, recorder: Recorder, sample: Tensor) -> Trace:
+def tensors_of(model: nn.Module) -> tuple[list[str], list[str]]:
+    """What the forward pass of `model` takes: the names that it needs, and those that may be left out; nothing where it takes any number of them."""
+    try:
+        taken = signature(model.forward).parameters.values()
+    except (TypeError, ValueError):  # a forward pass that is not written in Python
+        return [], []
+    if any(one.kind in (one.VAR_POSITIONAL, one.VAR_KEYWORD) for one in taken):
+        return [], []
+    return [one.name for one in taken if one.default is one.empty], [one.name for one in taken if one.default is not one.empty]
+
+
+def _needed(model: nn.Module, inputs: Sequence[Input]) -> str:
+    needed, _ = tensors_of(model)
+    takes = f"takes {', '.join(needed)}" if needed and (len(needed) > 1 or len(inputs) > 1) else "must take one tensor"
+    return f"Use an input shape that the network takes; its forward pass {takes}."
+
+
+def _run(model: nn.Module, recorder: Recorder, inputs: Sequence[Input], samples: Sequence[Tensor]) -> Trace:
     """Run `model` (a copy that may be touched) and record it."""
     model.eval()
     fast_path = torch.backends.mha.get_fastpath_enabled()
-    number = recorder.new_buffer(sample)
-    recorder.trace.inputs.add(number)
+    recorder.trace.inputs.update(recorder.new_buffer(sample) for sample in samples)
+    placed = [sample for one, sample in zip(inputs, samples, strict=True) if not one.name]
+    called = {one.name: sample for one, sample in zip(inputs, samples, strict=True) if one.name}
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.no_grad(), torch.device(sample.device), _paths(model, recorder), WholeOperators(recorder), recorder:
-            output = model(sample)
+        with torch.no_grad(), torch.device(samples[0].device), _paths(model, recorder), WholeOperators(recorder), recorder:
+            output = model(*placed, **called)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
     recorder.trace.outputs.update(v for t in _result_tensors(output) if (v := recorder.value(t)) is not None)

@@ -10,6 +10,8 @@ from mcompress.targets.operators import Kind
 from mcompress.targets.speeds import FilePrecision
 
 WEIGHTED: frozenset[Kind] = frozenset(("convolution", "depthwise_convolution", "grouped_convolution", "transposed_convolution", "matmul"))
+IMAGE_RANK = 4
+"""Tensors of so many axes or more are images (batch, channels, height, width), where nothing says otherwise."""
 INTERLEAVED_AXES = 4
 """A copy that moves at least so many axes against each other reads single elements or short runs (pixel shuffle): a shuffle, not a copy."""
 
@@ -40,8 +42,12 @@ class Step:
     """Batch normalization: once it is folded, its shift is the bias of the operator before it, and its own numbers are gone."""
     has_bias: bool = False
     pads_with_zeros: bool = False
+    axis: int | None = None
+    """Of a softmax: the axis of `input_shape` that it is over, where that is known."""
     precision: FilePrecision = "fp32"
     """In which a file has it; a module says nothing about that."""
+    held: set[int | str] = field(default_factory=set)
+    """Which weights these are: what is held by two steps is one and the same."""
     absorbed: tuple[str, ...] = ()
     """Operators before this one that run inside it."""
 
@@ -93,16 +99,19 @@ def with_kept_axes(shape: Sequence[int], reduced: Iterable[int]) -> tuple[int, .
     return tuple(1 if axis in axes or not axes else size for axis, size in enumerate(shape))
 
 
-def assumed_macs(reads: Iterable[int], weight_elements: int, output_shape: Sequence[int]) -> int:
+def assumed_macs(reads: Iterable[int], weight_elements: int, output_shape: Sequence[int], channel_axis: int | None = None) -> int:
     """Multiply-adds that an unknown operator is charged with: as many as a dense operator over the same memory would do, and never zero.
 
-    With weights, each is used once per output position (a convolution, a linear layer). Without, the operator counts as a matrix product of its two
+    With weights, each is used once per output position (a convolution, a linear layer); `channel_axis` of the output holds the features at one
+    position, and is 1 for images and the last of tokens where it is not given. Without, the operator counts as a matrix product of its two
     largest operands: a product of an m x k and a k x n matrix does exactly sqrt(mk * kn * mn) multiply-adds, and no bilinear operator does more in
     which two of the three indices of a product determine the third (Loomis and Whitney, 1949).
     """
     sizes = sorted(reads, reverse=True)
     written = max(math.prod(output_shape), 1)
     if weight_elements:
-        return max(weight_elements * max(written // max(output_shape[1] if len(output_shape) > 1 else 1, 1), 1), written)
+        axis = channel_axis if channel_axis is not None else 1 if len(output_shape) >= IMAGE_RANK else -1
+        features = output_shape[axis] if len(output_shape) > 1 else written
+        return max(weight_elements * max(written // max(features, 1), 1), written)
     left = sizes[0] if sizes else written
     return max(math.isqrt(left * (sizes[1] if len(sizes) > 1 else left) * written), written)

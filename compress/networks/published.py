@@ -207,5 +207,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "video_resnet": ("resnet_3d", "resnet_mixed", "resnet_2plus1d"),
     "wav2lip": tuple(TALKING_FACES),
 }
-"""Networks of one paper or with one backbone, which differ in depth, width, heads or input: who knows one knows the others, so that a validation
-leaves them out together. A network that is not listed is alone."""
+"""Networks of one architecture, that of one paper with what later ones took over nearly whole (FCN-ResNet50 is a ResNet with two more layers): they
+differ in depth, width, heads or input, so that a validation leaves them out together. Networks with a backbone in the style of another family, but
+layers, widths and a decoder of their own paper, are a family of their own: FFNet has residual blocks too, RegNet and ResNeXt have bottlenecks. Who
+counts these as one family leaves out more at once, and sees larger errors. A network that is not listed is alone."""

@@ -6,14 +6,14 @@ fused, what is a view, how memory is planned. Neither imports torch.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from mcompress.compress.counting.rows import rows_of
 from mcompress.errors import UsageError
 from mcompress.export.tables.facts import FileFacts
-from mcompress.export.tables.graph import Shape
+from mcompress.export.tables.graph import Shape, table_of_graph
 from mcompress.targets.operators import OperatorTable
 from mcompress.targets.speeds import FilePrecision
 
@@ -36,11 +36,11 @@ def is_file(name: str) -> bool:
     return Path(name).suffix.lower() in READERS
 
 
-def table_of_file(path: Path, input_shape: Shape | None = None) -> FileTable:
+def table_of_file(path: Path, input_shape: Shape | Mapping[str, Shape] | None = None) -> FileTable:
     """The operator table of an .onnx or .tflite file; `params` counts the numbers that its operators hold.
 
-    `input_shape`, in the file's order, is needed where the file leaves sizes open. Raises `UsageError` for a file that is missing, empty, damaged, of
-    another kind, or whose shapes are not known; `MissingBackendError` without the package that reads it.
+    `input_shape`, in the file's order, is needed where the file leaves sizes open: that of the first input, or name -> shape. Raises `UsageError` for
+    a file that is missing, empty, damaged, of another kind, or whose shapes are not known; `MissingBackendError` without the package that reads it.
     """
     module = READERS.get(path.suffix.lower())
     if module is None:
@@ -50,10 +50,7 @@ def table_of_file(path: Path, input_shape: Shape | None = None) -> FileTable:
     if path.stat().st_size == 0:
         raise UsageError(f"{path} is empty; export or copy it again")
     found = import_module(module).read(path, input_shape)
-    graph, facts = found.graph, found.facts
-    for step, precision in zip(graph.trace.steps, graph.precisions, strict=True):
-        step.precision = precision
-    table, heads = rows_of(graph.trace, sum(graph.weights.values()))
+    table, heads = table_of_graph(found.graph)
     if not table.operators:
         raise UsageError(f"{path} computes nothing: every node is a constant or a view")
-    return FileTable(table, {row.name: head.precision for row, head in zip(table.operators, heads, strict=True)}, facts)
+    return FileTable(table, {row.name: head.precision for row, head in zip(table.operators, heads, strict=True)}, found.facts)

@@ -15,9 +15,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from mcompress.compress.counting.rows import rows_of
 from mcompress.compress.counting.steps import Step, Trace, assumed_macs, is_interleaved
 from mcompress.errors import UsageError
-from mcompress.targets.operators import Kind
+from mcompress.targets.operators import Kind, OperatorTable
 from mcompress.targets.speeds import FilePrecision
 
 Shape = tuple[int, ...]
@@ -52,6 +53,13 @@ class View:
             if any(stride != size * below for (_, stride), (size, below) in itertools.pairwise(long)):
                 return True
         return False
+
+
+def table_of_graph(graph: Graph) -> tuple[OperatorTable, list[Step]]:
+    """The operator table, and of each row the step that computes."""
+    for step, precision in zip(graph.trace.steps, graph.precisions, strict=True):
+        step.precision = precision
+    return rows_of(graph.trace, sum(graph.weights.values()))
 
 
 def to_channels_first(shape: Sequence[int]) -> Shape:
@@ -178,6 +186,7 @@ class Graph:
             elif name in self.constants:
                 self.weights[name] = math.prod(self.constants[name])
                 step.weight_elements += self.weights[name]
+                step.held.add(name)
         step.reads = {value: min(sum(read.values()), self._elements(value)) for value, read in parts.items()}
         step.writes = {self._new(name, shape, channels_last=channels_last): math.prod(shape) for name, shape in outputs.items()}
         if step.kind in ("elementwise", "activation") and step.weight_elements == 1:

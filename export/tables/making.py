@@ -56,6 +56,17 @@ def plain(graph: Graph, node: Node, operation: str, kind: Kind) -> None:
     graph.compute(step, node.inputs, node.outputs, node.precision, channels_last=node.channels_last)
 
 
+def activations(graph: Graph, node: Node) -> tuple[str, ...]:
+    """The inputs that are no constants."""
+    return tuple(name for name in node.inputs if not graph.is_constant(name))
+
+
+def clamps(graph: Graph, node: Node) -> bool:
+    """Whether the larger or the smaller of the inputs is that of one tensor and one number."""
+    numbers = [name for name in node.inputs if graph.is_constant(name)]
+    return len(node.inputs) == 2 and len(numbers) == 1 and math.prod(graph.shape(numbers[0])) == 1
+
+
 def convolution(graph: Graph, node: Node, window: Window) -> None:
     """`node` has the input, the weight and, if it is held in the file and not all zeros, the bias."""
     source, area = graph.canonical(node.inputs[0]), math.prod(window.kernel)
@@ -91,13 +102,16 @@ def product(graph: Graph, node: Node, inner: int, left: Shape) -> None:
     graph.compute(step, node.inputs, node.outputs, node.precision)
 
 
-def attention(graph: Graph, node: Node, heads: tuple[int, int] = (1, 1)) -> None:
-    """Inputs are query, key, value and what else it reads; without an axis of heads, `heads` (of queries, of keys) stand side by side in the last."""
+def attention(graph: Graph, node: Node, heads: tuple[int, int] = (1, 1), past: int = 0) -> None:
+    """Inputs are query, key, value and what else it reads; without an axis of heads, `heads` (of queries, of keys) stand side by side in the last.
+
+    `past` keys and values come from calls before this one.
+    """
     query, key, value = (graph.shape(name) for name in node.inputs[:3])
     result = next(iter(node.outputs.values()))
     step = Step("attention", "attention", node.name, True, {}, {}, 0, as_matrices(query), as_matrices(result))
     # Query times key transposed, and the weights times value: both for every query and every key.
-    step.macs = step.macs_output_convention = math.prod(query) * key[-2] + math.prod(result) * value[-2]
+    step.macs = step.macs_output_convention = math.prod(query) * (key[-2] + past) + math.prod(result) * (value[-2] + past)
     if len(query) == 3 and heads[0] > 1:
         step.input_shape, step.output_shape = ((s[0] * heads[0], s[1], s[2] // heads[0]) for s in (query, result))
     graph.compute(step, node.inputs, node.outputs, node.precision)

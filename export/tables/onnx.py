@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,12 +17,30 @@ from mcompress.errors import UsageError
 from mcompress.export.backend import require
 from mcompress.export.onnx import CONVERSIONS, integer_nodes
 from mcompress.export.tables.facts import FileFacts, Read
-from mcompress.export.tables.graph import Graph, Shape
-from mcompress.export.tables.making import Node, Window, attention, convolution, linear, padding, plain, product, recurrent, reduction
+from mcompress.export.tables.graph import Graph, Shape, table_of_graph
+from mcompress.export.tables.making import (
+    Node,
+    Window,
+    activations,
+    attention,
+    clamps,
+    convolution,
+    linear,
+    padding,
+    plain,
+    product,
+    recurrent,
+    reduction,
+)
+from mcompress.export.tables.onnx_bodies import Work, captured
+from mcompress.export.tables.onnx_contrib import ATTENTION, DOMAIN, PACKED_WEIGHTS, Call, attend, call_of
 from mcompress.export.tables.onnx_operators import (
     ENLARGED,
     FROM_SHAPES,
-    PARAMETERS,
+    FUSED_AS,
+    LIMITS,
+    NOISE,
+    PARAMETERS_FROM,
     PARTS,
     PLAIN,
     QUANTIZED_AS,
@@ -32,23 +51,23 @@ from mcompress.export.tables.onnx_operators import (
     SAME,
     STANDARD,
 )
-from mcompress.export.tables.onnx_sizes import SMALL, first_line, open_inputs, shapes_of, sized
+from mcompress.export.tables.onnx_sizes import SMALL, Sized, first_line, open_inputs, shapes_of, sized
 from mcompress.targets.speeds import FilePrecision
 
 if TYPE_CHECKING:
     import onnx
 
 
-def read(path: Path, input_shape: Shape | None) -> Read:
+def read(path: Path, input_shape: Shape | Mapping[str, Shape] | None) -> Read:
     """The graph of the file. Raises `UsageError` for a file that is not ONNX, or whose shapes are not known."""
     require("onnx", {"onnx": "onnx"}, "It runs on Linux, macOS and Windows.")
 
     model = _load(path)
-    graph, assumed = sized(model, input_shape, path)
-    reader = _Reader(path, graph)
+    found = sized(model, input_shape, path, lambda inner: _work(path, inner))
+    reader = _Reader(path, found)
     opset = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 0)
     producer = f"{model.producer_name} {model.producer_version}".strip()
-    facts = FileFacts("onnx", f"opset {opset}, IR {model.ir_version}", producer, reader.inputs, assumed)
+    facts = FileFacts("onnx", f"opset {opset}, IR {model.ir_version}", producer, reader.inputs, found.assumed)
     return Read(reader.graph, facts)
 
 
@@ -65,11 +84,21 @@ def _load(path: Path) -> onnx.ModelProto:
     return model
 
 
+def _work(path: Path, found: Sized) -> Work | None:
+    """What a graph inside a node costs; None where its sizes are not known."""
+    try:
+        table, _ = table_of_graph(_Reader(path, found).graph)
+    except UsageError:
+        return None
+    return table.macs, table.activation_traffic_elements
+
+
 class _Reader:
     """Goes over the nodes in their order."""
 
-    def __init__(self, path: Path, proto: onnx.GraphProto) -> None:
+    def __init__(self, path: Path, found: Sized) -> None:
         self.path, self.graph = path, Graph()
+        self.closed_macs, proto = found.closed_macs, found.graph
         self.proto, self.shapes = proto, shapes_of(proto)
         self.small = {item.name: item for item in proto.initializer if math.prod(item.dims) <= SMALL}
         self.types = _types(proto)
@@ -78,7 +107,7 @@ class _Reader:
         self.producers = {name: node for node in proto.node for name in node.output}
         self.outputs = {item.name for item in proto.output}
         for node in proto.node:
-            for name in node.input:
+            for name in (*node.input, *captured(node)):
                 self.readers.setdefault(name, []).append(node)
             if node.op_type == "Constant":
                 self._keep_constant(node)
@@ -95,12 +124,14 @@ class _Reader:
 
     def _visit(self, node: onnx.NodeProto) -> None:
         graph = self.graph
-        if node.op_type in FROM_SHAPES or all(graph.is_constant(name) for name in node.input if name):
+        standard = node.domain in STANDARD
+        taken = [name for name in (*node.input, *captured(node)) if name]
+        decided = node.op_type in FROM_SHAPES or (node.op_type not in NOISE and all(graph.is_constant(name) for name in taken))
+        if standard and decided:
             for name in node.output:
                 graph.constant(name, self.shapes.get(name, ()))
             return
-        source, result = node.input[0], node.output[0]
-        standard = node.domain in STANDARD
+        source, result = node.input[0] if node.input else "", node.output[0]
         if (standard and node.op_type in CONVERSIONS and not self._is_lone(node)) or (standard and node.op_type in SAME - CONVERSIONS):
             graph.same(source, result)
         elif standard and node.op_type in CONVERSIONS:
@@ -120,21 +151,32 @@ class _Reader:
             self._compute(node, node.op_type if standard else f"{node.domain}.{node.op_type}")
 
     def _compute(self, node: onnx.NodeProto, kind: str) -> None:
-        precision, given = self._precision(node), [name for name in node.input if name]
+        precision, given = self._precision(node), [name for name in (*node.input, *captured(node)) if name]
         if kind in QUANTIZED_INPUTS:
             given = [node.input[i] for i in QUANTIZED_INPUTS[kind] if i < len(node.input)]
             precision, kind = "int8", QUANTIZED_AS[kind]
-        known = self._node(node, precision, given[: PARAMETERS.get(kind, len(given))])
-        if kind in ("Conv", "ConvTranspose"):
+        elif kind == "QLinearConcat":
+            given, precision, kind = list(node.input[2::3]), "int8", "Concat"
+        fused = self._word(node, "activation") if kind in FUSED_AS else ""
+        kind = FUSED_AS.get(kind, kind)
+        call = call_of(node)
+        if kind in PACKED_WEIGHTS:
+            given = [given[0], self._packed(call, node.output[0]), *filter(None, call.inputs[5:6])]
+        known = self._node(node, precision, given[: PARAMETERS_FROM.get(kind, len(given))])
+        if node.domain == DOMAIN and kind in ATTENTION:
+            attend(self.graph, replace(known, precision="int8") if kind == "QAttention" else known, call)
+        elif kind in PACKED_WEIGHTS:
+            linear(self.graph, known, call.number("K", 1), has_bias=len(given) > 2)
+        elif kind in ("Conv", "ConvTranspose"):
             self._convolution(node, known, transposed=kind == "ConvTranspose")
         elif kind == "Gemm":
             inner = self.graph.shape(given[0])[0 if self._number(node, "transA", 0) else -1]
             linear(self.graph, known, inner, has_bias=len(given) > 2)
         elif kind == "MatMul":
-            self._product(known)
+            self._product(known, transposed=self._number(node, "transA", 0) == 1)
         elif kind == "Einsum":
             self._einsum(node, known)
-        elif kind in ("Attention", "MultiHeadAttention") and len(given) >= 3 and node.domain != "com.microsoft":
+        elif kind in ("Attention", "MultiHeadAttention") and len(given) >= 3:
             attention(self.graph, known, (self._number(node, "q_num_heads", 1), self._number(node, "kv_num_heads", 1)))
         elif kind in RECURRENT:
             weights = [name for name in node.input[1:3] if name]
@@ -151,10 +193,22 @@ class _Reader:
             self._batch_norm(known)
         elif kind in ("Resize", "Upsample"):
             plain(self.graph, known, ENLARGED.get(self._word(node, "mode"), "upsample_nearest"), "resize")
+        elif kind in NOISE:
+            # Of what enters it takes the sizes.
+            plain(self.graph, self._node(node, precision, ()), NOISE[kind], "elementwise")
+        elif kind in LIMITS and clamps(self.graph, known):
+            plain(self.graph, replace(known, inputs=activations(self.graph, known)), "clamp", "activation")
         elif kind in PLAIN:
             plain(self.graph, known, *PLAIN[kind])
+            if PLAIN[kind][0] == "_softmax":
+                rank = len(known.result)
+                self.graph.trace.steps[-1].axis = self._number(node, "axis", -1) % max(rank, 1)
         else:
             plain(self.graph, known, kind, "other")
+            step = self.graph.trace.steps[-1]
+            step.macs = step.macs_output_convention = max(step.macs, self.closed_macs.get(next(filter(None, node.output)), 0))
+        if fused in PLAIN:
+            plain(self.graph, self._node(node, precision, node.output[:1]), *PLAIN[fused])
 
     def _convolution(self, node: onnx.NodeProto, known: Node, *, transposed: bool) -> None:
         weight = self.graph.shape(known.inputs[1])
@@ -168,8 +222,15 @@ class _Reader:
         )
         convolution(self.graph, known, window)
 
-    def _product(self, known: Node) -> None:
+    def _packed(self, call: Call, result: str) -> str:
+        """A name for the weight as it is used; what the file holds is bits of it, with scales."""
+        name = f"{result}/weight"
+        self.graph.constant(name, (call.number("K", 1), call.number("N", 1)))
+        return name
+
+    def _product(self, known: Node, *, transposed: bool) -> None:
         left, right = (self.graph.shape(name) for name in known.inputs[:2])
+        left = (*left[:-2], left[-1], left[-2]) if transposed else left
         if self.graph.is_constant(known.inputs[1]) and len(right) <= 2:
             linear(self.graph, known, left[-1], has_bias=False)
         else:
@@ -275,11 +336,40 @@ class _Reader:
         open_ = open_inputs(self.proto)
         if open_:
             own = f"{self.path} leaves sizes of its input {' and of '.join(open_)} open"
-            return f"{own}; give the shape of the first with --input, for example --input 1,3,128,128"
+            if sum(item.name not in self.graph.constants for item in self.proto.input) > 1:
+                return f"{own}; give the shape of each: {' '.join(f'--input {name}=SHAPE' for name in _quoted(open_))}"
+            return f"{own}; give it with --input, for example --input 1,3,128,128"
+        foreign = self._foreign(name)
+        if foreign is not None:
+            what = f"{foreign.op_type} of the domain '{foreign.domain}'" + (f" ({foreign.name})" if foreign.name else "")
+            open_result = next(one for one in foreign.output if one and one not in self.shapes)
+            return (
+                f"{self.path} has the operator {what}, whose results ONNX cannot size; add the sizes of tensor '{open_result}' to its value_info "
+                f"(onnx.helper.make_tensor_value_info)"
+            )
         made = self.producers.get(name)
         where = f", which {made.name or 'a node'} ({made.op_type}) writes" if made is not None else ""
         advice = "simplify it with onnxsim, or export it with torch.onnx.export(..., dynamo=True)"
         return f"the sizes of tensor '{name}' in {self.path}{where}, depend on numbers that only an execution has; {advice}"
+
+    def _foreign(self, name: str) -> onnx.NodeProto | None:
+        """The first operator that ONNX does not know among those whose missing sizes leave those of `name` open."""
+        left, seen = [name], set[str]()
+        found = None
+        while left:
+            node = self.producers.get(left.pop())
+            if node is None or node.output[0] in seen:
+                continue
+            seen.add(node.output[0])
+            if node.domain not in ("", "ai.onnx"):
+                found = node
+            left += [one for one in (*node.input, *captured(node)) if one and one not in self.shapes]
+        return found
+
+
+def _quoted(descriptions: Sequence[str]) -> list[str]:
+    """The names in `open_inputs`."""
+    return [text.split("'")[1] for text in descriptions]
 
 
 def _half_types() -> tuple[int, ...]:

@@ -2,13 +2,15 @@
 
 ONNX's shape inference follows few of the operators with which exporters compute sizes (torch's older one writes a Cast, a Div or a Transpose between
 the shape of one tensor and that of the next). What it leaves open is computed here: a node whose inputs are all known and short is run with ONNX's
-reference implementation, its result becomes a constant, and the inference goes on from there.
+reference implementation, its result becomes a constant, and the inference goes on from there. Functions that the file defines are put in place first,
+and graphs inside nodes as soon as it is known which of them run (`mcompress.export.tables.onnx_bodies`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,19 @@ from numpy.typing import NDArray
 
 from mcompress.errors import UsageError
 from mcompress.export.tables.graph import Shape
+from mcompress.export.tables.onnx_bodies import (
+    Opened,
+    Surroundings,
+    Work,
+    bodies,
+    describe_closed,
+    free_names,
+    holds_bodies,
+    measure_closed,
+    open_assumed,
+    open_known,
+)
+from mcompress.export.tables.onnx_contrib import DOMAIN, call_of, results_of
 
 if TYPE_CHECKING:
     import onnx
@@ -31,12 +46,26 @@ _NO_SIZES = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniform
 _CONTENTS = ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data")
 
 
-def sized(model: onnx.ModelProto, input_shape: Shape | None, path: Path) -> tuple[onnx.GraphProto, str]:
-    """The graph of `model` with the shape of every tensor that can be known, and what was assumed for that; the weights of `model` are forgotten.
+@dataclass(frozen=True)
+class Sized:
+    """A graph with the shape of every tensor that can be known."""
 
-    Raises `UsageError` for an `input_shape` that the file does not take, and for shapes that contradict one another.
+    graph: onnx.GraphProto
+    assumed: str
+    """What was assumed for that, empty if nothing was."""
+    closed_macs: Mapping[str, int]
+    """Result -> multiply-adds of what a node holds that could not be put in its place."""
+
+
+def sized(model: onnx.ModelProto, input_shape: Shape | Mapping[str, Shape] | None, path: Path, work_of: Callable[[Sized], Work | None]) -> Sized:
+    """The graph of `model` with its sizes, functions and graphs inside nodes put in place; the weights of `model` are forgotten.
+
+    `work_of` is the work of a sized graph, None where sizes are missing. Raises `UsageError` for an `input_shape` that the file does not take, and
+    for shapes that contradict one another.
     """
     _forget_weights(model.graph)
+    if model.functions:
+        model = _without_functions(model, path)
     assumed = ""
     if input_shape is not None:
         _give(model.graph, input_shape, path)
@@ -45,10 +74,82 @@ def sized(model: onnx.ModelProto, input_shape: Shape | None, path: Path) -> tupl
             item.type.tensor_type.shape.dim[0].dim_value = 1
         _forget_shapes(model.graph)
         assumed = "batch 1 assumed, which the file leaves open"
-    inferred = _inferred(model, input_shape, path)
-    while _unknown(inferred.graph) and _fold(inferred):
-        inferred = _inferred(inferred, input_shape, path)
-    return inferred.graph, assumed
+    opened = Opened()
+    model = _inferred(model, input_shape, path)
+    while _goes_further(model, path, opened, work_of):
+        model = _inferred(model, input_shape, path)
+    return Sized(model.graph, "; ".join(filter(None, (assumed, *opened.notes))), opened.macs)
+
+
+def _goes_further(model: onnx.ModelProto, path: Path, opened: Opened, work_of: Callable[[Sized], Work | None]) -> bool:
+    """Change the graph where that can make more of it known; whether there was anything to change."""
+    graph = model.graph
+    if _unknown(graph) and _describe_contrib(graph):
+        return True
+    if not holds_bodies(graph):
+        return _unknown(graph) and _fold(model)
+
+    def cost(body: onnx.GraphProto, shapes: Mapping[str, Shape]) -> Work | None:
+        return work_of(sized(_alone(body, shapes, model), None, path, work_of))
+
+    around = Surroundings(_numbers(graph), shapes_of(graph), cost)
+    if open_known(graph, around, opened) or _fold(model) or open_assumed(graph, around, opened) or describe_closed(graph, around):
+        return True
+    measure_closed(graph, around, opened)
+    return False
+
+
+def _describe_contrib(graph: onnx.GraphProto) -> bool:
+    """Write down the sizes of what ONNX Runtime's own operators give, where they follow from known ones; whether there were any."""
+    from onnx import helper
+
+    shapes = shapes_of(graph)
+    types = {item.name: item.type.tensor_type.elem_type for item in (*graph.input, *graph.value_info, *graph.output)}
+    found: dict[str, onnx.ValueInfoProto] = {}
+    for node in graph.node:
+        if node.domain != DOMAIN or all(name in shapes for name in node.output if name):
+            continue
+        kind = types.get(node.input[0], 0) if node.op_type.startswith("QLinear") else types.get(node.output[0], 0)
+        for name, shape in zip(node.output, results_of(call_of(node), shapes), strict=False):
+            if name and name not in shapes:
+                found[name] = helper.make_tensor_value_info(name, kind or types.get(node.input[0], 0) or 1, shape)
+                shapes[name] = shape
+    kept = [item for item in graph.value_info if item.name not in found]
+    del graph.value_info[:]
+    graph.value_info.extend(kept)
+    outputs = {item.name: item for item in graph.output}
+    for name, item in found.items():
+        (outputs[name].CopyFrom(item) if name in outputs else graph.value_info.append(item))
+    return bool(found)
+
+
+def _alone(body: onnx.GraphProto, shapes: Mapping[str, Shape], model: onnx.ModelProto) -> onnx.ModelProto:
+    """A graph inside a node as a model: what it reads from outside enters it, constants are its own."""
+    from onnx import helper
+
+    graph = type(body)()
+    graph.CopyFrom(body)
+    read = set(free_names(graph))
+    graph.initializer.extend(item for item in model.graph.initializer if item.name in read)
+    held = {item.name for item in graph.initializer}
+    types = {item.name: item.type for item in (*model.graph.input, *model.graph.value_info, *model.graph.output)}
+    entering = [helper.make_value_info(name, types[name]) for name in sorted(read - held) if name in types]
+    for item in graph.input:
+        if item.name in shapes:
+            kind = item.type.tensor_type
+            item.CopyFrom(helper.make_tensor_value_info(item.name, kind.elem_type, shapes[item.name]))
+    graph.input.extend(entering)
+    return helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+
+
+def _without_functions(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    """With the nodes of every function that the file defines in the place of its calls."""
+    import onnx.inliner
+
+    try:
+        return onnx.inliner.inline_local_functions(model)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise UsageError(f"functions that {path} defines cannot be put in place: {first_line(error)}; check it with onnx.checker") from error
 
 
 def shapes_of(graph: onnx.GraphProto) -> dict[str, Shape]:
@@ -86,6 +187,8 @@ def _forget_weights(graph: onnx.GraphProto) -> None:
         if math.prod(item.dims) > SMALL:
             for field in _CONTENTS:
                 item.ClearField(field)
+    for inner in (inner for node in graph.node for inner in bodies(node)):
+        _forget_weights(inner)
 
 
 def _forget_shapes(graph: onnx.GraphProto) -> None:
@@ -93,6 +196,8 @@ def _forget_shapes(graph: onnx.GraphProto) -> None:
     del graph.value_info[:]
     for output in graph.output:
         output.type.tensor_type.ClearField("shape")
+    for inner in (inner for node in graph.node for inner in bodies(node)):
+        _forget_shapes(inner)
 
 
 def _batch_is_open(graph: onnx.GraphProto) -> bool:
@@ -101,25 +206,32 @@ def _batch_is_open(graph: onnx.GraphProto) -> bool:
     return bool(shapes) and all(dims and dims[0].dim_value <= 0 and all(size.dim_value > 0 for size in dims[1:]) for dims in shapes)
 
 
-def _give(graph: onnx.GraphProto, shape: Shape, path: Path) -> None:
-    """Fill in the sizes of the first input; other inputs take what has the same name there."""
-    inputs = _inputs(graph)
-    sizes = inputs[0].type.tensor_type.shape.dim if inputs else ()
-    if len(sizes) != len(shape):
-        raise UsageError(f"--input has {len(shape)} sizes, but the input of {path} has {len(sizes)}")
-    if any(size.dim_value > 0 and size.dim_value != given for size, given in zip(sizes, shape, strict=True)):
-        taken = ",".join(str(size.dim_value) if size.dim_value > 0 else "?" for size in sizes)
-        raise UsageError(f"--input is {','.join(map(str, shape))}, but {path} takes {taken} only; leave --input out")
-    named = {size.dim_param: given for size, given in zip(sizes, shape, strict=True) if size.dim_param}
-    for size, given in zip(sizes, shape, strict=True):
-        size.dim_value = given
-    for size in (size for item in inputs[1:] for size in item.type.tensor_type.shape.dim):
+def _give(graph: onnx.GraphProto, given: Shape | Mapping[str, Shape], path: Path) -> None:
+    """Fill in the sizes of the first input, or of those that are named; other inputs take what has the same name there."""
+    inputs = {item.name: item for item in _inputs(graph)}
+    shapes = given if isinstance(given, Mapping) else dict.fromkeys(list(inputs)[:1], given)
+    named: dict[str, int] = {}
+    for name, shape in shapes.items():
+        if name not in inputs:
+            raise UsageError(f"--input names '{name}', but the inputs of {path} are {', '.join(inputs) or 'none'}")
+        sizes = inputs[name].type.tensor_type.shape.dim
+        which = f"the input '{name}'" if isinstance(given, Mapping) else "the input"
+        shown = f"{name}=" if isinstance(given, Mapping) else ""
+        if len(sizes) != len(shape):
+            raise UsageError(f"--input has {len(shape)} sizes, but {which} of {path} has {len(sizes)}")
+        if any(size.dim_value > 0 and size.dim_value != one for size, one in zip(sizes, shape, strict=True)):
+            taken = ",".join(str(size.dim_value) if size.dim_value > 0 else "?" for size in sizes)
+            raise UsageError(f"--input is {shown}{','.join(map(str, shape))}, but {path} takes {shown}{taken} only; leave --input out")
+        named |= {size.dim_param: one for size, one in zip(sizes, shape, strict=True) if size.dim_param}
+        for size, one in zip(sizes, shape, strict=True):
+            size.dim_value = one
+    for size in (size for item in inputs.values() for size in item.type.tensor_type.shape.dim):
         if size.dim_param in named:
             size.dim_value = named[size.dim_param]
     _forget_shapes(graph)
 
 
-def _inferred(model: onnx.ModelProto, input_shape: Shape | None, path: Path) -> onnx.ModelProto:
+def _inferred(model: onnx.ModelProto, input_shape: Shape | Mapping[str, Shape] | None, path: Path) -> onnx.ModelProto:
     import onnx
 
     try:
@@ -139,7 +251,7 @@ def _fold(model: onnx.ModelProto) -> bool:
     from onnx import numpy_helper
 
     graph, shapes = model.graph, shapes_of(model.graph)
-    known = {item.name: numpy_helper.to_array(item) for item in graph.initializer if math.prod(item.dims) <= SMALL and _is_held(item)}
+    known = _numbers(graph)
     kept: list[onnx.NodeProto] = []
     folded = False
     for node in graph.node:
@@ -157,6 +269,19 @@ def _fold(model: onnx.ModelProto) -> bool:
     del graph.value_info[:]
     graph.value_info.extend(noted)
     return folded
+
+
+def _numbers(graph: onnx.GraphProto) -> dict[str, Numbers]:
+    """The short constants of the graph."""
+    from onnx import numpy_helper
+
+    held = list(graph.initializer)
+    for node in (node for node in graph.node if node.op_type == "Constant"):
+        for item in (item for item in node.attribute if item.name == "value"):
+            held.append(type(item.t)())
+            held[-1].CopyFrom(item.t)
+            held[-1].name = node.output[0]
+    return {item.name: numpy_helper.to_array(item) for item in held if math.prod(item.dims) <= SMALL and _is_held(item)}
 
 
 def _is_held(item: onnx.TensorProto) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,8 +20,19 @@ from mcompress.errors import UsageError
 from mcompress.export.backend import require
 from mcompress.export.tables.facts import FileFacts, Read
 from mcompress.export.tables.graph import Graph, Shape
-from mcompress.export.tables.making import Node, Window, convolution, linear, padding, plain, product, recurrent, reduction
-from mcompress.export.tables.tflite_operators import DATA, FUSED, IMAGES, KEEP_LAYOUT, PARTS, PLAIN, RECURRENT, REDUCTIONS, RESHAPES
+from mcompress.export.tables.making import Node, Window, activations, clamps, convolution, linear, padding, plain, product, recurrent, reduction
+from mcompress.export.tables.tflite_operators import (
+    FUSED,
+    IMAGES,
+    KEEP_LAYOUT,
+    LIMITS,
+    PARAMETERS_FROM,
+    PARTS,
+    PLAIN,
+    RECURRENT,
+    REDUCTIONS,
+    RESHAPES,
+)
 from mcompress.targets.speeds import FilePrecision
 
 if TYPE_CHECKING:
@@ -32,7 +44,7 @@ _DAMAGED = (struct.error, IndexError, ValueError, TypeError, KeyError, Attribute
 """What reading a flatbuffer at offsets that are not there raises."""
 
 
-def read(path: Path, input_shape: Shape | None) -> Read:
+def read(path: Path, input_shape: Shape | Mapping[str, Shape] | None) -> Read:
     """The first graph of the file. Raises `UsageError` for a file that is not TFLite, or is damaged."""
     require("tflite", {"ai_edge_litert": "ai-edge-litert"}, "It runs on Linux and macOS.")
     from ai_edge_litert import schema_py_generated as schema
@@ -68,7 +80,7 @@ def _operator_names() -> Mapping[int, str]:
 class _Reader:
     """Goes over the operators in their order."""
 
-    def __init__(self, path: Path, model: schema.Model, input_shape: Shape | None) -> None:
+    def __init__(self, path: Path, model: schema.Model, input_shape: Shape | Mapping[str, Shape] | None) -> None:
         self.path, self.model, self.proto, self.graph = path, model, model.Subgraphs(0), Graph()
         proto = self.proto
         self.tensors = [proto.Tensors(index) for index in range(proto.TensorsLength())]
@@ -133,7 +145,7 @@ class _Reader:
 
     def _compute(self, index: int, operator: schema.Operator, took: list[str]) -> None:
         graph, kind = self.graph, self.kinds[index]
-        node = self._node(index, [name for name in took[: DATA.get(kind, len(took)) or None] if name])
+        node = self._node(index, [name for name in took[: PARAMETERS_FROM.get(kind, len(took)) or None] if name])
         if kind in ("CONV_2D", "DEPTHWISE_CONV_2D", "CONV_3D", "TRANSPOSE_CONV", "CONV_3D_TRANSPOSE"):
             self._convolution(index, operator, node)
         elif kind == "FULLY_CONNECTED":
@@ -154,8 +166,14 @@ class _Reader:
             reduction(graph, node, REDUCTIONS[kind], self._values(self.took[index][1]))
         elif kind in ("PAD", "PADV2"):
             padding(graph, node, zeros=kind == "PAD" or self._is_zero(self.took[index][2]))
+        elif kind in LIMITS and clamps(graph, node):
+            plain(graph, replace(node, inputs=activations(graph, node)), "clamp", "activation")
+        elif kind == "STABLEHLO_REDUCE_WINDOW":
+            plain(graph, node, "max_pool" if self._is_lowest(self.took[index][1]) else "avg_pool", "pooling")
         elif kind in PLAIN:
             plain(graph, node, *PLAIN[kind])
+            if PLAIN[kind][0] == "_softmax":
+                graph.trace.steps[-1].axis = 1 if node.channels_last else len(node.result) - 1
         else:
             plain(graph, node, kind, "other")
 
@@ -204,7 +222,8 @@ class _Reader:
         if last and order == TO_FIRST.get(len(shape)):
             last = False
         elif not last and order == TO_LAST.get(len(shape)):
-            last = self._ends_in_images(self.gave[index][0])
+            # Behind the last operator it is the layout in which the file hands an image out.
+            last = self.gave[index][0] in self.outputs or self._ends_in_images(self.gave[index][0])
         self.graph.transpose(source, result, order, channels_last=last)
 
     def _reshape(self, index: int, source: str) -> None:
@@ -215,7 +234,7 @@ class _Reader:
             graph.lay_out(result)
 
     def _ends_in_images(self, tensor: int) -> bool:
-        """Whether an operator on images reads the tensor, through what keeps its layout, or a transposition to channels first does, or it leaves."""
+        """Whether an operator on images reads the tensor, through what keeps its layout, or a transposition to channels first does."""
         seen, left = set[int](), [tensor]
         rank = len(self._shape(tensor))
         while left:
@@ -223,8 +242,6 @@ class _Reader:
             if one in seen:
                 continue
             seen.add(one)
-            if one in self.outputs:
-                return True
             for reader in self.readers.get(one, ()):
                 kind = self.kinds[reader]
                 if kind in IMAGES or (kind == "TRANSPOSE" and self._values(self.took[reader][1]) == TO_FIRST.get(rank)):
@@ -273,26 +290,38 @@ class _Reader:
         made = self.producers.get(tensor)
         return self.took[made][0] if made is not None and self.kinds[made] == "DEQUANTIZE" and self.took[made][0] not in self.producers else tensor
 
-    def _resized(self, entering: Sequence[int], shape: Shape | None) -> dict[int, Shape]:
-        """Shapes of all tensors for another input shape, from LiteRT's interpreter; empty where the file's own are meant."""
-        own = self._stated(entering[0]) if entering else ()
+    def _resized(self, entering: Sequence[int], given: Shape | Mapping[str, Shape] | None) -> dict[int, Shape]:
+        """Shapes of all tensors for other input shapes, from LiteRT's interpreter; empty where the file's own are meant."""
         open_ = [tensor for tensor in entering if any(size < 0 for size in _numbers(self.tensors[tensor].ShapeSignatureAsNumpy()))]
-        if shape is None:
+        if given is None:
             if open_ and any(size < 1 for t in entering for size in self._stated(t)):
+                names = " and ".join(f"'{self.names[tensor]}'" for tensor in open_)
+                if len(entering) > 1:
+                    how = f"give them, for example --input {self.names[open_[0]]}=1,128,128,3"
+                    raise UsageError(f"the inputs {names} of {self.path} have no static shapes; {how}")
                 raise UsageError(f"the input of {self.path} has no static shape; give it, for example --input 1,128,128,3")
             return {}
-        if shape == own:
+        places = {self.names[tensor]: tensor for tensor in entering}
+        strange = [name for name in given if name not in places] if isinstance(given, Mapping) else []
+        if strange:
+            raise UsageError(f"--input names '{strange[0]}', but the inputs of {self.path} are {', '.join(places)}")
+        shapes = {places[name]: shape for name, shape in given.items()} if isinstance(given, Mapping) else dict.fromkeys(entering[:1], given)
+        shapes = {tensor: shape for tensor, shape in shapes.items() if shape != self._stated(tensor)}
+        shown = " and ".join(f"{f'{self.names[tensor]}=' if isinstance(given, Mapping) else ''}{_shown(shape)}" for tensor, shape in shapes.items())
+        for tensor in shapes:
+            if tensor not in open_:
+                raise UsageError(f"--input is {shown}, but {self.path} takes {_shown(self._stated(tensor))} only; leave --input out")
+        if not shapes:
             return {}
-        if entering[0] not in open_:
-            raise UsageError(f"--input is {_shown(shape)}, but {self.path} takes {_shown(own)} only; leave --input out")
         from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
         interpreter = Interpreter(model_path=str(self.path), experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES)
         try:
-            interpreter.resize_tensor_input(entering[0], shape)
+            for tensor, shape in shapes.items():
+                interpreter.resize_tensor_input(tensor, shape)
             interpreter.allocate_tensors()
         except (RuntimeError, ValueError) as error:
-            raise UsageError(f"--input is {_shown(shape)}, which {self.path} does not take: {str(error).splitlines()[0]}") from error
+            raise UsageError(f"--input is {shown}, which {self.path} does not take: {str(error).splitlines()[0]}") from error
         return {detail["index"]: tuple(int(size) for size in detail["shape"]) for detail in interpreter.get_tensor_details()}
 
     def _shape(self, tensor: int) -> Shape:
@@ -313,6 +342,20 @@ class _Reader:
         """Whether a constant holds zeros only: the bias that a converter adds because the kernel takes one."""
         data = self.model.Buffers(self.tensors[self._origin(tensor)].Buffer()).DataAsNumpy()
         return not isinstance(data, int) and not np.asarray(data).any()
+
+    def _is_lowest(self, tensor: int) -> bool:
+        """Whether a constant is a number below which there is none: where the search for a maximum begins."""
+        from ai_edge_litert import schema_py_generated as schema
+
+        if tensor in self.producers:
+            return False
+        kinds = {schema.TensorType.FLOAT32: np.float32, schema.TensorType.FLOAT16: np.float16, schema.TensorType.INT8: np.int8}
+        kind = kinds.get(self.tensors[tensor].Type())
+        data = self.model.Buffers(self.tensors[tensor].Buffer()).DataAsNumpy()
+        if kind is None or isinstance(data, int):
+            return False
+        lowest = np.iinfo(kind).min if np.issubdtype(kind, np.integer) else np.finfo(kind).min
+        return bool(np.asarray(data).view(kind).reshape(-1)[0] <= lowest)
 
     def _kind(self, operator: schema.Operator) -> str:
         code = self.model.OperatorCodes(operator.OpcodeIndex())

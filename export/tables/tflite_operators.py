@@ -68,10 +68,11 @@ KEEP_LAYOUT = {
     "SPLIT",
     "SPLIT_V",
     "QUANTIZE",
+    "STABLEHLO_REDUCE_WINDOW",
 } | {*("DEQUANTIZE", "CAST", "TILE")}
 RESHAPES = {"RESHAPE", "SQUEEZE", "EXPAND_DIMS"}
 PARTS = {"SLICE", "STRIDED_SLICE", "SPLIT", "SPLIT_V", "UNPACK"}
-DATA = {
+PARAMETERS_FROM = {
     "RESIZE_BILINEAR": 1,
     "RESIZE_NEAREST_NEIGHBOR": 1,
     "MIRROR_PAD": 1,
@@ -81,8 +82,11 @@ DATA = {
     "ARG_MAX": 1,
     "ARG_MIN": 1,
     "FILL": 0,
+    "STABLEHLO_REDUCE_WINDOW": 1,
 }
-"""Operators whose inputs from here on are parameters."""
+"""Operators whose inputs from here on are parameters, no data."""
+LIMITS = {"MAXIMUM", "MINIMUM"}
+"""Clamps where one side is a number."""
 RECURRENT = {
     "UNIDIRECTIONAL_SEQUENCE_LSTM": ("lstm", range(1, 9)),
     "UNIDIRECTIONAL_SEQUENCE_RNN": ("rnn_tanh", range(1, 3)),

@@ -26,6 +26,8 @@ from mcompress.targets.operators import OperatorTable
 from mcompress.targets.speeds import CLASSES, MULTIPLYING, STANDS_FOR, FilePrecision, PrecisionName, Source, SpeedClass, Speeds
 from mcompress.targets.validation import Validation
 
+NEUTRAL_SPREAD = 3.0
+"""Of the levels of `neutral_prior`: an NPU is a hundred times as fast as where it starts."""
 LEAST_ROWS = 5
 """Fewer networks than this do not determine a unit, and say nothing about its error."""
 COLUMNS = (
@@ -150,7 +152,9 @@ def fit_published(
 ) -> tuple[Device, Validation]:
     """The device with the speeds of `unit`, in the precision that it computes files of `precision` in, fitted to `rows`; and how far they are off.
 
-    Without a `prior` the device's own constants are where the fit starts, and what it keeps where the rows do not decide. `text` is the source's.
+    Without a `prior` the device's own constants are where the fit starts, and what it keeps where the rows do not decide; but a neutral prior
+    (`neutral_prior`) where any of these networks decided the unit's constants before: a start that has seen what is left out would make the error
+    look smaller than it is. `text` is the source's.
     Checks of other files that the unit computes with the same constants are dropped, because these have changed. Raises `UsageError` for a unit that
     does not run files of this precision, or fewer than `LEAST_ROWS` rows.
     """
@@ -161,22 +165,41 @@ def fit_published(
     if file is None:
         raise UsageError(f"{device.name} {unit} does not run {precision} files; it runs {', '.join(chosen.computes_in)}")
     computed = chosen.computes_in[file]
-    start = replace(prior or prior_of(chosen.speeds[computed], computed), fuses=chosen.fuses)
     samples = [row.sample for row in rows]
-    found = fit(samples, start)
+    seen = sorted(_decided_by(device, chosen) & {sample.name for sample in samples})
+    if prior is not None:
+        start, where = prior, "a given prior"
+    elif seen:
+        start, where = neutral_prior(computed), f"a neutral prior, because {len(seen)} of these networks had decided the constants before"
+    else:
+        start, where = prior_of(chosen.speeds[computed], computed), "the constants before, which no source says these networks to have decided"
+    found = fit(samples, replace(start, fuses=chosen.fuses))
     # Alignments are not chosen anew without each family: that would take minutes.
     held = leave_families_out(samples, partial(fit, prior=found.narrowed))
+    chose = ", alignments chosen with these networks in view" if len(start.outputs) * len(start.inputs) * len(start.pads_memory) > 1 else ""
+    apart = f" ({len(rows.shared)} that other units shared left out)" if rows.shared else ""
     key, kept = f"{chosen.name}-{file}", f"{chosen.name}-{file}-kept"
     today = datetime.now(tz=UTC).date().isoformat()
-    whole = text or f"fit to published latencies of {len(rows)} networks, {rows.file}, {rows.chosen}"
+    left = f"; {rows.left_out}" if rows.left_out else ""
+    whole = text or f"fit to published latencies of {len(rows)} networks, {rows.file}, {rows.chosen}{left}"
     sources = {
         key: Source(text=whole, date=today, runtime=rows.runtime, fitted_to=tuple(row.network for row in rows)),
-        kept: Source(text=f"no network of {rows.file} decides it: relative to the others as it was before that fit", date=today, runtime="none"),
+        kept: Source(text=f"no network of {rows.file} decides it: relative to the others as in {where}", date=today, runtime="none"),
     }
-    validation = Validation(how=held.how, source=key, checks=held.checks)
+    validation = Validation(how=f"{held.how}, starting at {where}{chose}{apart}", source=key, checks=held.checks)
     checks = {name: checked for name, checked in chosen.validation.items() if chosen.computes_in[name] != computed} | {file: validation}
     fitted = chosen.model_copy(update={"speeds": {**chosen.speeds, computed: found.speeds(fitted=key, assumed=kept)}, "validation": checks})
     return with_unit(device, fitted, sources), validation
+
+
+def neutral_prior(computed: PrecisionName) -> Prior:
+    """A start that has seen no network: a small unit's levels, free to move by orders of magnitude, and the relations that `Prior` assumes of any."""
+    return Prior(computed, gmacs=200.0, gbs=10.0, dispatch_us=10.0, invoke_us=300.0, level_spread=NEUTRAL_SPREAD)
+
+
+def _decided_by(device: Device, unit: Unit) -> frozenset[str]:
+    """Networks that any of the unit's constants were fitted to, in any precision."""
+    return frozenset(name for _, record in unit.records() for name in device.sources[record.source].fitted_to)
 
 
 def with_unit(device: Device, unit: Unit, sources: Mapping[str, Source]) -> Device:

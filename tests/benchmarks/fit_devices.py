@@ -3,7 +3,7 @@
     python tests/benchmarks/fit_devices.py --csv qualcomm_published_latency.csv [--out targets/devices] [DEVICE ...]
 
 The CSV holds what Qualcomm measured on hosted devices and published in quic/ai-hub-models, `qai_hub_models/models/<model>/perf.yaml`, one row per
-release, device, model, component, precision and runtime. All other figures are in `device_fits/figures.py`. About two minutes on one core; the same
+release, device, model, component, precision and runtime. All other figures are in `device_fits/figures.py`. About three minutes on one core; the same
 input gives the same files. Constants of a unit are fitted to what is published for it, from one network on; the fewer there are, the closer they stay
 to those of the most similar unit, and each fit is checked on the networks that it has not seen. Where nothing is published, the constants of the most
 similar unit are scaled, and nothing is said to be validated.
@@ -59,7 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         unfinished.replace(given.out / f"{name}.yaml")
         for unit in device.units.values():
             for precision, found in unit.validation.items():
-                logging.info("%s %s %s: %s, rank correlation %.3f", name, unit.name, precision, found.band, found.summary.rank_correlation or 0.0)
+                rank = found.summary.rank_correlation
+                logging.info("%s %s %s: %s, rank correlation %s", name, unit.name, precision, found.band, "none" if rank is None else f"{rank:.3f}")
 
 
 if __name__ == "__main__":

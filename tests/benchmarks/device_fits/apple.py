@@ -3,8 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 
-from device_fits.constants import ASSUMED, NEXT_RATE_SPREAD, Fitted, Precisions, few, fitted, in_fp32, samples, scaled, to_prior
+from device_fits.constants import (
+    ASSUMED,
+    DONOR_TOO,
+    IN_VIEW,
+    NEXT_RATE_SPREAD,
+    Fitted,
+    Precisions,
+    Words,
+    few,
+    fitted,
+    in_fp32,
+    samples,
+    scaled,
+    starting_at,
+)
 from device_fits.cpus import NCNN_PRECISIONS, cpu_865
 from device_fits.figures import (
     A15_TO_A16,
@@ -21,9 +36,13 @@ from device_fits.figures import (
     Publication,
 )
 from device_fits.measured import Measured
-from device_fits.plan import ALL, EVERY, NPU_KINDS, Files, Plan, assumed_hop
+from device_fits.plan import ALL, CPU_RUNS, EVERY, NPU_KINDS, Files, Plan, assumed_hop
+from mcompress.calibration.latency_fit import Prior
 from mcompress.published import prior_of
+from mcompress.targets.speeds import Speeds
 
+APPLE_GPU_RUNS = "an assumption: INT8 files are computed in FP16, as Core ML decompresses weights on this unit, and every kind of operator is taken"
+OLDER_INT8 = "that INT8 files are computed in FP16 is assumed, because W8A8 is published as faster on newer chips only"
 GPU_FILES: Files = {"int8": "fp16", "fp16": "fp16", "fp32": "fp32"}
 OLDER_ENGINE: Files = {"int8": "fp16", "fp16": "fp16"}
 NEWER_ENGINE: Files = {"int8": "int8", "fp16": "fp16"}
@@ -61,7 +80,7 @@ def apple_a14(data: Measured) -> Plan:
 def apple_a15(data: Measured) -> Plan:
     a16 = engine(data, IPHONE_14_PRO, "iPhone 14 Pro")["fp16"]
     text = f"{ASSUMED}the A16's constants, which few figures decide, times {A15_TO_A16:.3g}: {A15_TO_A16_TEXT}; {FP16_ONLY}"
-    return _plan(data, A15, OLDER_ENGINE, {"fp16": scaled("npu-fp16", a16.speeds, text, rate=A15_TO_A16, runtime=COREMLTOOLS.runtime)})
+    return _plan(data, A15, OLDER_ENGINE, {"fp16": scaled("npu-fp16", a16, text, rate=A15_TO_A16, runtime=COREMLTOOLS.runtime)})
 
 
 def apple_a16(data: Measured) -> Plan:
@@ -72,20 +91,25 @@ def apple_a17_pro(data: Measured) -> Plan:
     return _plan(data, A17_PRO, NEWER_ENGINE, engine(data, IPHONE_15_PRO, "iPhone 15 Pro"))
 
 
+@cache
 def engine_of_a14(data: Measured) -> Fitted:
     """The A14's Neural Engine."""
-    donor = data.npus["snapdragon8gen1"]["fp16"].speeds
-    prior = replace(prior_of(donor, "fp16", NEXT_RATE_SPREAD), outputs=(32,), inputs=(1,), pads_memory=(True,))
+    donor = data.npus["snapdragon8gen1"]["fp16"]
     like = "the Snapdragon 8 Gen 1's NPU in FP16"
     kept = f"relative to the others as on {like}: no network of this fit decides it"
     published = Publication(f"{MOBILEONE.text}; {FP16_ONLY}", MOBILEONE.runtime)
-    words = f"starting at {like}"
-    return fitted("npu-fp16", samples(MOBILEONE_12_PRO), to_prior(prior), published, files="fp16", words=words, kept=kept)
+    words = Words(f"starting at {like}", kept, f"{DONOR_TOO}, {IN_VIEW}")
+    some = samples(MOBILEONE_12_PRO)
+    return fitted("npu-fp16", some, starting_at(donor, _at_8_gen_1), published, files="fp16", words=words, donor=donor)
+
+
+def _at_8_gen_1(speeds: Speeds) -> Prior:
+    return replace(prior_of(speeds, "fp16", NEXT_RATE_SPREAD), outputs=(32,), inputs=(1,), pads_memory=(True,))
 
 
 def engine(data: Measured, figures: dict[str, Figures], phone: str) -> Precisions:
     """A newer Neural Engine."""
-    donor, published = engine_of_a14(data).speeds, Publication(f"{COREMLTOOLS.text}, {phone}; {FP16_ONLY}", COREMLTOOLS.runtime)
+    donor, published = engine_of_a14(data), Publication(f"{COREMLTOOLS.text}, {phone}; {FP16_ONLY}", COREMLTOOLS.runtime)
     return {
         "fp16": few("npu-fp16", donor, "fp16", figures["fp16"], published, like="the A14's constants"),
         "int8": few("npu-int8", donor, "int8", figures["int8"], published, like="the A14's FP16 constants"),
@@ -95,16 +119,18 @@ def engine(data: Measured, figures: dict[str, Figures], phone: str) -> Precision
 def _plan(data: Measured, chip: Chip, files: Files, engine: Precisions) -> Plan:
     plan = Plan(chip.name, chip.title, chip.aliases, "ios", chip.limit_mb, chip.memory, "npu", assumed_hop())
     newer = "" if chip is A14 else "as on the A14, for want of figures, though newer chips are faster: "
-    plan.add("cpu", "performance cores", EVERY, ALL, _cpu(data, newer))
+    plan.add("cpu", "performance cores", EVERY, ALL, _cpu(data, newer), can=CPU_RUNS)
     text = (
         f"{ASSUMED}{newer}the Snapdragon 865's constants times 0.654 / 1.228, the TFLOPS of both (topcpu.net, nanoreview.net); memory times "
         "34.1 / 44 GB/s"
     )
-    fp16 = scaled("gpu-fp16", data.gpu865.speeds, text, rate=0.654 / 1.228, memory=34.1 / 44, overhead=0.5)
+    fp16 = scaled("gpu-fp16", data.gpu865, text, rate=0.654 / 1.228, memory=34.1 / 44, overhead=0.5)
     wide = f"{ASSUMED}half the FP16 rates, as many bytes a second; {FP16_ONLY}"
-    plan.add("gpu", "Apple GPU", GPU_FILES, ALL, {"fp16": fp16, "fp32": scaled("gpu-fp32", fp16.speeds, wide, rate=0.5, memory=1.0, overhead=1.0)},
-             fallback="cpu")  # fmt: skip
-    plan.add("npu", "Apple Neural Engine", files, NPU_KINDS, engine, fallback="gpu")
+    plan.add("gpu", "Apple GPU", GPU_FILES, ALL, {"fp16": fp16, "fp32": scaled("gpu-fp32", fp16, wide, rate=0.5, memory=1.0, overhead=1.0)},
+             can=APPLE_GPU_RUNS, fallback="cpu")  # fmt: skip
+    w8a8 = "W8A8 is published as faster than FP16, so that it is computed in INT8" if "int8" in files and files["int8"] == "int8" else OLDER_INT8
+    can = f"{FP16_ONLY}; {w8a8}; that it takes all kinds of operators but unknown ones is an assumption: Core ML decides layer by layer"
+    plan.add("npu", "Apple Neural Engine", files, NPU_KINDS, engine, can=can, fallback="gpu")
     return plan
 
 
@@ -114,7 +140,7 @@ def _cpu(data: Measured, newer: str) -> Precisions:
     like = "the Snapdragon 865's constants of this precision"
     found: Precisions = {}
     for name in NCNN_PRECISIONS:
-        made = few(f"cpu-{name}", donor[name].speeds, name, NCNN_M1[name], published, like=like)
+        made = few(f"cpu-{name}", donor[name], name, NCNN_M1[name], published, like=like)
         found[name] = replace(made, sources={key: source.model_copy(update={"text": newer + source.text}) for key, source in made.sources.items()})
-    found["fp32"] = in_fp32(found["fp16"].speeds)
+    found["fp32"] = in_fp32(found["fp16"])
     return found

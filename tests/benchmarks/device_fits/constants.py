@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from device_fits.figures import PADDLE, PADDLE_TEXT, Figures, Publication
-from mcompress.calibration.latency_fit import Fit, Prior, Sample, fit, leave_families_out
+from mcompress.calibration.device_file import four_digits
+from mcompress.calibration.latency_fit import Fit, Prior, Sample, fit, leave_families_out, leave_networks_out
 from mcompress.compress.networks import family_of, network_table
-from mcompress.published import prior_of, read_published
-from mcompress.targets.speeds import FilePrecision, MemorySpeed, Overhead, PrecisionName, Source, SpeedClass, Speeds
-from mcompress.targets.validation import Validation
+from mcompress.published import PublishedRows, prior_of, read_published
+from mcompress.targets.speeds import FilePrecision, MemorySpeed, Overhead, PrecisionName, Source, Speeds
+from mcompress.targets.validation import Validation, summarize
 
 FITTED_ON = "2026-11-21"
 """The date of every source: when the constants were derived. When figures were published stands in its text."""
@@ -26,8 +26,13 @@ FEW_RATE_SPREAD, FEW_LEVEL_SPREAD = 0.5, 0.3
 NEXT_RATE_SPREAD = 0.4
 """Of fits that start at the next chip."""
 
-Again = Callable[[Sequence[Sample]], Fit]
-"""Fits a unit to any of its samples, always in the same way."""
+Again = Callable[[Sequence[Sample], str | None], Fit]
+"""Fits a unit to some of its samples, always in the same way, at a start that has not seen the family that is named."""
+IN_VIEW = "priors and speed classes chosen with these networks in view"
+
+
+def _never(family: str) -> Speeds:
+    raise ValueError(f"constants that nothing starts at, without {family}")
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,8 @@ class Fitted:
     validation: Validation | None = None
     measured: FilePrecision | None = None
     """Precision of the files that were measured, for `validation`."""
+    without: Callable[[str], Speeds] = _never
+    """The constants as they are without a family of networks, on this chip and on those that it starts at."""
 
 
 Precisions = dict[PrecisionName, Fitted]
@@ -46,99 +53,147 @@ Precisions = dict[PrecisionName, Fitted]
 
 
 def samples(figures: Figures) -> tuple[Sample, ...]:
-    """Published figures with their tables."""
-    return tuple(Sample(name, network_table(name), ms, family=family_of(name)) for name, ms in sorted(figures.items()))
+    """Published figures with their tables; every network has a family, its own where it is alone."""
+    return tuple(Sample(name, network_table(name), ms, family=family_of(name) or name) for name, ms in sorted(figures.items()))
+
+
+@dataclass(frozen=True)
+class Words:
+    """What a fit's sources and checks say besides its figures."""
+
+    start: str = ""
+    """What it starts from."""
+    kept: str = GUESS
+    """Where constants come from that it does not decide."""
+    seen: str = IN_VIEW
+    """What the checks had seen all the same."""
 
 
 def fitted(
-    key: str, some: Sequence[Sample], again: Again, published: Publication, *, files: FilePrecision, words: str = "", kept: str = GUESS
-) -> Fitted:
-    """A fit and what it is worth without each family. `words` says what it starts from, `kept` where constants come from that it does not decide."""
-    found = again(some)
-    started = f", {words}" if words else ""
+    key: str, some: Sequence[Sample], again: Again, published: Publication, *, files: FilePrecision, words: Words, donor: Fitted | None = None,
+    one_by_one: bool = False,
+) -> Fitted:  # fmt: skip
+    """A fit and what it is worth without each family. `donor` is what it starts at; `one_by_one` says what leaving out single networks gives too."""
+    solved: dict[frozenset[str], Fit] = {}
+
+    def solve(kept: Sequence[Sample]) -> Fit:
+        names = frozenset(sample.name for sample in kept)
+        if names not in solved:
+            solved[names] = again(kept, next((sample.family for sample in some if sample.name not in names), None))
+        return solved[names]
+
+    def without(family: str) -> Speeds:
+        kept = [sample for sample in some if sample.family != family]
+        if not kept:
+            return donor.without(family) if donor else _never(family)
+        if len(kept) == len(some):
+            return (again(kept, family) if donor else solve(kept)).speeds(fitted=key, assumed=f"{key}-assumed")
+        return solve(kept).speeds(fitted=key, assumed=f"{key}-assumed")
+
+    found = solve(some)
+    held = leave_families_out(some, solve) if len(some) > 1 else None
+    started = f", {words.start}" if words.start else ""
     text = f"fit of tests/benchmarks/fit_devices.py to {len(some)} published latencies{started}: {published.text}"
+    if one_by_one:
+        singly = summarize(leave_networks_out(some, solve).checks)
+        text += (
+            f"; where single networks are left out instead of families, and others of their family stay, the median error is {singly.median:.1%} and "
+            f"the rank correlation {singly.rank_correlation or 0.0:.3f}"
+        ).replace("%", " %")
     sources = {
         key: Source(text=text, date=FITTED_ON, runtime=published.runtime, fitted_to=tuple(sample.name for sample in some)),
-        f"{key}-assumed": Source(text=kept, date=FITTED_ON, runtime="none"),
+        f"{key}-assumed": Source(text=words.kept, date=FITTED_ON, runtime="none"),
     }
-    held = leave_families_out(some, again) if len(some) > 1 else None
-    validation = Validation(how=held.how, source=key, checks=held.checks) if held else None
-    return Fitted(found.speeds(fitted=key, assumed=f"{key}-assumed"), sources, validation, files)
+    how = f"{held.how}, {words.seen}{published.left_out}" if held else ""
+    validation = Validation(how=how, source=key, checks=held.checks) if held else None
+    return Fitted(found.speeds(fitted=key, assumed=f"{key}-assumed"), sources, validation, files, without)
 
 
 def to_prior(prior: Prior) -> Again:
     """Fits that start at a prior, with alignments that are chosen anew each time."""
-    return partial(fit, prior=prior)
+    return lambda some, _: fit(some, prior)
 
 
-def near(donor: Speeds, computed: PrecisionName, *, apart: tuple[SpeedClass, ...] = ()) -> Again:
-    """Fits to few figures: the constants of a similar unit times the one factor that suits them best, and from there as far as they ask for.
+def starting_at(donor: Fitted, prior_at: Callable[[Speeds], Prior]) -> Again:
+    """Fits that start at another chip's constants; for a family that is left out, at those that were fitted without it."""
+    return lambda some, family: fit(some, prior_at(donor.without(family) if family else donor.speeds))
 
-    `apart` gets speeds of its own that the donor has not.
-    """
 
-    def again(some: Sequence[Sample]) -> Fit:
-        prior, alignment = prior_of(donor, computed, FEW_RATE_SPREAD), donor.alignment
-        estimated = Fit.of(donor, prior).estimate_ms([sample.table for sample in some])
+DONOR_TOO = "the constants that it starts at fitted without it too"
+"""Of a fit that starts at another chip's."""
+
+
+def near(donor: Fitted, computed: PrecisionName) -> Again:
+    """Fits to few figures: the constants of a similar unit times the one factor that suits them best, and from there as far as they ask for."""
+
+    def again(some: Sequence[Sample], family: str | None) -> Fit:
+        start = donor.without(family) if family else donor.speeds
+        prior, alignment = prior_of(start, computed, FEW_RATE_SPREAD), start.alignment
+        estimated = Fit.of(start, prior).estimate_ms([sample.table for sample in some])
         factor = math.exp(float(np.mean(np.log(estimated / [sample.measured_ms for sample in some]))))
         moved = replace(
             prior, gmacs=prior.gmacs * factor, gbs=prior.gbs * factor, dispatch_us=prior.dispatch_us / factor, invoke_us=prior.invoke_us / factor,
             outputs=(alignment.outputs,), inputs=(alignment.inputs,), pads_memory=(alignment.pads_memory,), level_spread=FEW_LEVEL_SPREAD,
-            classes=tuple(dict.fromkeys((*prior.classes, *apart))),
         )  # fmt: skip
         return fit(some, moved)
 
     return again
 
 
-def few(
-    key: str, donor: Speeds, computed: PrecisionName, figures: Figures, published: Publication, *, like: str, apart: tuple[SpeedClass, ...] = ()
-) -> Fitted:
+def few(key: str, donor: Fitted, computed: PrecisionName, figures: Figures, published: Publication, *, like: str) -> Fitted:
     """A unit of which little is published. `like` names the donor: `the Snapdragon 865's constants of this precision`."""
     listed = ", ".join(f"{name} {ms:g} ms" for name, ms in sorted(figures.items()))
-    words = f"starting at {like}, all times the factor that suits {listed} best"
-    kept = f"relative to the others as in {like}, for want of figures that decide it"
+    words = Words(
+        f"starting at {like}, all times the factor that suits {listed} best",
+        f"relative to the others as in {like}, for want of figures that decide it", f"{DONOR_TOO}, {IN_VIEW}",
+    )  # fmt: skip
     files: FilePrecision = computed
-    return fitted(key, samples(figures), near(donor, computed, apart=apart), published, files=files, words=words, kept=kept)
+    return fitted(key, samples(figures), near(donor, computed), published, files=files, words=words, donor=donor)
 
 
 def scaled(
-    key: str, speeds: Speeds, text: str, *, rate: float = 1.0, memory: float | None = None, overhead: float | None = None, runtime: str = "none"
+    key: str, donor: Fitted, text: str, *, rate: float = 1.0, memory: float | None = None, overhead: float | None = None, runtime: str = "none"
 ) -> Fitted:
     """Constants of a similar unit times factors: of arithmetic, of memory (the same where it is left out), of overheads (inverse of arithmetic)."""
     moved = rate if memory is None else memory
     less = 1 / rate if overhead is None else overhead
+
+    def of(speeds: Speeds) -> Speeds:
+        return faster(key, speeds, rate=rate, memory=moved, overhead=less)
+
+    return Fitted(of(donor.speeds), {key: Source(text=text, date=FITTED_ON, runtime=runtime)}, without=lambda family: of(donor.without(family)))
+
+
+def faster(key: str, speeds: Speeds, *, rate: float, memory: float, overhead: float) -> Speeds:
+    """Constants times factors, all under one source."""
     own = speeds.memory
-    changed = Speeds(
+    far = four_digits(own.far_gbs * memory) if own.far_gbs else None
+    return Speeds(
         alignment=speeds.alignment.model_copy(update={"source": key}),
-        memory=MemorySpeed(gbs=four(own.gbs * moved), cache_mb=own.cache_mb, far_gbs=four(own.far_gbs * moved) if own.far_gbs else None, source=key),
-        overhead=Overhead(dispatch_us=four(speeds.overhead.dispatch_us * less), invoke_us=four(speeds.overhead.invoke_us * less), source=key),
+        memory=MemorySpeed(gbs=four_digits(own.gbs * memory), cache_mb=own.cache_mb, far_gbs=far, source=key),
+        overhead=Overhead(
+            dispatch_us=four_digits(speeds.overhead.dispatch_us * overhead), invoke_us=four_digits(speeds.overhead.invoke_us * overhead), source=key
+        ),
         operators={
-            name: row.model_copy(update={"gmacs": four(row.gmacs * rate) if row.gmacs else None, "source": key})
+            name: row.model_copy(update={"gmacs": four_digits(row.gmacs * rate) if row.gmacs else None, "source": key})
             for name, row in speeds.operators.items()
         },
     )
-    return Fitted(changed, {key: Source(text=text, date=FITTED_ON, runtime=runtime)})
 
 
 def times(donor: Mapping[PrecisionName, Fitted], unit: str, factor: float, text: str) -> Precisions:
     """All precisions of a unit, faster by one factor; nothing is known of its error."""
-    return {name: scaled(f"{unit}-{name}", found.speeds, f"{ASSUMED}{text}", rate=factor) for name, found in donor.items()}
+    return {name: scaled(f"{unit}-{name}", found, f"{ASSUMED}{text}", rate=factor) for name, found in donor.items()}
 
 
-def in_fp32(fp16: Speeds) -> Fitted:
+def in_fp32(fp16: Fitted) -> Fitted:
     """A CPU in FP32 from the same in FP16."""
     ratio = PADDLE["fp16"] / PADDLE["fp32"]
     text = f"{ASSUMED}FP16 constants times {ratio:.3g}, the ratio in {PADDLE_TEXT}; as many elements a second as in FP16"
     return scaled("cpu-fp32", fp16, text, rate=ratio, memory=2.0, overhead=1.0)
 
 
-def four(value: float) -> float:
-    """Rounded to four digits."""
-    return float(f"{value:.4g}")
-
-
-def figures_of(path: Path, device: str, unit: str, precision: str, runtime: str, releases: Sequence[str]) -> dict[str, float]:
-    """Network -> milliseconds, of the CSV file."""
+def rows_of(path: Path, device: str, unit: str, precision: str, runtime: str, releases: Sequence[str]) -> PublishedRows:
+    """Of the CSV file."""
     where = {"device": device, "runtime": runtime, "unit": unit, "precision": precision}
-    return {row.network: row.latency_ms for row in read_published(path, where=where, unit=unit, precision="int8", releases=releases)}
+    return read_published(path, where=where, unit=unit, precision="int8", releases=releases)

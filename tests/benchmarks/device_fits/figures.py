@@ -16,6 +16,8 @@ class Publication:
     text: str
     """With the commit or version, and its date."""
     runtime: str
+    left_out: str = ""
+    """What checks do not cover of what is published: ` (...)`, or nothing."""
 
 
 AI_HUB_RELEASES = {"v0.46.1": "52c080d2 of 2026-02-12", "v0.44.0": "1362d5d5 of 2026-01", "v0.39.0": "623c55a1 of 2025-10"}
@@ -26,12 +28,18 @@ VERSIONS = {
 }  # fmt: skip
 
 
-def ai_hub(device: str, unit: str, precision: str, runtime: str, releases: tuple[str, ...]) -> Publication:
-    """Rows of the CSV file."""
+def ai_hub(device: str, unit: str, precision: str, runtime: str, releases: tuple[str, ...], *, unknown: int, shared: tuple[str, ...]) -> Publication:
+    """Rows of the CSV file; `unknown` models in it are not described by mcompress, `shared` ones left layers to other units."""
     named = ", ".join(f"{release} ({AI_HUB_RELEASES[release]})" for release in releases)
-    where = f"quic/ai-hub-models perf.yaml, {device}, {precision}, {runtime} on {unit}, networks that ran on it alone"
     first = " where it has the network, else the next" if len(releases) > 1 else ""
-    return Publication(f"{where}, of {named}{first}", f"{RUNTIMES[runtime]}, AI Hub Models {releases[0]} ({VERSIONS[releases[0]]})")
+    left = [f"{unknown} because mcompress has no table of them"] if unknown else []
+    left += [f"{len(shared)} because other units ran some of their layers ({', '.join(shared)})"] if shared else []
+    text = (
+        f"quic/ai-hub-models perf.yaml, {device}, {precision}, {runtime} on {unit}, of {named}{first}: all networks that mcompress has a table "
+        f"of and that ran on this unit alone; left out are {' and '.join(left) or 'none'}"
+    )
+    apart = f" ({len(shared)} published network{'s' if len(shared) > 1 else ''} that other units shared left out)" if shared else ""
+    return Publication(text, f"{RUNTIMES[runtime]}, AI Hub Models {releases[0]} ({VERSIONS[releases[0]]})", apart)
 
 
 NCNN = Publication("Tencent/ncnn benchmark/README.md at a4d2ea1d4 of 2026-07-22", "ncnn, version not stated beside the figures")
@@ -66,7 +74,9 @@ S23: dict[str, Figures] = {
 }  # fmt: skip
 """On the NPU; w8a16 by QNN, the others by TFLite."""
 
-MOBILEONE = Publication("apple/ml-mobileone README, iPhone 12 Pro", "Core ML, version not stated")
+MOBILEONE = Publication(
+    "apple/ml-mobileone README, the MobileOne paper's figures (arXiv 2206.04040 of 2022-06), iPhone 12 Pro", "Core ML, version not stated"
+)
 MOBILEONE_12_PRO: Figures = {"mobileone_s0": 0.79, "mobileone_s1": 0.89, "mobileone_s2": 1.18, "mobileone_s3": 1.53, "mobileone_s4": 1.86}
 COREMLTOOLS = Publication(
     "apple/coremltools docs-guides/source/opt-quantization-perf.md at e0e2f42b of 2026-08-18, medians of Xcode's performance report",

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from device_fits.constants import GUESS, Fitted, Precisions, figures_of, fitted, samples, to_prior
+from device_fits.constants import GUESS, Fitted, Precisions, Words, fitted, rows_of, samples, to_prior
 from device_fits.figures import AI_HUB_RELEASES, ai_hub
 from mcompress.calibration.latency_fit import RELATIVE_SLOWDOWN, Prior
 from mcompress.targets.speeds import KINDS, FilePrecision, SpeedClass
@@ -61,6 +61,8 @@ class Measured:
         }
 
     def _fit(self, key: str, prior: Prior, *, device: str, unit: str, precision: str, runtime: str, releases: tuple[str, ...]) -> Fitted:
-        some = samples(figures_of(self.path, device, unit, precision, runtime, releases))
-        kept = HEXAGON_KEPT if unit == "NPU" else GUESS
-        return fitted(key, some, to_prior(prior), ai_hub(device, unit, precision, runtime, releases), files=WRITTEN_AS[precision], kept=kept)
+        rows = rows_of(self.path, device, unit, precision, runtime, releases)
+        some = samples({row.network: row.latency_ms for row in rows})
+        words = Words(kept=HEXAGON_KEPT if unit == "NPU" else GUESS)
+        published = ai_hub(device, unit, precision, runtime, releases, unknown=len(rows.unknown), shared=rows.shared)
+        return fitted(key, some, to_prior(prior), published, files=WRITTEN_AS[precision], words=words, one_by_one=True)

@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
-from device_fits.constants import NEXT_RATE_SPREAD, Fitted, Precisions, few, fitted, samples, times, to_prior
-from device_fits.cpus import cpu_865, from_ncnn
-from device_fits.figures import (
-    CPU_8_GEN_1_TO_8_GEN_3,
-    CPU_8_GEN_3_TO_8_ELITE,
-    GALAXY_S23,
-    GEEKBENCH_8_GEN_2,
-    GPU_STEPS,
-    NCNN_8_GEN_2,
-    NCNN_888,
-    S23,
-    Publication,
-    growth,
-)
+from device_fits.constants import DONOR_TOO, IN_VIEW, NEXT_RATE_SPREAD, Fitted, Precisions, Words, few, fitted, samples, starting_at, times
+from device_fits.cpus import between, cpu_865, from_ncnn
+from device_fits.figures import GALAXY_S23, GPU_STEPS, S23, Publication
 from device_fits.measured import HEXAGON, WRITTEN_AS, Measured
-from device_fits.plan import ALL, EVERY, FLOAT, MEASURED_HOP, NPU_KINDS, Files, Plan, assumed_hop
+from device_fits.plan import (
+    ALL,
+    CPU_RUNS,
+    EVERY,
+    FLOAT,
+    GPU_RUNS,
+    HTP_RUNS,
+    HVX_RUNS,
+    MEASURED_HOP,
+    NPU_KINDS,
+    Files,
+    Plan,
+    assumed_hop,
+)
+from mcompress.calibration.latency_fit import Prior
 from mcompress.published import prior_of
 from mcompress.targets.operators import Kind
-from mcompress.targets.speeds import KINDS, PrecisionName
+from mcompress.targets.speeds import KINDS, PrecisionName, Speeds
 
 CPU_FILES: Files = {**EVERY, "w8a16": "w8a16"}
 NPU_FILES: Files = {"int8": "int8", "w8a16": "w8a16", "fp16": "fp16", "fp32": "fp16"}
 HVX_KINDS: tuple[Kind, ...] = tuple(kind for kind in KINDS if kind not in ("grouped_convolution", "attention", "normalization", "other"))
 """Grouped convolutions, normalizations and attention of the published networks were left to other units; HVX has no FP16."""
+AS_THE_865 = "an assumption, as the Snapdragon 865's NPU: "
 QUARTER_OF_8 = (2048.0, "a quarter of 8 GB")
 
 
@@ -36,23 +41,18 @@ def snapdragon865(data: Measured) -> Plan:
         "snapdragon865", "Qualcomm Snapdragon 865", ("sm8250", "sm8250-ab", "kona", "qcs8250", "qrb5165", "rb5", "snapdragon-865"), "android", 2048,
         "a quarter of the 8 GB of the smallest common phone with this chip", "gpu", MEASURED_HOP,
     )  # fmt: skip
-    plan.add("cpu", "Kryo 585 (Cortex-A77 and A55)", CPU_FILES, ALL, cpu_865(data), fuses="onnxruntime")
-    plan.add("gpu", "Adreno 650", FLOAT, ALL, {"fp16": data.gpu865}, fallback="cpu")
-    plan.add("npu", "Hexagon 698 (HVX)", {"int8": "int8"}, HVX_KINDS, {"int8": data.npu865}, fallback="gpu")
+    plan.add("cpu", "Kryo 585 (Cortex-A77 and A55)", CPU_FILES, ALL, cpu_865(data), can=CPU_RUNS, fuses="onnxruntime")
+    plan.add("gpu", "Adreno 650", FLOAT, ALL, {"fp16": data.gpu865}, can=GPU_RUNS, fallback="cpu")
+    plan.add("npu", "Hexagon 698 (HVX)", {"int8": "int8"}, HVX_KINDS, {"int8": data.npu865}, can=HVX_RUNS, fallback="gpu")
     return plan
 
 
 def snapdragon888(data: Measured) -> Plan:
     plan = Plan("snapdragon888", "Qualcomm Snapdragon 888", ("sm8350", "lahaina", "snapdragon-888"), "android", *QUARTER_OF_8, "gpu", assumed_hop())
-    plan.add("cpu", "Kryo 680 (Cortex-X1, A78, A55)", CPU_FILES, ALL, cpu_888(data))
-    plan.add("gpu", "Adreno 660", FLOAT, ALL, adreno(data, "snapdragon888"), fallback="cpu")
-    plan.add("npu", "Hexagon 780", {"int8": "int8"}, HVX_KINDS, hexagon_780(data), fallback="gpu")
+    plan.add("cpu", "Kryo 680 (Cortex-X1, A78, A55)", CPU_FILES, ALL, from_ncnn(data, "snapdragon888"), can=CPU_RUNS)
+    plan.add("gpu", "Adreno 660", FLOAT, ALL, adreno(data, "snapdragon888"), can=GPU_RUNS, fallback="cpu")
+    plan.add("npu", "Hexagon 780", {"int8": "int8"}, HVX_KINDS, hexagon_780(data), can=f"{AS_THE_865}{HVX_RUNS}", fallback="gpu")
     return plan
-
-
-def cpu_888(data: Measured) -> Precisions:
-    """By ncnn."""
-    return from_ncnn(data, NCNN_888, "Snapdragon 888, eight threads")
 
 
 def hexagon_780(data: Measured) -> Precisions:
@@ -69,42 +69,29 @@ def adreno(data: Measured, device: str) -> Precisions:
 def snapdragon8gen2(data: Measured) -> Plan:
     aliases = ("sm8550", "kalama", "qcs8550", "s23", "snapdragon-8-gen-2")
     plan = Plan("snapdragon8gen2", "Qualcomm Snapdragon 8 Gen 2", aliases, "android", *QUARTER_OF_8, "npu", assumed_hop())
-    plan.add("cpu", "Kryo (Cortex-X3, A715, A710, A510)", CPU_FILES, ALL, cpu_8_gen_2(data))
-    plan.add("gpu", "Adreno 740", FLOAT, ALL, adreno(data, "snapdragon8gen2"), fallback="cpu")
-    plan.add("npu", "Hexagon (HTP v73)", NPU_FILES, NPU_KINDS, hexagon_v73(data), fallback="gpu")
+    plan.add("cpu", "Kryo (Cortex-X3, A715, A710, A510)", CPU_FILES, ALL, from_ncnn(data, "snapdragon8gen2"), can=CPU_RUNS)
+    plan.add("gpu", "Adreno 740", FLOAT, ALL, adreno(data, "snapdragon8gen2"), can=GPU_RUNS, fallback="cpu")
+    plan.add("npu", "Hexagon (HTP v73)", NPU_FILES, NPU_KINDS, hexagon_v73(data), can=HTP_RUNS, fallback="gpu")
     return plan
-
-
-def cpu_8_gen_2(data: Measured) -> Precisions:
-    """By ncnn."""
-    return from_ncnn(data, NCNN_8_GEN_2, "Snapdragon 8 Gen 2, four threads on the large cores")
 
 
 def hexagon_v73(data: Measured) -> Precisions:
     """By an older release than its neighbours, starting at the next newer chip."""
     like, donor = "the Snapdragon 8 Gen 3's constants", data.npus["snapdragon8gen3"]
     kept = f"relative to the others as in {like}: no network of this fit decides it"
-    words: dict[PrecisionName, str] = {"fp16": "float", "int8": "w8a8"}
+    words = Words(f"starting at {like}", kept, f"{DONOR_TOO}, {IN_VIEW}")
+    written: dict[PrecisionName, str] = {"fp16": "float", "int8": "w8a8"}
     found: dict[PrecisionName, Fitted] = {}
-    for name, word in words.items():
-        prior = replace(prior_of(donor[name].speeds, name, NEXT_RATE_SPREAD), outputs=(HEXAGON,), inputs=(1,), pads_memory=(True,))
+    for name, word in written.items():
+        again = starting_at(donor[name], partial(_at_8_gen_3, name))
         published = Publication(f"{GALAXY_S23}, {word}, tflite on NPU", "TFLite with delegates, AI Hub Models v0.33 (version not stated)")
-        some = samples(S23[word])
-        found[name] = fitted(f"npu-{name}", some, to_prior(prior), published, files=WRITTEN_AS[word], words=f"starting at {like}", kept=kept)
+        found[name] = fitted(f"npu-{name}", samples(S23[word]), again, published, files=WRITTEN_AS[word], words=words, donor=donor[name])
     published = Publication(f"{GALAXY_S23}, w8a16, qnn_dlc on NPU", "QNN, AI Hub Models v0.33 (version not stated)")
-    return found | {"w8a16": few("npu-w8a16", donor["w8a16"].speeds, "w8a16", S23["w8a16"], published, like=like)}
+    return found | {"w8a16": few("npu-w8a16", donor["w8a16"], "w8a16", S23["w8a16"], published, like=like)}
 
 
-def cpu_of(data: Measured, device: str) -> Precisions:
-    """CPUs between and after those that ncnn was timed on."""
-    first, second = 1 / GEEKBENCH_8_GEN_2, growth(CPU_8_GEN_1_TO_8_GEN_3)
-    steps = {"snapdragon8gen1": first, "snapdragon8gen3": first * second, "snapdragon8elite": first * second * growth(CPU_8_GEN_3_TO_8_ELITE)}
-    text = (
-        f"the Snapdragon 8 Gen 2's constants, which few figures decide, times {steps[device]:.3g}: Geekbench multi-core 3785 to 4993 "
-        "(nanoreview.net) between 8 Gen 1 and 8 Gen 2, then TFLite's float latencies on the CPU of "
-        f"{', '.join(CPU_8_GEN_1_TO_8_GEN_3)} (quic/ai-hub-models v0.46.1)"
-    )
-    return times(cpu_8_gen_2(data), "cpu", steps[device], text)
+def _at_8_gen_3(name: PrecisionName, speeds: Speeds) -> Prior:
+    return replace(prior_of(speeds, name, NEXT_RATE_SPREAD), outputs=(HEXAGON,), inputs=(1,), pads_memory=(True,))
 
 
 def from_csv(
@@ -112,9 +99,9 @@ def from_csv(
 ) -> Plan:
     """8 Gen 1, 8 Gen 3 and 8 Elite: the NPU from the CSV, the others scaled."""
     plan = Plan(name, title, aliases, "android", *memory, "npu", assumed_hop())
-    plan.add("cpu", cores[0], CPU_FILES, ALL, cpu_of(data, name))
-    plan.add("gpu", cores[1], FLOAT, ALL, adreno(data, name), fallback="cpu")
-    plan.add("npu", cores[2], NPU_FILES, NPU_KINDS, data.npus[name], fallback="gpu")
+    plan.add("cpu", cores[0], CPU_FILES, ALL, between(data, name), can=CPU_RUNS)
+    plan.add("gpu", cores[1], FLOAT, ALL, adreno(data, name), can=GPU_RUNS, fallback="cpu")
+    plan.add("npu", cores[2], NPU_FILES, NPU_KINDS, data.npus[name], can=HTP_RUNS, fallback="gpu")
     return plan
 
 
