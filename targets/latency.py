@@ -100,9 +100,10 @@ def operator_latencies(table: OperatorTable, device: Device, unit: str, precisio
 
 
 def weight_bytes(table: OperatorTable, precisions: Precisions) -> int:
-    """Bytes of all weights at their operators' precisions, without the file format's own overhead."""
+    """Bytes of all weights at their operators' precisions, without the file format's own overhead; those of a module called twice are stored once."""
     stored = np.array([STORED_BYTES[name] for name in FILE_PRECISIONS])[_assign(table, precisions)]
-    return int(sum(operator.weight_elements * int(size) for operator, size in zip(table.operators, stored, strict=True)))
+    own = ((operator, int(size)) for operator, size in zip(table.operators, stored, strict=True) if not operator.weights_of)
+    return sum(operator.weight_elements * size for operator, size in own)
 
 
 def _placed(table: OperatorTable, device: Device, unit: str, precisions: Precisions) -> Placed:

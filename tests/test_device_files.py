@@ -103,8 +103,10 @@ def test_what_was_left_out_of_the_865s_fits_is_said(unit: str, shared: int) -> N
 
 
 def test_fits_that_start_at_another_chip_leave_the_family_out_there_too() -> None:
-    for name, unit, file in (("snapdragon8gen2", "npu", "fp16"), ("snapdragon8gen2", "npu", "w8a16"), ("apple-a16", "npu", "int8"),
-                             ("snapdragon888", "cpu", "fp16")):  # fmt: skip
+    started: tuple[tuple[str, str, FilePrecision], ...] = (
+        ("snapdragon8gen2", "npu", "fp16"), ("snapdragon8gen2", "npu", "w8a16"), ("apple-a16", "npu", "int8"), ("snapdragon888", "cpu", "fp16"),
+    )  # fmt: skip
+    for name, unit, file in started:
         found = load_device(name).units[unit].validation[file]
         assert "the constants that it starts at fitted without it too" in found.how
 

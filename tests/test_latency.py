@@ -360,6 +360,12 @@ def test_more_work_never_takes_less_time(unit: str) -> None:
         assert estimate(longer, DEVICE, unit, "int8").value > value
 
 
+def test_weights_of_a_module_called_twice_are_stored_once() -> None:
+    once = network(row())
+    twice = network(row(), replace(row(), weights_of="o0"))
+    assert weight_bytes(twice, "int8") == weight_bytes(once, "int8") > 0
+
+
 def test_weight_bytes() -> None:
     table = network(row(kernel=1), row(inputs=64, kernel=1))
     assert weight_bytes(table, {"o0": "fp16", "o1": "int8"}) == 2 * 32 * 64 + 64 * 64

@@ -238,8 +238,8 @@ def _unrolled_scan(node: onnx.NodeProto, body: onnx.GraphProto, passes: int, sha
         scanned.append(results[states:])
     _forwarded(zip(carried, node.output, strict=False), pieces)
     outputs = list(node.output)[states:]
-    back = _integers(node, "scan_output_directions") or (0,) * len(outputs)
-    ordered = [[one[i] for one in (reversed(scanned) if back[i] else scanned)] for i in range(len(outputs))]
+    turned = _integers(node, "scan_output_directions") or (0,) * len(outputs)
+    ordered = [[one[i] for one in (reversed(scanned) if turned[i] else scanned)] for i in range(len(outputs))]
     _gathered(node, list(zip(*ordered, strict=True)), outputs, _integers(node, "scan_output_axes") or [0] * len(outputs), pieces)
     return pieces
 
@@ -337,7 +337,7 @@ def _goes_on(body: onnx.GraphProto) -> bool:
         from onnx import numpy_helper
 
         return bool(numpy_helper.to_array(held).any())
-    return name == body.input[1].name
+    return bool(name == body.input[1].name)
 
 
 def _size(graph: onnx.GraphProto) -> int:
@@ -351,7 +351,7 @@ def _branches(node: onnx.NodeProto) -> list[onnx.GraphProto]:
 
 
 def _label(node: onnx.NodeProto) -> str:
-    return node.name or _result(node)
+    return str(node.name or _result(node))
 
 
 def _result(node: onnx.NodeProto) -> str:

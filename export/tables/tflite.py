@@ -349,13 +349,18 @@ class _Reader:
 
         if tensor in self.producers:
             return False
-        kinds = {schema.TensorType.FLOAT32: np.float32, schema.TensorType.FLOAT16: np.float16, schema.TensorType.INT8: np.int8}
-        kind = kinds.get(self.tensors[tensor].Type())
+        kinds = schema.TensorType
+        formats = {
+            kinds.FLOAT32: ("<f", float(np.finfo(np.float32).min)),
+            kinds.FLOAT16: ("<e", float(np.finfo(np.float16).min)),
+            kinds.INT8: ("<b", -128.0),
+        }
+        known = formats.get(self.tensors[tensor].Type())
         data = self.model.Buffers(self.tensors[tensor].Buffer()).DataAsNumpy()
-        if kind is None or isinstance(data, int):
+        if known is None or isinstance(data, int):
             return False
-        lowest = np.iinfo(kind).min if np.issubdtype(kind, np.integer) else np.finfo(kind).min
-        return bool(np.asarray(data).view(kind).reshape(-1)[0] <= lowest)
+        form, least = known
+        return float(struct.unpack_from(form, bytes(np.asarray(data)))[0]) <= least
 
     def _kind(self, operator: schema.Operator) -> str:
         code = self.model.OperatorCodes(operator.OpcodeIndex())

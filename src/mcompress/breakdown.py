@@ -63,7 +63,7 @@ def _all_in(table: OperatorTable, device: Device, unit: Unit, precisions: Sequen
         if precision in unit.runs:
             try:
                 yield precision, estimate(table, device, unit.name, precision).value
-            except UsageError:  # an operator that neither the unit nor its fallback runs in this precision: there is no such file
+            except UsageError:  # an operator that no unit of the chain runs in this precision: there is no such file
                 continue
 
 

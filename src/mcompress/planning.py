@@ -82,9 +82,7 @@ class Plan:
         }
         if isinstance(stage, SearchConfig | PruneConfig):
             parts["ships_as"] = self.ships_as
-            parts["unit"] = self.unit.model_dump(mode="json")
-            fallback = self.unit.fallback_unit
-            parts["fallback_unit"] = self.device.units[fallback].model_dump(mode="json") if fallback else None
+            parts["units"] = [unit.model_dump(mode="json") for unit in self.device.chain(self.unit.name)]
         if isinstance(stage, SearchConfig):
             parts["budget"] = self.target.budget.model_dump(mode="json", exclude={"quality"})
         return parts
