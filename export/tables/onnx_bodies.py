@@ -355,7 +355,7 @@ def _label(node: onnx.NodeProto) -> str:
 
 
 def _result(node: onnx.NodeProto) -> str:
-    return next((name for name in node.output if name), node.name)
+    return str(next((name for name in node.output if name), node.name))
 
 
 def _integer(node: onnx.NodeProto, name: str) -> int:
