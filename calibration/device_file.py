@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from mcompress.targets.device import Device
-from mcompress.targets.speeds import KINDS, FilePrecision
+from mcompress.targets.speeds import KINDS, PrecisionName
 from mcompress.targets.validation import Validation
 
 WIDTH = 150
@@ -31,7 +31,7 @@ def device_text(device: Device, comment: str) -> str:
     return lines + "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
 
 
-def _unit(unit: dict[str, JsonValue], validation: Mapping[FilePrecision, Validation]) -> dict[str, JsonValue]:
+def _unit(unit: dict[str, JsonValue], validation: Mapping[PrecisionName, Validation]) -> dict[str, JsonValue]:
     runs = unit["runs"]
     if not isinstance(runs, dict):
         raise TypeError("runs is a mapping")

@@ -9,10 +9,11 @@ from mcompress.compress.models.build import build_meta
 from mcompress.compress.models.space import SPACE_OF_NETWORK, SPACES, Args, SearchSpace
 from mcompress.compress.models.spec import ModelSpec
 from mcompress.errors import PlanError
-from mcompress.targets.device import BYTES, Device, PrecisionName, Unit
+from mcompress.targets.device import Device, Unit
 from mcompress.targets.latency import estimate
 from mcompress.targets.operators import OperatorTable
 from mcompress.targets.schema import Budget, Measurement
+from mcompress.targets.speeds import BYTES, PrecisionName
 from mcompress.targets.stages import SearchConfig
 
 

@@ -15,8 +15,9 @@ from mcompress.compress.models.spec import ModelSpec
 from mcompress.compress.quantize.plan import PrecisionPlan
 from mcompress.compress.tasks.task import Task
 from mcompress.compress.train import CheckpointStore, Progress
-from mcompress.targets.device import Device, PrecisionName, Unit
+from mcompress.targets.device import Device, Unit
 from mcompress.targets.schema import Budget, Fallback, Measurement
+from mcompress.targets.speeds import PrecisionName
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,11 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 
 from mcompress.errors import UsageError
-from mcompress.targets.device import Device, FilePrecision
+from mcompress.targets.device import Device
 from mcompress.targets.gate import Gate
 from mcompress.targets.latency import OperatorLatency, Precisions, estimate, operator_latencies
 from mcompress.targets.operators import Operator, OperatorTable
+from mcompress.targets.speeds import PrecisionName
 
 NAME = "comparison.json"
 SCHEMA = 1
@@ -36,7 +37,7 @@ class FileEstimate(Part):
 
     unit: str
     """Of the device, that the file is offered for."""
-    precisions: dict[str, FilePrecision] | FilePrecision
+    precisions: dict[str, PrecisionName] | PrecisionName
     """Of the file: one for all operators, or operator -> precision."""
     latency_ms: float = Field(gt=0)
 
@@ -122,7 +123,7 @@ def estimate_file(table: OperatorTable, device: Device, unit: str, precisions: P
 
 def stored_estimate(table: OperatorTable, device: Device, unit: str, precisions: Precisions) -> FileEstimate:
     """The same, as a bundle keeps it; raises as `estimate` does."""
-    stored: dict[str, FilePrecision] | FilePrecision = dict(precisions) if isinstance(precisions, Mapping) else precisions
+    stored: dict[str, PrecisionName] | PrecisionName = dict(precisions) if isinstance(precisions, Mapping) else precisions
     return FileEstimate(unit=unit, precisions=stored, latency_ms=estimate(table, device, unit, precisions).value)
 
 

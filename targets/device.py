@@ -1,50 +1,20 @@
-"""Devices: compute units, what they can run, and how fast they are. One YAML file per device, in `targets/devices/` or anywhere else."""
+"""A device: its compute units, what they can run, and how fast they are. `targets.device_files` reads them."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cache
-from importlib import resources
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from mcompress.errors import TargetError
-from mcompress.targets import document as yaml_document
+from mcompress.targets.names import unknown_name
 from mcompress.targets.operators import Kind, Runtime
-from mcompress.targets.problems import describe, show
-from mcompress.targets.speeds import (
-    BYTES,
-    KINDS,
-    MULTIPLYING,
-    Boundary,
-    Facts,
-    FilePrecision,
-    Name,
-    Positive,
-    PrecisionName,
-    Record,
-    Source,
-    Speeds,
-)
+from mcompress.targets.speeds import KINDS, MULTIPLYING, Boundary, Facts, Name, Positive, PrecisionName, Record, Source, Speeds
 from mcompress.targets.validation import Validation
-
-__all__ = [
-    "BYTES", "MULTIPLYING", "Device", "DeviceHead", "FilePrecision", "PrecisionName", "Unit", "device_heads", "list_devices", "load_device",
-    "parse_device",
-]  # fmt: skip
-
-
-_FOLDER = resources.files("mcompress.targets") / "devices"
-
 
 HOST = "host"
 """The device that is the machine on which mcompress runs, whichever that is."""
-DEVICE_SUFFIXES = (".yaml", ".yml")
-"""By which the name of a file is told from the name of a device."""
 
 
 def _all_kinds(value: object) -> object:
@@ -62,9 +32,9 @@ class Unit(Facts):
     name: str = ""
     """The key under `units`; it need not be repeated."""
     title: str
-    runs: dict[FilePrecision, Kinds] = Field(min_length=1)
+    runs: dict[PrecisionName, Kinds] = Field(min_length=1)
     """Precision of the file -> kinds of operators that the unit takes (`all` for every kind); the others go to `fallback_unit`."""
-    computes_in: dict[FilePrecision, PrecisionName]
+    computes_in: dict[PrecisionName, PrecisionName]
     """Precision of the file -> precision of arithmetic and memory on the unit: a GPU runs INT8 files in FP16."""
     capability: Record | None = None
     """How it is known what the unit runs and computes in; None where the file does not say."""
@@ -74,7 +44,7 @@ class Unit(Facts):
     boundary: Boundary
     speeds: dict[PrecisionName, Speeds] = Field(min_length=1)
     """By the precision that is computed in."""
-    validation: dict[FilePrecision, Validation] = Field(default_factory=dict)
+    validation: dict[PrecisionName, Validation] = Field(default_factory=dict)
     """By the precision of the file."""
 
     @model_validator(mode="after")
@@ -95,11 +65,11 @@ class Unit(Facts):
         """The number of channels that every precision of the unit processes without waste: the largest group."""
         return max(speeds.alignment.outputs for speeds in self.speeds.values())
 
-    def takes(self, kind: Kind, precision: FilePrecision) -> bool:
+    def takes(self, kind: Kind, precision: PrecisionName) -> bool:
         """Whether an operator of this kind runs here in a file of this precision."""
         return kind in self.runs.get(precision, ())
 
-    def band(self, precision: FilePrecision) -> str:
+    def band(self, precision: PrecisionName) -> str:
         """How far estimates may be off, in words."""
         if precision in self.validation:
             return self.validation[precision].band
@@ -205,105 +175,16 @@ class Device(Facts):
             return None
         return f"not validated on this processor (fitted on {', '.join(others)}); run mcompress device fit {HOST} --on host, and use its {HOST}.yaml"
 
+    def with_unit(self, unit: Unit, sources: Mapping[str, Source]) -> Device:
+        """This device with `unit` in place of its own or beside them, with these sources more, and without those that nothing names any more."""
+        changed = self.model_copy(update={"units": {**self.units, unit.name: unit}, "sources": {**self.sources, **sources}})
+        cited = {source for _, source in changed.cited()}
+        kept = {key: source for key, source in changed.sources.items() if key in cited}
+        return Device.model_validate(changed.model_copy(update={"sources": kept}).model_dump())
+
     def cited(self) -> Iterator[tuple[str, str]]:
         """Place in the file -> the key of `sources` that it names."""
         yield "memory", self.memory.source
         for key, unit in self.units.items():
             yield from ((f"units.{key}.{place}", record.source) for place, record in unit.records())
             yield from ((f"units.{key}.validation.{precision}", found.source) for precision, found in unit.validation.items())
-
-
-@dataclass(frozen=True)
-class DeviceHead:
-    """What the beginning of a device file says; the rest takes a hundred times as long to read."""
-
-    name: str
-    title: str
-    aliases: tuple[str, ...]
-    units: tuple[str, ...]
-    file: str
-
-
-def list_devices() -> tuple[str, ...]:
-    """Names of all devices that ship, sorted."""
-    return tuple(sorted(device_heads()))
-
-
-def load_device(name: str) -> Device:
-    """The device with this name or alias, in any case, or of a file `*.yaml`. Raises `TargetError`, with near-miss names."""
-    if name.endswith(DEVICE_SUFFIXES):
-        return _from_file(Path(name))
-    found = shipped_device(name)
-    if found is None:
-        raise TargetError([unknown_device(name)])
-    return found
-
-
-def shipped_device(name: str) -> Device | None:
-    """The device that ships under this name or alias, in any case; None if there is none."""
-    head = _by_any_name().get(name.strip().lower())
-    return None if head is None else _shipped(head.file)
-
-
-def unknown_device(name: str) -> str:
-    """What to say about a name that no device has, with the nearest one."""
-    return unknown_name("device", name, tuple(_by_any_name()), "(mcompress list devices, or a file *.yaml)", show=list_devices())
-
-
-def unknown_name(what: str, seen: str, known: tuple[str, ...], where: str = "", show: tuple[str, ...] | None = None) -> str:
-    """`device 'sm825' is not known (...); known are ...; did you mean 'sm8250'?`"""
-    near = difflib.get_close_matches(seen.lower(), [name.lower() for name in known], n=1, cutoff=0.6)
-    hint = f"; did you mean {next(n for n in known if n.lower() == near[0])!r}?" if near else ""
-    return f"{what} {seen!r} is not known {where}".rstrip() + f"; known are {', '.join(show or known)}{hint}"
-
-
-def parse_device(text: str, file: str) -> Device:
-    """The device that a YAML text describes; `file` is its name in messages. Raises `TargetError` with every problem and its line."""
-    document = yaml_document.parse(text, file, "device")
-    if not isinstance(document.data, dict):
-        document.problems = document.problems or [f"{file}:1: the file holds {show(document.data)}; a device is a mapping with name, units, sources"]
-        raise TargetError(document.problems)
-    try:
-        device = Device.model_validate(document.data)
-    except ValidationError as error:
-        raise TargetError(document.problems + describe(error, document, Device)) from None
-    if document.problems:
-        raise TargetError(document.problems)
-    return device
-
-
-@cache
-def device_heads() -> dict[str, DeviceHead]:
-    """Name -> head of every device that ships."""
-    heads = (_head(file.read_text(encoding="utf-8"), file.name) for file in _FOLDER.iterdir() if file.name.endswith(".yaml"))
-    return {head.name: head for head in sorted(heads, key=lambda head: head.name)}
-
-
-def _by_any_name() -> dict[str, DeviceHead]:
-    return {alias: head for head in device_heads().values() for alias in (head.name, *head.aliases)}
-
-
-def _head(text: str, file: str) -> DeviceHead:
-    """Reads no more YAML than what is above `sources`, and the keys of `units`; `device_text` writes files so."""
-    beginning, _, rest = text.partition("\nsources:\n")
-    data = yaml_document.parse(beginning, file, "device").data
-    _, _, units = rest.partition("\nunits:\n")
-    if not (isinstance(data, dict) and units):
-        device = parse_device(text, file)
-        return DeviceHead(device.name, device.title, device.aliases, tuple(device.units), file)
-    aliases = data.get("aliases", [])
-    names = tuple(line.strip().rstrip(":") for line in units.splitlines() if line.startswith("  ") and not line.startswith("   "))
-    return DeviceHead(str(data.get("name")), str(data.get("title")), tuple(map(str, aliases if isinstance(aliases, list) else [])), names, file)
-
-
-@cache
-def _shipped(file: str) -> Device:
-    return parse_device((_FOLDER / file).read_text(encoding="utf-8"), file)
-
-
-def _from_file(path: Path) -> Device:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise TargetError([f"device file {path}: {getattr(error, 'strerror', None) or error}"]) from error
-    return parse_device(text, str(path))

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mcompress.targets.speeds import FilePrecision
+from mcompress.targets.speeds import PrecisionName
 
 
 class Export(BaseModel):
@@ -18,7 +18,7 @@ class Export(BaseModel):
     """Operating systems on which the backend's files run."""
     units: ClassVar[tuple[str, ...]] = ("cpu",)
     """Compute units that the files reach with the runtime's own delegates, the fastest first."""
-    floats: ClassVar[FilePrecision] = "fp32"
+    floats: ClassVar[PrecisionName] = "fp32"
     """What is written for an operator that is not INT8."""
     backend: str
 
@@ -60,7 +60,7 @@ class CoreMLConfig(Export):
 
     systems: ClassVar[tuple[str, ...]] = ("ios", "macos")
     units: ClassVar[tuple[str, ...]] = ("npu", "gpu", "cpu")
-    floats: ClassVar[FilePrecision] = "fp16"
+    floats: ClassVar[PrecisionName] = "fp16"
 
     backend: Literal["coreml"] = "coreml"
     minimum_deployment_target: Literal["iOS16", "iOS17", "iOS18"] = "iOS17"

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mcompress.targets.connect.facts import DeviceFacts
-from mcompress.targets.device import HOST, Device, device_heads, shipped_device
+from mcompress.targets.device import HOST, Device
+from mcompress.targets.device_files import device_heads, shipped_device
 
 Architecture = Literal["Arm", "x86"]
 LEAST_PREFIX = 5

@@ -17,20 +17,21 @@ import numpy as np
 
 from mcompress.errors import UsageError
 from mcompress.targets.columns import Floats, Integers
-from mcompress.targets.device import Device, unknown_name
+from mcompress.targets.device import Device
 from mcompress.targets.latency_words import band, files_of, on, provenance
+from mcompress.targets.names import unknown_name
 from mcompress.targets.operators import Operator, OperatorTable
-from mcompress.targets.placement import FILE_PRECISIONS, Placed, place
+from mcompress.targets.placement import Placed, place
 from mcompress.targets.schema import Measurement
-from mcompress.targets.speeds import FilePrecision
+from mcompress.targets.speeds import PRECISIONS, PrecisionName
 
-__all__ = ["FILE_PRECISIONS", "OperatorLatency", "Precisions", "estimate", "estimate_many", "operator_latencies", "weight_bytes"]
+__all__ = ["OperatorLatency", "Precisions", "estimate", "estimate_many", "operator_latencies", "weight_bytes"]
 
-Precisions = Mapping[str, FilePrecision] | FilePrecision
+Precisions = Mapping[str, PrecisionName] | PrecisionName
 """One precision for all operators, or operator name -> precision. Operators without weights that are not named take that of the operator whose result
 they read, of the last one where they read several."""
 
-STORED_BYTES: dict[FilePrecision, int] = {"int8": 1, "w8a16": 1, "fp16": 2, "fp32": 4}
+STORED_BYTES: dict[PrecisionName, int] = {"int8": 1, "w8a16": 1, "fp16": 2, "fp32": 4}
 """Bytes of one weight in a file."""
 
 
@@ -40,7 +41,7 @@ class OperatorLatency:
 
     name: str
     unit: str
-    precision: FilePrecision
+    precision: PrecisionName
     compute_ms: float
     memory_ms: float
     dispatch_ms: float
@@ -75,7 +76,7 @@ def estimate(table: OperatorTable, device: Device, unit: str, precisions: Precis
     )
 
 
-def estimate_many(tables: Sequence[OperatorTable], device: Device, unit: str, precision: FilePrecision) -> Floats:
+def estimate_many(tables: Sequence[OperatorTable], device: Device, unit: str, precision: PrecisionName) -> Floats:
     """Estimated milliseconds of each table, all operators at one precision; the numbers of `estimate`, without the words.
 
     Raises as `estimate` does.
@@ -94,14 +95,14 @@ def operator_latencies(table: OperatorTable, device: Device, unit: str, precisio
     times = (placed.compute_ms, placed.memory_ms, placed.dispatch_ms, placed.boundary_ms, placed.stream_ms, placed.apart_ms)
     figures = zip(placed.units.tolist(), placed.precisions.tolist(), *(values.tolist() for values in times), strict=True)
     return tuple(
-        OperatorLatency(operator.name, placed.chain[where].name, FILE_PRECISIONS[index], *milliseconds)
+        OperatorLatency(operator.name, placed.chain[where].name, PRECISIONS[index], *milliseconds)
         for operator, (where, index, *milliseconds) in zip(table.operators, figures, strict=True)
     )
 
 
 def weight_bytes(table: OperatorTable, precisions: Precisions) -> int:
     """Bytes of all weights at their operators' precisions, without the file format's own overhead; those of a module called twice are stored once."""
-    stored = np.array([STORED_BYTES[name] for name in FILE_PRECISIONS])[_assign(table, precisions)]
+    stored = np.array([STORED_BYTES[name] for name in PRECISIONS])[_assign(table, precisions)]
     own = ((operator, int(size)) for operator, size in zip(table.operators, stored, strict=True) if not operator.weights_of)
     return sum(operator.weight_elements * size for operator, size in own)
 
@@ -120,17 +121,17 @@ def _assign(table: OperatorTable, precisions: Precisions) -> Integers:
     strange = [name for name in precisions if name not in known]
     if strange:
         raise UsageError(unknown_name("operator", strange[0], tuple(sorted(known)), "in the operator table", show=(f"{len(known)} names",)))
-    wrong = [(name, p) for name, p in precisions.items() if p not in FILE_PRECISIONS]
+    wrong = [(name, p) for name, p in precisions.items() if p not in PRECISIONS]
     if wrong:
-        raise UsageError(f"operator {wrong[0][0]!r}: " + unknown_name("precision", wrong[0][1], FILE_PRECISIONS))
+        raise UsageError(f"operator {wrong[0][0]!r}: " + unknown_name("precision", wrong[0][1], PRECISIONS))
     missing = [op.name for op in table.operators if op.name not in precisions and op.macs]
     if missing:
         raise UsageError(f"{len(missing)} operators with multiply-adds have no precision, the first is {missing[0]!r}; give one to each")
-    first: FilePrecision = next((precisions[op.name] for op in table.operators if op.name in precisions), "fp16")
-    assigned: list[FilePrecision] = []
+    first: PrecisionName = next((precisions[op.name] for op in table.operators if op.name in precisions), "fp16")
+    assigned: list[PrecisionName] = []
     for index, operator in enumerate(table.operators):
         assigned.append(precisions.get(operator.name) or (assigned[_before(operator, index)] if index else first))
-    return np.array([FILE_PRECISIONS.index(precision) for precision in assigned], np.int64)
+    return np.array([PRECISIONS.index(precision) for precision in assigned], np.int64)
 
 
 def _before(operator: Operator, index: int) -> int:
@@ -139,6 +140,6 @@ def _before(operator: Operator, index: int) -> int:
 
 
 def _index(precision: str) -> int:
-    if precision not in FILE_PRECISIONS:
-        raise UsageError(unknown_name("precision", precision, FILE_PRECISIONS))
-    return FILE_PRECISIONS.index(precision)
+    if precision not in PRECISIONS:
+        raise UsageError(unknown_name("precision", precision, PRECISIONS))
+    return PRECISIONS.index(precision)

@@ -9,17 +9,17 @@ import numpy as np
 from mcompress.targets.columns import OTHER
 from mcompress.targets.device import Device, Unit
 from mcompress.targets.operators import OperatorTable
-from mcompress.targets.placement import ARITHMETICS, FILE_PRECISIONS, Placed
-from mcompress.targets.speeds import CLASSES, FilePrecision, Record, Source, Speeds
+from mcompress.targets.placement import Placed
+from mcompress.targets.speeds import CLASSES, PRECISIONS, PrecisionName, Record, Source, Speeds
 
 SHOWN = 3
 NEGLIGIBLE = 0.01
 """The share of the time up to which unknown operators leave the band what it is."""
 
 
-def files_of(placed: Placed) -> list[FilePrecision]:
+def files_of(placed: Placed) -> list[PrecisionName]:
     """Precisions of the file, the least first."""
-    return [FILE_PRECISIONS[index] for index in np.unique(placed.precisions)]
+    return [PRECISIONS[index] for index in np.unique(placed.precisions)]
 
 
 def on(placed: Placed) -> str:
@@ -68,7 +68,7 @@ def _records(placed: Placed) -> Iterator[tuple[str, Record]]:
     last = max(unit for unit, _ in forms)
     several_units = any(unit < last for unit, _ in forms)
     for index, computed in forms:
-        unit, precision = placed.chain[index], ARITHMETICS[computed]
+        unit, precision = placed.chain[index], PRECISIONS[computed]
         several = sum(one == index for one, _ in forms) > 1
         before = f"{unit.name} " if several_units else ""
         before += f"{precision} " if several else ""

@@ -17,9 +17,10 @@ from ruamel.yaml import YAML
 
 from mcompress.errors import TargetError
 from mcompress.targets import document as yaml_document
-from mcompress.targets.device import DEVICE_SUFFIXES, load_device, unknown_name
+from mcompress.targets.device_files import DEVICE_SUFFIXES, load_device
 from mcompress.targets.document import Document, Key, show_path, walk
-from mcompress.targets.problems import describe, near, show
+from mcompress.targets.names import near, unknown_name
+from mcompress.targets.problems import describe, show
 from mcompress.targets.schema import Target
 
 _FOLDERS: tuple[yaml_document.Path, ...] = (("data", "training"), ("data", "held_out"))

@@ -21,10 +21,7 @@ from mcompress.targets.columns import Columns, Floats, Integers, apart, columns_
 from mcompress.targets.device import Device, Unit
 from mcompress.targets.operators import OperatorTable
 from mcompress.targets.roofline import SpeedArrays, activation_ms, stairs, unit_costs
-from mcompress.targets.speeds import BYTES, CLASSES, STANDS_FOR, FilePrecision, PrecisionName
-
-FILE_PRECISIONS: tuple[FilePrecision, ...] = ("int8", "w8a16", "fp16", "fp32")
-ARITHMETICS: tuple[PrecisionName, ...] = tuple(BYTES)
+from mcompress.targets.speeds import BYTES, CLASSES, PRECISIONS, STANDS_FOR, PrecisionName
 
 
 @dataclass(frozen=True)
@@ -45,11 +42,11 @@ class Placed:
     chain: tuple[Unit, ...]
     columns: Columns
     precisions: Integers
-    """Of the file, index into `FILE_PRECISIONS`."""
+    """Of the file, index into `PRECISIONS`."""
     units: Integers
     """Index into `chain`."""
     computed: Integers
-    """Index into `ARITHMETICS`."""
+    """Index into `PRECISIONS`."""
     passes: Integers
     """Class of the activation that is a pass of its own; -1 where there is none."""
     compute_ms: Floats
@@ -69,7 +66,7 @@ class Placed:
 
 
 def place(tables: Sequence[OperatorTable], precisions: Integers | int, device: Device, unit: str) -> Placed:
-    """`precisions` are of the file, indices into `FILE_PRECISIONS`: one of each operator or one for all. No table may be empty.
+    """`precisions` are of the file, indices into `PRECISIONS`: one of each operator or one for all. No table may be empty.
 
     Raises `TargetError` for an unknown unit, `UsageError` for an operator that neither the unit nor any that it falls back on takes.
     """
@@ -87,13 +84,13 @@ def place(tables: Sequence[OperatorTable], precisions: Integers | int, device: D
     invoke_ms = np.zeros(len(columns.starts))
     for index, one in enumerate(chain):
         mine = units == index
-        used = dict.fromkeys(one.computes_in[FILE_PRECISIONS[found]] for found in np.flatnonzero(np.bincount(of_file[mine])))
+        used = dict.fromkeys(one.computes_in[PRECISIONS[found]] for found in np.flatnonzero(np.bincount(of_file[mine])))
         fixed_us = max((one.speeds[computed].overhead.invoke_us for computed in used), default=0.0)
         if used:
             invoke_ms += fixed_us / 1e3 * (columns.per_table(mine.astype(float)) > 0)
         for computed in used:
             speeds = one.speeds[computed]
-            so_computed = [file for file, name in enumerate(FILE_PRECISIONS) if one.computes_in.get(name) == computed]
+            so_computed = [file for file, name in enumerate(PRECISIONS) if one.computes_in.get(name) == computed]
             rows = mine & np.isin(of_file, so_computed)
             forms.append(Form(index, computed, SpeedArrays.of(speeds), speeds.overhead.dispatch_us / 1e3))
             arrays = forms[-1].arrays
@@ -108,7 +105,7 @@ def place(tables: Sequence[OperatorTable], precisions: Integers | int, device: D
                 apart_ms[rows] = (activation_ms(columns, arrays, BYTES[computed], found) + forms[-1].dispatch_ms)[rows]
 
     boundary = _boundary_ms(tables, columns, form, forms, chain) if len(forms) > 1 else np.zeros(count)
-    arithmetics = np.array([ARITHMETICS.index(one.computed) for one in forms])[form]
+    arithmetics = np.array([PRECISIONS.index(one.computed) for one in forms])[form]
     return Placed(chain, columns, of_file, units, arithmetics, passes, compute, memory, dispatch, boundary, stream, apart_ms, doubt, invoke_ms)
 
 
@@ -147,8 +144,8 @@ def _boundary_ms(tables: Sequence[OperatorTable], columns: Columns, form: Intege
 
 def _takes(unit: Unit) -> np.ndarray:
     """Precision of the file x class -> whether the unit takes it."""
-    found = np.zeros((len(FILE_PRECISIONS), len(CLASSES)), bool)
-    for row, precision in enumerate(FILE_PRECISIONS):
+    found = np.zeros((len(PRECISIONS), len(CLASSES)), bool)
+    for row, precision in enumerate(PRECISIONS):
         kinds = unit.runs.get(precision, ())
         found[row] = [STANDS_FOR.get(name, name) in kinds for name in CLASSES]
     return found
@@ -159,7 +156,7 @@ def _cannot_run(
 ) -> str:  # fmt: skip
     table = tables[int(columns.tables[index])]
     operator = table.operators[index - int(columns.starts[columns.tables[index]])]
-    what = f"operator {operator.name!r} ({operator.kind}) in {FILE_PRECISIONS[precisions[index]]}"
+    what = f"operator {operator.name!r} ({operator.kind}) in {PRECISIONS[precisions[index]]}"
     able = (f"{name} on {unit.name}" for unit in device.units.values() for name, kinds in unit.runs.items() if operator.kind in kinds)
     chosen, *others = (unit.name for unit in chain)
     neither = f", and nor can its fallback, the {' or the '.join(others)}" if others else ""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, get_args, get_origin
 
 import annotated_types
@@ -13,6 +12,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from mcompress.targets.document import Document, Key, Path, show_path
+from mcompress.targets.names import near
 from mcompress.targets.schema import NETWORK_PATTERN, ModelConfig
 from mcompress.targets.speeds import NAME_PATTERN
 
@@ -48,12 +48,6 @@ def describe(error: ValidationError, document: Document, root: type[BaseModel]) 
         else:
             lines.append(f"{document.place(path)}: {_say(item, path, seen, root, document.what)}")
     return lines
-
-
-def near(name: str, known: Sequence[str]) -> str:
-    """`; did you mean 'x'?`, or nothing."""
-    found = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"; did you mean '{found[0]}'?" if found else ""
 
 
 def show(value: JsonValue) -> str:

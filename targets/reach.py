@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from mcompress.targets.device import Device, Unit
 from mcompress.targets.exports import Export
-from mcompress.targets.speeds import FilePrecision
+from mcompress.targets.speeds import PrecisionName
 
 
 def unit_of(config: Export, device: Device, wanted: Unit) -> Unit | None:
@@ -18,7 +18,7 @@ def unit_of(config: Export, device: Device, wanted: Unit) -> Unit | None:
     return next((device.units[name] for name in config.units if name in device.units), None)
 
 
-def floats_on(configs: Sequence[Export], device: Device, wanted: Unit) -> FilePrecision:
+def floats_on(configs: Sequence[Export], device: Device, wanted: Unit) -> PrecisionName:
     """What a float network runs on the unit as: what the first backend writes that reaches it, else the first at all."""
     reaching = [config for config in configs if unit_of(config, device, wanted) is wanted]
     return next((config.floats for config in (*reaching, *configs)), Export.floats)

@@ -15,9 +15,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from mcompress.targets.operators import Kind
 
 PrecisionName = Literal["int8", "w8a16", "fp16", "fp32"]
-"""Of arithmetic, and of a file's operators."""
-FilePrecision = Literal["int8", "w8a16", "fp16", "fp32"]
-"""Of a file's operators: `w8a16` is INT8 weights with 16-bit integer activations, as Qualcomm's converter writes them."""
+"""Of a file's operators, and of arithmetic: `w8a16` is INT8 weights with 16-bit integer activations, as Qualcomm's converter writes them."""
+PRECISIONS: tuple[PrecisionName, ...] = get_args(PrecisionName)
 BYTES: dict[PrecisionName, int] = {"int8": 1, "w8a16": 2, "fp16": 2, "fp32": 4}
 """Bytes of one element."""
 

@@ -14,8 +14,9 @@ from mcompress.compress.models.spec import ModelSpec
 from mcompress.compress.stage import StageContext
 from mcompress.compress.tasks.super_resolution import photos
 from mcompress.compress.tasks.super_resolution.task import SuperResolution
-from mcompress.targets.device import PrecisionName, load_device
+from mcompress.targets.device_files import load_device
 from mcompress.targets.schema import Budget
+from mcompress.targets.speeds import PrecisionName
 
 SHAPE = (1, 3, 32, 32)
 

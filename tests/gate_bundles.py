@@ -13,9 +13,10 @@ from tiny_bundle import PLAN, SCALE, SIDE, a_run, a_target, an_export, enlarge, 
 
 from mcompress.export.bundle import ExportedFile, TestVector, write_bundle
 from mcompress.export.comparison import Comparison, NetworkCost, constants_of, plain_operators, stored_estimate
-from mcompress.targets.device import FilePrecision, load_device
+from mcompress.targets.device_files import load_device
 from mcompress.targets.gate import Gate
 from mcompress.targets.operators import Operator, OperatorTable
+from mcompress.targets.speeds import PrecisionName
 
 PACKAGES = {"mcompress": "0.1.0", "onnxruntime": "1.31.1", "onnx": "1.23.2", "ai-edge-litert": "2.3.0"}
 PIXELS = 192
@@ -45,7 +46,7 @@ def table(middle: int = 64) -> OperatorTable:
 
 def a_comparison(
     operators: OperatorTable | None = None,
-    precisions: FilePrecision | Mapping[str, FilePrecision] = "fp16",
+    precisions: PrecisionName | Mapping[str, PrecisionName] = "fp16",
     files: tuple[str, ...] = ("tiny-float.onnx",),
     **more: object,
 ) -> Comparison:

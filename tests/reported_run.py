@@ -25,7 +25,8 @@ from mcompress.record import (
     TargetRecord,
     WalkedRecord,
 )
-from mcompress.targets.device import Device, load_device
+from mcompress.targets.device import Device
+from mcompress.targets.device_files import load_device
 from mcompress.targets.latency import Precisions
 from mcompress.targets.operators import Kind, Operator, OperatorTable
 from mcompress.targets.schema import Fallback, Measurement

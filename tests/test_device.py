@@ -10,7 +10,8 @@ import pytest
 
 from mcompress.calibration.device_file import device_text
 from mcompress.errors import TargetError
-from mcompress.targets.device import Device, device_heads, list_devices, load_device, parse_device, shipped_device
+from mcompress.targets.device import Device
+from mcompress.targets.device_files import device_heads, list_devices, load_device, parse_device, shipped_device
 from mcompress.targets.latency import estimate
 from mcompress.targets.operators import Operator, OperatorTable
 

@@ -8,9 +8,10 @@ import re
 import pytest
 
 from mcompress.compress.networks import NETWORKS, family_of, network_table
-from mcompress.targets.device import Device, list_devices, load_device
+from mcompress.targets.device import Device
+from mcompress.targets.device_files import list_devices, load_device
 from mcompress.targets.latency import estimate
-from mcompress.targets.speeds import KINDS, STANDS_FOR, FilePrecision
+from mcompress.targets.speeds import KINDS, STANDS_FOR, PrecisionName
 
 NAMES = tuple(name for name in list_devices() if name != "host")
 MEASURED = tuple(
@@ -28,7 +29,7 @@ ASKED_FOR = (
 )  # fmt: skip
 
 
-def ms(device: Device, unit: str, network: str, precision: FilePrecision) -> float:
+def ms(device: Device, unit: str, network: str, precision: PrecisionName) -> float:
     return estimate(network_table(network), device, unit, precision).value
 
 
@@ -103,7 +104,7 @@ def test_what_was_left_out_of_the_865s_fits_is_said(unit: str, shared: int) -> N
 
 
 def test_fits_that_start_at_another_chip_leave_the_family_out_there_too() -> None:
-    started: tuple[tuple[str, str, FilePrecision], ...] = (
+    started: tuple[tuple[str, str, PrecisionName], ...] = (
         ("snapdragon8gen2", "npu", "fp16"), ("snapdragon8gen2", "npu", "w8a16"), ("apple-a16", "npu", "int8"), ("snapdragon888", "cpu", "fp16"),
     )  # fmt: skip
     for name, unit, file in started:
@@ -112,7 +113,7 @@ def test_fits_that_start_at_another_chip_leave_the_family_out_there_too() -> Non
 
 
 @pytest.mark.parametrize(("name", "unit", "file"), MEASURED)
-def test_leaving_a_network_out_is_no_better_than_having_it(name: str, unit: str, file: FilePrecision) -> None:
+def test_leaving_a_network_out_is_no_better_than_having_it(name: str, unit: str, file: PrecisionName) -> None:
     """The stored estimates were made without the network; with it, constants are at least as good on the whole."""
     device = load_device(name)
     found = device.units[unit].validation[file]
@@ -177,7 +178,7 @@ def test_int8_gains_less_on_newer_cpus_than_on_the_865() -> None:
 
 @pytest.mark.parametrize("precision", ["int8", "w8a16", "fp16", "fp32"])
 @pytest.mark.parametrize("network", ["resnet18", "resnet50", "esrgan"])
-def test_cpus_of_newer_snapdragons_are_not_slower(network: str, precision: FilePrecision) -> None:
+def test_cpus_of_newer_snapdragons_are_not_slower(network: str, precision: PrecisionName) -> None:
     chain = ("snapdragon865", "snapdragon888", "snapdragon8gen1", "snapdragon8gen2", "snapdragon8gen3", "snapdragon8elite")
     times = [ms(load_device(name), "cpu", network, precision) for name in chain]  # esrgan: the generator that is called RRDB
     # Constants are rounded to four digits.
@@ -187,7 +188,7 @@ def test_cpus_of_newer_snapdragons_are_not_slower(network: str, precision: FileP
 
 @pytest.mark.parametrize("precision", ["int8", "fp16", "fp32"])
 @pytest.mark.parametrize("network", ["wav2lip", "compressed_wav2lip", "resnet18", "resnet50", "mobilenet_v2", "yolov8_det", "esrgan", "vit"])
-def test_agx_xavier_is_no_slower_than_xavier_nx(network: str, precision: FilePrecision) -> None:
+def test_agx_xavier_is_no_slower_than_xavier_nx(network: str, precision: PrecisionName) -> None:
     assert ms(load_device("jetson-agx-xavier"), "gpu", network, precision) <= ms(load_device("jetson-xavier-nx"), "gpu", network, precision)
 
 
@@ -258,7 +259,7 @@ def test_falling_back_costs_more_than_anything() -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_newer_snapdragons_are_faster(precision: FilePrecision) -> None:
+def test_newer_snapdragons_are_faster(precision: PrecisionName) -> None:
     chain = ("snapdragon8gen1", "snapdragon8gen2", "snapdragon8gen3", "snapdragon8elite")
     times = [ms(load_device(name), "npu", "resnet50", precision) for name in chain]
     assert times == sorted(times, reverse=True)

@@ -23,7 +23,8 @@ from mcompress.export.tables import table_of_file
 from mcompress.fitting import PRIORS, Wanted, fit_on, validate_on, write_device
 from mcompress.targets.connect import DeviceFacts, Host
 from mcompress.targets.connect.host import this_machine
-from mcompress.targets.device import Device, load_device
+from mcompress.targets.device import Device
+from mcompress.targets.device_files import load_device
 
 NETWORK = "patchgan"
 

@@ -22,9 +22,10 @@ from mcompress.reports.gate.operators import operator_changes
 from mcompress.reports.gate.rows import judged
 from mcompress.reports.gate.timing import Ratio, Timing
 from mcompress.reports.gate.verdicts import Check, Row
-from mcompress.targets.device import Device, FilePrecision
+from mcompress.targets.device import Device
 from mcompress.targets.gate import Gate, stricter
 from mcompress.targets.operators import Operator, OperatorTable
+from mcompress.targets.speeds import PrecisionName
 
 
 def side(folder: Path, constants: Comparison | None = None) -> Side:
@@ -418,12 +419,12 @@ def test_a_decision_can_be_required(baseline: Path, tmp_path: Path) -> None:
     assert not check(baseline, required, NotTimed("coreml files are not executed on this machine", "not comparable")).failing
 
 
-def estimated(operators: tuple[Operator, ...], precisions: dict[str, FilePrecision] | FilePrecision = "fp16") -> EstimatedFile:
+def estimated(operators: tuple[Operator, ...], precisions: dict[str, PrecisionName] | PrecisionName = "fp16") -> EstimatedFile:
     comparison = a_comparison(OperatorTable(operators, 0), precisions)
     return comparison.estimates_with(comparison.constants)["tiny-float.onnx"]
 
 
-def rows_of(operators: tuple[Operator, ...], precisions: dict[str, FilePrecision] | FilePrecision = "fp16") -> tuple[EstimatedOperator, ...]:
+def rows_of(operators: tuple[Operator, ...], precisions: dict[str, PrecisionName] | PrecisionName = "fp16") -> tuple[EstimatedOperator, ...]:
     return estimated(operators, precisions).operators
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mcompress.targets.connect.facts import parse_facts
-from mcompress.targets.device import load_device
+from mcompress.targets.device_files import load_device
 from mcompress.targets.identity import contradiction
 
 PI_5 = "machine=aarch64\ntree=Raspberry Pi 5 Model B Rev 1.0\ncompatible=raspberrypi,5-model-b brcm,bcm2712\nrelease=Debian GNU/Linux 12\n"

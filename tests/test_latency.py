@@ -10,10 +10,11 @@ import pytest
 
 from mcompress.errors import TargetError, UsageError
 from mcompress.targets.columns import apart
-from mcompress.targets.device import Device, list_devices, load_device, parse_device
-from mcompress.targets.latency import FILE_PRECISIONS, estimate, estimate_many, operator_latencies, weight_bytes
+from mcompress.targets.device import Device
+from mcompress.targets.device_files import list_devices, load_device, parse_device
+from mcompress.targets.latency import estimate, estimate_many, operator_latencies, weight_bytes
 from mcompress.targets.operators import CLAMPS, Kind, Operator, OperatorTable, Runtime
-from mcompress.targets.speeds import FilePrecision
+from mcompress.targets.speeds import PRECISIONS, PrecisionName
 
 RATES = "convolution: {source: a, gmacs: 100, ramp_inputs: 18, ramp_outputs: 4}\n" + "\n".join(
     f"          {name}: {{source: a, gmacs: {gmacs}}}"
@@ -85,7 +86,7 @@ def network(*rows: Operator) -> OperatorTable:
     return OperatorTable(tuple(replace(operator, name=f"o{index}") for index, operator in enumerate(rows)), 0)
 
 
-def cost(operator: Operator, unit: str = "npu", precision: FilePrecision = "int8") -> float:
+def cost(operator: Operator, unit: str = "npu", precision: PrecisionName = "int8") -> float:
     return operator_latencies(network(operator), DEVICE, unit, precision)[0].latency_ms
 
 
@@ -427,7 +428,7 @@ def test_interleaved_branches_cost_the_same_as_one_after_the_other() -> None:
     mixed = [reading((one, other)[branch][index], *([2 * index - 2 + branch] if index else [])) for index, branch in pairs]
     found = []
     for rows, int8, fp16, last in ((after, (0, 1, 2, 3), (4, 6, 7), (3, 7)), (mixed, (0, 2, 4, 6), (1, 5, 7), (6, 7))):
-        files: dict[str, FilePrecision] = {f"o{index}": "int8" if index in int8 else "fp16" for index in (*int8, *fp16)}
+        files: dict[str, PrecisionName] = {f"o{index}": "int8" if index in int8 else "fp16" for index in (*int8, *fp16)}
         found.append(operator_latencies(network(*rows, reading(total, *last)), DEVICE, "npu", files))
     assert sum(each.boundary_ms for each in found[0]) > 1.0
     assert sorted(each.boundary_ms for each in found[0]) == pytest.approx(sorted(each.boundary_ms for each in found[1]))
@@ -514,7 +515,7 @@ def test_the_chain_of_fallbacks_is_followed_to_its_end() -> None:
 def test_nothing_is_refused_while_some_unit_of_the_chain_takes_it(name: str) -> None:
     device = load_device(name)
     for unit in device.units.values():
-        for file in FILE_PRECISIONS:
+        for file in PRECISIONS:
             for kind in KINDS:
                 takers = [one for one in device.chain(unit.name) if one.takes(kind, file)]
                 if takers:

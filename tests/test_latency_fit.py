@@ -11,7 +11,7 @@ import pytest
 
 from mcompress.calibration import latency_fit
 from mcompress.calibration.latency_fit import CLASSES, KINDS, Prior, Sample, fit, leave_families_out, leave_networks_out
-from mcompress.targets.device import load_device
+from mcompress.targets.device_files import load_device
 from mcompress.targets.latency import estimate
 from mcompress.targets.operators import Kind, Operator, OperatorTable, Runtime
 from mcompress.targets.roofline import SpeedArrays

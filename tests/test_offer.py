@@ -13,7 +13,8 @@ from mcompress.compress.quantize.plan import PlannedOperator, PrecisionPlan
 from mcompress.offer import Offer, against_expectation, offered, planned_precisions, unplanned
 from mcompress.planning import Plan
 from mcompress.record import CoverageRecord, ExportRecord, ModelRecord, ParityRecord, WalkedRecord
-from mcompress.targets.device import Unit, load_device
+from mcompress.targets.device import Unit
+from mcompress.targets.device_files import load_device
 from mcompress.targets.exports import CoreMLConfig, ExecuTorchConfig, Export, OnnxConfig, TFLiteConfig
 from mcompress.targets.operators import Operator, OperatorTable
 from mcompress.targets.reach import floats_on, unit_of

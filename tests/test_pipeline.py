@@ -22,7 +22,7 @@ from mcompress.export.comparison import read_comparison
 from mcompress.export.tables import table_of_file
 from mcompress.planning import plan
 from mcompress.record import Run
-from mcompress.targets.device import load_device
+from mcompress.targets.device_files import load_device
 from mcompress.targets.latency import estimate
 from mcompress.targets.load import load_target, shipped_targets
 from mcompress.targets.stages import StageConfig

@@ -10,7 +10,7 @@ import pytest
 from mcompress.compress.networks import network_table
 from mcompress.errors import TargetError, UsageError
 from mcompress.published import PublishedRows, fit_published, prior_of, read_published
-from mcompress.targets.device import load_device
+from mcompress.targets.device_files import load_device
 from mcompress.targets.latency import estimate
 
 NETWORKS = ("resnet18", "resnet50", "squeezenet1_1", "mobilenet_v2", "wideresnet50", "resnext50", "quicksrnetsmall", "xlsr")

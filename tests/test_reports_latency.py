@@ -18,7 +18,8 @@ from mcompress.reports import latency_budget, roofline, wording
 from mcompress.reports.advice import advice
 from mcompress.reports.html import write_report
 from mcompress.reports.terminal import render
-from mcompress.targets.device import Device, load_device
+from mcompress.targets.device import Device
+from mcompress.targets.device_files import load_device
 from mcompress.targets.latency import Precisions, estimate, operator_latencies
 from mcompress.targets.operators import OperatorTable
 from mcompress.targets.speeds import BYTES, CLASSES

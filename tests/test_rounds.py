@@ -21,7 +21,7 @@ from mcompress.compress.journal import JournalLock, join_study, open_study
 from mcompress.compress.models.space import SPACES, Args
 from mcompress.compress.models.spec import ModelSpec
 from mcompress.compress.rounds import Proposer, answer, candidate_of, finished, help_once, lead, trials_in, waiting
-from mcompress.targets.device import load_device
+from mcompress.targets.device_files import load_device
 from mcompress.targets.schema import Budget
 
 SPACE = SPACES["mfagan"]

@@ -20,7 +20,7 @@ from mcompress.export.tables import table_of_file
 from mcompress.fitting import PRIORS
 from mcompress.targets.columns import class_of
 from mcompress.targets.connect import connect
-from mcompress.targets.device import load_device
+from mcompress.targets.device_files import load_device
 from mcompress.targets.speeds import CLASSES
 
 pytestmark = pytest.mark.export

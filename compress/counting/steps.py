@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from mcompress.targets.operators import Kind
-from mcompress.targets.speeds import FilePrecision
+from mcompress.targets.speeds import PrecisionName
 
 WEIGHTED: frozenset[Kind] = frozenset(("convolution", "depthwise_convolution", "grouped_convolution", "transposed_convolution", "matmul"))
 IMAGE_RANK = 4
@@ -44,7 +44,7 @@ class Step:
     pads_with_zeros: bool = False
     axis: int | None = None
     """Of a softmax: the axis of `input_shape` that it is over, where that is known."""
-    precision: FilePrecision = "fp32"
+    precision: PrecisionName = "fp32"
     """In which a file has it; a module says nothing about that."""
     held: set[int | str] = field(default_factory=set)
     """Which weights these are: what is held by two steps is one and the same."""

@@ -5,7 +5,6 @@ The user's own module is imported only because the specification names it; nothi
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib
 import inspect
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 from mcompress.compress.models import MODELS
 from mcompress.compress.models.spec import ModelSpec, PruningEdit
 from mcompress.errors import PlanError, UsageError
+from mcompress.targets.names import nearest
 from mcompress.targets.own_modules import file_beside, source_digests
 
 Builder = Callable[..., nn.Module]
@@ -228,8 +228,8 @@ def _check_arguments(name: str, builder: Builder, args: dict[str, JsonValue]) ->
 
 
 def _did_you_mean(seen: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(seen, list(known), n=1)
-    return f" (did you mean '{near[0]}'?)" if near else ""
+    name = nearest(seen, known)
+    return "" if name is None else f" (did you mean '{name}'?)"
 
 
 def _at(module: ModuleType) -> str:

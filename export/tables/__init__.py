@@ -15,7 +15,7 @@ from mcompress.errors import UsageError
 from mcompress.export.tables.facts import FileFacts
 from mcompress.export.tables.graph import Shape, table_of_graph
 from mcompress.targets.operators import OperatorTable
-from mcompress.targets.speeds import FilePrecision
+from mcompress.targets.speeds import PrecisionName
 
 READERS = {".onnx": "mcompress.export.tables.onnx", ".tflite": "mcompress.export.tables.tflite"}
 """Suffix -> module with `read`."""
@@ -26,7 +26,7 @@ class FileTable:
     """A file as an operator table, the precision in which the file has each row, and what it says about itself."""
 
     table: OperatorTable
-    precisions: dict[str, FilePrecision]
+    precisions: dict[str, PrecisionName]
     """Row -> precision: that of the activations, and fp16 where the weights alone are (TFLite's float16 files)."""
     facts: FileFacts
 

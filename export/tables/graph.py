@@ -19,7 +19,7 @@ from mcompress.compress.counting.rows import rows_of
 from mcompress.compress.counting.steps import Step, Trace, assumed_macs, is_interleaved
 from mcompress.errors import UsageError
 from mcompress.targets.operators import Kind, OperatorTable
-from mcompress.targets.speeds import FilePrecision
+from mcompress.targets.speeds import PrecisionName
 
 Shape = tuple[int, ...]
 Atom = tuple[int, int]
@@ -74,7 +74,7 @@ class Graph:
         self.trace = Trace()
         self.views: dict[str, View] = {}
         self.constants: dict[str, Shape] = {}
-        self.precisions: list[FilePrecision] = []
+        self.precisions: list[PrecisionName] = []
         """Of each step, in the order of the steps of the trace before anything is fused."""
         self.weights: dict[str, int] = {}
         """Constants that operators hold, and their elements."""
@@ -170,7 +170,7 @@ class Graph:
         step: Step,
         inputs: Sequence[str],
         outputs: Mapping[str, Shape],
-        precision: FilePrecision,
+        precision: PrecisionName,
         *,
         channels_last: bool = False,
     ) -> None:
@@ -195,13 +195,13 @@ class Graph:
             step.macs = step.macs_output_convention = assumed_macs(step.reads.values(), step.weight_elements, step.output_shape)
         self._add(step, precision)
 
-    def _add(self, step: Step, precision: FilePrecision) -> None:
+    def _add(self, step: Step, precision: PrecisionName) -> None:
         for value in step.writes:
             self._shape_of[value] = step.output_shape
         self.trace.steps.append(step)
         self.precisions.append(precision)
 
-    def _copy(self, name: str, precision: FilePrecision = "fp32") -> None:
+    def _copy(self, name: str, precision: PrecisionName = "fp32") -> None:
         """Write the view in the order of its axes."""
         view = self.views[name]
         atoms = replace(view, axes=(view.axes[0], view.axes[-1], *view.axes[1:-1])).atoms if view.channels_last else view.atoms

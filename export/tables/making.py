@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from mcompress.compress.counting.steps import Step, as_matrices, as_matrix, with_kept_axes
 from mcompress.export.tables.graph import Graph, Shape, to_channels_first
 from mcompress.targets.operators import Kind
-from mcompress.targets.speeds import FilePrecision
+from mcompress.targets.speeds import PrecisionName
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Node:
     inputs: tuple[str, ...]
     """Of the operator: activations and weights; no shapes, axes or quantization parameters."""
     outputs: Mapping[str, Shape]
-    precision: FilePrecision
+    precision: PrecisionName
     channels_last: bool = False
     """Whether the channels of the result stand at the end in the file only."""
 

@@ -52,7 +52,7 @@ from mcompress.export.tables.onnx_operators import (
     STANDARD,
 )
 from mcompress.export.tables.onnx_sizes import SMALL, Sized, first_line, open_inputs, shapes_of, sized
-from mcompress.targets.speeds import FilePrecision
+from mcompress.targets.speeds import PrecisionName
 
 if TYPE_CHECKING:
     import onnx
@@ -289,12 +289,12 @@ class _Reader:
         """Gather with one constant index: a part, not a copy."""
         return node.op_type == "Gather" and self.graph.is_constant(node.input[1]) and math.prod(self.graph.shape(node.input[1])) == 1
 
-    def _precision(self, node: onnx.NodeProto) -> FilePrecision:
+    def _precision(self, node: onnx.NodeProto) -> PrecisionName:
         if node.output[0] in self.integer:
             return "int8"
         return "fp16" if self.types.get(next((n for n in node.input if not self.graph.is_constant(n)), "")) in _half_types() else "fp32"
 
-    def _node(self, node: onnx.NodeProto, precision: FilePrecision, inputs: Sequence[str]) -> Node:
+    def _node(self, node: onnx.NodeProto, precision: PrecisionName, inputs: Sequence[str]) -> Node:
         used = [name for i, name in enumerate(node.output) if name and (i == 0 or name in self.readers or name in self.outputs)]
         return Node(node.name or node.output[0], tuple(inputs), {name: self._shape(name) for name in used}, precision)
 

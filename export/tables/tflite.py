@@ -33,7 +33,7 @@ from mcompress.export.tables.tflite_operators import (
     REDUCTIONS,
     RESHAPES,
 )
-from mcompress.targets.speeds import FilePrecision
+from mcompress.targets.speeds import PrecisionName
 
 if TYPE_CHECKING:
     from ai_edge_litert import schema_py_generated as schema
@@ -272,7 +272,7 @@ class _Reader:
         last = len(first) in TO_FIRST and (kind in IMAGES or any(self.graph.is_channels_last(name) for name in activations[:1]))
         return Node(self.names[self.gave[index][0]], tuple(inputs), outputs, self._precision(index), last)
 
-    def _precision(self, index: int) -> FilePrecision:
+    def _precision(self, index: int) -> PrecisionName:
         """That of the result; fp16 where the weights alone are, w8a16 where activations have 16 bits."""
         from ai_edge_litert import schema_py_generated as schema
 

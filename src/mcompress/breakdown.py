@@ -10,10 +10,10 @@ from mcompress.targets.columns import class_of
 from mcompress.targets.device import Device, Unit
 from mcompress.targets.latency import OperatorLatency, Precisions, estimate, operator_latencies
 from mcompress.targets.operators import Operator, OperatorTable
-from mcompress.targets.speeds import BYTES, CLASSES, FilePrecision
+from mcompress.targets.speeds import BYTES, CLASSES, PrecisionName
 
 
-def breakdown_of(table: OperatorTable, device: Device, unit: str, precisions: Precisions, *, floats: FilePrecision) -> LatencyBreakdown:
+def breakdown_of(table: OperatorTable, device: Device, unit: str, precisions: Precisions, *, floats: PrecisionName) -> LatencyBreakdown:
     """Every operator of `table` on a unit of the device, and the fixed cost of an inference; raises as `estimate` does.
 
     A network in INT8 and one in `floats`, the precisions that files are written in, are what a precision plan can be compared with.
@@ -58,7 +58,7 @@ def _cost(operator: Operator, row: OperatorLatency, unit: Unit) -> OperatorCost:
     )
 
 
-def _all_in(table: OperatorTable, device: Device, unit: Unit, precisions: Sequence[FilePrecision]) -> Iterator[tuple[str, float]]:
+def _all_in(table: OperatorTable, device: Device, unit: Unit, precisions: Sequence[PrecisionName]) -> Iterator[tuple[str, float]]:
     for precision in precisions:
         if precision in unit.runs:
             try:

@@ -12,12 +12,12 @@ from mcompress.offer import planned_precisions
 from mcompress.planning import Plan
 from mcompress.record import Run
 from mcompress.targets.operators import OperatorTable
-from mcompress.targets.speeds import FilePrecision
+from mcompress.targets.speeds import PrecisionName
 
 
 def comparison_of(made: Plan, record: Run, table: OperatorTable, plan: PrecisionPlan | None) -> Comparison:
     """`table` is that of the network which the files were written from; each file is estimated on the unit that it is offered for."""
-    floats: dict[str, FilePrecision] = {config.backend: config.floats for config in made.target.exports}
+    floats: dict[str, PrecisionName] = {config.backend: config.floats for config in made.target.exports}
     files = {
         export.file.rpartition("/")[2]: stored_estimate(
             table, made.device, export.unit, planned_precisions(table, plan if export.variant == "mixed" else None, floats[export.backend])

@@ -15,8 +15,9 @@ from mcompress.console import Step, Terminal
 from mcompress.errors import UsageError
 from mcompress.targets.connect import parse_cpus
 from mcompress.targets.connect.host import this_machine
-from mcompress.targets.device import DEVICE_SUFFIXES, HOST, Device, Unit, list_devices, load_device, shipped_device
-from mcompress.targets.problems import near
+from mcompress.targets.device import HOST, Device, Unit
+from mcompress.targets.device_files import DEVICE_SUFFIXES, list_devices, load_device, shipped_device
+from mcompress.targets.names import near
 from mcompress.targets.speeds import LONGEST_NAME, NAME_PATTERN
 from mcompress.targets.validation import Validation
 

@@ -10,10 +10,11 @@ from pydantic import JsonValue
 
 from mcompress.errors import UsageError
 from mcompress.opening import Opened, open_model
-from mcompress.targets.device import load_device
-from mcompress.targets.latency import FILE_PRECISIONS, OperatorLatency, Precisions, estimate, operator_latencies
+from mcompress.targets.device_files import load_device
+from mcompress.targets.latency import OperatorLatency, Precisions, estimate, operator_latencies
 from mcompress.targets.operators import OperatorTable
 from mcompress.targets.schema import Measurement
+from mcompress.targets.speeds import PRECISIONS
 
 __all__ = ["Estimate", "Opened", "count_lines", "count_model", "estimate_model", "open_model"]
 
@@ -112,12 +113,12 @@ def estimate_model(
     """
     chosen = load_device(device)
     known = chosen.unit(unit)
-    if precision is not None and precision not in FILE_PRECISIONS:
-        raise UsageError(f"--precision is '{precision}'; it can be {', '.join(FILE_PRECISIONS)}")
+    if precision is not None and precision not in PRECISIONS:
+        raise UsageError(f"--precision is '{precision}'; it can be {', '.join(PRECISIONS)}")
     opened = open_model(model, inputs, args)
     precisions: Precisions
     if precision is not None:
-        precisions = next(name for name in FILE_PRECISIONS if name == precision)
+        precisions = next(name for name in PRECISIONS if name == precision)
     elif opened.precisions is not None:
         precisions = opened.precisions
     else:

@@ -23,10 +23,12 @@ from mcompress.export.suite.writer import Number
 from mcompress.export.tables import table_of_file
 from mcompress.targets.columns import class_of
 from mcompress.targets.connect import Connection, DeviceFacts, Pinned, connect, ended_gently, pinned
-from mcompress.targets.device import HOST, Device, MemoryLimit, Unit, shipped_device, unknown_name
+from mcompress.targets.device import HOST, Device, MemoryLimit, Unit
+from mcompress.targets.device_files import shipped_device
 from mcompress.targets.identity import contradiction
 from mcompress.targets.latency import estimate
-from mcompress.targets.speeds import CLASSES, KINDS, Boundary, FilePrecision, Record, Source, SpeedClass
+from mcompress.targets.names import unknown_name
+from mcompress.targets.speeds import CLASSES, KINDS, Boundary, PrecisionName, Record, Source, SpeedClass
 from mcompress.targets.validation import Check, Validation
 
 NUMBERS: tuple[Number, ...] = ("fp32", "int8")
@@ -162,7 +164,7 @@ def validate_on(device: Device, wanted: Wanted, told: Told, networks: Sequence[s
     if unknown:
         raise UsageError(unknown_name("network", unknown[0], NETWORKS))
     failed: dict[str, str] = {}
-    checks: dict[FilePrecision, list[Check]] = {}
+    checks: dict[PrecisionName, list[Check]] = {}
     qualities: dict[Number, Quality] = {}
     unit, runtime = device.unit(wanted.unit), "none"
     threads, cpus = _as_fitted(device, unit, wanted)
@@ -198,8 +200,7 @@ def validate_on(device: Device, wanted: Wanted, told: Told, networks: Sequence[s
     source = how.source(text, facts, runtime, qualities)
     found_now = {number: Validation(how="networks that the fit did not see", source=key, checks=tuple(some)) for number, some in checks.items()}
     checked = unit.model_copy(update={"validation": {**kept, **found_now}})
-    update = {"sources": {**device.sources, key: source}, "units": {**device.units, unit.name: checked}}
-    return Validated(_cited_only(Device.model_validate(device.model_copy(update=update).model_dump())), failed, qualities)
+    return Validated(device.with_unit(checked, {key: source}), failed, qualities)
 
 
 def write_device(device: Device, path: Path) -> None:
@@ -276,9 +277,7 @@ def _device(wanted: Wanted, facts: DeviceFacts, how: _How, measured: dict[Number
             speeds=dict(speeds.items()),
         )
     if known is not None:
-        update = {"sources": {**known.sources, **sources}, "units": {**known.units, wanted.unit: unit}}
-        update |= {"os": _system(facts)} if known.name == HOST else {}
-        return _cited_only(Device.model_validate(known.model_copy(update=update).model_dump()))
+        return (known.model_copy(update={"os": _system(facts)}) if known.name == HOST else known).with_unit(unit, sources)
     whole_mb = facts.memory_mb or LEAST_MEMORY_MB
     sources["memory"] = Source(text=f"an assumption: half of the {whole_mb:.0f} MB that the device has", date=_today(), runtime="none")
     return Device(
@@ -301,7 +300,7 @@ def _measured_anew(place: str, unit: str, fits: Mapping[Number, Fit]) -> bool:
     return any(place.startswith(f"{unit}.speeds.{number}.") for number in fits)
 
 
-def _stale(unit: Unit, file: FilePrecision, fitted: str, fits: Mapping[Number, Fit]) -> bool:
+def _stale(unit: Unit, file: PrecisionName, fitted: str, fits: Mapping[Number, Fit]) -> bool:
     """Whether a validation is of speeds that are measured anew."""
     return unit.name == fitted and unit.computes_in.get(file) in fits
 
@@ -362,12 +361,6 @@ def _check_machine(wanted: Wanted, device: Device | None, facts: DeviceFacts, *,
             f"{device.name} is {device.title} ({device.os}), and {wanted.on} is {facts.model} ({system})"
             f"{f'; {why}' if why else ''}: measure on {device.name} itself, or give the machine a name of its own, for example: {own}"
         )
-
-
-def _cited_only(device: Device) -> Device:
-    """Without sources that no constant names any more."""
-    cited = {source for _, source in device.cited()}
-    return device.model_copy(update={"sources": {key: source for key, source in device.sources.items() if key in cited}})
 
 
 def _system(facts: DeviceFacts) -> Literal["android", "linux", "macos"]:

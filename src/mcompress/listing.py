@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from mcompress.errors import MissingBackendError
-from mcompress.targets.device import device_heads
+from mcompress.targets.device_files import device_heads
 from mcompress.targets.load import load_target, shipped_targets
 
 

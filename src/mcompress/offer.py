@@ -19,7 +19,7 @@ from mcompress.targets.latency import Precisions, estimate
 from mcompress.targets.operators import Operator, OperatorTable
 from mcompress.targets.reach import unit_of
 from mcompress.targets.schema import Fallback, Measurement
-from mcompress.targets.speeds import FilePrecision
+from mcompress.targets.speeds import PrecisionName
 
 NOTABLY_SLOWER = 1.05  # timings of one file on one machine repeat within a few per cent
 SAME = 0.01  # estimates closer than this share are equal
@@ -35,7 +35,7 @@ class Offer:
     as_float: Measurement
     as_mixed: Measurement | None
     """None without a quantize stage."""
-    floats: FilePrecision = "fp32"
+    floats: PrecisionName = "fp32"
     """What the files hold for an operator that is not INT8."""
 
     @property
@@ -75,16 +75,16 @@ def best_of(offers: Mapping[str, Offer]) -> Offer | None:
     return min(offers.values(), key=lambda offer: offer.latency.value, default=None)
 
 
-def device_latency(made: Plan, table: OperatorTable, plan: PrecisionPlan | None, unit: Unit, floats: FilePrecision) -> Measurement:
+def device_latency(made: Plan, table: OperatorTable, plan: PrecisionPlan | None, unit: Unit, floats: PrecisionName) -> Measurement:
     """Estimate on a unit of the target's device, for files that hold `floats` where they hold no INT8."""
     return estimate(table, made.device, unit.name, planned_precisions(table, plan, floats))
 
 
-def planned_precisions(table: OperatorTable, plan: PrecisionPlan | None, floats: FilePrecision) -> Precisions:
+def planned_precisions(table: OperatorTable, plan: PrecisionPlan | None, floats: PrecisionName) -> Precisions:
     """Table row -> precision in a file that holds `floats` for what the plan has not in INT8; all of a float network's rows are that."""
     if plan is None:
         return floats
-    written: dict[Precision, FilePrecision] = {"int8": "int8", "fp16": floats, "fp32": "fp32"}
+    written: dict[Precision, PrecisionName] = {"int8": "int8", "fp16": floats, "fp32": "fp32"}
     of_module = {operator.module: written[operator.precision] for operator in plan.operators if operator.module}
     return {row.name: of_module.get(_module_of(row, of_module), floats) for row in table.operators if row.macs}
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from mcompress.errors import StageError, UsageError
 from mcompress.targets.operators import OperatorTable
 from mcompress.targets.schema import MOST_VALUES
-from mcompress.targets.speeds import FilePrecision
+from mcompress.targets.speeds import PrecisionName
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,7 +31,7 @@ class Opened:
 
     name: str
     table: OperatorTable
-    precisions: dict[str, FilePrecision] | None
+    precisions: dict[str, PrecisionName] | None
     facts: str
     """What a file says about itself, and what was assumed to read the model; empty where there is nothing to say."""
 

@@ -23,10 +23,11 @@ from mcompress.compress.teacher import load_network, load_start, load_teacher
 from mcompress.environment import cpu_name, package_versions, thread_count
 from mcompress.errors import MCompressError, MissingBackendError, PlanError, StageError, TargetError, UsageError
 from mcompress.export import backend_of
-from mcompress.targets.device import Device, Unit, load_device
+from mcompress.targets.device import Device, Unit
+from mcompress.targets.device_files import load_device
 from mcompress.targets.reach import floats_on
 from mcompress.targets.schema import SMALLEST_SIDE, Target
-from mcompress.targets.speeds import FilePrecision
+from mcompress.targets.speeds import PrecisionName
 from mcompress.targets.stages import PruneConfig, QuantizeConfig, SearchConfig, StageConfig, TrainingConfig
 
 STAGE_VERSIONS = {"search": 4, "prune": 5, "distill": 3, "quantize": 1, "export": 3, "evaluate": 1}
@@ -51,12 +52,12 @@ class Plan:
     start: nn.Module
 
     @property
-    def floats(self) -> FilePrecision:
+    def floats(self) -> PrecisionName:
         """What a float network runs as on the unit."""
         return floats_on(self.target.exports, self.device, self.unit)
 
     @property
-    def ships_as(self) -> FilePrecision:
+    def ships_as(self) -> PrecisionName:
         """What search and prune cost a network as."""
         return ships_as(self.target, self.device, self.unit)
 
@@ -88,7 +89,7 @@ class Plan:
         return parts
 
 
-def ships_as(target: Target, device: Device, unit: Unit) -> FilePrecision:
+def ships_as(target: Target, device: Device, unit: Unit) -> PrecisionName:
     """What search and prune cost a network as: `int8` with a quantize stage behind them, otherwise what float files hold."""
     return "int8" if any(isinstance(stage, QuantizeConfig) for stage in target.stages) else floats_on(target.exports, device, unit)
 

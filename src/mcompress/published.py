@@ -21,9 +21,10 @@ from mcompress.compress.networks import NETWORKS, family_of, network_table, publ
 from mcompress.errors import UsageError
 from mcompress.estimating import open_model
 from mcompress.export.tables import is_file
-from mcompress.targets.device import Device, Unit, unknown_name
+from mcompress.targets.device import Device, Unit
+from mcompress.targets.names import unknown_name
 from mcompress.targets.operators import OperatorTable
-from mcompress.targets.speeds import CLASSES, MULTIPLYING, STANDS_FOR, FilePrecision, PrecisionName, Source, SpeedClass, Speeds
+from mcompress.targets.speeds import CLASSES, MULTIPLYING, STANDS_FOR, PrecisionName, Source, SpeedClass, Speeds
 from mcompress.targets.validation import Validation
 
 NEUTRAL_SPREAD = 3.0
@@ -36,7 +37,7 @@ COLUMNS = (
 UNITS = ("npu", "gpu", "cpu")
 CHOOSING = ("model", "network", "component", "device", "unit", "precision", "runtime", "release")
 """Columns that `where` may name."""
-WRITTEN_AS: dict[str, tuple[FilePrecision, ...]] = {
+WRITTEN_AS: dict[str, tuple[PrecisionName, ...]] = {
     "int8": ("int8",),
     "w8a8": ("int8",),
     "w8a16": ("w8a16",),
@@ -111,8 +112,8 @@ def read_published(
     """
     lines, columns = _read(path)
     _check_where(path, where, columns)
-    if precision not in get_args(FilePrecision):
-        raise UsageError(unknown_name("precision", precision, get_args(FilePrecision)))
+    if precision not in get_args(PrecisionName):
+        raise UsageError(unknown_name("precision", precision, get_args(PrecisionName)))
     conditions = {**({"unit": unit} if "unit" in columns else {}), **where}
     found: dict[str, Published] = {}
     unknown: dict[str, None] = {}
@@ -161,7 +162,7 @@ def fit_published(
     chosen = device.unit(unit)
     if len(rows) < LEAST_ROWS:
         raise UsageError(f"{len(rows)} networks cannot determine a unit; give at least {LEAST_ROWS}")
-    file: FilePrecision | None = next((name for name in chosen.computes_in if name == precision), None)
+    file: PrecisionName | None = next((name for name in chosen.computes_in if name == precision), None)
     if file is None:
         raise UsageError(f"{device.name} {unit} does not run {precision} files; it runs {', '.join(chosen.computes_in)}")
     computed = chosen.computes_in[file]
@@ -189,7 +190,7 @@ def fit_published(
     validation = Validation(how=f"{held.how}, starting at {where}{chose}{apart}", source=key, checks=held.checks)
     checks = {name: checked for name, checked in chosen.validation.items() if chosen.computes_in[name] != computed} | {file: validation}
     fitted = chosen.model_copy(update={"speeds": {**chosen.speeds, computed: found.speeds(fitted=key, assumed=kept)}, "validation": checks})
-    return with_unit(device, fitted, sources), validation
+    return device.with_unit(fitted, sources), validation
 
 
 def neutral_prior(computed: PrecisionName) -> Prior:
@@ -200,14 +201,6 @@ def neutral_prior(computed: PrecisionName) -> Prior:
 def _decided_by(device: Device, unit: Unit) -> frozenset[str]:
     """Networks that any of the unit's constants were fitted to, in any precision."""
     return frozenset(name for _, record in unit.records() for name in device.sources[record.source].fitted_to)
-
-
-def with_unit(device: Device, unit: Unit, sources: Mapping[str, Source]) -> Device:
-    """The device with this unit in place of its own, and without sources that nothing names any more."""
-    changed = device.model_copy(update={"units": {**device.units, unit.name: unit}, "sources": {**device.sources, **sources}})
-    cited = {source for _, source in changed.cited()}
-    kept = {key: source for key, source in changed.sources.items() if key in cited}
-    return Device.model_validate(changed.model_copy(update={"sources": kept}).model_dump())
 
 
 def prior_of(speeds: Speeds, computed: PrecisionName, rate_spread: float = 0.5) -> Prior:

@@ -19,7 +19,7 @@ from pydantic import JsonValue
 from mcompress.cache import file_digest, json_digest, problem_of
 from mcompress.environment import cpu_name, package_versions, thread_count
 from mcompress.record import Run
-from mcompress.targets.device import DEVICE_SUFFIXES
+from mcompress.targets.device_files import DEVICE_SUFFIXES
 from mcompress.targets.load import digest
 from mcompress.targets.own_modules import edited_since_loaded, source_digests
 from mcompress.targets.schema import Target

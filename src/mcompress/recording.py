@@ -35,7 +35,7 @@ from mcompress.targets.latency import weight_bytes
 from mcompress.targets.load import digest
 from mcompress.targets.operators import OperatorTable
 from mcompress.targets.schema import Fallback
-from mcompress.targets.speeds import FilePrecision
+from mcompress.targets.speeds import PrecisionName
 
 
 class StageLike(Protocol):
@@ -184,7 +184,7 @@ def _evaluate(made: Plan, cache: Cache, name: str, counted: Counted | None) -> E
     return Evaluated(json.loads((entry.folder / "scores.json").read_text(encoding="utf-8")), entry)
 
 
-def _model_record(made: Plan, counted: Counted, plan: PrecisionPlan | None, unit: Unit, floats: FilePrecision, scores: Scores) -> ModelRecord:
+def _model_record(made: Plan, counted: Counted, plan: PrecisionPlan | None, unit: Unit, floats: PrecisionName, scores: Scores) -> ModelRecord:
     table = counted.table
     return ModelRecord(
         spec=json.loads(counted.spec.to_json()),

@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from test_latency import random_tables
 
-from mcompress.targets.device import load_device
+from mcompress.targets.device_files import load_device
 from mcompress.targets.latency import estimate_many
 from mcompress.targets.operators import OperatorTable
 

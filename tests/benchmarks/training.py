@@ -30,7 +30,7 @@ from mcompress.compress.search import search
 from mcompress.compress.stage import StageContext
 from mcompress.compress.tasks.super_resolution.task import SuperResolution
 from mcompress.compress.train import Objective, TrainSettings, train
-from mcompress.targets.device import load_device
+from mcompress.targets.device_files import load_device
 from mcompress.targets.schema import Budget, DataConfig
 from mcompress.targets.stages import DistillConfig, SearchConfig
 

@@ -14,7 +14,7 @@ from mcompress.calibration.device_file import four_digits
 from mcompress.calibration.latency_fit import Fit, Prior, Sample, fit, leave_families_out, leave_networks_out
 from mcompress.compress.networks import family_of, network_table
 from mcompress.published import PublishedRows, prior_of, read_published
-from mcompress.targets.speeds import FilePrecision, MemorySpeed, Overhead, PrecisionName, Source, Speeds
+from mcompress.targets.speeds import MemorySpeed, Overhead, PrecisionName, Source, Speeds
 from mcompress.targets.validation import Validation, summarize
 
 FITTED_ON = "2026-11-21"
@@ -42,7 +42,7 @@ class Fitted:
     speeds: Speeds
     sources: dict[str, Source]
     validation: Validation | None = None
-    measured: FilePrecision | None = None
+    measured: PrecisionName | None = None
     """Precision of the files that were measured, for `validation`."""
     without: Callable[[str], Speeds] = _never
     """The constants as they are without a family of networks, on this chip and on those that it starts at."""
@@ -70,7 +70,7 @@ class Words:
 
 
 def fitted(
-    key: str, some: Sequence[Sample], again: Again, published: Publication, *, files: FilePrecision, words: Words, donor: Fitted | None = None,
+    key: str, some: Sequence[Sample], again: Again, published: Publication, *, files: PrecisionName, words: Words, donor: Fitted | None = None,
     one_by_one: bool = False,
 ) -> Fitted:  # fmt: skip
     """A fit and what it is worth without each family. `donor` is what it starts at; `one_by_one` says what leaving out single networks gives too."""
@@ -147,7 +147,7 @@ def few(key: str, donor: Fitted, computed: PrecisionName, figures: Figures, publ
         f"starting at {like}, all times the factor that suits {listed} best",
         f"relative to the others as in {like}, for want of figures that decide it", f"{DONOR_TOO}, {IN_VIEW}",
     )  # fmt: skip
-    files: FilePrecision = computed
+    files: PrecisionName = computed
     return fitted(key, samples(figures), near(donor, computed), published, files=files, words=words, donor=donor)
 
 

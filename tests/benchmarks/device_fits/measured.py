@@ -9,7 +9,7 @@ from pathlib import Path
 from device_fits.constants import GUESS, Fitted, Precisions, Words, fitted, rows_of, samples, to_prior
 from device_fits.figures import AI_HUB_RELEASES, ai_hub
 from mcompress.calibration.latency_fit import RELATIVE_SLOWDOWN, Prior
-from mcompress.targets.speeds import KINDS, FilePrecision, SpeedClass
+from mcompress.targets.speeds import KINDS, PrecisionName, SpeedClass
 
 COARSE: tuple[SpeedClass, ...] = (*KINDS, "volumetric_convolution")
 CLASSES: tuple[SpeedClass, ...] = (*COARSE, "pointwise_convolution")
@@ -36,7 +36,7 @@ NPU_W8A16_PRIOR = replace(NPU_PRIOR, computed="w8a16", rate_spread=0.5)
 """Fewer networks are published than in float, so that they move its relations less."""
 BOARDS = {"snapdragon8gen1": "QCS8450 (Proxy)", "snapdragon8gen3": "Samsung Galaxy S24", "snapdragon8elite": "Samsung Galaxy S25"}
 RB5 = "RB5 (Proxy)"
-WRITTEN_AS: dict[str, FilePrecision] = {"w8a8": "int8", "w8a16": "w8a16", "float": "fp16"}
+WRITTEN_AS: dict[str, PrecisionName] = {"w8a8": "int8", "w8a16": "w8a16", "float": "fp16"}
 
 
 class Measured:

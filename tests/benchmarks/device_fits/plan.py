@@ -9,11 +9,11 @@ from typing import Literal
 from device_fits.constants import FITTED_ON, Fitted
 from mcompress.targets.device import Device, Unit
 from mcompress.targets.operators import Kind
-from mcompress.targets.speeds import KINDS, Boundary, FilePrecision, PrecisionName, Record, Source
+from mcompress.targets.speeds import KINDS, Boundary, PrecisionName, Record, Source
 
 ALL: tuple[Kind, ...] = KINDS
 NPU_KINDS: tuple[Kind, ...] = tuple(kind for kind in KINDS if kind != "other")
-Files = dict[FilePrecision, PrecisionName]
+Files = dict[PrecisionName, PrecisionName]
 EVERY: Files = {"int8": "int8", "fp16": "fp16", "fp32": "fp32"}
 FLOAT: Files = {"int8": "fp16", "fp16": "fp16", "fp32": "fp16"}
 
