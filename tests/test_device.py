@@ -182,7 +182,7 @@ def test_every_file_is_a_device_that_its_aliases_find() -> None:
 
 
 def test_one_name_reads_one_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mcompress.targets import device as module
+    from mcompress.targets import device_files as module
 
     parsed: list[str] = []
 

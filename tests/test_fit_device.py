@@ -20,7 +20,8 @@ from mcompress.export.suite.cases import Case, cases
 from mcompress.export.suite.running import Measured, Plan, Quality, Rounds, Setting
 from mcompress.export.suite.writer import Number
 from mcompress.export.tables import table_of_file
-from mcompress.fitting import PRIORS, Wanted, fit_on, validate_on, write_device
+from mcompress.fitting import PRIORS, fit_on, validate_on, write_device
+from mcompress.measuring import Wanted
 from mcompress.targets.connect import DeviceFacts, Host
 from mcompress.targets.connect.host import this_machine
 from mcompress.targets.device import Device

@@ -7,13 +7,13 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mcompress.calibration.latency_fit import Sample
+from mcompress.environment import today
 from mcompress.errors import DeviceError, ExportError, MissingBackendError
 from mcompress.export.profile import FailedJob, Job, Profile, Programs, Rules, profile_files
 from mcompress.export.profile_runtime import Installed, installed
@@ -286,7 +286,7 @@ def _found(plan: Plan, state: _State, every: Sequence[tuple[str, int]]) -> Round
     best: dict[str, float] = {}
     for (name, _), timing in counted.items():
         best[name] = min(timing.p50_ms, best.get(name, timing.p50_ms))
-    days = sorted(timing.day for timing in counted.values()) or [_today()]
+    days = sorted(timing.day for timing in counted.values()) or [today()]
     quality = Quality(
         timings=len(counted),
         earlier=sum(key not in state.journal.added for key in counted),
@@ -324,7 +324,7 @@ def _timing(found: Profile, turn: int, state: _State, *, again: bool) -> Timing:
         runtime=found.runtime,
         program=state.there.program if state.there else "",
         digest=state.digest_of(name),
-        day=_today(),
+        day=today(),
         throttled=found.throttled,
         repeated=again,
         notes=found.warnings,
@@ -352,7 +352,3 @@ def _difference(one: str, other: str) -> str:
     """What two heads of journals differ in."""
     there, here = json.loads(one), json.loads(other)
     return "; ".join(f"{key} {there.get(key)!r}, not {here.get(key)!r}" for key in here if there.get(key) != here[key])
-
-
-def _today() -> str:
-    return datetime.now(tz=UTC).date().isoformat()

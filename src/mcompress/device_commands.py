@@ -22,7 +22,7 @@ from mcompress.targets.speeds import LONGEST_NAME, NAME_PATTERN
 from mcompress.targets.validation import Validation
 
 if TYPE_CHECKING:
-    from mcompress.fitting import Wanted
+    from mcompress.measuring import Wanted
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def validate_measured(name: str, how: Measuring, networks: str | None, *, out: P
 
 def _wanted(about: Subject, how: Measuring) -> Wanted:
     from mcompress.export.profile_phone import Programs
-    from mcompress.fitting import Wanted
+    from mcompress.measuring import Wanted
 
     programs = Programs.asked(how.on, how.benchmark_binary)
     return Wanted(about.name, about.device, how.on, how.keep / f"device-{about.name}", how.unit, how.threads, parse_cpus(how.cpus), programs=programs)

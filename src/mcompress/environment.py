@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -55,3 +56,8 @@ def commit() -> str | None:
     except OSError:
         return None
     return done.stdout.strip() or None
+
+
+def today() -> str:
+    """The day of the source of what is measured or fitted now, in UTC: `2026-11-21`."""
+    return datetime.now(tz=UTC).date().isoformat()

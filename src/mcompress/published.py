@@ -10,7 +10,6 @@ import csv
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import cache, partial
 from pathlib import Path
 from typing import get_args
@@ -18,6 +17,7 @@ from typing import get_args
 from mcompress.calibration.latency_fit import Prior, Sample, fit, leave_families_out
 from mcompress.compress.models import MODELS
 from mcompress.compress.networks import NETWORKS, family_of, network_table, published_as
+from mcompress.environment import today
 from mcompress.errors import UsageError
 from mcompress.estimating import open_model
 from mcompress.export.tables import is_file
@@ -180,12 +180,11 @@ def fit_published(
     chose = ", alignments chosen with these networks in view" if len(start.outputs) * len(start.inputs) * len(start.pads_memory) > 1 else ""
     apart = f" ({len(rows.shared)} that other units shared left out)" if rows.shared else ""
     key, kept = f"{chosen.name}-{file}", f"{chosen.name}-{file}-kept"
-    today = datetime.now(tz=UTC).date().isoformat()
     left = f"; {rows.left_out}" if rows.left_out else ""
     whole = text or f"fit to published latencies of {len(rows)} networks, {rows.file}, {rows.chosen}{left}"
     sources = {
-        key: Source(text=whole, date=today, runtime=rows.runtime, fitted_to=tuple(row.network for row in rows)),
-        kept: Source(text=f"no network of {rows.file} decides it: relative to the others as in {where}", date=today, runtime="none"),
+        key: Source(text=whole, date=today(), runtime=rows.runtime, fitted_to=tuple(row.network for row in rows)),
+        kept: Source(text=f"no network of {rows.file} decides it: relative to the others as in {where}", date=today(), runtime="none"),
     }
     validation = Validation(how=f"{held.how}, starting at {where}{chose}{apart}", source=key, checks=held.checks)
     checks = {name: checked for name, checked in chosen.validation.items() if chosen.computes_in[name] != computed} | {file: validation}
