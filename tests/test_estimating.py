@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from mcompress import cli
 from mcompress.errors import UsageError
-from mcompress.estimating import count_lines, count_model, estimate_model
+from mcompress.estimating import count_model, estimate_model
 from mcompress.opening import MOST_MIXED, GivenInput, _mixtures
 
 NETWORKS = """
@@ -72,18 +72,20 @@ CONVOLUTIONS = 2 * 4 * 16 * 9 * 64
 
 @pytest.mark.parametrize("inputs", [["1,4,8,8", "1"], ["x=1,4,8,8", "t=1"], ["t=1", "x=1x4x8x8"], ["1,4,8,8", "t=1"]])
 def test_inputs_are_given_in_their_order_or_by_name(inputs: list[str]) -> None:
-    assert count_model("several:Denoiser", inputs)["macs"] == CONVOLUTIONS + 8 * 16
+    assert count_model("several:Denoiser", inputs).figures["macs"] == CONVOLUTIONS + 8 * 16
 
 
 def test_an_input_that_may_be_left_out() -> None:
-    without, with_it = (count_model("several:Denoiser", ["1,4,8,8", "t=1", *more])["activation_traffic_bytes"] for more in ([], ["context=1,7,16"]))
+    without, with_it = (
+        count_model("several:Denoiser", ["1,4,8,8", "t=1", *more]).figures["activation_traffic_bytes"] for more in ([], ["context=1,7,16"])
+    )
     assert with_it > without
 
 
 def test_each_input_is_of_the_numbers_that_it_needs() -> None:
     counted = count_model("several:Captioner", ["1,12", "ids=1,9", "scale=1,3"])
-    assert counted["macs"] == 12 * 16 + 3 * 16
-    assert counted["file"] == "ids of whole numbers"
+    assert counted.figures["macs"] == 12 * 16 + 3 * 16
+    assert counted.as_json()["file"] == "ids of whole numbers"
 
 
 @pytest.mark.parametrize(
@@ -125,15 +127,15 @@ def test_what_is_assumed_is_said_once_and_not_at_length() -> None:
     for count in (1, 20):
         args = json.dumps({"count": count})
         counted = count_model("several:Mylib", ["1,4,8,8"], args)
-        lines = count_lines(counted)
+        lines = counted.lines()
         (share,) = [line for line in lines if line.strip().startswith("of which assumed")]
-        assert share.split()[-1] == f"{counted['assumed_macs']:,}"
+        assert share.split()[-1] == f"{counted.model.table.assumed_macs:,}"
         assert lines[-1].count("_fft_r2c (") == min(count, 8)
         assert lines[-1].endswith("and 12 more") == (count == 20)
         told = estimate_model("several:Mylib", "snapdragon865", "cpu", "fp32", inputs=["1,4,8,8"], args=args).lines(1)
         assert sum("multiply-adds" in line for line in told) == 1
         assert not any("operators are not known" in line for line in told)
-    assert not any("assumed" in line for line in count_lines(count_model("mfagan", ["1,3,8,8"])))
+    assert not any("assumed" in line for line in count_model("mfagan", ["1,3,8,8"]).lines())
 
 
 def test_a_recurrent_layer_says_how_it_is_priced() -> None:
@@ -167,8 +169,8 @@ def two_inputs(tmp_path: Path) -> Path:
 
 
 def test_a_file_takes_several_inputs_by_name(two_inputs: Path) -> None:
-    assert count_model(str(two_inputs), ["x=1,4,8,8", "t=1,8"])["macs"] == 6 * 4 * 9 * 64 + 8 * 6
-    assert count_model(str(two_inputs), ["t=1,8", "x=1,4,8,8"])["macs"] == 6 * 4 * 9 * 64 + 8 * 6
+    assert count_model(str(two_inputs), ["x=1,4,8,8", "t=1,8"]).figures["macs"] == 6 * 4 * 9 * 64 + 8 * 6
+    assert count_model(str(two_inputs), ["t=1,8", "x=1,4,8,8"]).figures["macs"] == 6 * 4 * 9 * 64 + 8 * 6
 
 
 @pytest.mark.parametrize(

@@ -126,10 +126,10 @@ def count(
     json_: JsonOption = False,
 ) -> None:
     """Parameters, multiply-adds in both conventions, and activation memory of a network or a file."""
-    from mcompress.estimating import count_lines, count_model
+    from mcompress.estimating import count_model
 
     counted = count_model(model, input_ or (), args)
-    typer.echo(json.dumps(counted) if json_ else "\n".join(count_lines(counted)))
+    typer.echo(json.dumps(counted.as_json()) if json_ else "\n".join(counted.lines()))
 
 
 @app.command()
@@ -311,15 +311,16 @@ def device_validate(
     json_: JsonOption = False,
 ) -> None:
     """Say how far a device's estimates are off; with --on, measure networks that the fit did not see first, and keep the result in the file."""
-    from mcompress.device_commands import Measuring, belongs_to, validate_measured, validation_rows, validation_text
+    from mcompress.device_commands import Measuring, belongs_to, validate_measured
+    from mcompress.validated import validated
 
     if on is None:
         measuring = {"--networks": networks, "--threads": threads, "--cpus": cpus, "--keep": keep}
         belongs_to({**measuring, "--benchmark-binary": benchmark_binary, "--out": out}, "--on, which measures", "add --on PLACE, or leave it out")
     how = None if on is None else Measuring(on, unit or "cpu", threads, cpus, keep or KEEP, benchmark_binary)
     checked = device if how is None else validate_measured(device, how, networks, out=out)
-    rows = validation_rows(checked, unit)
-    typer.echo(json.dumps(rows, indent=2) if json_ else validation_text(rows))
+    found = validated(checked, unit)
+    typer.echo(json.dumps([one.as_json() for one in found], indent=2) if json_ else "\n".join(line for one in found for line in one.lines()))
 
 
 def _load(target: str, overrides: list[str] | None, *, quick: bool) -> Target:

@@ -9,17 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import JsonValue
-
 from mcompress.console import Step, Terminal
 from mcompress.errors import UsageError
 from mcompress.targets.connect import parse_cpus
-from mcompress.targets.connect.host import this_machine
-from mcompress.targets.device import HOST, Device, Unit
+from mcompress.targets.device import Device
 from mcompress.targets.device_files import DEVICE_SUFFIXES, list_devices, load_device, shipped_device
 from mcompress.targets.names import near
 from mcompress.targets.speeds import LONGEST_NAME, NAME_PATTERN
-from mcompress.targets.validation import Validation
 
 if TYPE_CHECKING:
     from mcompress.measuring import Wanted
@@ -152,48 +148,6 @@ def _use(about: Subject) -> list[str]:
     return [f"use it as --device {about.out}, or device: {about.out} in a target; {about.name} by name is still the device that ships with mcompress"]
 
 
-def validation_rows(name: str, unit: str | None) -> list[dict[str, JsonValue]]:
-    """One row per unit and precision of file that has been validated. Raises `UsageError` where nothing has."""
-    device = load_device(name)
-    units = [device.unit(unit)] if unit else list(device.units.values())
-    rows = [_row(device, one.name, precision, checked) for one in units for precision, checked in one.validation.items()]
-    if not rows:
-        place = _place(device, units)
-        which = f"{device.name} {unit}" if unit else device.name
-        raise UsageError(f"{which} has not been validated; measure on it with: mcompress device validate {name} --on {place}")
-    return rows
-
-
-def _place(device: Device, units: Sequence[Unit]) -> str:
-    """Through what the device is reached, as far as it can be known."""
-    if device.name == HOST or this_machine() in {machine for one in units for machine in device.measured_on(one)}:
-        return "host"
-    return "adb" if device.os == "android" else "ssh:HOST"
-
-
-def validation_text(rows: Sequence[dict[str, JsonValue]]) -> str:
-    """The rows as a table for a terminal, worst networks last."""
-    lines = []
-    for row in rows:
-        summary, checks = row["summary"], row["checks"]
-        if not isinstance(summary, dict) or not isinstance(checks, list):
-            raise TypeError("rows of validation_rows have a summary and checks")
-        note = [f"  {row['elsewhere']}"] if row["elsewhere"] else []
-        rank = f", rank correlation {summary['rank_correlation']:.3f}" if isinstance(summary["rank_correlation"], float) else ""
-        lines += [
-            f"{row['device']} {row['unit']} {row['precision']}: {row['how']}, {summary['networks']} networks, {row['source']}",
-            *note,
-            f"  error: median {_percent(summary['median'])}, mean {_percent(summary['mean'])}, largest {_percent(summary['largest'])}; within 10 %: "
-            f"{_percent(summary['within_10'])}, 20 %: {_percent(summary['within_20'])}, 25 %: {_percent(summary['within_25'])} of them{rank}",
-        ]
-        lines += [
-            f"  {c['network']:<36} {c['measured_ms']:>10.3f} ms {c['estimated_ms']:>10.3f} ms {c['error']:>+8.1%}"
-            for c in checks
-            if isinstance(c, dict)
-        ]
-    return "\n".join(lines)
-
-
 def belongs_to(given: Mapping[str, object], other: str, instead: str) -> None:
     """Raise `UsageError` naming the options that were given and do nothing here. `other` is what they belong to, `instead` what to do."""
     useless = [option for option, value in given.items() if value is not None]
@@ -220,25 +174,3 @@ def _told(reporter: Terminal) -> Callable[[str, int, int], None]:
         steps[title](done, total, "")
 
     return told
-
-
-def _row(device: Device, unit: str, precision: str, checked: Validation) -> dict[str, JsonValue]:
-    source = device.sources[checked.source]
-    checks: list[JsonValue] = [
-        {"network": c.network, "measured_ms": c.measured_ms, "estimated_ms": c.estimated_ms, "error": c.error}
-        for c in sorted(checked.checks, key=lambda c: abs(c.error))
-    ]
-    return {
-        "device": device.name,
-        "unit": unit,
-        "precision": precision,
-        "how": checked.how,
-        "source": f"{source.text} ({source.runtime}, {source.date})",
-        "elsewhere": device.elsewhere(device.units[unit]),
-        "summary": checked.summary.model_dump(mode="json"),
-        "checks": checks,
-    }
-
-
-def _percent(share: JsonValue) -> str:
-    return f"{share:.1%}".replace("%", " %") if isinstance(share, float) else f"{share}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pydantic import JsonValue
@@ -15,8 +15,6 @@ from mcompress.targets.latency import OperatorLatency, Precisions, estimate, ope
 from mcompress.targets.operators import OperatorTable
 from mcompress.targets.schema import Measurement
 from mcompress.targets.speeds import PRECISIONS
-
-__all__ = ["Estimate", "Opened", "count_lines", "count_model", "estimate_model", "open_model"]
 
 FIGURES = {
     "params": "parameters",
@@ -97,6 +95,35 @@ class Estimate:
         return [*found, *_assumed_lines(self.model.table)]
 
 
+@dataclass(frozen=True)
+class Counted:
+    """What a model costs, whatever it runs on."""
+
+    model: Opened
+
+    @property
+    def figures(self) -> dict[str, int]:
+        """The keys of `FIGURES`, with their amounts."""
+        from mcompress.compress.counting.rows import figures
+
+        return figures(self.model.table)
+
+    def as_json(self) -> dict[str, JsonValue]:
+        """Everything that the command prints."""
+        table = self.model.table
+        return {**self.figures, "file": self.model.facts or None, "unknown_operators": [*unknown_names(table)], "assumed_macs": table.assumed_macs}
+
+    def lines(self) -> list[str]:
+        """The same for people."""
+        table, figures = self.model.table, self.figures
+        assumed = [_figure("  of which assumed", table.assumed_macs)] if table.unknown else []
+        return [
+            *([self.model.facts] if self.model.facts else ()),
+            *(line for key, label in FIGURES.items() for line in (_figure(label, figures[key]), *(assumed if key == "macs" else ()))),
+            *([f"not known, multiply-adds assumed: {_named(unknown_names(table))}"] if table.unknown else ()),
+        ]
+
+
 def estimate_model(
     model: str,
     device: str,
@@ -128,32 +155,13 @@ def estimate_model(
     return Estimate(opened, latency, operator_latencies(opened.table, chosen, known.name, precisions))
 
 
-def count_model(model: str, inputs: Sequence[str] = (), args: str = "{}") -> dict[str, JsonValue]:
+def count_model(model: str, inputs: Sequence[str] = (), args: str = "{}") -> Counted:
     """Parameters, multiply-adds and memory of a network or a file. Raises `UsageError` for what cannot be read."""
-    from mcompress.compress.counting.rows import figures
-
-    opened = open_model(model, inputs, args)
-    table = opened.table
-    return {**figures(table), "file": opened.facts or None, "unknown_operators": [*unknown_names(table)], "assumed_macs": table.assumed_macs}
+    return Counted(open_model(model, inputs, args))
 
 
-def count_lines(counted: Mapping[str, JsonValue]) -> list[str]:
-    """What `count_model` found, for people."""
-    unknown, file, assumed = counted["unknown_operators"], counted["file"], counted["assumed_macs"]
-    names = [str(name) for name in unknown] if isinstance(unknown, list) else []
-    return [
-        *([f"{file}"] if file else ()),
-        *(line for key, label in FIGURES.items() for line in (_figure(label, counted[key]), *_share_assumed(key, names, assumed))),
-        *([f"not known, multiply-adds assumed: {_named(names)}"] if names else ()),
-    ]
-
-
-def _figure(label: str, value: JsonValue) -> str:
+def _figure(label: str, value: int) -> str:
     return f"{label:<40} {value:>20,}"
-
-
-def _share_assumed(key: str, unknown: Sequence[str], assumed: JsonValue) -> list[str]:
-    return [_figure("  of which assumed", assumed)] if key == "macs" and unknown else []
 
 
 def unknown_names(table: OperatorTable) -> tuple[str, ...]:

@@ -19,8 +19,8 @@ from mcompress.compress.models import MODELS
 from mcompress.compress.networks import NETWORKS, family_of, network_table, published_as
 from mcompress.environment import today
 from mcompress.errors import UsageError
-from mcompress.estimating import open_model
 from mcompress.export.tables import is_file
+from mcompress.opening import open_model
 from mcompress.targets.device import Device, Unit
 from mcompress.targets.names import unknown_name
 from mcompress.targets.operators import OperatorTable
