@@ -17,7 +17,7 @@ from scipy.optimize import least_squares
 from mcompress.calibration.device_file import four_digits
 from mcompress.targets.columns import MULTIPLIES, Columns, Floats, Integers, apart, columns_of
 from mcompress.targets.operators import OperatorTable, Runtime
-from mcompress.targets.roofline import SpeedArrays, activation_ms, rounded_up, unit_costs
+from mcompress.targets.roofline import SpeedArrays, UnitCosts, activation_ms, rounded_up, unit_costs
 from mcompress.targets.speeds import (
     BYTES,
     CLASSES,
@@ -251,10 +251,7 @@ class _Unknowns:
         ramps = [RAMP_START] * (len(self.ramped_inputs) + len(self.ramped_outputs))
         self.sizes = np.cumsum([len(levels), len(self.rates), len(self.slowed), len(self.ramped_inputs)])
         self.start = np.log([*levels, *relative, *ramps])
-        follows = [name for name in STANDS_FOR if name not in classes]
-        self.finer, self.coarse = _indices(follows), _indices([STANDS_FOR[name] for name in follows])
-        self.speed_of = np.arange(len(CLASSES))
-        self.speed_of[self.finer] = self.coarse
+        self.speed_of = np.array(_indices([name if name in classes else STANDS_FOR.get(name, name) for name in CLASSES]))
         self.spread = np.repeat([prior.level_spread, prior.rate_spread, RAMP_SPREAD], [len(levels), len(relative), len(ramps)])
 
     def starts(self) -> tuple[Floats, Floats]:
@@ -267,14 +264,11 @@ class _Unknowns:
         levels, rates, slow, ramp_inputs, ramp_outputs = np.split(np.exp(x), self.sizes)
         level, near_gbs, dispatch_us, invoke_us, *far = levels.tolist()
         cache_mb, far_gbs = far or (np.inf, near_gbs)
-        gmacs = _filled(np.inf, self.rates, level * rates)
-        slowdown = _filled(1.0, self.slowed, slow)
-        gmacs[self.finer], slowdown[self.finer] = gmacs[self.coarse], slowdown[self.coarse]
         found = SpeedArrays(
-            gmacs=gmacs,
+            gmacs=_filled(np.inf, self.rates, level * rates)[self.speed_of],
             ramp_inputs=_filled(0.0, self.ramped_inputs, ramp_inputs),
             ramp_outputs=_filled(0.0, self.ramped_outputs, ramp_outputs),
-            slowdown=slowdown,
+            slowdown=_filled(1.0, self.slowed, slow)[self.speed_of],
             near_gbs=near_gbs,
             far_gbs=min(far_gbs, near_gbs),
             cache_mb=cache_mb,
@@ -304,13 +298,15 @@ class _Unknowns:
         levels = [-of_compute.sum(1), -of_memory.sum(1), rows.dispatched * dispatch_us / 1e3, np.full(len(columns.starts), invoke_us / 1e3)]
         if self.prior.cache_mb is not None:
             # How much of the data lies beyond the cache bends in too many places to be written down.
-            levels = [levels[0], self._slope(rows, x, size, 1), *levels[2:], *(self._slope(rows, x, size, index) for index in (4, 5))]
+            here = _whole_ms(rows, costs, passes_ms, dispatch_us, invoke_us)
+            near, cache, far = (self._slope(rows, x, size, index, here) for index in (1, 4, 5))
+            levels = [levels[0], near, *levels[2:], cache, far]
         parts = [-of_compute[:, self.rates], of_memory[:, self.slowed], of_inputs[:, self.ramped_inputs], of_outputs[:, self.ramped_outputs]]
         return np.concatenate([np.stack(levels, 1), *parts], axis=1)
 
-    def _slope(self, rows: _Rows, x: Floats, size: int, index: int) -> Floats:
+    def _slope(self, rows: _Rows, x: Floats, size: int, index: int, here: Floats) -> Floats:
         moved = x + STEP * (np.arange(len(x)) == index)
-        return (_estimate_ms(rows, *self.arrays(moved), size) - _estimate_ms(rows, *self.arrays(x), size)) / STEP
+        return (_estimate_ms(rows, *self.arrays(moved), size) - here) / STEP
 
 
 def _indices(names: Sequence[SpeedClass]) -> list[int]:
@@ -375,8 +371,11 @@ def _determined(rows: _Rows, unknowns: _Unknowns, x: Floats, size: int) -> Itera
 
 
 def _estimate_ms(rows: _Rows, arrays: SpeedArrays, dispatch_us: float, invoke_us: float, size: int) -> Floats:
-    costs = unit_costs(rows.columns, arrays, size)
-    each = np.maximum(costs.compute_ms, costs.memory_ms) + costs.stream_ms + rows.passes_ms(arrays, size)
+    return _whole_ms(rows, unit_costs(rows.columns, arrays, size), rows.passes_ms(arrays, size), dispatch_us, invoke_us)
+
+
+def _whole_ms(rows: _Rows, costs: UnitCosts, passes_ms: Floats, dispatch_us: float, invoke_us: float) -> Floats:
+    each = np.maximum(costs.compute_ms, costs.memory_ms) + costs.stream_ms + passes_ms
     return rows.columns.per_table(each) + rows.dispatched * dispatch_us / 1e3 + invoke_us / 1e3
 
 

@@ -1,6 +1,6 @@
-"""Detection networks: YOLOv3-tiny (anchor-free head), v6, v8, v10, 11, YOLOX, and segmentation heads on them; a light face detector; BlazePose.
+"""YOLO networks: v3-tiny (with an anchor-free head), v8, v10, 11 and YOLOX, heads with masks for v8 and 11, and how boxes are decoded.
 
-The YOLO networks here end as published files do: boxes decoded from their distributions, the best class of every box and its score.
+They end as published files do: boxes decoded, the best class of every box and its score.
 """
 
 from __future__ import annotations
@@ -141,6 +141,18 @@ def _separable_down(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(_silu(inputs, outputs), conv(outputs, outputs, 3, 2, outputs, act=None))
 
 
+def decoded(sides: Tensor) -> Tensor:
+    """Distances from every position to the four sides of its box (n, 4, positions) as its centre and size, of the same shape.
+
+    Anchors and strides, constants of a published file, only have their shapes here: no weights are made either.
+    """
+    positions = sides.shape[-1]
+    anchors, strides = torch.zeros(1, 2, positions, device=sides.device), torch.ones(1, 1, positions, device=sides.device)
+    least, most = sides.chunk(2, 1)
+    corner, other = anchors - least, anchors + most
+    return torch.cat(((corner + other) / 2, other - corner), 1) * strides
+
+
 def best_class(boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Boxes (n, 4, positions) as centre and size to corners, and the best class of every position: (n, positions, 4), (n, positions) twice."""
     boxes, scores = boxes.transpose(1, 2), scores.transpose(1, 2)
@@ -176,11 +188,7 @@ class Head(nn.Module):
         scores = torch.cat([head(x).flatten(2) for head, x in zip(self.scores, levels, strict=True)], 2)
         positions = boxes.shape[-1]
         sides = self.expectation(boxes.view(n, 4, DISTANCES, positions).transpose(1, 2).softmax(1)).view(n, 4, positions)
-        anchors, strides = torch.zeros(1, 2, positions, device=boxes.device), torch.ones(1, 1, positions, device=boxes.device)
-        least, most = sides.chunk(2, 1)
-        corner, other = anchors - least, anchors + most
-        decoded = torch.cat(((corner + other) / 2, other - corner), 1) * strides
-        found = best_class(decoded, scores.sigmoid())
+        found = best_class(decoded(sides), scores.sigmoid())
         if not len(self.masks):
             return found
         coefficients = torch.cat([head(x).flatten(2) for head, x in zip(self.masks, levels, strict=True)], 2)

@@ -1,4 +1,4 @@
-"""Convolutional image classifiers: ResNet and its kin, RegNet, SqueezeNet, DenseNet, MobileNet v1-v3, ShuffleNet, EfficientNet v1-v2, ConvNeXt.
+"""Convolutional image classifiers: ResNet and its kin, RegNet-X, SqueezeNet, DenseNet, MobileNet v1-v3, ShuffleNet v2, EfficientNet v2, ConvNeXt.
 
 Layers from the papers' tables; where a paper leaves something open (paddings, biases), as in torchvision, whose parameter counts are expected.
 """

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
+from mcompress.compress.networks.layers import Excitation
 from mcompress.compress.networks.reference import ReferenceNetwork
 
 BLOCKS = (2, 8, 10, 1)
@@ -11,18 +12,8 @@ SOURCE = "arXiv 2206.04040, tables of architectures and results; https://github.
 PHOTO = (1, 3, 224, 224)
 
 
-class Gate(nn.Module):
-    """Squeeze and excitation by a sixteenth."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.gate = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, channels // 16, 1), nn.ReLU(), nn.Conv2d(channels // 16, channels, 1), nn.Sigmoid()
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = x * self.gate(x)
-        return out
+def _gate(channels: int) -> Excitation:
+    return Excitation(channels, channels // 16)
 
 
 def mobileone(widths: tuple[float, float, float, float], *, gated: bool = False) -> nn.Sequential:
@@ -33,7 +24,7 @@ def mobileone(widths: tuple[float, float, float, float], *, gated: bool = False)
         outputs = int(64 * 2**stage * width)
         gates = {2: count // 2, 3: count}.get(stage, 0) if gated else 0
         for index in range(count):
-            gate = [Gate] if index >= count - gates else []
+            gate = [_gate] if index >= count - gates else []
             layers += [nn.Conv2d(channels, channels, 3, 2 if index == 0 else 1, 1, groups=channels), *(make(channels) for make in gate), nn.ReLU()]
             layers += [nn.Conv2d(channels, outputs, 1), *(make(outputs) for make in gate), nn.ReLU()]
             channels = outputs

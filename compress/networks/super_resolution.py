@@ -1,4 +1,4 @@
-"""Super-resolution networks: QuickSRNet, XLSR, SESR, SRVGGNet; the RRDB network is the project's own."""
+"""Super-resolution networks: QuickSRNet and XLSR."""
 
 from __future__ import annotations
 

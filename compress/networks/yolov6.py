@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mcompress.compress.networks.detection import best_class
+from mcompress.compress.networks.detection import best_class, decoded
 from mcompress.compress.networks.layers import conv
 
 
@@ -80,8 +80,4 @@ class YoloV6N(nn.Module):
             stem = self.stems[level](feature)
             scores.append(self.scores[level](stem).sigmoid().flatten(2))
             boxes.append(self.boxes[level](stem).flatten(2))
-        sides, positions = torch.cat(boxes, 2), sum(part.shape[2] for part in boxes)
-        anchors, strides = torch.zeros(1, 2, positions, device=x.device), torch.ones(1, 1, positions, device=x.device)
-        least, most = sides.chunk(2, 1)
-        corner, other = anchors - least, anchors + most
-        return best_class(torch.cat(((corner + other) / 2, other - corner), 1) * strides, torch.cat(scores, 2))
+        return best_class(decoded(torch.cat(boxes, 2)), torch.cat(scores, 2))

@@ -9,16 +9,15 @@ from device_fits.constants import (
     ASSUMED,
     DONOR_TOO,
     IN_VIEW,
-    NEXT_RATE_SPREAD,
     Fitted,
     Precisions,
     Words,
     few,
     fitted,
     in_fp32,
+    next_to,
     samples,
     scaled,
-    starting_at,
 )
 from device_fits.cpus import NCNN_PRECISIONS, cpu_865
 from device_fits.figures import (
@@ -37,9 +36,6 @@ from device_fits.figures import (
 )
 from device_fits.measured import Measured
 from device_fits.plan import ALL, CPU_RUNS, EVERY, NPU_KINDS, Files, Plan, assumed_hop
-from mcompress.calibration.latency_fit import Prior
-from mcompress.published import prior_of
-from mcompress.targets.speeds import Speeds
 
 APPLE_GPU_RUNS = "an assumption: INT8 files are computed in FP16, as Core ML decompresses weights on this unit, and every kind of operator is taken"
 OLDER_INT8 = "that INT8 files are computed in FP16 is assumed, because W8A8 is published as faster on newer chips only"
@@ -100,11 +96,7 @@ def engine_of_a14(data: Measured) -> Fitted:
     published = Publication(f"{MOBILEONE.text}; {FP16_ONLY}", MOBILEONE.runtime)
     words = Words(f"starting at {like}", kept, f"{DONOR_TOO}, {IN_VIEW}")
     some = samples(MOBILEONE_12_PRO)
-    return fitted("npu-fp16", some, starting_at(donor, _at_8_gen_1), published, files="fp16", words=words, donor=donor)
-
-
-def _at_8_gen_1(speeds: Speeds) -> Prior:
-    return replace(prior_of(speeds, "fp16", NEXT_RATE_SPREAD), outputs=(32,), inputs=(1,), pads_memory=(True,))
+    return fitted("npu-fp16", some, next_to(donor, "fp16"), published, files="fp16", words=words, donor=donor)
 
 
 def engine(data: Measured, figures: dict[str, Figures], phone: str) -> Precisions:

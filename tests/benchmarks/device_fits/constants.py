@@ -47,6 +47,10 @@ class Fitted:
     without: Callable[[str], Speeds] = _never
     """The constants as they are without a family of networks, on this chip and on those that it starts at."""
 
+    def unseen(self, family: str | None) -> Speeds:
+        """The constants without the family that is left out; all of them where none is."""
+        return self.without(family) if family else self.speeds
+
 
 Precisions = dict[PrecisionName, Fitted]
 """Of a unit, by the precision that is computed in."""
@@ -114,9 +118,14 @@ def to_prior(prior: Prior) -> Again:
     return lambda some, _: fit(some, prior)
 
 
-def starting_at(donor: Fitted, prior_at: Callable[[Speeds], Prior]) -> Again:
-    """Fits that start at another chip's constants; for a family that is left out, at those that were fitted without it."""
-    return lambda some, family: fit(some, prior_at(donor.without(family) if family else donor.speeds))
+def next_to(donor: Fitted, computed: PrecisionName) -> Again:
+    """Fits that start at another chip's constants and keep its alignment; for a family that is left out, at those that were fitted without it."""
+    return lambda some, family: fit(some, _aligned_as(donor.unseen(family), computed, NEXT_RATE_SPREAD))
+
+
+def _aligned_as(start: Speeds, computed: PrecisionName, rate_spread: float) -> Prior:
+    own = start.alignment
+    return replace(prior_of(start, computed, rate_spread), outputs=(own.outputs,), inputs=(own.inputs,), pads_memory=(own.pads_memory,))
 
 
 DONOR_TOO = "the constants that it starts at fitted without it too"
@@ -127,13 +136,13 @@ def near(donor: Fitted, computed: PrecisionName) -> Again:
     """Fits to few figures: the constants of a similar unit times the one factor that suits them best, and from there as far as they ask for."""
 
     def again(some: Sequence[Sample], family: str | None) -> Fit:
-        start = donor.without(family) if family else donor.speeds
-        prior, alignment = prior_of(start, computed, FEW_RATE_SPREAD), start.alignment
+        start = donor.unseen(family)
+        prior = _aligned_as(start, computed, FEW_RATE_SPREAD)
         estimated = Fit.of(start, prior).estimate_ms([sample.table for sample in some])
         factor = math.exp(float(np.mean(np.log(estimated / [sample.measured_ms for sample in some]))))
         moved = replace(
             prior, gmacs=prior.gmacs * factor, gbs=prior.gbs * factor, dispatch_us=prior.dispatch_us / factor, invoke_us=prior.invoke_us / factor,
-            outputs=(alignment.outputs,), inputs=(alignment.inputs,), pads_memory=(alignment.pads_memory,), level_spread=FEW_LEVEL_SPREAD,
+            level_spread=FEW_LEVEL_SPREAD,
         )  # fmt: skip
         return fit(some, moved)
 

@@ -81,7 +81,7 @@ def _of_both_boards(
     """One board's constants, fitted to the figures of both: the other's times how many times faster this one is (`ratio_of`)."""
     networks = {sample.name for sample in some}
     times_as_fast = board_ratio(networks)
-    like = data.gpu865.without(family) if family else data.gpu865.speeds
+    like = data.gpu865.unseen(family)
     prior = replace(
         prior_of(like, computed, rate_spread=0.1), gmacs=TENSOR_RT_LEVELS[computed], gbs=40.0, dispatch_us=10.0, invoke_us=30.0, outputs=(8,),
         inputs=(1,), pads_memory=(False,),

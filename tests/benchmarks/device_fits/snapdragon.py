@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from functools import partial
-
-from device_fits.constants import DONOR_TOO, IN_VIEW, NEXT_RATE_SPREAD, Fitted, Precisions, Words, few, fitted, samples, starting_at, times
+from device_fits.constants import DONOR_TOO, IN_VIEW, Fitted, Precisions, Words, few, fitted, next_to, samples, times
 from device_fits.cpus import between, cpu_865, from_ncnn
 from device_fits.figures import GALAXY_S23, GPU_STEPS, S23, Publication
-from device_fits.measured import HEXAGON, WRITTEN_AS, Measured
+from device_fits.measured import WRITTEN_AS, Measured
 from device_fits.plan import (
     ALL,
     CPU_RUNS,
@@ -23,10 +20,8 @@ from device_fits.plan import (
     Plan,
     assumed_hop,
 )
-from mcompress.calibration.latency_fit import Prior
-from mcompress.published import prior_of
 from mcompress.targets.operators import Kind
-from mcompress.targets.speeds import KINDS, PrecisionName, Speeds
+from mcompress.targets.speeds import KINDS, PrecisionName
 
 CPU_FILES: Files = {**EVERY, "w8a16": "w8a16"}
 NPU_FILES: Files = {"int8": "int8", "w8a16": "w8a16", "fp16": "fp16", "fp32": "fp16"}
@@ -83,15 +78,11 @@ def hexagon_v73(data: Measured) -> Precisions:
     written: dict[PrecisionName, str] = {"fp16": "float", "int8": "w8a8"}
     found: dict[PrecisionName, Fitted] = {}
     for name, word in written.items():
-        again = starting_at(donor[name], partial(_at_8_gen_3, name))
+        again = next_to(donor[name], name)
         published = Publication(f"{GALAXY_S23}, {word}, tflite on NPU", "TFLite with delegates, AI Hub Models v0.33 (version not stated)")
         found[name] = fitted(f"npu-{name}", samples(S23[word]), again, published, files=WRITTEN_AS[word], words=words, donor=donor[name])
     published = Publication(f"{GALAXY_S23}, w8a16, qnn_dlc on NPU", "QNN, AI Hub Models v0.33 (version not stated)")
     return found | {"w8a16": few("npu-w8a16", donor["w8a16"], "w8a16", S23["w8a16"], published, like=like)}
-
-
-def _at_8_gen_3(name: PrecisionName, speeds: Speeds) -> Prior:
-    return replace(prior_of(speeds, name, NEXT_RATE_SPREAD), outputs=(HEXAGON,), inputs=(1,), pads_memory=(True,))
 
 
 def from_csv(
