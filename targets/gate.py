@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+LEAST_NOISE_PERCENT = 1.0
+"""Two loads of one file in one process differ by up to 1 %, by where their memory lies, however long they are timed."""
 
 Percent = Annotated[float, Field(ge=0, le=1000)]
 Count = Annotated[int, Field(ge=0, le=1_000_000)]
@@ -32,7 +35,8 @@ class Gate(BaseModel):
     latency_percent: Percent = 2.0
     """Estimated latency of a file on the target's device: so many per cent more."""
     measured_percent: Percent = 3.0
-    """Latency of a file measured beside the baseline's in one run: so many per cent more. Where the noise of that run is higher, the noise counts."""
+    """Latency of a file measured beside the baseline's in one run: so many per cent more. Where the noise of that run is higher, the noise counts;
+    below `LEAST_NOISE_PERCENT` nothing could ever be decided."""
     macs_percent: Percent = 1.0
     """Multiply-adds of the network."""
     params_percent: Percent = 1.0
@@ -55,6 +59,14 @@ class Gate(BaseModel):
     """Fields that are compared and shown, and never fail the gate."""
     measured_required: bool = False
     """Whether a file fails the gate if measuring it decides nothing: more noise than `measured_percent`, no time left, or it could not be run."""
+
+    @field_validator("measured_percent")
+    @classmethod
+    def _can_be_decided(cls, value: float) -> float:
+        if value < LEAST_NOISE_PERCENT:
+            why = "two loads of one file differ by as much, so less can never be decided"
+            raise ValueError(f"it is {value:g}; it must be at least {LEAST_NOISE_PERCENT:g}, because {why}")
+        return value
 
     @model_validator(mode="after")
     def _required_is_not_only_shown(self) -> Self:

@@ -231,10 +231,29 @@ def test_seconds_that_mean_nothing(check: Command, baseline: Path, seconds: str)
 
 
 def test_outputs_that_cannot_be_written_are_refused_before_anything_is_measured(check: Command, baseline: Path, tmp_path: Path) -> None:
-    for place in (tmp_path, tmp_path / "missing" / "check.xml"):
+    for place in (tmp_path, tmp_path / "missing" / "check.xml", Path("/proc/check.xml")):
         code, _, err = check(baseline, baseline, "--junit", str(place))
         assert code == 2
+        assert f"--junit: '{place}' cannot be written" in err
         assert "it must be a file in a folder that exists" in err
+    code, _, err = check(baseline, baseline, "--junit", str(tmp_path / "one"), "--markdown", str(tmp_path / "x" / ".." / "one"))
+    assert code == 2
+    assert "--junit and --markdown are both" in err
+
+
+def test_a_comparison_that_breaks_off_leaves_nothing_of_the_last_one(
+    check: Command, baseline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = tmp_path / "check.xml"
+    report.write_text("<testsuites/>")
+
+    def broken_off(*_files: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mcompress.checking._same_schema", broken_off)
+    code, out, _ = check(baseline, baseline, "--no-measure", "--junit", str(report))
+    assert (code, out) == (130, "")
+    assert report.read_text() == ""
 
 
 def test_the_bundle_carries_what_the_gate_needs(baseline: Path) -> None:

@@ -7,6 +7,7 @@ import re
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from mcompress.export.profile import Job, Profile
 from mcompress.reports.gate import measuring
 from mcompress.reports.gate.measuring import LONGER, SECONDS, WITHIN_S, BoundedHost, OutOfTime, Pair, TimeBudget, Turns, time_files, time_pairs
 from mcompress.reports.gate.timing import LEAST_ROUNDS, Timing
+from mcompress.targets.connect import Host
 
 PERCENT = 3.0
 OLD, NEW = Path("old"), Path("new")
@@ -30,6 +32,8 @@ class StandIn:
 
     def __init__(self, *, old: float = 5.0, new: float = 5.0, noise: Callable[[int], float] = lambda _call: 0.0, start_s: float = 0.5) -> None:
         self.now_s = 0.0
+        self.throttled: str | None = None
+        self.clock_jumps = 0
         self.order: list[tuple[str, str]] = []
         self.rounds: list[int] = []
         self.ms, self._noise, self._start_s = {"old": old, "new": new}, noise, start_s
@@ -58,7 +62,7 @@ class StandIn:
     def _profile(self, path: Path, backend: str, count: int, noise: float) -> Profile:
         ms = self.ms[path.name]
         samples = tuple((ms * self._random.lognormal(0, noise, count)).tolist())
-        return Profile(Job(path, backend), "", ms, ms, ms, 0.0, count, 0.0, None, None, 0, (), (), samples)
+        return Profile(Job(path, backend), "", ms, ms, ms, 0.0, count, 0.0, None, self.throttled, self.clock_jumps, (), (), samples)
 
 
 @pytest.fixture
@@ -82,6 +86,30 @@ def test_an_alarm_is_measured_a_second_time_in_the_other_order(timed: Callable[.
     equal = StandIn()
     assert not timed(equal).slower(PERCENT)
     assert len(equal.order) == 2
+
+
+def test_what_disturbed_a_pass_is_said(timed: Callable[..., Timing]) -> None:
+    machine = StandIn(new=6.0)
+    assert [one.notes for one in timed(machine).passes] == [(), ()]
+    machine.throttled, machine.clock_jumps = "cpu0 fell to 1.2 GHz", 2
+    said = ("throttled: cpu0 fell to 1.2 GHz", "2 rounds left out, because the clock jumped in them")
+    assert [one.notes for one in timed(machine).passes] == [said, said]
+
+
+def test_it_is_measured_on_the_fastest_processor_where_they_are_unequal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[Job] = []
+
+    def interleave(_host: BoundedHost, a: Job, b: Job, *, rounds: int, queries_per_round: int) -> tuple[Profile, Profile]:
+        assert (rounds, queries_per_round) == (8, 1)
+        asked.extend((a, b))
+        raise ExportError("not here")
+
+    unequal = replace(Host().facts(), cores_khz=(1_800_000, 2_400_000))
+    monkeypatch.setattr(Host, "facts", lambda _host: unequal)
+    monkeypatch.setattr(measuring, "interleave", interleave)
+    with pytest.raises(ExportError, match="not here"):
+        measuring._interleave(tmp_path / "a", tmp_path / "b", "onnx", 8, Turns(1, 0.1, 0.1), TimeBudget(10))
+    assert [job.cpus for job in asked] == [(1,), (1,)]
 
 
 def test_where_the_noise_hides_what_is_allowed_it_is_measured_longer(timed: Callable[..., Timing]) -> None:

@@ -28,6 +28,7 @@ SPEC = ModelSpec("my_network:build")
 
 @pytest.fixture(autouse=True)
 def _nothing_open() -> Iterator[None]:
+    import_beside(None)  # another file's tests may have left a target open
     path = list(sys.path)
     yield
     import_beside(None)

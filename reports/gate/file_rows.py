@@ -134,6 +134,7 @@ class FileRows:
             note = f"more than the noise, {noise:.3g} %; {note}"
         elif len(timing.passes) > 1 and verdict == "ok":
             note += "; the first pass raised an alarm, the second did not confirm it"
+        note = "; ".join([note, *dict.fromkeys(disturbance for one in timing.passes for disturbance in one.notes)])
         values = last.baseline_ms, last.baseline_ms * timing.ratio
         cells = figure(values[0], "ms"), figure(values[1], "ms"), signed(timing.ratio)
         return Gated(self.subject, "measured latency", "measured_percent", self.tolerances).row(cells, verdict, values, note)

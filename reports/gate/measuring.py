@@ -16,7 +16,7 @@ from pathlib import Path
 from mcompress.errors import DeviceError, ExportError, MCompressError, UsageError
 from mcompress.export.profile import Job, Profile, Rules, interleave
 from mcompress.reports.gate.timing import LEAST_ROUNDS, Ratio, Timing, ratio_of, signed
-from mcompress.targets.connect import Host
+from mcompress.targets.connect import Host, pinned
 
 SECONDS = 3.0
 """Of alternating queries per pass and file."""
@@ -245,11 +245,19 @@ def _pass(pair: Pair, rounds: int, turns: Turns, budget: TimeBudget, *, swapped:
     one, other = (pair.new, pair.baseline) if swapped else (pair.baseline, pair.new)
     first, second = _interleave(one, other, pair.backend, rounds, turns, budget)
     old, now = (second, first) if swapped else (first, second)
-    return ratio_of(old.samples_ms, now.samples_ms, queries_per_round=turns.queries)
+    return replace(ratio_of(old.samples_ms, now.samples_ms, queries_per_round=turns.queries), notes=_disturbances(old, now))
+
+
+def _disturbances(*sides: Profile) -> tuple[str, ...]:
+    """Both files are in one process, so that what disturbed one disturbed both: said once."""
+    throttled = [f"throttled: {side.throttled}" for side in sides if side.throttled]
+    jumps = max(side.clock_jumps for side in sides)
+    return (*throttled[:1], *([f"{jumps} rounds left out, because the clock jumped in them"] if jumps else ()))
 
 
 def _interleave(one: Path, other: Path, backend: str, rounds: int, turns: Turns, budget: TimeBudget) -> tuple[Profile, Profile]:
     rules = Rules(min_queries=1, min_seconds=0.0, max_seconds=1.0, warm_up_s=turns.warm_up_s, cool_down_s=0.0)
     with BoundedHost(budget) as host:
-        jobs = [Job(path, backend, rules=rules) for path in (one, other)]
+        cpus = pinned(host.facts(), host.name, 1, None).cpus
+        jobs = [Job(path, backend, cpus=cpus, rules=rules) for path in (one, other)]
         return interleave(host, jobs[0], jobs[1], rounds=rounds, queries_per_round=turns.queries)

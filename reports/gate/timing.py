@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcompress.errors import UsageError
+from mcompress.targets.gate import LEAST_NOISE_PERCENT
 
 RESAMPLES = 1000
 BLOCKS = 30
@@ -24,8 +25,7 @@ LEAST_ROUNDS = 8
 INTERVAL = (0.025, 0.975)
 WIDER = 2.576 / 1.960
 """The 99 % interval of a normal distribution, divided by its 95 % interval."""
-LEAST_NOISE = 0.01
-"""Two loads of one file in one process differ by up to 1 %, by where their memory lies, however long they are timed."""
+LEAST_NOISE = LEAST_NOISE_PERCENT / 100
 
 Floats = NDArray[np.float64]
 
@@ -42,6 +42,8 @@ class Ratio:
     baseline_ms: float
     new_ms: float
     rounds: int
+    notes: tuple[str, ...] = ()
+    """What disturbed the pass: throttling, a clock that jumped."""
 
     def alarms(self, percent: float) -> bool:
         """Slower by more than `percent` and by more than the noise, and certainly slower at all."""

@@ -45,6 +45,18 @@ class Outputs:
     junit: Path | None = None
     markdown: Path | None = None
 
+    def clear(self) -> None:
+        """Leave empty files, so that nobody takes the last comparison's for those of one that breaks off. Raises `UsageError` where one cannot be."""
+        paths = {option: path for option, path in (("--junit", self.junit), ("--markdown", self.markdown)) if path is not None}
+        if len({path.resolve() for path in paths.values()}) < len(paths):
+            raise UsageError(f"--junit and --markdown are both '{self.junit}'; give each a file of its own")
+        for option, path in paths.items():
+            try:
+                path.write_text("", encoding="utf-8")
+            except OSError as error:
+                why = f"{error.strerror or error}; it must be a file in a folder that exists and can be written"
+                raise UsageError(f"{option}: '{path}' cannot be written: {why}") from error
+
 
 def check(bundle: Path, against: Path, *, seconds: float | None, outputs: Outputs, reporter: Reporter) -> Check:
     """Compare two bundles (or run folders) and write `outputs`, also for bundles that cannot be compared.
@@ -56,9 +68,7 @@ def check(bundle: Path, against: Path, *, seconds: float | None, outputs: Output
     """
     if seconds is not None and not (math.isfinite(seconds) and seconds > 0):
         raise UsageError(f"--seconds is {seconds:g}; it must be more than 0, for example {SECONDS:g}; --no-measure measures nothing")
-    for path in filter(None, (outputs.junit, outputs.markdown)):
-        if path.is_dir() or not path.parent.is_dir():
-            raise UsageError(f"'{path}' cannot be written: it must be a file in a folder that exists")
+    outputs.clear()
     budget = TimeBudget(WITHIN_S * max(1.0, (seconds or 0.0) / SECONDS))
     started = time.monotonic()
     try:

@@ -37,6 +37,11 @@ class Estimate:
     latency: Measurement
     rows: tuple[OperatorLatency, ...]
 
+    @property
+    def fixed_ms(self) -> float:
+        """The fixed cost of one inference, which no operator has."""
+        return max(0.0, self.latency.value - sum(row.latency_ms for row in self.rows))
+
     def top(self, count: int) -> list[tuple[OperatorLatency, str, str]]:
         """The `count` slowest operators with their kind and what runs inside them, slowest first."""
         paired = zip(self.rows, self.model.table.operators, strict=True)
@@ -49,6 +54,7 @@ class Estimate:
             "model": self.model.name,
             "file": self.model.facts or None,
             "latency": self.latency.model_dump(mode="json"),
+            "fixed_ms": self.fixed_ms,
             "operators": len(self.rows),
             "precisions": dict(Counter(str(row.precision) for row in self.rows)),
             "unknown_operators": [*unknown_names(self.model.table)],
@@ -75,7 +81,7 @@ class Estimate:
 
     def lines(self, count: int) -> list[str]:
         """The same for people, with short names of operators."""
-        latency, total, shown = self.latency, sum(row.latency_ms for row in self.rows), _short_names(self.model.table)
+        latency, total, shown = self.latency, self.latency.value or 1.0, _short_names(self.model.table)
         file = f" ({self.model.facts})" if self.model.facts else ""
         found = [
             f"{latency.value:.3g} {latency.unit} estimated on {latency.on} for {self.model.name}{file}",
@@ -85,13 +91,17 @@ class Estimate:
             f"{'ms':>9} {'share':>6} {'compute':>9} {'memory':>9} {'weights':>9} {'other':>9}  unit  precision  operator",
         ]
         for row, kind, fused in self.top(count):
-            share = row.latency_ms / total if total else 0.0
+            share = row.latency_ms / total
             other_ms = row.dispatch_ms + row.boundary_ms + row.apart_ms
             times = " ".join(f"{value:>9.4f}" for value in (row.compute_ms, row.memory_ms, row.stream_ms, other_ms))
             what = f"{kind}{f' + {fused}' if fused else ''}"
             found.append(f"{row.latency_ms:>9.4f} {share:>6.1%} {times}  {row.unit:<5} {row.precision:<10} {shown[row.name]} ({what})")
         if len(self.rows) > count:
-            found.append(f"... and {len(self.rows) - count} more operators")
+            others_ms = total - self.fixed_ms - sum(row.latency_ms for row, _, _ in self.top(count))
+            more = len(self.rows) - count
+            found.append(f"{others_ms:>9.4f} {others_ms / total:>6.1%} for {more} more operator{'s' if more > 1 else ''}")
+        if self.fixed_ms:
+            found.append(f"{self.fixed_ms:>9.4f} {self.fixed_ms / total:>6.1%} fixed, whatever the operators")
         return [*found, *_assumed_lines(self.model.table)]
 
 
