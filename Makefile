@@ -3,6 +3,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Each test computes on one thread. The tests of a file stay together, for they share what is expensive to make.
+BOTH_CORES := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: run quick test check lint types benchmarks golden clean
 
@@ -13,10 +15,10 @@ quick: $(STAMP)
 	$(BIN)/mcompress run targets/snapdragon865.yaml --quick
 
 test: $(STAMP)
-	$(BIN)/pytest
+	$(BIN)/pytest $(BOTH_CORES)
 
 check: lint types
-	$(BIN)/pytest -m "not export and not pipeline"
+	$(BIN)/pytest $(BOTH_CORES) -m "not export and not pipeline"
 
 lint: $(STAMP)
 	$(BIN)/ruff check

@@ -17,7 +17,7 @@ from scipy.optimize import least_squares
 from mcompress.calibration.device_file import four_digits
 from mcompress.targets.columns import MULTIPLIES, Columns, Floats, Integers, apart, columns_of
 from mcompress.targets.operators import OperatorTable, Runtime
-from mcompress.targets.roofline import SpeedArrays, UnitCosts, activation_ms, rounded_up, unit_costs
+from mcompress.targets.roofline import COMPUTED_AS, SpeedArrays, UnitCosts, activation_ms, rounded_up, unit_costs
 from mcompress.targets.speeds import (
     BYTES,
     CLASSES,
@@ -288,7 +288,7 @@ class _Unknowns:
         on_inputs = arrays.ramp_inputs[own] / np.maximum(rounded_up(columns.inputs, arrays.inputs), 1.0)
         on_outputs = arrays.ramp_outputs[own] / np.maximum(rounded_up(columns.outputs, arrays.outputs), 1.0)
         on_written = np.where(MULTIPLIES[own], 0.0, arrays.ramp_outputs[own] / columns.written_channels)
-        of_compute, of_memory = _by_class(columns, self.speed_of[own], compute), _by_class(columns, self.speed_of[own], memory)
+        of_compute, of_memory = _by_class(columns, self.speed_of[COMPUTED_AS[own]], compute), _by_class(columns, self.speed_of[own], memory)
         of_inputs = _by_class(columns, own, compute * on_inputs / (1 + on_inputs))
         of_outputs = _by_class(columns, own, compute * on_outputs / (1 + on_outputs) + memory * on_written / (1 + on_written))
         passes_ms, of_passes = rows.passes_ms(arrays, size), np.maximum(rows.passes, 0)

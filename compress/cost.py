@@ -11,6 +11,7 @@ Rules, all visible in the resulting `OperatorTable`:
   or a normalization the activation that follows it, as long as nothing else reads what is between them (`counting.fusing` names the runtimes).
 - What is several operators in one place and one in another is one row: attention, GELU, SiLU, a convolution and its padding (`counting.patterns`).
 - An operator that is not known is a row of kind `other` with multiply-adds that are assumed, never zero.
+- Of a table that is looked up in, an inference reads what it finds there; what is stored is the whole.
 - Memory is live from the row that writes it to the last row that reads it, in execution order. Weights are not counted; the input is.
 """
 

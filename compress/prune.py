@@ -249,5 +249,6 @@ def _narrow(row: Operator, read: float, written: float) -> Operator:
         elements_read=round(row.elements_read * read),
         elements_written=round(row.elements_written * written),
         weight_elements=round(row.weight_elements * work),
+        weights_read=None if row.weights_read is None else round(row.weights_read * work),
         sources=None if row.sources is None else tuple((maker, round(elements * read)) for maker, elements in row.sources),
     )

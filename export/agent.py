@@ -12,6 +12,7 @@ phones: inputs are set before, outputs stay where they are.
 # ruff: noqa: UP006, UP031, UP035, UP045, B905  (Python 3.8 has none of what these ask for)
 from __future__ import annotations
 
+import bisect
 import ctypes
 import gc
 import importlib
@@ -23,10 +24,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, TypedDict, cast
+from typing import TYPE_CHECKING, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, TypedDict, TypeVar, cast
 
 if TYPE_CHECKING:
     from types import ModuleType
+
+Value = TypeVar("Value")
 
 ALIVE_EVERY_S = 2.0
 READ_EVERY_S = 1.0
@@ -38,7 +41,10 @@ STALL_NS, STALL_CPU_SHARE, STALL_TIMES = 1_000_000_000, 0.05, 20
 """A query that took this long, this many times the median and hardly any processor time: the machine stood still."""
 LOADING_S = 900.0
 OPERATOR_RUNS, OPERATOR_SECONDS = 50, 2.0
+ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 MOST_READINGS = 120
+BATCH_ASSUMED = "batch 1 assumed, which the file leaves open"
+"""As `mcompress count` says it: only where the first sizes are all that is open."""
 MISSING = {
     "onnx": "onnxruntime is not installed for {python}; install it with: {python} -m pip install onnxruntime numpy",
     "tflite": "neither ai-edge-litert nor tflite-runtime is installed for {python}; install one with: {python} -m pip install ai-edge-litert numpy",
@@ -47,6 +53,9 @@ MISSING = {
 NO_EVENT_TRACER = (
     "no operator times: this build of ExecuTorch's runtime has no event tracing (the wheels on PyPI have none); build it with "
     "EXECUTORCH_ENABLE_EVENT_TRACER=ON"
+)
+NO_TFLITE_RESIZING = (
+    "no operator times: the file leaves sizes open, and this version of LiteRT's profiler takes none; install ai-edge-litert 2.3 or newer there"
 )
 NO_TFLITE_PROFILER = "no operator times: {runtime} gives Python no profiler; install ai-edge-litert 2 or newer there, or use benchmark_model"
 
@@ -67,6 +76,9 @@ class Job(TypedDict):
     file: str
     backend: str
     shape: List[int]
+    """Of the first input; where the file states all sizes, their order may be another one. Empty: as the file states it."""
+    inputs: Dict[str, List[int]]
+    """Name -> shape, just as the file has it; '' is the first input."""
     threads: int
     cpus: Optional[List[int]]
     rules: Rules
@@ -91,6 +103,13 @@ class Operator(TypedDict):
     mean_ms: float
 
 
+class Input(TypedDict):
+    """An input of a file, with the sizes that it was measured at."""
+
+    name: str
+    shape: List[int]
+
+
 class Result(TypedDict):
     """What a child process found out about one file."""
 
@@ -100,6 +119,9 @@ class Result(TypedDict):
     clock_jumps: int
     peak_memory_mb: Optional[float]
     warnings: List[str]
+    inputs: List[Input]
+    assumed: str
+    """What the file leaves open and was decided here; empty if nothing was."""
 
 
 class MissingRuntime(Exception):  # noqa: N818
@@ -118,10 +140,25 @@ class Clocks(NamedTuple):
     processor: Callable[[], int] = time.process_time_ns
 
 
+class Asked(NamedTuple):
+    """The sizes that a job asks for, as `Job` has them."""
+
+    shape: Sequence[int]
+    inputs: Dict[str, List[int]]
+
+
+class Sizes(NamedTuple):
+    """The sizes of all inputs, in the file's order."""
+
+    inputs: List[Input]
+    assumed: str
+
+
 class Loaded(NamedTuple):
     """A file ready to be executed: `run` executes it once on inputs that are set already."""
 
     runtime: str
+    sizes: Sizes
     run: Callable[[], object]
     operators: Callable[[], Tuple[List[Operator], List[str]]]
     """Operator times from the runtime's profiler, and what it could not say. A second session: profiling would slow down the first."""
@@ -310,7 +347,7 @@ def _keep(numbers: Dict[str, int], name: str, path: Path) -> None:
 # ---- the runtimes
 
 
-def load_onnx(path: Path, threads: int, shape: Sequence[int]) -> Loaded:
+def load_onnx(path: Path, threads: int, asked: Asked) -> Loaded:
     """A session on the CPU, its inputs bound."""
     ort = _module("onnx", "onnxruntime")
     np = _module("onnx", "numpy")
@@ -322,14 +359,13 @@ def load_onnx(path: Path, threads: int, shape: Sequence[int]) -> Loaded:
             options.add_session_config_entry("session.x64quantprecision", "1")
         if profile_prefix:
             options.enable_profiling, options.profile_file_prefix = True, profile_prefix
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return _opened(path, lambda: ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]))
 
     def bound(session: object) -> Callable[[], object]:
         binding = session.io_binding()  # type: ignore[attr-defined]
-        for index, given in enumerate(session.get_inputs()):  # type: ignore[attr-defined]
+        for given, sized in zip(session.get_inputs(), sizes.inputs):  # type: ignore[attr-defined]
             name = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(float16)": "float16"}.get(given.type, given.type[7:-1])
-            value = _values(np, _shape(given.shape, shape, index), name)
-            binding.bind_ortvalue_input(given.name, ort.OrtValue.ortvalue_from_numpy(value))
+            binding.bind_ortvalue_input(given.name, ort.OrtValue.ortvalue_from_numpy(_values(np, sized["shape"], name)))
         for result in session.get_outputs():  # type: ignore[attr-defined]
             binding.bind_output(result.name)
         return lambda: session.run_with_iobinding(binding)  # type: ignore[attr-defined]
@@ -340,48 +376,91 @@ def load_onnx(path: Path, threads: int, shape: Sequence[int]) -> Loaded:
         trace = Path(session.end_profiling())  # type: ignore[attr-defined]
         events = json.loads(trace.read_text(encoding="utf-8"))
         trace.unlink()
-        found: Dict[str, List[float]] = {}
-        kinds: Dict[str, str] = {}
-        for event in events:
-            if event.get("cat") == "Node" and str(event.get("name", "")).endswith("_kernel_time"):
-                name = event["name"][: -len("_kernel_time")]
-                found.setdefault(name, []).append(event["dur"] / 1e3)
-                kinds[name] = event["args"].get("op_name", "")
-        return _averages(found, kinds), ["onnxruntime's profiler counts whole microseconds"]
+        return onnx_operators(events), ["onnxruntime's profiler counts whole microseconds"]
 
-    return Loaded("onnxruntime %s CPU" % ort.__version__, bound(session_with("")), operators)
+    timed = session_with("")
+    sizes = sizes_of([(given.name, given.shape) for given in timed.get_inputs()], asked)  # type: ignore[attr-defined]
+    return Loaded("onnxruntime %s CPU" % ort.__version__, sizes, bound(timed), operators)
 
 
-def load_tflite(path: Path, threads: int, shape: Sequence[int]) -> Loaded:
+ONNX_CONTAINERS = ("If", "Loop", "Scan", "BeamSearch", "GreedySearch", "Sampling", "WhisperBeamSearch")
+"""Operators that hold graphs, the last four of them onnxruntime's own."""
+
+
+class OnnxEvent(TypedDict, total=False):
+    """An event of onnxruntime's profiler; times in whole microseconds."""
+
+    cat: str
+    name: str
+    ts: int
+    dur: int
+    args: Dict[str, str]
+
+
+def onnx_operators(events: Sequence[OnnxEvent]) -> List[Operator]:
+    """Mean time per run of each operator in a trace, without the warm-up; what is executed several times in a run counts as often."""
+    runs = sorted((event["ts"], event["ts"] + event["dur"]) for event in events if event.get("name") == "model_run")
+    runs = runs[WARM_UP_RUNS:] or runs
+    begins = [begin for begin, _ in runs]
+    nodes = [event for event in events if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")]
+    starts = sorted(event["ts"] for event in nodes)
+    total_us: Dict[str, int] = {}
+    kinds: Dict[str, str] = {}
+    for event in nodes:
+        start, took, kind = event["ts"], event["dur"], event["args"].get("op_name", "")
+        run = bisect.bisect_right(begins, start) - 1
+        if run < 0 or start > runs[run][1]:
+            continue  # of the warm-up, or of a run that did not fit into the trace
+        if kind in ONNX_CONTAINERS and bisect.bisect_left(starts, start + took) - bisect.bisect_left(starts, start) > 1:
+            continue  # it contains what its graph executes: counted once
+        name = event["name"][: -len("_kernel_time")]
+        total_us[name] = total_us.get(name, 0) + took
+        kinds[name] = kind
+    return [{"name": name, "kind": kinds[name], "mean_ms": took / 1e3 / len(runs)} for name, took in total_us.items()]
+
+
+def load_tflite(path: Path, threads: int, asked: Asked) -> Loaded:
     """An interpreter with the runtime's default delegate (XNNPACK), its inputs set."""
     np = _module("tflite", "numpy")
     module, name = _tflite()
-    interpreter = module.Interpreter(model_path=str(path), num_threads=threads)
-    for index, given in enumerate(interpreter.get_input_details()):
-        stated = [int(size) for size in given["shape_signature"]] if len(given.get("shape_signature", ())) else [int(s) for s in given["shape"]]
-        if min(stated, default=1) < 1:
-            interpreter.resize_tensor_input(given["index"], _shape(stated, shape, index))
-        else:
-            _shape(stated, shape, index)
-    interpreter.allocate_tensors()
-    for given in interpreter.get_input_details():
-        interpreter.set_tensor(given["index"], _values(np, [int(size) for size in given["shape"]], np.dtype(given["dtype"]).name))
+    interpreter = _opened(path, lambda: module.Interpreter(model_path=str(path), num_threads=threads))
+    details = interpreter.get_input_details()
+    stated = [[int(size) for size in (one["shape_signature"] if len(one.get("shape_signature", ())) else one["shape"])] for one in details]
+    sizes = sizes_of([(one["name"], shape) for one, shape in zip(details, stated)], asked)
+    resized = {one["name"]: sized["shape"] for one, shape, sized in zip(details, stated, sizes.inputs) if min(shape, default=1) < 1}
+    for one in details:
+        if one["name"] in resized:
+            interpreter.resize_tensor_input(one["index"], resized[one["name"]])
+    if resized:
+        try:
+            interpreter.allocate_tensors()
+        except (RuntimeError, ValueError) as problem:
+            shown = " and ".join("%s=%s" % (one["name"], _shown(one["shape"])) for one in sizes.inputs)
+            raise Unusable("the runtime does not take inputs of shape %s: %s" % (shown, str(problem).strip()[:1500])) from problem
+    else:
+        _opened(path, interpreter.allocate_tensors)
+    for one, sized in zip(details, sizes.inputs):
+        interpreter.set_tensor(one["index"], _values(np, sized["shape"], np.dtype(one["dtype"]).name))
     runtime = "%s %s CPU" % (name, _version(name))
 
     def operators() -> Tuple[List[Operator], List[str]]:
         library = Path(str(module.__file__)).with_name("libLiteRt.so")
         if not library.exists():
             return [], [NO_TFLITE_PROFILER.format(runtime=runtime)]
-        return litert_operators(library, path, threads)
+        return litert_operators(library, path, threads, resized)
 
-    return Loaded(runtime, interpreter.invoke, operators)
+    return Loaded(runtime, sizes, interpreter.invoke, operators)
 
 
 def _tflite() -> Tuple[ModuleType, str]:
     try:
-        return importlib.import_module("ai_edge_litert.interpreter"), "ai-edge-litert"
-    except ImportError:
-        return _module("tflite", "tflite_runtime.interpreter"), "tflite-runtime"
+        return _module("tflite", "ai_edge_litert.interpreter"), "ai-edge-litert"
+    except MissingRuntime:
+        try:
+            return importlib.import_module("tflite_runtime.interpreter"), "tflite-runtime"
+        except (ImportError, OSError):
+            pass
+        raise  # what is wrong with the newer one is what is to be mended
 
 
 def runtime_of(backend: str) -> str:
@@ -390,20 +469,20 @@ def runtime_of(backend: str) -> str:
     return "%s %s CPU" % (name, _version(name))
 
 
-def load_executorch(path: Path, threads: int, shape: Sequence[int]) -> Loaded:
+def load_executorch(path: Path, threads: int, asked: Asked) -> Loaded:
     """The `forward` method with the delegates that are compiled into the runtime."""
     torch = _module("executorch", "torch")  # first: it loads the libraries that the runtime is linked with
     np = _module("executorch", "numpy")
     library = _module("executorch", "executorch.extension.pybindings._portable_lib")
     library._unsafe_reset_threadpool(threads)
-    program = library._load_program(str(path))
-    method = program.load_method("forward")
+    program = _opened(path, lambda: library._load_program(str(path)))
+    method = _opened(path, lambda: program.load_method("forward"))
     meta = method.method_meta()
     names = {0: "uint8", 1: "int8", 2: "int16", 3: "int32", 4: "int64", 5: "float16", 6: "float32", 7: "float64", 11: "bool"}  # c10::ScalarType
-    inputs = []
-    for index in range(meta.num_inputs()):
-        facts = meta.input_tensor_meta(index)
-        inputs.append(torch.from_numpy(_values(np, _shape(list(facts.sizes()), shape, index), names.get(int(facts.dtype()), "float32"))))
+    facts = [meta.input_tensor_meta(index) for index in range(meta.num_inputs())]
+    sizes = sizes_of([(str(index), list(one.sizes())) for index, one in enumerate(facts)], asked)  # such a file has no names of inputs
+    kinds = [names.get(int(one.dtype()), "float32") for one in facts]
+    inputs = [torch.from_numpy(_values(np, sized["shape"], kind)) for sized, kind in zip(sizes.inputs, kinds)]
     runtime = "executorch %s CPU" % _version("executorch")
 
     def operators() -> Tuple[List[Operator], List[str]]:
@@ -418,7 +497,7 @@ def load_executorch(path: Path, threads: int, shape: Sequence[int]) -> Loaded:
             return [], [NO_EVENT_TRACER]
         return etdump_operators(dump), []
 
-    return Loaded(runtime, lambda: method.call(inputs, clone_outputs=False), operators)
+    return Loaded(runtime, sizes, lambda: method.call(inputs, clone_outputs=False), operators)
 
 
 LITERT_CPU = 1
@@ -428,8 +507,15 @@ LITERT_EVENT_BYTES = (104, 88)
 """Size of ProfiledEventData: with three numbers per memory figure (ai-edge-litert 2.3), and with two (older)."""
 
 
-def litert_operators(library: Path, path: Path, threads: int) -> Tuple[List[Operator], List[str]]:
-    """Mean times from LiteRT's own profiler, through its C interface (litert/c/litert_profiler.h); the Python interface has none."""
+LITERT_LAYOUT_AT, LITERT_LAYOUT_BYTES = 4, 68
+"""LiteRtLayout inside LiteRtRankedTensorType: the rank (7 bits), 8 sizes and 8 strides, of 4 bytes each."""
+
+
+def litert_operators(library: Path, path: Path, threads: int, resized: Dict[str, List[int]]) -> Tuple[List[Operator], List[str]]:
+    """Mean times from LiteRT's own profiler, through its C interface (litert/c/litert_profiler.h); the Python interface has none.
+
+    `resized` are the shapes of the inputs whose sizes the file leaves open, by name.
+    """
     lite = ctypes.CDLL(str(library))
     pointer, size = ctypes.c_void_p, ctypes.c_size_t
 
@@ -453,18 +539,40 @@ def litert_operators(library: Path, path: Path, threads: int) -> Tuple[List[Oper
         call("LiteRtAddOpaqueOptions", options, made("LiteRtCreateOpaqueOptions", ctypes.c_char_p(name), ctypes.cast(text, pointer), keeps_text))
     compiled = made("LiteRtCreateCompiledModel", environment, model, options)
     signature = made("LiteRtGetModelSignature", model, size(0))
-    buffers = []
+    tensors: Dict[str, List[ctypes.c_void_p]] = {}
     for side in ("Input", "Output"):
         count = size()
         call("LiteRtGetNumSignature%ss" % side, signature, ctypes.byref(count))
-        handles = (pointer * count.value)()
-        for index in range(count.value):
-            tensor = made("LiteRtGetSignature%sTensorByIndex" % side, signature, size(index))
-            kind = ctypes.create_string_buffer(256)  # LiteRtRankedTensorType, which is only passed on
+        tensors[side] = [made("LiteRtGetSignature%sTensorByIndex" % side, signature, size(index)) for index in range(count.value)]
+    if resized and not hasattr(lite, "LiteRtCompiledModelResizeInputTensor"):
+        return [], [NO_TFLITE_RESIZING]
+    for index, tensor in enumerate(tensors["Input"] if resized else ()):
+        called = ctypes.c_char_p()
+        call("LiteRtGetTensorName", tensor, ctypes.byref(called))
+        shape = resized.get((called.value or b"").decode("utf-8", errors="replace"))
+        if shape is not None:
+            call("LiteRtCompiledModelResizeInputTensor", compiled, size(0), size(index), (ctypes.c_int * len(shape))(*shape), size(len(shape)))
+    layouts = {side: ctypes.create_string_buffer(LITERT_LAYOUT_BYTES * len(of_side) + 256) for side, of_side in tensors.items()}
+    if resized:
+        for index in range(len(tensors["Input"])):
+            place = ctypes.byref(layouts["Input"], LITERT_LAYOUT_BYTES * index)
+            call("LiteRtGetCompiledModelInputTensorLayout", compiled, size(0), size(index), place)
+        outputs = size(len(tensors["Output"])), layouts["Output"], ctypes.c_bool(True)
+        call("LiteRtGetCompiledModelOutputTensorLayouts", compiled, size(0), *outputs)
+    buffers: List[object] = []
+    for side, of_side in tensors.items():
+        handles = (pointer * len(of_side))()
+        for index, tensor in enumerate(of_side):
+            kind = ctypes.create_string_buffer(256)  # LiteRtRankedTensorType
             call("LiteRtGetRankedTensorType", tensor, kind)
+            if resized:
+                layout = layouts[side].raw[LITERT_LAYOUT_BYTES * index : LITERT_LAYOUT_BYTES * (index + 1)]
+                if (layout[0] ^ kind.raw[LITERT_LAYOUT_AT]) & 0x7F:  # open sizes change; how many there are does not
+                    return [], [NO_TFLITE_RESIZING]
+                ctypes.memmove(ctypes.byref(kind, LITERT_LAYOUT_AT), layout, LITERT_LAYOUT_BYTES)
             needs = made("LiteRtGetCompiledModel%sBufferRequirements" % side, compiled, size(0), size(index))
             handles[index] = made("LiteRtCreateManagedTensorBufferFromRequirements", environment, kind, needs).value
-        buffers += [size(count.value), handles]
+        buffers += [size(len(of_side)), handles]
     profiler = made("LiteRtCompiledModelGetProfiler", compiled)
 
     def run() -> None:
@@ -540,11 +648,21 @@ PRELOADED = {
 def _module(backend: str, name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
-    except ImportError as problem:
-        missing = (problem.name or "").split(".")[0]
-        if missing and missing not in (name.split(".")[0], "numpy"):
-            raise MissingRuntime("%s is installed and cannot be loaded: %s" % (name, problem)) from problem
-        raise MissingRuntime(MISSING[backend].format(python=sys.executable)) from problem
+    except (ImportError, OSError) as problem:  # an OSError where a package loads its library itself
+        absent = (problem.name or "").split(".")[0] if isinstance(problem, ModuleNotFoundError) else None
+        if absent in (name.split(".")[0], "numpy"):
+            raise MissingRuntime(MISSING[backend].format(python=sys.executable)) from problem
+        raise MissingRuntime("%s is installed and cannot be loaded: %s" % (name, problem)) from problem
+
+
+def _opened(path: Path, call: Callable[[], Value]) -> Value:
+    """What a runtime makes of a file. Raises `Unusable` with what it says instead."""
+    try:
+        return call()
+    except Exception as problem:  # runtimes raise whatever they like
+        said = "%s: %s" % (type(problem).__name__, str(problem).strip()[:1500])
+        hint = "the file has %d bytes; if it is cut off or damaged, copy or export it again" % path.stat().st_size
+        raise Unusable("the runtime cannot load it (%s); %s" % (said, hint)) from problem
 
 
 def _version(distribution: str) -> str:
@@ -558,28 +676,80 @@ def _version(distribution: str) -> str:
     return "of unknown version"
 
 
-def _shape(stated: Sequence[object], given: Sequence[int], index: int) -> List[int]:
-    """The file's own shape; sizes that it leaves open come from `given` for the first input, and are 1 for the others."""
-    sizes = [size if isinstance(size, int) and size > 0 else 0 for size in stated]
-    asked = list(given) if index == 0 else []
-    if not asked:
-        return [size or 1 for size in sizes]
-    filled = len(asked) == len(sizes) and all(size in (0, want) for size, want in zip(sizes, asked))
-    if not filled and (0 in sizes or sorted(asked) != sorted(sizes)):  # in another layout it has the same sizes in another order
-        raise Unusable("the file takes an input of shape %s, and %s was asked for" % (list(stated), list(given)))
-    return asked if 0 in sizes else [int(size) for size in sizes]
+def sizes_of(stated: Sequence[Tuple[str, Sequence[object]]], asked: Asked) -> Sizes:
+    """The sizes to measure at: those that the file states, and what was asked for where it leaves them open.
+
+    `stated` has the name and the sizes of each input. A size is open unless it is a number above 0; a text stands for one size wherever it is.
+    Raises `Unusable` for what the file does not take, and for sizes that stay open; an open batch alone is 1, and said.
+    """
+    first = stated[0][0] if stated else ""
+    given = {name or first: list(shape) for name, shape in asked.inputs.items()}
+    known = dict(stated)
+    for name, shape in given.items():
+        if name not in known:
+            raise Unusable("--input names '%s', but the inputs of the file are: %s" % (name, ", ".join(known) or "none"))
+        if not _takes(known[name], shape):
+            raise Unusable("--input is %s=%s, but the file takes %s only" % (name, _shown(shape), _shown(known[name])))
+    if asked.shape and not given and stated:
+        given = {first: _in_its_order(known[first], asked.shape)}
+    called: Dict[str, int] = {}
+    for name, shape in given.items():
+        for size, one in zip(known[name], shape):
+            if isinstance(size, str) and size and called.setdefault(size, one) != one:
+                raise Unusable("the file has one size for '%s', and --input gives it %d and %d" % (size, called[size], one))
+    inputs: List[Input] = []
+    for name, sizes in stated:
+        inputs.append({"name": name, "shape": given.get(name) or [_size(size, called) for size in sizes]})
+    open_ = [index for index, one in enumerate(inputs) if 0 in one["shape"]]
+    if not open_:
+        return Sizes(inputs, "")
+    if not given and all(0 not in inputs[index]["shape"][1:] for index in open_):
+        for index in open_:
+            inputs[index]["shape"][0] = 1
+        return Sizes(inputs, BATCH_ASSUMED)
+    shown = "; ".join("%s: %s" % (stated[index][0], _shown(stated[index][1])) for index in open_)
+    how = "--input SHAPE" if len(stated) == 1 else " ".join("--input %s=SHAPE" % stated[index][0] for index in open_)
+    raise Unusable("the file leaves sizes open (%s); give %s" % (shown, how))
+
+
+def _size(size: object, called: Dict[str, int]) -> int:
+    """One size of an input; 0 if it is open."""
+    if isinstance(size, str):
+        return called.get(size, 0)
+    return size if isinstance(size, int) and size > 0 else 0
+
+
+def _takes(sizes: Sequence[object], shape: Sequence[int]) -> bool:
+    return len(shape) == len(sizes) and all(_size(size, {}) in (0, one) for size, one in zip(sizes, shape))
+
+
+def _in_its_order(sizes: Sequence[object], shape: Sequence[int]) -> List[int]:
+    """`shape` as the file takes it: one that states all its sizes may have them in the order of another layout."""
+    own = [_size(size, {}) for size in sizes]
+    if _takes(sizes, shape):
+        return list(shape)
+    if 0 in own or sorted(own) != sorted(shape):
+        raise Unusable("the file takes an input of shape %s, and %s was asked for" % (list(sizes), list(shape)))
+    return own
+
+
+def _shown(sizes: Sequence[object]) -> str:
+    return ",".join(str(size) if _size(size, {}) or (isinstance(size, str) and size) else "?" for size in sizes)
 
 
 def _values(np: ModuleType, shape: Sequence[int], dtype: str) -> object:
     """Random values: 0 to 1 for real numbers, the whole range for 8-bit ones (quantized pictures), 0 or 1 for others (they may be indices)."""
     random = np.random.RandomState(0)
-    if dtype.startswith("float"):
-        return random.random_sample(tuple(shape)).astype(dtype)
-    if dtype in ("int8", "uint8"):
-        low = -128 if dtype == "int8" else 0
-        return random.randint(low, low + 256, tuple(shape)).astype(dtype)
-    if dtype == "bool" or dtype.startswith(("int", "uint")):
-        return random.randint(0, 2, tuple(shape)).astype(dtype)
+    try:
+        if dtype.startswith("float"):
+            return random.random_sample(tuple(shape)).astype(dtype)
+        if dtype in ("int8", "uint8"):
+            low = -128 if dtype == "int8" else 0
+            return random.randint(low, low + 256, tuple(shape)).astype(dtype)
+        if dtype == "bool" or dtype.startswith(("int", "uint")):
+            return random.randint(0, 2, tuple(shape)).astype(dtype)
+    except (MemoryError, ValueError) as problem:  # numpy raises either for an array that is too large
+        raise Unusable("inputs of shape %s do not fit into memory" % _shown(shape)) from problem
     raise Unusable("the file has an input of type %s, for which no values can be made; allowed: real numbers, whole numbers, bool" % dtype)
 
 
@@ -648,28 +818,22 @@ def work(jobs: Sequence[Job], rounds: int, queries: int) -> List[Result]:
                 "clock_jumps": len(jumps),
                 "peak_memory_mb": memory,
                 "warnings": warnings + sorted(set(jumps))[:3],
+                "inputs": one.sizes.inputs,
+                "assumed": one.sizes.assumed,
             }
         )
     return results
 
 
 def _loaded(job: Job) -> Loaded:
-    path = Path(job["file"])
-    try:
-        return LOADERS[job["backend"]](path, job["threads"], job["shape"])
-    except (MissingRuntime, Unusable):
-        raise
-    except Exception as problem:  # runtimes raise whatever they like
-        said = "%s: %s" % (type(problem).__name__, str(problem).strip()[:1500])
-        hint = "the file has %d bytes; if it is cut off or damaged, copy or export it again" % path.stat().st_size
-        raise Unusable("the runtime cannot load it (%s); %s" % (said, hint)) from problem
+    return LOADERS[job["backend"]](Path(job["file"]), job["threads"], Asked(job["shape"], job["inputs"]))
 
 
 def operators_of(job: Job) -> Tuple[List[Operator], List[str]]:
     """What a second child process does: the times of one file's operators, and what the runtime's profiler cannot say."""
     _pin(job["cpus"])
     _preload(job["backend"])
-    return LOADERS[job["backend"]](Path(job["file"]), job["threads"], job["shape"]).operators()
+    return _loaded(job).operators()
 
 
 def _pin(cpus: Optional[Sequence[int]]) -> List[str]:
@@ -685,12 +849,14 @@ def _pin(cpus: Optional[Sequence[int]]) -> List[str]:
     return []
 
 
-def _preload(backend: str) -> None:
-    for name in PRELOADED.get(backend, ()):
-        try:
+def _preload(backend: str) -> bool:
+    """Import the runtime; False where it cannot be imported, which the loader says with its reason."""
+    try:
+        for name in PRELOADED.get(backend, ()):
             importlib.import_module(name)
-        except ImportError:  # the loader says what is missing
-            return
+    except (ImportError, OSError):
+        return False
+    return True
 
 
 def child(request: Request, index: int, what: str, answer: int) -> int:
@@ -722,6 +888,8 @@ class Supervisor:
         self._request, self._file, self._answer = request, request_file, answer
         self._root = Path(request["sys"])
         self._said_at = 0.0
+        self._imported: Dict[str, bool] = {}
+        self._starting = self._told_to_end = False
         self.process = 0
 
     def say(self, event: Dict[str, object]) -> None:
@@ -755,7 +923,7 @@ class Supervisor:
     def _watch(self, index: int, what: str, readings: List[Reading], most_s: float) -> Dict[str, object]:
         """Run a child process to its end, and look at the sensors meanwhile. What it said, or `reason`."""
         reader, writer = os.pipe()
-        self.process = self._start(index, what, reader, writer)
+        self._start(index, what, reader, writer)
         os.close(writer)
         parts: List[bytes] = []
         until, looked = time.monotonic() + most_s, time.monotonic()
@@ -782,26 +950,77 @@ class Supervisor:
         except ValueError:
             return {"reason": _death(status)}
 
-    def _start(self, index: int, what: str, reader: int, writer: int) -> int:
+    def _start(self, index: int, what: str, reader: int, writer: int) -> None:
         if not (self._request["fork"] and sys.platform.startswith("linux")):  # a forked process may not use macOS's frameworks
             command = [sys.executable, os.path.abspath(__file__), self._file, str(index), what, str(writer)]  # noqa: PTH100
-            return subprocess.Popen(command, pass_fds=[writer]).pid
-        if (
-            len({job["backend"] for job in self._request["jobs"]}) == 1
-        ):  # importing once is faster; but no file's memory may include another's runtime
-            _preload(self._request["jobs"][index]["backend"])
-        pid = os.fork()
-        if pid:
-            return pid
+            self._starting = True
+            self.process = subprocess.Popen(command, pass_fds=[writer]).pid
+            self._started()
+            return
+        backend = self._request["jobs"][index]["backend"]
+        alone = len({job["backend"] for job in self._request["jobs"]}) == 1
+        if alone and self._importable(backend):  # importing once is faster; but no file's memory may include another's runtime
+            _preload(backend)
+        if self._fork():
+            return
         code = 70
         try:  # never leave this frame: the parent's work must not be done twice
             os.close(reader)
             os.close(self._answer)
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             code = child(self._request, index, what, writer)
         finally:
             sys.stderr.flush()
             os._exit(code)
+
+    def _fork(self) -> int:
+        """Fork; 0 in the child process, which signals end as they end any other."""
+        self._starting = True
+        self.process = os.fork()
+        if not self.process:
+            for number in ENDING:
+                signal.signal(number, signal.SIG_DFL)
+        self._started()
+        return self.process
+
+    def _started(self) -> None:
+        self._starting = False
+        if self._told_to_end:
+            self.end()
+
+    def end(self) -> None:
+        """End this process and the one that it has started. Between starting one and knowing its number, that waits: it would be left behind."""
+        if self._starting:
+            self._told_to_end = True
+            return
+        try:
+            if self.process:
+                os.kill(self.process, signal.SIGKILL)
+        finally:  # it may have ended by itself this moment
+            os._exit(143)
+
+    def _importable(self, backend: str) -> bool:
+        """Whether the runtime can be imported, tried in a process of its own: some end theirs, and this one has the other files to measure."""
+        if backend in self._imported:
+            return self._imported[backend]
+        if not self._fork():
+            code = 70
+            try:  # never leave this frame: the parent's work must not be done twice
+                os.close(self._answer)
+                code = 0 if _preload(backend) else 1
+            finally:
+                os._exit(code)
+        until = time.monotonic() + LOADING_S
+        ended, status = 0, 0
+        while not ended:
+            time.sleep(0.005)
+            ended, status = os.waitpid(self.process, os.WNOHANG)
+            self._alive()
+            if not ended and time.monotonic() > until:
+                os.kill(self.process, signal.SIGKILL)
+                until = float("inf")
+        self.process = 0
+        self._imported[backend] = status == 0
+        return self._imported[backend]
 
     def _alive(self) -> None:
         if time.monotonic() - self._said_at >= ALIVE_EVERY_S:
@@ -827,11 +1046,9 @@ def main(arguments: Sequence[str]) -> int:
     supervisor = Supervisor(request, arguments[0], answer)
 
     def stop(_number: int, _frame: object) -> None:
-        if supervisor.process:
-            os.kill(supervisor.process, signal.SIGKILL)
-        os._exit(143)
+        supervisor.end()
 
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+    for number in ENDING:
         signal.signal(number, stop)
     try:
         supervisor.say({"event": "alive", "python": sys.version.split()[0]})

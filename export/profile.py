@@ -12,14 +12,25 @@ from pathlib import Path
 from mcompress.environment import cpu_name
 from mcompress.errors import DeviceError, ExportError, UsageError
 from mcompress.export.profile_agent import lines, profile_of
-from mcompress.export.profile_jobs import BACKENDS, FailedJob, Job, OperatorTime, Profile, Rules, backend_of_file, measurements, statistics
+from mcompress.export.profile_jobs import (
+    BACKENDS,
+    FailedJob,
+    InputShape,
+    Job,
+    OperatorTime,
+    Profile,
+    Rules,
+    backend_of_file,
+    measurements,
+    statistics,
+)
 from mcompress.export.profile_phone import Programs, profile_on_phone
-from mcompress.targets.connect import Connection, Host
+from mcompress.targets.connect import Connection, Host, pinned
 from mcompress.targets.schema import Measurement
 
 __all__ = [
-    "BACKENDS", "FailedJob", "Job", "OperatorTime", "Profile", "Programs", "Rules", "backend_of_file", "interleave", "measurements", "profile",
-    "profile_files", "statistics",
+    "BACKENDS", "FailedJob", "InputShape", "Job", "OperatorTime", "Profile", "Programs", "Rules", "backend_of_file", "interleave", "measurements",
+    "profile", "profile_files", "statistics",
 ]  # fmt: skip
 
 RUN_MOST_QUERIES, RUN_WARM_UP_S = 50, 0.2
@@ -97,8 +108,8 @@ def profile(
     50 queries are made unless `seconds` pass first, but never fewer than 10. `precision` only labels the result. Raises `ExportError`.
     """
     rules = Rules(RUN_MOST_QUERIES, seconds, max(600.0, 2 * seconds), RUN_WARM_UP_S, cool_down_s=0.0)
-    job = Job(path, backend, shape, threads, rules=rules)
     with Host() as host:
+        job = Job(path, backend, shape, threads, pinned(host.facts(), host.name, threads, None).cpus, rules=rules)
         (found,) = profile_files(host, [job])
     if isinstance(found, FailedJob):
         raise ExportError(f"{backend} could not run {path.name}: {found.reason}")

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mcompress.errors import DeviceError
 from mcompress.export import agent
-from mcompress.export.profile_jobs import FailedJob, Job, Profile, shares, statistics
+from mcompress.export.profile_jobs import FailedJob, InputShape, Job, Profile, shares, statistics
 from mcompress.export.profile_throttle import Reading, cautions, throttled
 from mcompress.targets.connect import Connection
 from mcompress.targets.connect.files import link_or_copy
@@ -34,6 +34,11 @@ class _Operator(BaseModel):
     mean_ms: float
 
 
+class _Input(BaseModel):
+    name: str
+    shape: tuple[int, ...]
+
+
 class Result(BaseModel):
     """`agent.Result` as it arrives."""
 
@@ -43,6 +48,8 @@ class Result(BaseModel):
     clock_jumps: int
     peak_memory_mb: float | None
     warnings: tuple[str, ...]
+    inputs: tuple[_Input, ...] = ()
+    assumed: str = ""
 
 
 class Line(BaseModel):
@@ -129,6 +136,7 @@ def _asked(job: Job, name: str) -> agent.Job:
         "file": name,
         "backend": job.backend,
         "shape": list(job.shape),
+        "inputs": {one.name: list(one.shape) for one in job.inputs},
         "threads": job.threads,
         "cpus": None if job.cpus is None else list(job.cpus),
         "rules": rules,
@@ -154,7 +162,9 @@ def profile_of(job: Job, result: Result, line: Line) -> Profile | FailedJob:
         peak_memory_mb=result.peak_memory_mb,
         throttled=throttled(line.readings, samples),
         clock_jumps=result.clock_jumps,
-        warnings=(*result.warnings, *line.unsaid, *cautions(samples, cv, line.rested_s, line.hot)),
+        warnings=(*result.warnings, *line.unsaid, *cautions(samples, cv, line.rested_s, line.hot, line.readings[:1], job.cpus)),
         operators=shares([(operator.name, operator.kind, operator.mean_ms) for operator in line.operators]),
         samples_ms=samples,
+        inputs=tuple(InputShape(one.name, one.shape) for one in result.inputs),
+        assumed=result.assumed,
     )

@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from mcompress.errors import UsageError
+from mcompress.targets.connect import threads_text
 from mcompress.targets.schema import Measurement
 
 BACKENDS = {".onnx": "onnx", ".tflite": "tflite", ".pte": "executorch"}
@@ -39,6 +40,18 @@ Rules.QUICK = Rules(128, 1.0, 10.0, 0.2, 10.0)
 
 
 @dataclass(frozen=True)
+class InputShape:
+    """An input of a file by its name, and its sizes in the file's own layout."""
+
+    name: str
+    """Empty: the first input."""
+    shape: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name}{' ' if self.name else ''}{'x'.join(map(str, self.shape)) or 'scalar'}"
+
+
+@dataclass(frozen=True)
 class Job:
     """One file to be timed, and how."""
 
@@ -46,7 +59,8 @@ class Job:
     backend: str
     """`onnx`, `tflite` or `executorch`."""
     shape: tuple[int, ...] = ()
-    """Shape of the input (of the first one) in the file's own layout, for a file that leaves dimensions open; () takes what the file states."""
+    """Shape of the first input, for a file that leaves sizes open; () takes what the file states. A file that states all its sizes may have them in
+    another layout."""
     threads: int = 1
     cpus: tuple[int, ...] | None = None
     """Processors that the process may use; None leaves the choice to the system."""
@@ -55,6 +69,8 @@ class Job:
     """Also the time of each operator, from the runtime's own profiler, after the timing."""
     label: str = ""
     """Whatever the caller wants to find its job by."""
+    inputs: tuple[InputShape, ...] = ()
+    """Shapes just as the file has them, which decide in the place of `shape`."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +108,10 @@ class Profile:
     operators: tuple[OperatorTime, ...]
     samples_ms: tuple[float, ...]
     """Every query that counted, in order."""
+    inputs: tuple[InputShape, ...] = ()
+    """The shapes that were measured; empty where the device does not say."""
+    assumed: str = ""
+    """What the file leaves open and was decided for the measurement; empty if nothing was."""
 
 
 @dataclass(frozen=True)
@@ -115,9 +135,11 @@ def backend_of_file(path: Path) -> str:
 def measurements(found: Profile, *, device: str, how: Literal["device", "host"], precision: str) -> tuple[Measurement, ...]:
     """A profile in the words of a report: latency and, where the device says it, peak memory."""
     job = found.job
-    on = f"{device} {found.runtime} {precision} {job.threads} thread{'s' if job.threads > 1 else ''}".replace("  ", " ")
+    on = f"{device} {found.runtime} {precision} {threads_text(job.threads, ())}".replace("  ", " ")
     notes = [f"fresh process, mean {found.mean_ms:.4g} ms, coefficient of variation {100 * found.cv:.1f} %"]
-    notes += [f"input {'x'.join(map(str, job.shape))}"] if job.shape else []
+    if job.shape or job.inputs or found.assumed:
+        notes.append(f"input {', '.join(map(str, found.inputs or job.inputs or (InputShape('', job.shape),)))}")
+    notes += [found.assumed] if found.assumed else []
     notes += [f"throttled: {found.throttled}"] if found.throttled else []
     latency = Measurement(
         what="latency",

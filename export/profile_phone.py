@@ -17,12 +17,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mcompress.errors import DeviceError, UsageError
+from mcompress.export.agent import LEAST_QUERIES
 from mcompress.export.profile_jobs import FailedJob, Job, Profile, shares
 from mcompress.export.profile_phone_output import EXECUTED, SENSORS, STATUS, Timed, hot, parse_benchmark, parse_operators, parse_runner, parse_sensors
+from mcompress.export.profile_phone_sizes import PhoneSizes, sizes_on_phone
 from mcompress.export.profile_throttle import Reading, cautions, throttled
 from mcompress.targets.connect import Connection, Done
 from mcompress.targets.connect.files import link_or_copy
 from mcompress.targets.connect.interface import ANSWER_TAIL
+from mcompress.targets.connect.processes import last_words
 
 BENCHMARK_MODEL, EXECUTOR_RUNNER = "MCOMPRESS_BENCHMARK_MODEL", "MCOMPRESS_EXECUTOR_RUNNER"
 SPARE_S = 300.0
@@ -85,6 +88,14 @@ class Programs:
 
 
 @dataclass(frozen=True)
+class _Model:
+    """A file on the phone: its name there, and the sizes that it is measured at."""
+
+    name: str
+    sizes: PhoneSizes
+
+
+@dataclass(frozen=True)
 class _Looked:
     """One look at the phone's sensors, and when it was."""
 
@@ -113,9 +124,14 @@ def profile_on_phone(connection: Connection, jobs: Sequence[Job], programs: Prog
         if job.backend not in there:
             yield FailedJob(job, f"no program was given: {WHERE_TO_GET[job.backend]}", missing=True)
             continue
+        try:
+            sizes = sizes_on_phone(job)
+        except UsageError as error:
+            yield FailedJob(job, str(error))
+            continue
         if index not in models:
             models = _push_models(connection, {number: other for number, other in todo.items() if number >= index})
-        result, looked = _measure(connection, job, there[job.backend], models[index], looked)
+        result, looked = _measure(connection, job, there[job.backend], _Model(models[index], sizes), looked)
         yield result
 
 
@@ -146,18 +162,17 @@ def _push_models(connection: Connection, jobs: Mapping[int, Job]) -> dict[int, s
     return {number: f"{MODELS}/{name}" for number, name in names.items()}
 
 
-def _measure(connection: Connection, job: Job, program: str, model: str, looked: _Looked | None) -> tuple[Profile | FailedJob, _Looked]:
+def _measure(connection: Connection, job: Job, program: str, model: _Model, looked: _Looked | None) -> tuple[Profile | FailedJob, _Looked]:
     rested_s, still_hot, before = _rest(connection, job.rules.cool_down_s, looked)
-    arguments = _benchmark_arguments(job, model) if job.backend == "tflite" else _runner_arguments(job, model, job.rules.min_queries)
-    timed, after = _run(connection, job, program, arguments)
+    timed, after = (_benchmark if job.backend == "tflite" else _runner)(connection, job, program, model)
     if isinstance(timed, FailedJob):
         return timed, after
     status = f"Android's thermal status is {STATUS[after.status]}" if 0 < after.status < len(STATUS) else None
     reasons = [throttled([before.reading, after.reading], timed.samples), status]
-    warnings = [*timed.warnings, *cautions(timed.samples, timed.cv, rested_s, still_hot)]
+    warnings = [*timed.warnings, *_few(timed.n), *cautions(timed.samples, timed.cv, rested_s, still_hot, [before.reading], job.cpus)]
     operators: list[tuple[str, str, float]] = []
     if job.operators:
-        operators, unsaid = _operators(connection, job, program, model)
+        operators, unsaid = _operators(connection, job, program, model, timed.n)
         warnings += unsaid
     found = Profile(
         job=job,
@@ -174,25 +189,46 @@ def _measure(connection: Connection, job: Job, program: str, model: str, looked:
         warnings=tuple(warnings),
         operators=shares(operators),
         samples_ms=timed.samples,
+        inputs=model.sizes.inputs,
+        assumed=model.sizes.assumed,
     )
     return found, after
 
 
+def _few(count: int) -> list[str]:
+    """What to say of fewer queries than a measurement should have; nothing of others."""
+    if count >= LEAST_QUERIES:
+        return []
+    queries = "1 query" if count == 1 else f"{count} queries"
+    return [f"only {queries} in the time that there was; at least {LEAST_QUERIES} are wanted, and the spread of fewer says little"]
+
+
+def _benchmark(connection: Connection, job: Job, program: str, model: _Model) -> tuple[Timed | FailedJob, _Looked]:
+    """As `_run`, with `benchmark_model`, which cannot be told "so long, but not fewer than 10": a slow file, with fewer at first, runs once more."""
+    rules = job.rules
+    timed, after = _run(connection, job, program, _benchmark_arguments(job, model, rules.min_queries, min(rules.min_seconds, rules.max_seconds)))
+    if isinstance(timed, FailedJob) or timed.n >= LEAST_QUERIES:
+        return timed, after
+    return _run(connection, job, program, _benchmark_arguments(job, model, LEAST_QUERIES, rules.max_seconds))
+
+
+def _runner(connection: Connection, job: Job, program: str, model: _Model) -> tuple[Timed | FailedJob, _Looked]:
+    """As `_run`, with `executor_runner`, which counts executions, not time: the first few say how many fit."""
+    count = _executions(connection, job, program, model)
+    if isinstance(count, FailedJob):
+        return count, _sensors(connection)
+    return _run(connection, job, program, _runner_arguments(job, model, count))
+
+
 def _run(connection: Connection, job: Job, program: str, arguments: Sequence[str]) -> tuple[Timed | FailedJob, _Looked]:
     """What the program said, or why there is nothing; and the sensors right after."""
-    if job.backend == "executorch":
-        # executor_runner counts executions, not time: the first few say how many fit.
-        count = _executions(connection, job, program, arguments)
-        if isinstance(count, FailedJob):
-            return count, _sensors(connection)
-        arguments = [*(a for a in arguments if not a.startswith("--num_executions")), f"--num_executions={count}"]
     started = time.monotonic()
     done = connection.run(["sh", "-c", AND_SENSORS, "sh", *_command(job, program, arguments)], timeout_s=_longest_s(job))
     took_s = time.monotonic() - started
     printed, _, rest = done.stdout.rpartition(f"\n{SAID_MARK}")
     ended, _, sensors = rest.partition("\n")
     if not ended.isdigit():
-        raise DeviceError(f"{connection.name}: its shell broke off with code {done.rc}: {(done.stderr or done.stdout).strip()[-ANSWER_TAIL:]}")
+        raise DeviceError(f"{connection.name}: its shell broke off with code {done.rc}: {last_words(done)}")
     after = _Looked(*parse_sensors(sensors), time.monotonic())
     said = printed + "\n" + done.stderr
     name = Path(program).name
@@ -217,14 +253,14 @@ def _ended(job: Job, name: str, code: int, said: str) -> FailedJob:
     return FailedJob(job, reason)
 
 
-def _executions(connection: Connection, job: Job, program: str, arguments: Sequence[str]) -> int | FailedJob:
-    done = _program(connection, job, program, [*arguments[:-1], "--num_executions=3"])
+def _executions(connection: Connection, job: Job, program: str, model: _Model) -> int | FailedJob:
+    done = _program(connection, job, program, _runner_arguments(job, model, 3))
     found = EXECUTED.search(done.stdout + "\n" + done.stderr)
     if done.rc != 0 or not found:
         return _ended(job, Path(program).name, done.rc, done.stdout + done.stderr)
     each_s = max(float(found[2]) / 3 / 1e3, 1e-6)
     warm_up = min(200, int(job.rules.warm_up_s / each_s))
-    wanted = min(job.rules.min_queries, max(10, int(job.rules.min_seconds / each_s)))
+    wanted = min(job.rules.min_queries, max(LEAST_QUERIES, int(job.rules.min_seconds / each_s)))
     return max(1, min(wanted, int(job.rules.max_seconds / each_s))) + warm_up
 
 
@@ -241,31 +277,32 @@ def _longest_s(job: Job) -> float:
     return 2 * job.rules.max_seconds + job.rules.warm_up_s + SPARE_S
 
 
-def _benchmark_arguments(job: Job, model: str) -> list[str]:
-    """`benchmark_model` runs `num_runs` and `min_secs`, both, until `max_secs` at the latest: our "whichever comes first" is a `min_secs` of 0."""
+def _benchmark_arguments(job: Job, model: _Model, queries: int, seconds: float) -> list[str]:
+    """So many queries or so many seconds, whichever comes first: `benchmark_model` runs `num_runs` and `min_secs`, both, until `max_secs`."""
     return [
-        f"--graph={model}",
+        f"--graph={model.name}",
         f"--num_threads={job.threads}",
         "--use_xnnpack=true",
         "--warmup_runs=3",
         f"--warmup_min_secs={job.rules.warm_up_s:g}",
-        f"--num_runs={job.rules.min_queries}",
+        f"--num_runs={queries}",
         "--min_secs=0",
-        f"--max_secs={min(job.rules.min_seconds, job.rules.max_seconds):g}",
+        f"--max_secs={seconds:g}",
+        *model.sizes.flags,
     ]
 
 
-def _runner_arguments(job: Job, model: str, executions: int) -> list[str]:
-    return [f"--model_path={model}", f"--cpu_threads={job.threads}", "--print_output=none", f"--num_executions={executions}"]
+def _runner_arguments(job: Job, model: _Model, executions: int) -> list[str]:
+    return [f"--model_path={model.name}", f"--cpu_threads={job.threads}", "--print_output=none", f"--num_executions={executions}"]
 
 
-def _operators(connection: Connection, job: Job, program: str, model: str) -> tuple[list[tuple[str, str, float]], list[str]]:
+def _operators(connection: Connection, job: Job, program: str, model: _Model, queries: int) -> tuple[list[tuple[str, str, float]], list[str]]:
     if job.backend != "tflite":
         return [], [
             "no operator times: executor_runner writes them only when it is built with EXECUTORCH_ENABLE_EVENT_TRACER=ON, and mcompress reads none"
         ]
     flags = ["--enable_op_profiling=true", "--op_profiling_output_mode=csv", "--op_profiling_output_file=operators.csv"]
-    done = _program(connection, job, program, [*_benchmark_arguments(job, model), *flags])
+    done = _program(connection, job, program, [*_benchmark_arguments(job, model, queries, job.rules.max_seconds), *flags])
     text = connection.run(["cat", "operators.csv"], timeout_s=60.0)
     said = text.stdout if text.rc == 0 else done.stdout
     found = parse_operators(said)
@@ -288,5 +325,5 @@ def _sensors(connection: Connection) -> _Looked:
     """What the phone says now."""
     done = connection.run(["sh", "-c", SENSORS], timeout_s=60.0)
     if done.rc != 0:
-        raise DeviceError(f"{connection.name}: its sensors could not be read: {(done.stderr or done.stdout).strip()[-ANSWER_TAIL:]}")
+        raise DeviceError(f"{connection.name}: its sensors could not be read: {last_words(done)}")
     return _Looked(*parse_sensors(done.stdout), time.monotonic())

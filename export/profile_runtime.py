@@ -6,13 +6,23 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from mcompress.errors import DeviceError
 from mcompress.export import agent
 from mcompress.export.profile_agent import python_of
 from mcompress.export.profile_phone import Programs, runtime_of
 from mcompress.targets.connect import Connection
 from mcompress.targets.connect.interface import QUICK_S
+from mcompress.targets.connect.processes import last_words
 
-ASK = "import agent, sys; sys.stdout.write('mcompress-runtime=' + agent.runtime_of(sys.argv[1]))"
+MARK, NONE = "mcompress-runtime=", "none"
+ASK = f"""
+import agent, sys
+try:
+    found = agent.runtime_of(sys.argv[1])
+except agent.MissingRuntime:
+    found = "{NONE}"
+sys.stdout.write("{MARK}" + found)
+"""
 
 
 @dataclass(frozen=True)
@@ -28,7 +38,7 @@ class Installed:
 def installed(connection: Connection, backend: str, programs: Programs | None) -> Installed | None:
     """What executes files of `backend` there; None if nothing does, which measuring says with more words.
 
-    Raises `DeviceError` when the device is lost or its Python is too old, `UsageError` for a program that is not a file.
+    Raises `DeviceError` when the device is lost, its Python is too old or the question fails, `UsageError` for a program that is not a file.
     """
     if connection.python is None:
         path = (programs or Programs.from_environment()).of(backend)
@@ -39,5 +49,8 @@ def installed(connection: Connection, backend: str, programs: Programs | None) -
     python = python_of(connection)
     connection.push(Path(agent.__file__), "agent.py")
     done = connection.run([python, "-c", ASK, backend], timeout_s=4 * QUICK_S)
-    _, found, runtime = done.stdout.rpartition("mcompress-runtime=")
-    return Installed(runtime.strip(), "") if done.rc == 0 and found else None
+    _, found, runtime = done.stdout.rpartition(MARK)
+    if done.rc != 0 or not found:
+        said = last_words(done).splitlines()[-1]  # of a traceback, what went wrong
+        raise DeviceError(f"{connection.name} could not say which runtime it has for {backend} files; `{python}` ended with: {said}")
+    return None if runtime.strip() == NONE else Installed(runtime.strip(), "")

@@ -20,6 +20,8 @@ UNSTABLE_CV = 0.2
 """A measurement whose coefficient of variation is above this is called unstable. Of 72 whole networks, measured on a shared two-core machine, one in
 70 was; of 3,000 tiny files, one in 14."""
 CLOCK_DROP = 0.9
+CLOCK_LIMITED = 0.95
+"""A clock limit below this share of the highest clock is worth a word: times at it are not those of the device at its best."""
 FIRMWARE_BITS = {0: "under-voltage", 1: "clock capped", 2: "throttled", 3: "soft temperature limit"}
 """Raspberry Pi, `get_throttled`; bits 16 to 19 are the same since boot."""
 
@@ -48,15 +50,34 @@ def throttled(readings: Sequence[Reading], samples_ms: Sequence[float]) -> str |
     return "; ".join(reasons) or None
 
 
-def cautions(samples_ms: Sequence[float], cv: float, rested_s: float, hot: str) -> list[str]:
+def cautions(
+    samples_ms: Sequence[float],
+    cv: float,
+    rested_s: float,
+    hot: str,
+    before: Sequence[Reading] = (),
+    cpus: Sequence[int] | None = None,
+) -> list[str]:
     """What the reader of a measurement should know: its order, its spread, and `rested_s` seconds of waiting for a device that is still `hot` or not.
 
-    `samples_ms` may be empty, where a device says figures only.
+    `samples_ms` may be empty, where a device says figures only. `before` is the reading before the measurement, if any; `cpus` are the processors
+    that it was pinned to.
     """
     said = [f"measured hot, after resting for {rested_s:.0f} s: {hot}"] if hot else []
     if rested_s and not hot:
         said.append(f"rested for {rested_s:.0f} s before, because the device was hot")
+    said += [limit for reading in before[:1] if (limit := limited(reading, cpus))]
     return said + [text for text in (unsteady(samples_ms), unstable(cv)) if text is not None]
+
+
+def limited(reading: Reading, cpus: Sequence[int] | None = None) -> str | None:
+    """Which of the processors (None: of all) may not reach its highest clock, and by how much at most; None if all may."""
+    names = reading.limit_khz if cpus is None else [f"cpu{number}" for number in cpus]
+    shares = {name: reading.limit_khz[name] / reading.top_khz[name] for name in names if reading.limit_khz.get(name) and reading.top_khz.get(name)}
+    lowest = min(shares, key=lambda name: (shares[name], len(name), name), default="")
+    if not lowest or shares[lowest] >= CLOCK_LIMITED:
+        return None
+    return f"the clock limit of {lowest} is {reading.limit_khz[lowest] / 1e6:.2f} of {reading.top_khz[lowest] / 1e6:.2f} GHz"
 
 
 def unstable(cv: float) -> str | None:

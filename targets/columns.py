@@ -43,7 +43,7 @@ class Columns:
     """Activation elements."""
     written: Floats
     weights: Floats
-    """Weight elements."""
+    """Weight elements that one inference reads."""
 
     @property
     def tables(self) -> Integers:
@@ -133,7 +133,7 @@ QUANTIZED: frozenset[PrecisionName] = frozenset(("int8", "w8a16"))
 """Where a clamp is the range in which the result is written, and no work behind any operator."""
 _FIELDS = attrgetter(
     "kind", "operation", "kernel", "input_shape", "output_shape", "channel_axis", "macs", "groups", "elements_read", "elements_written",
-    "weight_elements",
+    "weight_elements", "weights_read",
 )  # fmt: skip
 
 MOST_TAPS = 25
@@ -188,9 +188,9 @@ def _index_of(kind: Kind, operation: str, kernel: tuple[int, ...], has_weights: 
 
 def _figures(
     kind: Kind, operation: str, kernel: tuple[int, ...], read_shape: tuple[int, ...], written_shape: tuple[int, ...], axis: int,
-    macs: int, groups: int, read: int, written: int, weights: int,
+    macs: int, groups: int, read: int, written: int, weights: int, weights_read: int | None,
 ) -> tuple[int, ...]:  # fmt: skip
     """Class, channels read, channels written, and the rest as it is; a shape that has no such axis has one channel."""
     index = _index_of(kind, operation, kernel, weights > 0)
     inputs, outputs = read_shape[axis] if len(read_shape) > 1 else 1, written_shape[axis] if len(written_shape) > 1 else 1
-    return index, inputs, outputs, macs, groups, read, written, weights
+    return index, inputs, outputs, macs, groups, read, written, weights if weights_read is None else weights_read

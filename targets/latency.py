@@ -28,8 +28,8 @@ from mcompress.targets.speeds import PRECISIONS, PrecisionName
 __all__ = ["OperatorLatency", "Precisions", "estimate", "estimate_many", "operator_latencies", "weight_bytes"]
 
 Precisions = Mapping[str, PrecisionName] | PrecisionName
-"""One precision for all operators, or operator name -> precision. Operators without weights that are not named take that of the operator whose result
-they read, of the last one where they read several."""
+"""One precision for all operators, or operator name -> precision. Operators without multiply-adds that are not named take that of the operator whose
+result they read, of the last one where they read several."""
 
 STORED_BYTES: dict[PrecisionName, int] = {"int8": 1, "w8a16": 1, "fp16": 2, "fp32": 4}
 """Bytes of one weight in a file."""
@@ -47,22 +47,19 @@ class OperatorLatency:
     dispatch_ms: float
     boundary_ms: float
     """Converting and moving the tensors that it is the first to read in its form."""
-    stream_ms: float = 0.0
+    stream_ms: float
     """Weights that the cache does not hold: fetched anew in every inference, which nothing overlaps with."""
-    apart_ms: float = 0.0
+    apart_ms: float
     """An activation that the table has inside the operator, and that the unit computes in a pass of its own."""
-
-    @property
-    def latency_ms(self) -> float:
-        """Compute and memory traffic overlap; the rest adds up."""
-        return max(self.compute_ms, self.memory_ms) + self.dispatch_ms + self.boundary_ms + self.stream_ms + self.apart_ms
+    latency_ms: float
+    """The whole: compute and memory traffic overlap, the rest adds up (`Placed.latency_ms`)."""
 
 
 def estimate(table: OperatorTable, device: Device, unit: str, precisions: Precisions) -> Measurement:
     """Estimated latency of one inference in ms, with the error band of the unit's constants.
 
     Raises `TargetError` for an unknown unit, `UsageError` for an operator that neither the unit nor any that it falls back on can run, a mapping that
-    leaves out an operator with weights, or a table without operators.
+    leaves out an operator with multiply-adds, or a table without operators.
     """
     placed = _placed(table, device, unit, precisions)
     return Measurement(
@@ -92,8 +89,8 @@ def estimate_many(tables: Sequence[OperatorTable], device: Device, unit: str, pr
 def operator_latencies(table: OperatorTable, device: Device, unit: str, precisions: Precisions) -> tuple[OperatorLatency, ...]:
     """The rows behind `estimate`, in execution order; the fixed cost of the inference is not in them."""
     placed = _placed(table, device, unit, precisions)
-    times = (placed.compute_ms, placed.memory_ms, placed.dispatch_ms, placed.boundary_ms, placed.stream_ms, placed.apart_ms)
-    figures = zip(placed.units.tolist(), placed.precisions.tolist(), *(values.tolist() for values in times), strict=True)
+    parts = (placed.compute_ms, placed.memory_ms, placed.dispatch_ms, placed.boundary_ms, placed.stream_ms, placed.apart_ms)
+    figures = zip(placed.units.tolist(), placed.precisions.tolist(), *(values.tolist() for values in (*parts, placed.latency_ms)), strict=True)
     return tuple(
         OperatorLatency(operator.name, placed.chain[where].name, PRECISIONS[index], *milliseconds)
         for operator, (where, index, *milliseconds) in zip(table.operators, figures, strict=True)

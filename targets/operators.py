@@ -93,6 +93,13 @@ class Operator:
     was put together without it: everything comes from the row before."""
     weights_of: str = ""
     """Name of the earlier row whose weights these are, where a module is called twice or a matrix is shared; empty where they are its own."""
+    weights_read: int | None = None
+    """How many of the weights one inference reads, where those are not all of them: of a table, what is looked up."""
+
+    @property
+    def moved_elements(self) -> int:
+        """Everything that one inference reads and writes: activations, and weights as often as they are read."""
+        return self.elements_read + self.elements_written + (self.weight_elements if self.weights_read is None else self.weights_read)
 
 
 @dataclass(frozen=True)

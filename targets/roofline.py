@@ -7,8 +7,9 @@
 - Channels are rounded up to the unit's alignment, so that 33 channels cost as much as 64 on a unit that works in groups of 32.
 - The ramps are Hockney's n_1/2 (Hockney & Jesshope, 1981): at `ramp_inputs` input channels per group, half of the time is
   not multiplication but what is done once per tap.
-- Bytes beyond the cache move at the slower, far bandwidth: those of activations by their own size; those of weights by the size of all weights of the
-  network, which are read anew in every inference. That reading, `stream`, is waited for: no arithmetic is left to overlap with it.
+- Bytes beyond the cache move at the slower, far bandwidth: those of activations by their own size; those of weights by the size of all that the
+  network reads anew in every inference, of a table that is looked up in what is found there. That reading, `stream`, is waited for: no arithmetic is
+  left to overlap with it.
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mcompress.targets.columns import MULTIPLIES, OTHER, Columns, Floats, Integers
+from mcompress.targets.columns import CLASS_INDEX, MULTIPLIES, OTHER, Columns, Floats, Integers
 from mcompress.targets.speeds import CLASSES, Speeds
+
+COMPUTED_AS: Integers = np.array([CLASS_INDEX["matmul" if index == OTHER else name] for index, name in enumerate(CLASSES)])
+"""Class -> the class whose rate it multiplies at: an unknown operator does its assumed multiply-adds as fast as a matrix product."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class SpeedArrays:
     """The numbers of `Speeds`, per class in the order of `CLASSES`."""
 
     gmacs: Floats
-    """Infinite for classes that multiply nothing."""
+    """Infinite for classes that multiply nothing; `rates` has what unknown operators are priced with."""
     ramp_inputs: Floats
     ramp_outputs: Floats
     slowdown: Floats
@@ -55,18 +59,21 @@ class SpeedArrays:
         """Channels lie in memory in groups of this many."""
         return self.outputs if self.pads_memory else 1
 
+    @property
+    def rates(self) -> Floats:
+        """10^9 multiply-adds per second of every class, as `COMPUTED_AS` has them."""
+        return self.gmacs[COMPUTED_AS]
+
     @classmethod
     def of(cls, speeds: Speeds) -> SpeedArrays:
-        """An unknown operator moves data as slowly as the slowest known one, and does its assumed multiply-adds as fast as a matrix product."""
+        """An unknown operator that has no record moves data as slowly as the slowest known one."""
         rows = [speeds.speed(name) for name in CLASSES]
         slowdown = np.array([row.slowdown if row else 1.0 for row in rows])
         if rows[OTHER] is None:
             slowdown[OTHER] = max(slowdown.max(), 1.0)
         memory, alignment = speeds.memory, speeds.alignment
-        gmacs = np.array([row.gmacs if row and row.gmacs else np.inf for row in rows])
-        gmacs[OTHER] = gmacs[CLASSES.index("matmul")]
         return cls(
-            gmacs=gmacs,
+            gmacs=np.array([row.gmacs if row and row.gmacs else np.inf for row in rows]),
             ramp_inputs=np.array([row.ramp_inputs if row else 0.0 for row in rows]),
             ramp_outputs=np.array([row.ramp_outputs if row else 0.0 for row in rows]),
             slowdown=slowdown,
@@ -87,7 +94,7 @@ def unit_costs(columns: Columns, arrays: SpeedArrays, element_bytes: int) -> Uni
     ramps = 1 + arrays.ramp_inputs[classes] / np.maximum(columns.inputs * more_inputs, 1.0)
     ramps *= 1 + arrays.ramp_outputs[classes] / np.maximum(columns.outputs * more_outputs, 1.0)
     padded = columns.macs * more_outputs * more_inputs
-    compute_ms = np.where(multiplies, padded / (arrays.gmacs[classes] * 1e6) * ramps, 0.0)
+    compute_ms = np.where(multiplies, padded / (arrays.rates[classes] * 1e6) * ramps, 0.0)
 
     read = columns.read * stairs(columns.read_channels, arrays.stored)
     written = columns.written * stairs(columns.written_channels, arrays.stored)
@@ -95,7 +102,7 @@ def unit_costs(columns: Columns, arrays: SpeedArrays, element_bytes: int) -> Uni
     all_weights_mb = columns.per_table(weights_mb)[columns.tables]
     beyond = _beyond(all_weights_mb, arrays.cache_mb)
     stream_ms = weights_mb * beyond / arrays.far_gbs
-    moved_ms = _moved_ms(activation_mb, activation_mb, arrays) + weights_mb * (1 - beyond) / arrays.near_gbs
+    moved_ms = _moved_ms(activation_mb, arrays) + weights_mb * (1 - beyond) / arrays.near_gbs
     # A row of channels is what movers copy at a time.
     memory_ms = moved_ms * arrays.slowdown[classes] * np.where(MULTIPLIES[classes], 1.0, 1 + arrays.ramp_outputs[classes] / columns.written_channels)
     return UnitCosts(compute_ms, memory_ms, stream_ms, np.where(classes == OTHER, np.maximum(compute_ms, memory_ms) - moved_ms, 0.0))
@@ -104,7 +111,7 @@ def unit_costs(columns: Columns, arrays: SpeedArrays, element_bytes: int) -> Uni
 def activation_ms(columns: Columns, arrays: SpeedArrays, element_bytes: int, classes: Integers) -> Floats:
     """Milliseconds of a pass over each operator's result by an activation of `classes`; without meaning where that is -1."""
     megabytes = 2 * columns.written * stairs(columns.written_channels, arrays.stored) * element_bytes / 1e6
-    return _moved_ms(megabytes, megabytes, arrays) * arrays.slowdown[classes] * (1 + arrays.ramp_outputs[classes] / columns.written_channels)
+    return _moved_ms(megabytes, arrays) * arrays.slowdown[classes] * (1 + arrays.ramp_outputs[classes] / columns.written_channels)
 
 
 def rounded_up(channels: Floats, group: int) -> Floats:
@@ -121,10 +128,10 @@ def stairs(channels: Floats, group: int | Integers) -> Floats:
     return found
 
 
-def _moved_ms(megabytes: Floats, together_mb: Floats, arrays: SpeedArrays) -> Floats:
-    """Milliseconds to move data; `together_mb` is what has to fit into the cache for it to be near."""
+def _moved_ms(megabytes: Floats, arrays: SpeedArrays) -> Floats:
+    """Milliseconds to move data, each entry of which has to fit into the cache for itself."""
     near, further = 1.0 / arrays.near_gbs, 1.0 / arrays.far_gbs - 1.0 / arrays.near_gbs
-    return megabytes * (near + further * _beyond(together_mb, arrays.cache_mb))
+    return megabytes * (near + further * _beyond(megabytes, arrays.cache_mb))
 
 
 def _beyond(megabytes: Floats, cache_mb: float) -> Floats:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import os
 import shutil
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -14,9 +18,13 @@ from mcompress.compress.models.spec import ModelSpec
 from mcompress.compress.stage import StageContext
 from mcompress.compress.tasks.super_resolution import photos
 from mcompress.compress.tasks.super_resolution.task import SuperResolution
+from mcompress.targets.connect import Host
 from mcompress.targets.device_files import load_device
 from mcompress.targets.schema import Budget
 from mcompress.targets.speeds import PrecisionName
+
+if TYPE_CHECKING:
+    from stand_in_device import StandInDevice
 
 SHAPE = (1, 3, 32, 32)
 
@@ -28,7 +36,7 @@ def _repeatable() -> None:
 
 
 class MemoryCheckpoints:
-    """Keeps training state in memory; `kill_at` raises KeyboardInterrupt right after that many saves, as a killed process would stop."""
+    """Keeps a copy of the training state in memory."""
 
     def __init__(self) -> None:
         self.state: dict[str, object] | None = None
@@ -37,8 +45,6 @@ class MemoryCheckpoints:
         return self.state
 
     def save(self, state: dict[str, object]) -> None:
-        import copy
-
         self.state = copy.deepcopy(state)
 
 
@@ -110,3 +116,64 @@ def pristine_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bundle(pristine_bundle: Path, tmp_path: Path) -> Path:
     """A copy of it that a test may break."""
     return Path(shutil.copytree(pristine_bundle, tmp_path / "bundle"))
+
+
+@pytest.fixture(scope="session")
+def baseline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle with which the gate compares others; to be read only."""
+    from gate_bundles import gate_bundle
+
+    return gate_bundle(tmp_path_factory.mktemp("baseline"))
+
+
+@pytest.fixture
+def onnx_file(tmp_path: Path) -> Path:
+    """The network of the bundle, in a file of its own."""
+    from tiny_bundle import write_onnx
+
+    path = tmp_path / "enlarge.onnx"
+    write_onnx(path)
+    return path
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    """This machine, to measure on."""
+    with Host() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def adb_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """An adb server of the tests' own, and the environment that leads to it."""
+    from stand_in_device import adb
+
+    home = tmp_path_factory.mktemp("adb")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    reached = {"ANDROID_ADB_SERVER_PORT": str(port), "HOME": str(home), "TMPDIR": str(home)}  # its key and its log lie there
+    everything = {**os.environ, **reached}
+    adb("start-server", environment=everything)
+    yield reached
+    adb("kill-server", check=False, environment=everything)
+
+
+@pytest.fixture
+def stand_in(adb_server: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInDevice]:
+    """A stand-in for a phone, the only one that the adb server knows."""
+    from stand_in_device import StandInDevice, adb, attach
+
+    for name, value in adb_server.items():
+        monkeypatch.setenv(name, value)
+    made = StandInDevice(tmp_path / "device")
+    made.add_program(
+        "getprop", 'case "$1" in ro.product.model) echo Stand-in;; ro.soc.model) echo SM8250;; ro.build.version.release) echo 14;; esac\n'
+    )
+    made.add_program("dumpsys", "echo 'Thermal Status: 0'\n")
+    try:
+        attach(made)
+        yield made
+    finally:
+        made.unplug()
+        adb("disconnect", check=False)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from operator_rows import pixel_shuffle, row
 from pydantic import JsonValue
 from tiny_bundle import PLAN, SCALE, SIDE, a_run, a_target, an_export, enlarge, export_record, facts, kernel
 
@@ -25,17 +26,11 @@ MODEL: JsonValue = {"network": "rrdb", "args": {"features": 8, "blocks": 1}}
 
 
 def convolution(name: str, inputs: int, outputs: int, side: int = PIXELS) -> Operator:
-    pixels = side * side
-    macs = pixels * inputs * outputs * 9
-    read, written, weights = pixels * inputs, pixels * outputs, inputs * outputs * 9
-    shapes = (1, inputs, side, side), (1, outputs, side, side)
-    return Operator(name, "convolution", "convolution", (), *shapes, 1, (3, 3), 1, macs, macs, read, written, weights, read + written)
+    return row("convolution", inputs, outputs, side, name=name)
 
 
 def shuffle(name: str = "shuffle", side: int = PIXELS) -> Operator:
-    elements = side * side * 3 * SCALE * SCALE
-    shapes = (1, 3 * SCALE * SCALE, side, side), (1, 3, side * SCALE, side * SCALE)
-    return Operator(name, "shuffle", "pixel_shuffle", (), *shapes, 1, (), 1, 0, 0, elements, elements, 0, 2 * elements)
+    return pixel_shuffle(3, SCALE, side, name)
 
 
 def table(middle: int = 64) -> OperatorTable:

@@ -12,8 +12,11 @@ import socket
 import struct
 import subprocess
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+
+import pytest
 
 from mcompress.errors import DeviceError
 from mcompress.targets.connect.adb import find_client
@@ -295,3 +298,21 @@ def adb_client() -> str | None:
         return find_client()
     except DeviceError:
         return None
+
+
+needs_adb = pytest.mark.skipif(adb_client() is None, reason="there is no adb client here (pip install adbutils, or Debian: apt install adb)")
+
+
+def adb(*arguments: str, check: bool = True, environment: Mapping[str, str] | None = None) -> str:
+    """What the real client says."""
+    command = [adb_client() or "", *arguments]
+    return subprocess.run(command, check=check, capture_output=True, text=True, timeout=30, env=environment).stdout
+
+
+def attach(stand_in: StandInDevice) -> None:
+    """`adb connect`, until the server calls it a device."""
+    adb("connect", f"127.0.0.1:{stand_in.port}")
+    until = time.monotonic() + 10
+    while "\tdevice" not in adb("devices"):
+        assert time.monotonic() < until, "adb does not accept the stand-in device"
+        time.sleep(0.02)

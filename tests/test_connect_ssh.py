@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_bundle import write_onnx
+from tiny_bundle import FAST
 from typer.testing import CliRunner
 
 from mcompress.cli import app
@@ -36,7 +36,6 @@ needs_sshd = pytest.mark.skipif(
     SSHD is None or shutil.which("ssh") is None or shutil.which("ssh-keygen") is None,
     reason="there is no sshd, ssh or ssh-keygen here (Debian: apt install openssh-server)",
 )
-FAST = Rules(20, 0.1, 5.0, 0.01, 0.0)
 
 
 @dataclass
@@ -137,13 +136,6 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         running.kill()
 
 
-@pytest.fixture
-def onnx_file(tmp_path: Path) -> Path:
-    path = tmp_path / "enlarge.onnx"
-    write_onnx(path)
-    return path
-
-
 @pytest.fixture(scope="session")
 def tflite_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One convolution."""
@@ -173,7 +165,7 @@ def test_commands_files_and_facts_through_ssh(server: Server, tmp_path: Path) ->
         (tmp_path / "tree/x/y").write_bytes(b"1")
         device.push(tmp_path / "tree", ".")
         assert device.run(["cat", "x/y"], timeout_s=10).stdout == "1"
-        assert device.run(["cat"], timeout_s=10, stdin=b"to stdin").stdout == "to stdin"
+        assert device.run(["cat"], timeout_s=10).stdout == ""  # there is no input to wait for
         assert device.run(["sh", "-c", "echo said >&2; exit 7"], timeout_s=10).rc == 7
         assert device.run(["sh", "-c", "exit 255"], timeout_s=10).rc == 255  # ssh's own code, and the connection is still there
         assert list(device.stream(["seq", "1", "3"])) == ["1", "2", "3"]
@@ -259,6 +251,13 @@ def test_what_cannot_be_reached_says_what_to_do(server: Server, monkeypatch: pyt
     monkeypatch.setenv("PATH", str(server.folder))
     with pytest.raises(DeviceError, match="no `ssh` on PATH"):
         Ssh("127.0.0.1", port=server.port)
+
+
+@pytest.mark.skipif(shutil.which("ssh") is None, reason="there is no ssh here (Debian: apt install openssh-client)")
+def test_options_that_no_shell_would_take_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MCOMPRESS_SSH_OPTIONS", "-o 'x")
+    with pytest.raises(UsageError, match=r"MCOMPRESS_SSH_OPTIONS is \"-o 'x\", which cannot be split into options \(No closing quotation\)"):
+        connect("ssh:nowhere.invalid")
 
 
 @needs_sshd

@@ -7,13 +7,13 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
+from operator_rows import network, row
 
 from mcompress.calibration.device_file import device_text
 from mcompress.errors import TargetError
 from mcompress.targets.device import Device
 from mcompress.targets.device_files import device_heads, list_devices, load_device, parse_device, shipped_device
 from mcompress.targets.latency import estimate
-from mcompress.targets.operators import Operator, OperatorTable
 
 SMALL = """\
 # A device.
@@ -136,8 +136,7 @@ def test_the_host_says_when_it_is_another_processor_than_the_fitted_one(monkeypa
     monkeypatch.setattr("mcompress.targets.connect.host.this_machine", lambda: "AMD EPYC (family 25, model 1)")
     said = "not validated on this processor (fitted on AMD EPYC (family 26, model 2)); run mcompress device fit host --on host, and use its host.yaml"
     assert here.elsewhere(here.unit()) == said
-    one = Operator("c", "convolution", "convolution", (), (1, 8, 9, 9), (1, 8, 9, 9), 1, (3, 3), 1, 46656, 46656, 648, 648, 584, 1296)
-    table = OperatorTable((one,), 584)
+    table = network(row(inputs=8, outputs=8, side=9))
     found = estimate(table, here, "cpu", "int8")
     assert found.band == said
     assert "measured on AMD EPYC (family 26, model 2)" in str(found.source)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx_graphs import node, write_graph
 from typer.testing import CliRunner
 
 from mcompress import cli
@@ -123,6 +123,19 @@ def test_the_command_takes_several_inputs() -> None:
     assert told.exit_code == 0, told.output
 
 
+def test_every_millisecond_is_told() -> None:
+    found = estimate_model("mfagan", "snapdragon865", "gpu", "fp16", inputs=["1,3,32,32"])
+    told = found.as_json(len(found.rows))
+    assert found.fixed_ms > 0.1 * found.latency.value  # a small image, a large start
+    assert found.fixed_ms + sum(row.latency_ms for row in found.rows) == pytest.approx(found.latency.value)
+    assert told["fixed_ms"] == found.fixed_ms
+    for count in (1, 3, len(found.rows) - 1, len(found.rows)):
+        costs = [line.split()[:2] for line in found.lines(count) if re.match(r" *\d+\.\d+ +\d+\.\d%", line)]
+        assert len(costs) == count + 1 + (count < len(found.rows))
+        assert sum(float(ms) for ms, _ in costs) == pytest.approx(found.latency.value, rel=2e-3)
+        assert sum(float(share.rstrip("%")) for _, share in costs) == pytest.approx(100, abs=0.06 * len(costs))
+
+
 def test_what_is_assumed_is_said_once_and_not_at_length() -> None:
     for count in (1, 20):
         args = json.dumps({"count": count})
@@ -151,21 +164,13 @@ def test_a_recurrent_layer_says_how_it_is_priced() -> None:
 def two_inputs(tmp_path: Path) -> Path:
     """x (batch, 4, height, width) through a convolution, plus t (batch, 8), whose sizes are all open, through a matrix."""
     nodes = [
-        helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]),
-        helper.make_node("MatMul", ["t", "m"], ["l"]),
-        helper.make_node("Unsqueeze", ["l", "axes"], ["u"]),
-        helper.make_node("Add", ["c", "u"], ["y"]),
+        node("Conv", "x w", "c", pads=[1, 1, 1, 1]),
+        node("MatMul", "t m", "l"),
+        node("Unsqueeze", "l axes", "u"),
+        node("Add", "c u", "y"),
     ]
-    inputs = [
-        helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4, "h", "w_"]),
-        helper.make_tensor_value_info("t", TensorProto.FLOAT, ["m_", "k"]),
-    ]
-    weights = {"w": np.zeros((6, 4, 3, 3), np.float32), "m": np.zeros((8, 6), np.float32), "axes": np.array([2, 3], np.int64)}
-    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
-    graph = helper.make_graph(nodes, "two", inputs, outputs, [numpy_helper.from_array(value, name) for name, value in weights.items()])
-    path = tmp_path / "two.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]), str(path))
-    return path
+    weights = {"w": (6, 4, 3, 3), "m": (8, 6), "axes": np.array([2, 3], np.int64)}
+    return write_graph(tmp_path / "two.onnx", nodes, {"x": ["n", 4, "h", "w_"], "t": ["m_", "k"]}, ["y"], weights)
 
 
 def test_a_file_takes_several_inputs_by_name(two_inputs: Path) -> None:

@@ -1,41 +1,27 @@
-"""`device fit` and `device validate`: which device is meant, what is written where, and what is said of which machine."""
+"""`device fit` and `device validate`: which device is meant, what is written where, and with what it was measured."""
 
 from __future__ import annotations
 
 import json
-import os
-import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from small_fits import NETWORK, ABoard, an_estimate_off_by, chatty_export, facts, few, told
 
-from mcompress.calibration.latency_fit import Sample
 from mcompress.cli import app
-from mcompress.device_commands import _place, subject
+from mcompress.device_commands import subject
 from mcompress.errors import DeviceError, UsageError
 from mcompress.export.suite.cases import Case, cases
 from mcompress.export.suite.running import Measured, Plan, Quality, Rounds, Setting
-from mcompress.export.suite.writer import Number
-from mcompress.export.tables import table_of_file
 from mcompress.fitting import PRIORS, fit_on, validate_on, write_device
 from mcompress.measuring import Wanted
-from mcompress.targets.connect import DeviceFacts, Host
 from mcompress.targets.connect.host import this_machine
 from mcompress.targets.device import Device
 from mcompress.targets.device_files import load_device
-
-NETWORK = "patchgan"
-
-
-def few(share: float = 1.0) -> tuple[Case, ...]:
-    """A file of each class that the networks here have most of; a fit of it is a fit, if a bad one."""
-    del share
-    every = cases()
-    kinds = ("convolution_", "pointwise_", "dense_", "sum_", "leaky_relu_")
-    return tuple(next(case for case in every if case.name.startswith(kind)) for kind in kinds)
+from mcompress.validated import place_of
 
 
 @pytest.fixture
@@ -53,20 +39,10 @@ def command(capfd: pytest.CaptureFixture[str], *arguments: str) -> str:
     return capfd.readouterr().out
 
 
-def chatty_export(name: str, number: Number, folder: Path) -> Path:
-    """Stands for a converter, which takes many seconds: one convolution, and words on standard output, from Python and from below it."""
-    print("Converting...")  # noqa: T201
-    os.write(1, b"Quantization Ratio: 0.26\n")
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}_{number}.tflite"
-    path.write_bytes(few(1.0)[0].file(number))
-    return path
-
-
 @pytest.mark.export
-def test_fit_validate_and_estimate(quick_fits: None, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("quick_fits")
+def test_fit_validate_and_estimate(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """`device fit` writes a file that validates, carries its error, and estimates; `--json` prints JSON and nothing else."""
-    del quick_fits
     monkeypatch.setattr("mcompress.fitting.export_network", chatty_export)
     said = command(capfd, "device", "fit", "my_board", "--on", "host", "--keep", "kept")
     assert said.startswith("my_board.yaml: ")
@@ -126,34 +102,6 @@ def test_which_device_is_meant_and_where_its_result_goes(tmp_path: Path, monkeyp
             subject(name, out)
 
 
-def test_a_share_of_nothing_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"the share of the suite is 0; it must be above 0 and at most 1"):
-        fit_on(Wanted("x", None, "host", tmp_path, share=0.0), lambda *_: None)
-
-
-def test_an_unknown_network_is_refused_before_anything_is_reached(tmp_path: Path) -> None:
-    pi = load_device("raspberrypi5")
-    with pytest.raises(UsageError, match=r"network 'patchgam' is not known; known are .*; did you mean 'patchgan'\?"):
-        validate_on(pi, Wanted("raspberrypi5", pi, "ssh:nowhere.invalid", tmp_path), lambda *_: None, ("patchgam",))
-
-
-def test_what_this_machine_measures_is_never_said_of_another(tmp_path: Path) -> None:
-    phone = load_device("snapdragon865")
-    with pytest.raises(
-        UsageError, match=r"snapdragon865 is Qualcomm Snapdragon 865 \(android\), and host is .* \(linux\).*: measure on snapdragon865 itself"
-    ):
-        fit_on(Wanted("snapdragon865", phone, "host", tmp_path), lambda *_: None)
-    with pytest.raises(UsageError, match="give the machine a name of its own"):
-        validate_on(load_device("raspberrypi5"), Wanted("raspberrypi5", None, "host", tmp_path), lambda *_: None)
-    with pytest.raises(UsageError, match="files are measured on the cpu only"):
-        fit_on(Wanted("mine", None, "host", tmp_path, unit="gpu"), lambda *_: None)
-    host = load_device("host")
-    elsewhere = {key: source.model_copy(update={"machine": "another"}) if source.machine else source for key, source in host.sources.items()}
-    moved = host.model_copy(update={"sources": elsewhere})
-    with pytest.raises(UsageError, match=r"host was measured on another, and host is .*: measure on that machine, or fit this one with"):
-        validate_on(moved, Wanted("host", moved, "host", tmp_path), lambda *_: None)
-
-
 def test_a_lost_device_says_where_its_measurements_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def lost(_connection: object, _cases: object, setting: object, folder: Path, **_: object) -> None:
         from mcompress.export.suite.running import Journal, Setting, Timing
@@ -166,48 +114,12 @@ def test_a_lost_device_says_where_its_measurements_are(tmp_path: Path, monkeypat
 
     monkeypatch.setattr("mcompress.fitting.measure_suite", lost)
     with pytest.raises(DeviceError, match=r"adb:1 was lost: offline\. 1 measurements are kept in .*; the same command goes on from there"):
-        fit_on(Wanted("x", None, "host", tmp_path), lambda *_: None)
-
-
-def facts(**changed: object) -> DeviceFacts:
-    """Of a Raspberry Pi 5, with what is changed."""
-    said = {"model": "Raspberry Pi 5 Model B", "processor": "Raspberry Pi 5 Model B", "names": (("device tree", "brcm,bcm2712"),)}
-    rest = {"soc": None, "os": "Debian GNU/Linux 12", "machine": "aarch64", "cores_khz": (None,) * 4, "memory_mb": 4000.0, "governor": None}
-    return DeviceFacts(**{**said, **rest, **changed})  # type: ignore[arg-type]
-
-
-class ABoard(Host):
-    """This machine, which says that it is a Raspberry Pi 5: there is none here."""
-
-    said = facts()
-
-    def facts(self) -> DeviceFacts:
-        return self.said
-
-
-def an_estimate_off_by(factor: float) -> Callable[..., Measured]:
-    """Measurements as the prior has them, times a factor: a stand-in for the suite, which takes minutes."""
-
-    def measured(_connection: object, suite: Sequence[Case], setting: Setting, folder: Path, **_: object) -> Measured:
-        prior = PRIORS[setting.number]
-        samples = []
-        for case in suite:
-            path = folder / f"{case.name}_{setting.number}.tflite"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(case.file(setting.number))
-            table = table_of_file(path).table
-            macs, moved = sum(row.macs for row in table.operators), sum(row.elements_read + row.elements_written for row in table.operators)
-            samples.append(Sample(case.name, table, factor * (macs / prior.gmacs + moved / prior.gbs) / 1e6 + 0.01))
-        return Measured(tuple(samples), {}, "ai-edge-litert 9.9 CPU", True, Quality(2 * len(samples), 0, 0, 0, 0, ("2026-11-01", "2026-11-02")))
-
-    return measured
+        fit_on(Wanted("x", None, "host", tmp_path), told)
 
 
 @pytest.mark.export
-def test_fitting_a_known_device_replaces_what_was_measured_and_nothing_else(
-    quick_fits: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    del quick_fits
+@pytest.mark.usefixtures("quick_fits")
+def test_fitting_a_known_device_replaces_what_was_measured_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mcompress.fitting.connect", lambda _on: ABoard())
     monkeypatch.setattr("mcompress.fitting.measure_suite", an_estimate_off_by(1.0))
     shipped = load_device("raspberrypi5")
@@ -219,7 +131,7 @@ def test_fitting_a_known_device_replaces_what_was_measured_and_nothing_else(
     fp16 = checked.speeds["fp16"].model_copy(update={"overhead": checked.speeds["fp16"].overhead.model_copy(update={"source": "suite"})})
     checked = checked.model_copy(update={"speeds": {**checked.speeds, "fp16": fp16}})
     known = known.model_copy(update={"sources": taken, "units": {"cpu": checked, "gpu": gpu}})
-    found = fit_on(Wanted("raspberrypi5", known, "ssh:pi", tmp_path, threads=2), lambda *_: None).device
+    found = fit_on(Wanted("raspberrypi5", known, "ssh:pi", tmp_path, threads=2), told).device
     cpu = found.units["cpu"]
     assert (cpu.runs, cpu.computes_in, cpu.fallback_unit, cpu.title, cpu.boundary) == (
         checked.runs, checked.computes_in, "gpu", checked.title, checked.boundary,
@@ -239,10 +151,8 @@ def test_fitting_a_known_device_replaces_what_was_measured_and_nothing_else(
 
 
 @pytest.mark.export
-def test_a_class_with_few_files_is_assumed_and_the_output_says_so(
-    quick_fits: None, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    del quick_fits
+@pytest.mark.usefixtures("quick_fits")
+def test_a_class_with_few_files_is_assumed_and_the_output_says_so(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     every = [case for case in cases() if case.name.startswith("leaky_relu_")][:4] + list(few(1.0))[:2]
     monkeypatch.setattr("mcompress.fitting.cases", lambda _share=1.0: tuple(every))
     monkeypatch.setattr("mcompress.fitting.measure_suite", an_estimate_off_by(1.0))
@@ -258,27 +168,60 @@ def test_a_class_with_few_files_is_assumed_and_the_output_says_so(
     assert "classes of operators in fp32 are assumed" in said
 
 
-def test_a_machine_that_is_another_is_refused_through_any_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pi, host = load_device("raspberrypi5"), load_device("host")
+def without(number: str) -> Callable[..., Measured]:
+    """Measurements in the other precision alone: the time was up before the first in this one."""
+    measure = an_estimate_off_by(1.0)
+
+    def measured(connection: object, suite: Sequence[Case], setting: Setting, folder: Path, **rest: object) -> Measured:
+        found = measure(connection, suite, setting, folder, **rest)
+        nothing = Quality(0, 0, 0, 0, 0, ("2026-11-01", "2026-11-01"))
+        return replace(found, samples=(), runtime="none", complete=False, quality=nothing) if setting.number == number else found
+
+    return measured
+
+
+@pytest.mark.export
+@pytest.mark.usefixtures("quick_fits")
+def test_time_that_runs_out_in_one_precision_keeps_the_fit_of_the_other(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Speeds that nobody measured, or that this machine had before, stay; those of another machine or setting do not go with what is new."""
     monkeypatch.setattr("mcompress.fitting.connect", lambda _on: ABoard())
-    monkeypatch.setattr(ABoard, "said", facts(machine="x86_64", processor="AMD EPYC (family 26, model 2)", names=()))
-    for run in (
-        lambda wanted: fit_on(wanted, lambda *_: None),
-        lambda wanted: validate_on(pi, wanted, lambda *_: None, (NETWORK,)),
-    ):
-        for known in (pi, None):  # a file of that name that is not there yet is no way around it
-            with pytest.raises(UsageError, match=r"its processor is AMD EPYC \(family 26, model 2\) \(x86\), and that of Raspberry Pi 5 is an Arm"):
-                run(Wanted("raspberrypi5", known, "ssh:pi", tmp_path))
-    for on in ("ssh:pi", "adb"):
-        with pytest.raises(UsageError, match=f"host is the machine on which mcompress runs, and --on is {on}"):
-            fit_on(Wanted("host", host, on, tmp_path), lambda *_: None)
-    wrongly = pi.model_copy(update={"sources": {k: s.model_copy(update={"machine": ABoard.said.processor}) for k, s in pi.sources.items()}})
-    with pytest.raises(UsageError, match="is an Arm one"):  # even of a file that was once made so
-        validate_on(wrongly, Wanted("raspberrypi5", wrongly, "ssh:pi", tmp_path), lambda *_: None, (NETWORK,))
-    fitted = pi.model_copy(update={"name": "my_pi", "sources": {k: s.model_copy(update={"machine": "Another Pi"}) for k, s in pi.sources.items()}})
-    monkeypatch.setattr(ABoard, "said", facts())
-    with pytest.raises(UsageError, match="my_pi was measured on Another Pi, and ssh:pi is Raspberry Pi 5 Model B"):
-        validate_on(fitted, Wanted("my_pi", fitted, "ssh:pi", tmp_path), lambda *_: None, (NETWORK,))
+    shipped = load_device("raspberrypi5")
+    for number, kept in (("int8", "fp32"), ("fp32", "int8")):
+        monkeypatch.setattr("mcompress.fitting.measure_suite", without(number))
+        with pytest.raises(
+            DeviceError, match=rf"host: nothing was measured in {number} \(there was no time: give more --minutes\), and new_board has no"
+        ):
+            command(capfd, "device", "fit", "new_board", "--on", "host")
+        assert not Path("new_board.yaml").exists()
+        said = command(capfd, "device", "fit", "raspberrypi5", "--on", "ssh:pi", "--out", f"{number}.yaml")
+        assert f"  warning: nothing was measured in {number} (there was no time: give more --minutes); its speeds stay as they were\n" in said
+        assert f"  {kept}: 5 files of the suite" in said
+        cpu = load_device(f"{number}.yaml").units["cpu"]
+        assert cpu.speeds[number] == shipped.units["cpu"].speeds[number]  # type: ignore[index]
+        assert cpu.speeds[kept] != shipped.units["cpu"].speeds[kept]  # type: ignore[index]
+        assert number not in load_device(f"{number}.yaml").sources["suite"].text
+    monkeypatch.setattr("mcompress.fitting.measure_suite", an_estimate_off_by(1.0))
+    command(capfd, "device", "fit", "mine", "--on", "ssh:pi")
+    monkeypatch.setattr("mcompress.fitting.measure_suite", without("int8"))
+    assert "warning: nothing was measured in int8" in command(capfd, "device", "fit", "mine.yaml", "--on", "ssh:pi")
+    for changed in (["--threads", "2"], ["--cpus", "1"]):
+        with pytest.raises(DeviceError, match="mine has no speeds of it that may stay: none at all, or of another machine, or with other threads"):
+            command(capfd, "device", "fit", "mine.yaml", "--on", "ssh:pi", *changed)
+    monkeypatch.setattr(ABoard, "said", facts(processor="Raspberry Pi 5 Model B Rev 1.1"))
+    monkeypatch.setattr("mcompress.fitting.check_machine", lambda *_, **__: None)  # as for the host, whose file may be of another machine
+    with pytest.raises(DeviceError, match="or of another machine"):
+        command(capfd, "device", "fit", "mine.yaml", "--on", "ssh:pi")
+
+
+@pytest.mark.export
+@pytest.mark.usefixtures("quick_fits")
+def test_a_fit_without_time_for_anything_writes_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    """Neither for a device that is known."""
+    wanted = Wanted("raspberrypi5", load_device("raspberrypi5"), "host", Path("kept"), seconds=0.0)
+    with pytest.MonkeyPatch.context() as changed:
+        changed.setattr("mcompress.fitting.connect", lambda _on: ABoard())
+        with pytest.raises(DeviceError, match=r"nothing was measured in fp32 \(there was no time.*\) and in int8 \(there was no time"):
+            fit_on(wanted, told)
 
 
 @pytest.mark.export
@@ -298,19 +241,19 @@ def test_a_validation_is_measured_as_the_fit_was(tmp_path: Path, monkeypatch: py
     for known, cpus in ((host.model_copy(update={"sources": sources}), None), (host.model_copy(update={"sources": pinned_to}), (0,))):
         asked.clear()
         wanted = Wanted("host", known, "host", tmp_path)
-        found = validate_on(known, wanted, lambda *_: None, (NETWORK,)).device
+        found = validate_on(known, wanted, told, (NETWORK,)).device
         assert {(one.threads, one.cpus) for one in asked} == {(1, cpus)}
         source = found.sources["networks"]
         assert (source.threads, source.cpus, source.date) == (1, cpus or (), "2026-11-03")
         assert "1 of 2 measurements from an earlier run, 1 throttled and measured again, 1 unstable" in source.text
         for changed in ({"threads": 2}, {"cpus": (1,)}):
             with pytest.raises(UsageError, match=r"host was fitted with 1 thread.*, and would be measured with .*: leave --threads and --cpus out"):
-                validate_on(known, replace(wanted, **changed), lambda *_: None, (NETWORK,))  # type: ignore[arg-type]
+                validate_on(known, replace(wanted, **changed), told, (NETWORK,))  # type: ignore[arg-type]
 
 
-def test_processors_are_chosen_for_a_fit_as_for_a_profile(quick_fits: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("quick_fits")
+def test_processors_are_chosen_for_a_fit_as_for_a_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The fastest of unequal ones, in the journal's setting, in the source and in its text."""
-    del quick_fits
     settings: list[Setting] = []
     measure = an_estimate_off_by(1.0)
 
@@ -321,33 +264,12 @@ def test_processors_are_chosen_for_a_fit_as_for_a_profile(quick_fits: None, tmp_
     monkeypatch.setattr("mcompress.fitting.measure_suite", measured)
     monkeypatch.setattr("mcompress.fitting.connect", lambda _on: ABoard())
     monkeypatch.setattr(ABoard, "said", facts(cores_khz=(1_800_000, 2_400_000, 1_800_000, 2_400_000)))
-    device = fit_on(Wanted("my_pi", None, "ssh:pi", tmp_path, threads=2), lambda *_: None).device
+    device = fit_on(Wanted("my_pi", None, "ssh:pi", tmp_path, threads=2), told).device
     assert {(setting.threads, setting.cpus) for setting in settings} == {(2, (1, 3))}
     assert (device.sources["suite"].threads, device.sources["suite"].cpus) == (2, (1, 3))
     assert "2 threads on processors 1, 3 (the fastest of unequal ones)" in device.sources["suite"].text
     with pytest.raises(UsageError, match=r"--threads is 2, and --cpus is 0: 2 threads would wait for one another on 1 processor; name at least 2"):
-        fit_on(Wanted("my_pi", None, "ssh:pi", tmp_path, threads=2, cpus=(0,)), lambda *_: None)
-
-
-def test_options_of_the_other_mode_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("t.csv").write_text("a\n")
-    fit = ["device", "fit", "kona"]
-    for arguments, said in (
-        ([*fit, "--published", "t.csv", "--threads", "1", "--minutes", "10"], "--threads, --minutes belong to --on, which measures"),
-        *(
-            ([*fit, "--published", "t.csv", option, "1"], f"{option} belongs to --on")
-            for option in ("--cpus", "--share", "--keep", "--benchmark-binary")
-        ),
-        ([*fit, "--on", "adb", "--where", "a=b"], "--where belongs to --published; leave it out with --on"),
-        ([*fit, "--on", "adb", "--precision", "int8"], "--precision belongs to --published"),
-        *(
-            (["device", "validate", "kona", option, "1"], f"{option} belongs to --on, which measures; add --on PLACE")
-            for option in ("--networks", "--cpus", "--threads", "--out", "--keep", "--benchmark-binary")
-        ),
-    ):
-        with pytest.raises(UsageError, match=re.escape(said)):
-            app(arguments, standalone_mode=False)
+        fit_on(Wanted("my_pi", None, "ssh:pi", tmp_path, threads=2, cpus=(0,)), told)
 
 
 def test_where_to_validate_is_said_by_the_machine_that_was_measured() -> None:
@@ -355,6 +277,6 @@ def test_where_to_validate_is_said_by_the_machine_that_was_measured() -> None:
     machines = {key: source.model_copy(update={"machine": this_machine()}) if source.machine else source for key, source in host.sources.items()}
     bare = {"cpu": host.units["cpu"].model_copy(update={"validation": {}})}
     mine = host.model_copy(update={"name": "my_machine", "sources": machines, "units": bare})
-    assert _place(mine, list(mine.units.values())) == "host"
-    assert _place(load_device("raspberrypi5"), [load_device("raspberrypi5").units["cpu"]]) == "ssh:HOST"
-    assert _place(load_device("kona"), [load_device("kona").units["cpu"]]) == "adb"
+    assert place_of(mine, list(mine.units.values())) == "host"
+    assert place_of(load_device("raspberrypi5"), [load_device("raspberrypi5").units["cpu"]]) == "ssh:HOST"
+    assert place_of(load_device("kona"), [load_device("kona").units["cpu"]]) == "adb"

@@ -39,11 +39,6 @@ def check(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) ->
 
 
 @pytest.fixture(scope="module")
-def baseline(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return gate_bundle(tmp_path_factory.mktemp("baseline"))
-
-
-@pytest.fixture(scope="module")
 def slower(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return gate_bundle(tmp_path_factory.mktemp("slower"), a_comparison(table(middle=96)))
 

@@ -106,9 +106,7 @@ def test_a_gate_is_read_checked_and_written_back(tmp_path: Path) -> None:
     assert "did you mean 'quality'?" in said
     assert "gate.fallbacks" in said
     path.write_text(ONE_STAGE + "gate: {measured_percent: 0.5}\n")
-    with pytest.raises(
-        TargetError, match=r"gate\.measured_percent: it is 0\.5; it must be at least 1, because two loads of one file differ"
-    ):
+    with pytest.raises(TargetError, match=r"gate\.measured_percent: it is 0\.5; it must be at least 1, because two loads of one file differ"):
         load_target(path)
     path.write_text(ONE_STAGE + "gate: {measured_required: true, only_shown: [measured_percent]}\n")
     with pytest.raises(TargetError, match="measured_required is true, but only_shown holds measured_percent"):

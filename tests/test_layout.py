@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -10,8 +11,17 @@ from pathlib import Path
 
 import pytest
 
+from mcompress.export import EXPORTERS
+
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("compress", "export", "targets", "calibration", "reports")
+
+
+def loaded(statement: str, libraries: tuple[str, ...]) -> list[str]:
+    """Which of these libraries a fresh interpreter has loaded after the statement."""
+    code = f"{statement}\nimport json, sys\nprint(json.dumps([name for name in {libraries!r} if name in sys.modules]))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return list(json.loads(done.stdout))
 
 
 @pytest.mark.parametrize("name", FOLDERS)
@@ -32,8 +42,21 @@ def test_links_resolve(name: str) -> None:
 )
 def test_light_imports(statement: str) -> None:
     heavy = ("torch", "onnx", "coremltools", "executorch", "litert_torch", "matplotlib", "optuna", "skimage", "sklearn")
-    code = f"{statement}\nimport sys\nprint([m for m in {heavy!r} if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert loaded(statement, heavy) == []
+
+
+def test_importing_the_backends_imports_no_library() -> None:
+    modules = ", ".join([*EXPORTERS.values(), "mcompress.export.profile", "mcompress.export.parity"])
+    assert loaded(f"import {modules}", ("torch", "onnx", "onnxruntime", "coremltools", "executorch", "ai_edge_litert")) == []
+
+
+def test_reading_files_imports_no_torch() -> None:
+    modules = "mcompress.export.tables.onnx, mcompress.export.tables.tflite, mcompress.export.tables, mcompress.estimating"
+    assert loaded(f"import {modules}", ("torch",)) == []
+
+
+def test_the_table_of_networks_does_not_import_their_packages() -> None:
+    assert loaded("import mcompress.compress.networks", ("transformers",)) == []
 
 
 def test_help_answers_without_torch() -> None:
@@ -65,8 +88,6 @@ def test_no_absolute_paths_or_prints_in_the_sources() -> None:
 
 
 def test_the_embedded_teacher_is_small_and_says_how_it_was_made() -> None:
-    import json
-
     folder = files("mcompress.compress.tasks.super_resolution")
     assert len(folder.joinpath("teacher.safetensors").read_bytes()) <= 3_000_000
     record = json.loads(folder.joinpath("teacher.json").read_text())

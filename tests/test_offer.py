@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Literal, cast
 
 import pytest
+from operator_rows import row
 
 from mcompress.budget import check_budget
 from mcompress.compress.quantize.plan import PlannedOperator, PrecisionPlan
@@ -16,7 +16,7 @@ from mcompress.record import CoverageRecord, ExportRecord, ModelRecord, ParityRe
 from mcompress.targets.device import Unit
 from mcompress.targets.device_files import load_device
 from mcompress.targets.exports import CoreMLConfig, ExecuTorchConfig, Export, OnnxConfig, TFLiteConfig
-from mcompress.targets.operators import Operator, OperatorTable
+from mcompress.targets.operators import OperatorTable
 from mcompress.targets.reach import floats_on, unit_of
 from mcompress.targets.schema import Budget, Measurement, QualityFloor, Target
 
@@ -90,8 +90,7 @@ def test_a_float_network_runs_as_what_is_written_for_the_unit() -> None:
 
 
 def table(*names: str) -> OperatorTable:
-    row = Operator("", "convolution", "convolution", (), (1, 8, 4, 4), (1, 8, 4, 4), 1, (3, 3), 1, 9216, 9216, 128, 128, 576, 256)
-    return OperatorTable(tuple(replace(row, name=name) for name in names), 576)
+    return OperatorTable(tuple(row(inputs=8, outputs=8, side=4, name=name) for name in names), 576)
 
 
 def test_rows_have_the_precision_of_their_module_also_when_it_is_called_again() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -13,29 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_bundle import SIDE, write_onnx
+from tiny_bundle import FAST, SIDE, write_onnx
 from typer.testing import CliRunner
 
 from mcompress.cli import app
-from mcompress.errors import DeviceError, ExportError, MissingBackendError, UsageError
+from mcompress.errors import DeviceError, DiskFullError, ExportError, MissingBackendError, UsageError
 from mcompress.export.profile import FailedJob, Job, Profile, Rules, interleave, profile, profile_files
 from mcompress.profiling import Asked, profile_source, run_command
 from mcompress.targets.connect import Host, connect, parse_cpus
-
-FAST = Rules(20, 0.1, 5.0, 0.01, 0.0)
-
-
-@pytest.fixture
-def onnx_file(tmp_path: Path) -> Path:
-    path = tmp_path / "enlarge.onnx"
-    write_onnx(path)
-    return path
-
-
-@pytest.fixture
-def host() -> Iterator[Host]:
-    with Host() as opened:
-        yield opened
 
 
 @pytest.mark.export
@@ -61,9 +47,8 @@ def test_every_file_gets_its_result_in_order(host: Host, onnx_file: Path, tmp_pa
     assert first.peak_memory_mb is not None
     assert first.peak_memory_mb < 250
     reasons = [one.reason for one in found[1:-1] if isinstance(one, FailedJob)]
-    for reason, said in zip(
-        reasons, ("does not exist", "", "shape [1, 3, 12, 12], and [1, 3, 13, 12]", "cannot be pinned", "'coreml' files"), strict=True
-    ):
+    expected = ("does not exist", "the runtime cannot load it (", "shape [1, 3, 12, 12], and [1, 3, 13, 12]", "cannot be pinned", "'coreml' files")
+    for reason, said in zip(reasons, expected, strict=True):
         assert said in reason
 
 
@@ -164,13 +149,51 @@ def test_a_lost_device_and_a_missing_runtime_have_their_exit_codes(onnx_file: Pa
             profile_source(Asked(onnx_file, "host")).raise_for_status()
 
 
-def test_a_run_measures_its_files_with_the_same_machinery(onnx_file: Path) -> None:
+def test_a_result_file_that_cannot_be_written_is_refused_before_anything_is_measured(onnx_file: Path, tmp_path: Path) -> None:
+    for out in [tmp_path / ("x" * 252), *(folder / "x.json" for folder in [Path("/proc")] if folder.is_dir())]:
+        with pytest.raises(UsageError, match=r"--out is .*, and nothing can be written beside it"):
+            profile_source(Asked(onnx_file, "phone", out=out))
+    with pytest.raises(UsageError, match="--on is 'phone'"):
+        profile_source(Asked(onnx_file, "phone", out=tmp_path / "x.json"))
+    assert list(tmp_path.iterdir()) == [onnx_file]
+
+
+@pytest.mark.parametrize(("number", "kind"), [(errno.ENOSPC, DiskFullError), (errno.EACCES, UsageError)])
+def test_results_are_shown_where_they_cannot_be_written(
+    onnx_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], number: int, kind: type[Exception]
+) -> None:
+    monkeypatch.setattr(Rules, "QUICK", FAST)
+    real, out = Path.write_text, tmp_path / "o.json"
+    full = [False]
+
+    def write_text(path: Path, text: str, encoding: str) -> int:
+        if path.name == ".o.json.part" and full[0]:
+            real(path, text[:10], encoding=encoding)
+            raise OSError(number, os.strerror(number))
+        full[0] = full[0] or path.name == ".o.json.part"
+        return real(path, text, encoding=encoding)
+
+    monkeypatch.setattr(Path, "write_text", write_text)
+    with pytest.raises(kind, match=rf"the results above could not be written .*{os.strerror(number)}"):
+        run_command(onnx_file, "host", None, 1, None, None, out, None, quick=True, operators=False, as_json=False)
+    assert "enlarge.onnx  onnxruntime" in capfd.readouterr().out
+    assert json.loads(out.read_text(encoding="utf-8"))["files"] == []  # what was written before is whole
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_run_measures_its_files_with_the_same_machinery_and_without_torch(onnx_file: Path) -> None:
     latency, memory = profile("onnx", onnx_file, (1, 3, SIDE, SIDE), precision="fp32", threads=1, seconds=0.1)
-    assert latency.p50 == latency.value
-    assert latency.how == memory.how == "host"
+    assert (latency.what, latency.unit, latency.how, memory.how) == ("latency", "ms", "host", "host")
     assert latency.n is not None
     assert latency.n >= 10
+    assert latency.p50 == latency.value
+    assert latency.p50 is not None
+    assert latency.p90 is not None
+    assert 0 < latency.p50 <= latency.p90
+    assert "onnxruntime" in latency.on
     assert "fp32 1 thread" in latency.on
+    assert memory.unit == "MB"
+    assert 20 < memory.value < 250  # PyTorch alone would take more
     with pytest.raises(ExportError, match="does not exist"):
         profile("onnx", onnx_file.with_name("no.onnx"), (1, 3, SIDE, SIDE), precision="fp32", threads=1, seconds=0.1)
 
@@ -179,7 +202,7 @@ def test_why_a_file_was_not_measured_is_said_once(tmp_path: Path, capfd: pytest.
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"not a model")
     with pytest.raises(ExportError, match="cannot load it") as caught:
-        run_command(broken, "host", None, 1, None, None, None, quick=True, operators=False, as_json=False)
+        run_command(broken, "host", None, 1, None, None, None, None, quick=True, operators=False, as_json=False)
     assert str(caught.value).count("cannot load it") == 1
     said = capfd.readouterr()
     assert "cannot load it" not in said.out + said.err

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
+from onnx import GraphProto, TensorProto, helper
+from onnx_graphs import info, node, write_graph
 from stand_in_machine import MS, rules, sensors
-from tiny_bundle import write_onnx
+from tiny_bundle import FAST
 
 from mcompress.export import agent
 from mcompress.export.profile import Job, Rules, profile_files
 from mcompress.targets.connect import Host
-
-FAST = Rules(20, 0.1, 5.0, 0.01, 0.0)
-
-
-@pytest.fixture
-def onnx_file(tmp_path: Path) -> Path:
-    path = tmp_path / "enlarge.onnx"
-    write_onnx(path)
-    return path
 
 
 def supervised(tmp_path: Path, jobs: list[agent.Job], *, fork: bool = True, sys_root: str = "/nowhere") -> list[dict[str, object]]:
@@ -42,6 +38,7 @@ def job(file: Path, **changed: object) -> agent.Job:
         "file": str(file),
         "backend": "onnx",
         "shape": [],
+        "inputs": {},
         "threads": 1,
         "cpus": None,
         "rules": rules(min_seconds=0.05),
@@ -80,12 +77,6 @@ def test_a_process_that_is_killed_is_told_by_its_signal() -> None:
     assert "code 3" in agent._death(3 << 8)
 
 
-@pytest.fixture
-def host() -> Iterator[Host]:
-    with Host() as opened:
-        yield opened
-
-
 def test_breaking_off_ends_the_measuring_process(host: Host, onnx_file: Path) -> None:
     endless = Rules(10**9, 600.0, 600.0, 0.0, 0.0)
     results = profile_files(host, [Job(onnx_file, "onnx", rules=FAST), Job(onnx_file, "onnx", rules=endless)])
@@ -101,6 +92,36 @@ def test_breaking_off_ends_the_measuring_process(host: Host, onnx_file: Path) ->
         time.sleep(0.05)
 
 
+def test_a_signal_while_a_process_is_started_ends_that_one_too(tmp_path: Path, onnx_file: Path) -> None:
+    """In a process of its own, because it ends: the signal comes when the measuring process is there and its number is not known yet."""
+    request: agent.Request = {"jobs": [job(onnx_file)], "rounds": 0, "queries_per_round": 0, "sys": "/nowhere", "fork": True}
+    (tmp_path / "request.json").write_text(json.dumps(request), encoding="utf-8")
+    script = f"""
+import importlib.util, os, signal, sys, time
+spec = importlib.util.spec_from_file_location("agent", {agent.__file__!r})
+agent = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(agent)
+real = os.fork
+def fork():
+    number = real()
+    if number:
+        os.write(2, b"%d " % number)
+        os.kill(os.getpid(), signal.SIGTERM)
+    else:
+        time.sleep(30)
+    return number
+os.fork = fork
+sys.exit(agent.main(["request.json"]))
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 143, done.stderr
+    (number,) = (int(word) for word in done.stderr.split())
+    until = time.monotonic() + 10
+    while number in running("agent.main"):  # its parent is gone, and who gathers it is the system's business
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
 def running(name: str) -> list[int]:
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
@@ -110,6 +131,112 @@ def running(name: str) -> list[int]:
         except OSError:
             continue
     return found
+
+
+def runtime_that(folder: Path, does: str) -> str:
+    """A stand-in for LiteRT's package that does this when it is imported; the folder to find it in."""
+    package = folder / "packages" / "ai_edge_litert"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "interpreter.py").write_text(does, encoding="utf-8")
+    return str(package.parent)
+
+
+@pytest.mark.parametrize("fork", [True, False])
+def test_a_runtime_that_ends_its_process_when_imported_is_each_files_problem(
+    tmp_path: Path, onnx_file: Path, monkeypatch: pytest.MonkeyPatch, fork: bool
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", runtime_that(tmp_path, "import os, signal; os.kill(os.getpid(), signal.SIGILL)"))
+    lines = supervised(tmp_path, [job(onnx_file, backend="tflite")] * 2, fork=fork)
+    assert [line["event"] for line in lines] == ["failed", "failed"]
+    assert {str(line["reason"]) for line in lines} == {
+        "the runtime's process was ended by signal 4 (SIGILL): the runtime was built for another processor"
+    }
+
+
+def test_a_runtime_whose_library_cannot_be_loaded_is_missing(tmp_path: Path, onnx_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", runtime_that(tmp_path, "raise OSError('libfoo.so: cannot open shared object file')"))
+    (line,) = supervised(tmp_path, [job(onnx_file, backend="tflite")])
+    assert line["missing"] is True
+    assert line["reason"] == "ai_edge_litert.interpreter is installed and cannot be loaded: libfoo.so: cannot open shared object file"
+
+
+def test_a_runtime_that_is_not_installed_says_how_to_install_it(tmp_path: Path, onnx_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    absent = "raise ModuleNotFoundError('no', name='ai_edge_litert')"
+    monkeypatch.setenv("PYTHONPATH", runtime_that(tmp_path, absent))
+    (line,) = supervised(tmp_path, [job(onnx_file, backend="tflite")])
+    assert line["missing"] is True
+    assert "neither ai-edge-litert nor tflite-runtime is installed for" in str(line["reason"])
+
+
+def looping(path: Path, turns: int) -> Path:
+    """A matrix product, and a loop of `turns` others, which hold a condition that is always true."""
+    inner = helper.make_graph(
+        [
+            node("Identity", "c", "c2"),
+            node("MatMul", "v a", "v1", name="inside"),
+            node("If", "c", "v2", name="choice", then_branch=branch("Softmax", "s"), else_branch=branch("Relu", "r")),
+        ],
+        "body",
+        [info("i", [], TensorProto.INT64), info("c", [], TensorProto.BOOL), info("v", [32, 32])],
+        [info("c2", [], TensorProto.BOOL), info("v2", [32, 32])],
+    )
+    nodes = [node("MatMul", "x a", "x1", name="outside"), node("Loop", "turns _ x1", "y", name="loop", body=inner)]
+    weights = {"a": np.eye(32, dtype=np.float32), "turns": np.array(turns)}
+    return write_graph(path, nodes, {"x": [32, 32]}, ["y"], weights)
+
+
+def branch(kind: str, gives: str) -> GraphProto:
+    return helper.make_graph([node(kind, "v1", gives)], gives, [], [info(gives, [32, 32])])
+
+
+def test_operators_of_a_loop_are_counted_once_and_per_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against another way of reading the trace: the events of a run are those before its own, which comes last."""
+    ort = pytest.importorskip("onnxruntime")
+    monkeypatch.chdir(tmp_path)
+    options = ort.SessionOptions()
+    options.enable_profiling = True
+    session = ort.InferenceSession(str(looping(tmp_path / "loop.onnx", 7)), options, providers=["CPUExecutionProvider"])
+    for _ in range(agent.WARM_UP_RUNS + 4):
+        session.run(None, {"x": np.ones((32, 32), np.float32)})
+    events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    runs: list[Counter[str]] = [Counter()]
+    times: list[Counter[str]] = [Counter()]
+    for event in events:
+        if event["name"] == "model_run":
+            runs, times = [*runs, Counter()], [*times, Counter()]
+        elif event["name"].endswith("_kernel_time"):
+            runs[-1][event["name"].removesuffix("_kernel_time")] += 1
+            times[-1][event["name"].removesuffix("_kernel_time")] += event["dur"]
+    assert all(run["inside"] == 7 and run["outside"] == run["loop"] == 1 for run in runs[:-1])
+    rows = {row["name"]: row for row in agent.onnx_operators(events)}
+    counted = times[agent.WARM_UP_RUNS : -1]
+    assert len(counted) == 4
+    assert set(rows) == set(runs[0]) - {"loop", "choice"}
+    for name, row in rows.items():
+        assert row["mean_ms"] == pytest.approx(sum(run[name] for run in counted) / 4e3)
+    assert rows["inside"]["kind"] == "MatMul"
+
+
+def test_an_operator_that_holds_nothing_that_runs_is_kept() -> None:
+    def kernel(name: str, kind: str, ts: int, dur: int) -> agent.OnnxEvent:
+        return {"cat": "Node", "name": f"{name}_kernel_time", "ts": ts, "dur": dur, "args": {"op_name": kind}}
+
+    def run(start: int) -> list[agent.OnnxEvent]:
+        return [
+            kernel("add", "Add", start + 1, 4),
+            kernel("empty", "If", start + 5, 2),
+            kernel("twin", "Mul", start + 10, 3),
+            kernel("twin", "Mul", start + 13, 5),
+            kernel("scan", "Scan", start + 9, 11),
+            {"cat": "Session", "name": "model_run", "ts": start, "dur": 30},
+        ]
+
+    events = [event for start in (0, 100, 200, 300, 400) for event in run(start)]
+    cut_off = [kernel("add", "Add", 501, 4000)]
+    rows = {row["name"]: row["mean_ms"] for row in agent.onnx_operators(events + cut_off)}
+    assert rows == {"add": 0.004, "empty": 0.002, "twin": 0.008}
+    assert agent.onnx_operators([]) == []
 
 
 @pytest.mark.export

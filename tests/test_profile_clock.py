@@ -10,8 +10,9 @@ import pytest
 from stand_in_machine import MS, FakeMachine, rules
 
 from mcompress.export import agent
-from mcompress.export.profile import FailedJob, Job, Rules
+from mcompress.export.profile import FailedJob, Job, Profile, Rules
 from mcompress.export.profile_agent import Line, Result, profile_of
+from mcompress.export.profile_throttle import Reading
 
 
 def test_a_quiet_clock_drops_nothing() -> None:
@@ -85,6 +86,16 @@ def test_turns_keep_whole_rounds_of_both() -> None:
     assert "".join(order) == "aaaabbbb" * 4  # one that does not count, then three
     assert (first, second) == ([2 * MS] * 9, [3 * MS] * 9)
     assert len(jumps) == 1
+
+
+def test_a_clock_limit_before_the_measurement_is_in_the_profile(tmp_path: Path) -> None:
+    result = Result(runtime="r", load_ms=1.0, samples_ms=(1.0,) * 20, clock_jumps=0, peak_memory_mb=None, warnings=())
+    low = Reading(limit_khz={"cpu0": 1_200_000, "cpu1": 2_800_000}, top_khz={"cpu0": 2_800_000, "cpu1": 2_800_000})
+    line = Line(event="result", readings=(low, low))
+    for cpus, warnings in ((None, ("the clock limit of cpu0 is 1.20 of 2.80 GHz",)), ((1,), ())):
+        found = profile_of(Job(tmp_path, "onnx", cpus=cpus), result, line)
+        assert isinstance(found, Profile)
+        assert (found.throttled, found.warnings) == (None, warnings)
 
 
 def test_a_clock_that_spoiled_every_query_fails_the_file_with_its_reason(tmp_path: Path) -> None:

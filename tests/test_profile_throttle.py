@@ -10,7 +10,7 @@ from stand_in_machine import sensors
 
 from mcompress.export import agent
 from mcompress.export.profile import statistics
-from mcompress.export.profile_throttle import UNSTABLE_CV, Reading, cautions, drift, throttled, unstable, unsteady
+from mcompress.export.profile_throttle import UNSTABLE_CV, Reading, cautions, drift, limited, throttled, unstable, unsteady
 
 
 def reading(root: Path) -> Reading:
@@ -35,6 +35,18 @@ def test_throttling_that_the_device_says_is_said(tmp_path: Path) -> None:
         assert said in (throttled([cool, after], [1.0] * 100) or ""), changed
         if "count" not in changed:  # seen in the middle, and gone at the end
             assert said in (throttled([cool, after, cool], [1.0] * 100) or ""), changed
+
+
+def test_a_clock_that_is_limited_all_along_is_a_caution_and_no_throttling(tmp_path: Path) -> None:
+    low = reading(sensors(tmp_path, limit=1_200_000))
+    assert throttled([low, low], [1.0] * 100) is None
+    assert cautions([1.0] * 100, 0.0, 0.0, "", [low]) == ["the clock limit of cpu0 is 1.20 of 2.00 GHz"]
+    assert limited(reading(sensors(tmp_path, limit=1_900_000))) is None  # 0.95
+    assert limited(reading(sensors(tmp_path, limit=1_899_999))) == "the clock limit of cpu0 is 1.90 of 2.00 GHz"
+    unequal = Reading(limit_khz={"cpu0": 1_000, "cpu4": 1_400_000, "cpu5": 2_100_000}, top_khz={"cpu4": 2_800_000, "cpu5": 2_800_000})
+    assert limited(unequal) == "the clock limit of cpu4 is 1.40 of 2.80 GHz"
+    assert limited(unequal, (5, 0)) == "the clock limit of cpu5 is 2.10 of 2.80 GHz"
+    assert limited(unequal, (0, 7)) is None
 
 
 def test_a_falling_clock_and_the_firmware_are_said() -> None:

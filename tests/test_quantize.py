@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from int8_plans import int8_plan, quiet
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -28,10 +29,6 @@ from mcompress.targets.stages import QuantizeConfig
 EXAMPLE = (1, 3, 16, 16)
 
 
-def quiet(_done: int, _total: int, _note: str) -> None:
-    """No progress line."""
-
-
 def images(count: int) -> list[Tensor]:
     generator = torch.Generator().manual_seed(7)
     return [(torch.rand(EXAMPLE, generator=generator) * 255).round() / 255 for _ in range(count)]
@@ -42,13 +39,6 @@ def small() -> MFAGenerator:
     network = mfagan(channels=8, blocks=((2, 8),))
     nn.init.normal_(network.tail.weight, std=0.05)
     return network.eval()
-
-
-def plan_for(model: nn.Module, limit_db: float) -> PrecisionPlan:
-    module, inputs = graph_of(export_program(model, images(1)[0])), images(3)
-    ranges, seen = ptq.calibrate(module, iter(inputs), "mse", (0.0, 1.0), 3, quiet)
-    assert seen == 3
-    return ptq.make_plan(module, ranges, ptq.measure_sensitivity(module, inputs[:2], ranges, quiet), limit_db)
 
 
 class Mixed(nn.Module):
@@ -164,7 +154,7 @@ def test_all_zero_activations_have_a_range() -> None:
 def test_reference_of_one_convolution_is_plain_numpy() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU()).eval()
-    plan = plan_for(network, 0.0)
+    plan = int8_plan(network, images(3))
     assert [operator.precision for operator in plan.operators] == ["int8", "int8"]
     x = images(1)[0]
     (given,) = set(plan.ranges) - {"conv2d", "relu"}
@@ -184,7 +174,7 @@ def test_reference_of_one_convolution_is_plain_numpy() -> None:
 
 def test_float_plan_gives_the_network_itself() -> None:
     network, x = small(), images(1)[0]
-    plan = plan_for(network, 0.0)
+    plan = int8_plan(network, images(3))
     floats = replace(plan, operators=tuple(replace(operator, precision="fp16") for operator in plan.operators))
     reference = reference_program(network, x, floats)
     with torch.no_grad():
@@ -203,7 +193,7 @@ def test_folding_keeps_the_function_and_the_names() -> None:
 
 def test_plan_says_what_the_quantized_graph_does() -> None:
     network, x = mixed(), images(1)[0]
-    plan = plan_for(network, 0.0)
+    plan = int8_plan(network, images(3))
     by_kind = {operator.kind: operator for operator in plan.operators}
     assert by_kind["sigmoid"].precision == "fp16"
     assert "no INT8 kernel" in by_kind["sigmoid"].reason
@@ -215,14 +205,14 @@ def test_plan_says_what_the_quantized_graph_does() -> None:
 
 
 def test_tensors_that_are_only_moved_share_a_scale() -> None:
-    plan = plan_for(mixed(), 0.0)
+    plan = int8_plan(mixed(), images(3))
     cat, moved, pooled = plan.ranges["cat"], plan.ranges["upsample_nearest2d"], plan.ranges["max_pool2d"]
     assert cat == moved == pooled == plan.ranges["relu6"] == plan.ranges["conv_transpose2d"]
 
 
 def test_a_plan_that_cannot_be_applied_is_an_error() -> None:
     network, x = mixed(), images(1)[0]
-    plan = plan_for(network, 0.0)
+    plan = int8_plan(network, images(3))
     ghost = replace(plan, operators=(*plan.operators, PlannedOperator("conv2d_9", "", "conv2d", "int8", "")))
     with pytest.raises(StageError, match="conv2d_9"):
         reference_program(network, x, ghost)

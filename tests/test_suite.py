@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from mcompress.calibration.latency_fit import fit
-from mcompress.errors import ExportError
+from mcompress.errors import DeviceError, ExportError
 from mcompress.export.profile import FailedJob, Profile
+from mcompress.export.profile_runtime import installed
 from mcompress.export.suite.cases import Case, cases
 from mcompress.export.suite.networks import export_network
 from mcompress.export.suite.running import Journal, Measured, Setting, Timing, in_even_order, measure_suite, timed
@@ -142,6 +145,65 @@ def test_time_that_runs_out_keeps_what_there_is(tmp_path: Path) -> None:
     assert not measured.complete
 
 
+def test_time_that_runs_out_ends_a_batch_in_its_middle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes after it, files in another precision, may need the time that is left."""
+    told: list[tuple[int, int]] = []
+    passed = iter([0.0] * 4 + [100.0] * 100)  # the clock of running.py: at the start, before the batch, in it, after the first file; then it is late
+    with connect("host") as connection, monkeypatch.context() as changed:
+        changed.setattr("mcompress.export.suite.running.time", SimpleNamespace(monotonic=lambda: next(passed)))
+        measured = measure_suite(connection, some(5), HERE, tmp_path, seconds=60, progress=lambda done, of: told.append((done, of)))
+    assert [sample.name for sample in measured.samples] == [case.name for case in in_even_order(some(5))[:2]]
+    assert not measured.complete
+    assert told == [(0, 10), (2, 10)]
+    with connect("host") as connection:
+        nothing = measure_suite(connection, some(5), HERE, tmp_path / "new", seconds=-1, progress=lambda done, of: None)
+    assert (nothing.samples, nothing.nothing) == ((), "there was no time: give more --minutes")
+
+
+def test_a_file_with_few_queries_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A single query has no spread, and would look perfectly stable."""
+
+    def slow(*arguments: object) -> Iterator[Profile | FailedJob]:
+        for found in timed(*arguments):  # type: ignore[arg-type]
+            assert isinstance(found, Profile)
+            yield replace(found, n=1, cv=0.0)
+
+    monkeypatch.setattr("mcompress.export.suite.running.timed", slow)
+    with connect("host") as connection:
+        measured = measure_suite(connection, some(2), HERE, tmp_path, seconds=60, progress=lambda done, of: None)
+    assert str(measured.quality) == "4 measurements, 4 of fewer than 10 queries"
+
+
+def a_broken_runtime(folder: Path, line: str) -> None:
+    """Python packages of LiteRT whose import ends with this line; nothing else of the runtime is found before them."""
+    for name in ("ai_edge_litert", "tflite_runtime"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "__init__.py").write_text(f"{line}\n", encoding="ascii")
+
+
+def test_a_device_that_cannot_say_its_runtime_is_not_one_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with connect("host") as connection:
+        there = installed(connection, "tflite", None)
+        assert there is not None
+        assert re.fullmatch(r"ai-edge-litert \d\S* CPU", there.runtime)
+        a_broken_runtime(tmp_path / "absent", "raise ImportError")
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path / "absent"))
+        assert installed(connection, "tflite", None) is None
+        a_broken_runtime(tmp_path / "broken", "raise RuntimeError('no such instruction')")
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path / "broken"))
+        with pytest.raises(DeviceError, match=r"host could not say which runtime it has for tflite files; .*RuntimeError: no such instruction"):
+            installed(connection, "tflite", None)
+
+
+def test_what_was_measured_now_counts_whatever_is_known_of_the_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mcompress.export.suite.running.installed", lambda *_: None)
+    with connect("host") as connection:
+        measured = measure_suite(connection, some(2), HERE, tmp_path, seconds=60, progress=lambda done, of: None)
+        assert len(measured.samples) == 2
+        assert measured.complete
+        assert measure_suite(connection, some(2), HERE, tmp_path, seconds=60, progress=lambda done, of: None).quality.earlier == 0
+
+
 @pytest.mark.filterwarnings("ignore")  # the converter's own
 def test_a_network_of_the_validation_is_exported_for_real_and_once(tmp_path: Path) -> None:
     """The same operators in both precisions; a file that is there is not made again."""
@@ -167,6 +229,20 @@ def test_a_journal_survives_a_torn_line_and_refuses_another_setting(tmp_path: Pa
     assert set(Journal(path, HERE).timings) == {("a", 0)}
     with pytest.raises(ExportError, match=r"suite\.jsonl was measured with device 'here', not 'elsewhere'; remove it, or .* --keep DIR"):
         Journal(path, Setting(device="elsewhere", number="fp32", threads=1, cpus=None))
+
+
+@pytest.mark.parametrize("line", [b"\xff\xfe\x00", b'{"name": "\xe9", "p50_ms": 1.5}', b"\x80"])
+def test_a_journal_with_a_line_that_is_no_text_keeps_the_others(tmp_path: Path, line: bytes) -> None:
+    path = tmp_path / "suite.jsonl"
+    Journal(path, HERE).add(a_timing("a"))
+    whole = path.read_bytes()
+    path.write_bytes(whole + line + b"\n")
+    Journal(path, HERE).add(a_timing("b\u2028"))  # no end of a line
+    assert set(Journal(path, HERE).timings) == {("a", 0), ("b\u2028", 0)}
+    path.write_bytes(line + b"\n" + whole)
+    journal = Journal(path, HERE)
+    assert journal.timings == {}
+    assert journal.notes[0].endswith("suite.jsonl.old, and everything is measured again")
 
 
 def test_a_journal_whose_process_was_killed_goes_on(tmp_path: Path) -> None:
@@ -226,7 +302,7 @@ def test_the_date_is_the_one_of_the_measurements(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("cools", [True, False])
 def test_what_was_throttled_is_measured_once_more_or_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cools: bool) -> None:
-    """Every timing of the first file is throttled the first time; it counts only if it is not throttled when it is repeated."""
+    """Every timing of the first file is throttled the first time; it counts only if it is not throttled when it is repeated, or later still."""
     hot, cool = in_even_order(some(2))
     seen: list[str] = []
 
@@ -241,9 +317,17 @@ def test_what_was_throttled_is_measured_once_more_or_left_out(tmp_path: Path, mo
     monkeypatch.setattr("mcompress.export.suite.running.timed", heated)
     with connect("host") as connection:
         measured = measure_suite(connection, (hot, cool), HERE, tmp_path, seconds=60, progress=lambda done, of: None)
-        assert seen == [hot.name, cool.name, hot.name, cool.name, hot.name, hot.name]
+        assert seen == [hot.name, cool.name, hot.name, cool.name, hot.name, hot.name]  # never a third time
+        seen.clear()
         again = measure_suite(connection, (hot, cool), HERE, tmp_path, seconds=60, progress=lambda done, of: None)
-    assert len(seen) == 6  # never a third time
+        assert seen == ([] if cools else [hot.name] * 4)  # still hot: both rounds, and each of them once more
+        journal = tmp_path / "suite_fp32.jsonl"
+        assert again.quality.notes == (() if cools else (f"2 measurements in {journal} were throttled, and are made again",))
+        monkeypatch.setattr("mcompress.export.suite.running.timed", timed)
+        later = measure_suite(connection, (hot, cool), HERE, tmp_path, seconds=60, progress=lambda done, of: None)
+    assert later.complete
+    assert {sample.name for sample in later.samples} == {hot.name, cool.name}
+    assert (later.quality.earlier, later.quality.left_out) == (4 if cools else 2, 0)
     assert [sample.name for sample in measured.samples] == ([hot.name] if cools else []) + [cool.name]
     assert all(sample.measured_ms < 100 for sample in measured.samples)
     said = "2 throttled and measured again" + ("" if cools else ", 2 throttled and left out")

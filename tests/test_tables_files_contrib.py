@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx_graphs import info, node, write_graph
 
 from mcompress.errors import UsageError
 from mcompress.export.tables import FileTable, table_of_file
@@ -29,18 +29,9 @@ def write(
     **more: object,
 ) -> Path:
     """One node and a sine behind it: what stands behind needs the sizes of the first result. `_` is an input that is left out."""
-    given = ["" if name == "_" else name for name in order.split()]
     outputs = [f"r{index}" for index in range(results)]
-    graph = helper.make_graph(
-        [helper.make_node(kind, given, outputs, name="node", domain=domain, **more), helper.make_node("Sin", ["r0"], ["z"])],
-        "graph",
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in inputs.items()],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("z", *outputs[1:])],
-        [numpy_helper.from_array(value, name) for name, value in constants.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18), helper.make_opsetid(domain, 1)], ir_version=10)
-    onnx.save(model, str(path))
-    return path
+    nodes = [node(kind, order, " ".join(outputs), name="node", domain=domain, **more), node("Sin", "r0", "z")]
+    return write_graph(path, nodes, inputs, ["z", *outputs[1:]], constants)
 
 
 def rows(table: FileTable) -> list[tuple[str, int, int]]:
@@ -125,6 +116,49 @@ def test_rows_and_sizes(name: str, tmp_path: Path) -> None:
     assert found.table.operators[-1].output_shape == result.shape
 
 
+def shape_of_execution(path: Path, shape: Sequence[int]) -> tuple[int, ...]:
+    """Of the first result, in onnxruntime."""
+    (result, *_) = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, {"x": zeros(*shape)})
+    return tuple(result.shape)
+
+
+@pytest.mark.parametrize("side", [31, 32])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("around", ["SAME_UPPER", "SAME_LOWER", "VALID", "NOTSET"])
+def test_windows_that_a_word_places(around: str, stride: int, side: int, tmp_path: Path) -> None:
+    shape, more = (1, 3, side, side), {"pads": [1, 1, 1, 1]} if around == "NOTSET" else {}
+    given = {"x": shape}
+    attributes = {"auto_pad": around, "activation": "Relu", "kernel_shape": [3, 3], "strides": [stride, stride], **more}
+    path = write(tmp_path / "one.onnx", "FusedConv", given, {"w": zeros(8, 3, 3, 3)}, "x w", **attributes)
+    found = table_of_file(path)
+    assert found.table.operators[-1].output_shape == shape_of_execution(path, shape)
+    assert rows(found) == [("convolution+relu", np.prod(found.table.operators[-1].output_shape) * 27, 8 * 27)]
+
+
+def test_a_word_that_is_not_known_leaves_the_sizes_open(tmp_path: Path) -> None:
+    path = write(tmp_path / "one.onnx", "FusedConv", {"x": (1, 3, 8, 8)}, {"w": zeros(8, 3, 3, 3)}, "x w", auto_pad="SAME_SOMEHOW")
+    with pytest.raises(UsageError, match=r"operator FusedConv of the domain 'com\.microsoft' \(node\), whose results ONNX cannot size"):
+        table_of_file(path)
+
+
+@pytest.mark.parametrize("up", [0, 1])
+@pytest.mark.parametrize(("kernel", "stride", "pads"), [(2, 2, (0, 0)), (3, 2, (1, 1)), (2, 3, (0, 1)), (3, 3, (0, 2)), (1, 2, (0, 0))])
+@pytest.mark.parametrize("side", [6, 7, 9])
+def test_windows_that_stand_over(side: int, kernel: int, stride: int, pads: tuple[int, int], up: int, tmp_path: Path) -> None:
+    """Rounded up, the last window may reach over the end; it is left out where it would begin there."""
+    shape = (1, 4, side, side)
+    more = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [pads[0]] * 2 + [pads[1]] * 2, "ceil_mode": up}
+    nodes = [
+        node("QuantizeLinear", "x s u", "q"),
+        node("QLinearAveragePool", "q s u s u", "p", domain=MICROSOFT, **more),
+        node("DequantizeLinear", "p s u", "z"),
+    ]
+    held = {"s": np.array(0.1, np.float32), "u": np.array(0, np.uint8)}
+    path = write_graph(tmp_path / "pool.onnx", nodes, {"x": shape}, ["z"], held)
+    pool = next(row for row in table_of_file(path).table.operators if row.operation == "avg_pool")
+    assert pool.output_shape == shape_of_execution(path, shape)
+
+
 def test_groups_of_queries(tmp_path: Path) -> None:
     """8 heads of queries and 2 of keys, packed side by side, with 3 keys from before."""
     sizes = {"q": (1, 1, 12 * 4), "k": (1, 2, 3, 4), "v": (1, 2, 3, 4)}
@@ -138,20 +172,14 @@ def test_operators_in_integers(tmp_path: Path) -> None:
     number = np.array(0, np.uint8)
     given = {"s": np.array(0.1, np.float32), "u": number, "w": np.zeros((32, 10), np.uint8)}
     nodes = [
-        helper.make_node("QuantizeLinear", ["x", "s", "u"], ["q"]),
-        helper.make_node("QLinearConcat", ["s", "u", "q", "s", "u", "q", "s", "u"], ["c"], axis=1, domain=MICROSOFT),
-        helper.make_node("QLinearGlobalAveragePool", ["c", "s", "u", "s", "u"], ["p"], domain=MICROSOFT),
-        helper.make_node("Flatten", ["p"], ["f"]),
-        helper.make_node("QGemm", ["f", "s", "u", "w", "s", "u", "", "s", "u"], ["g"], domain=MICROSOFT),
-        helper.make_node("DequantizeLinear", ["g", "s", "u"], ["z"]),
+        node("QuantizeLinear", "x s u", "q"),
+        node("QLinearConcat", "s u q s u q s u", "c", axis=1, domain=MICROSOFT),
+        node("QLinearGlobalAveragePool", "c s u s u", "p", domain=MICROSOFT),
+        node("Flatten", "p", "f"),
+        node("QGemm", "f s u w s u _ s u", "g", domain=MICROSOFT),
+        node("DequantizeLinear", "g s u", "z"),
     ]
-    entering = helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 16, 5, 5))
-    leaving = helper.make_tensor_value_info("z", TensorProto.FLOAT, None)
-    graph = helper.make_graph(nodes, "graph", [entering], [leaving], [numpy_helper.from_array(value, name) for name, value in given.items()])
-    onnx.save(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18), helper.make_opsetid(MICROSOFT, 1)]), str(tmp_path / "integers.onnx")
-    )
-    found = table_of_file(tmp_path / "integers.onnx")
+    found = table_of_file(write_graph(tmp_path / "integers.onnx", nodes, {"x": (1, 16, 5, 5)}, ["z"], given))
     assert [(row.operation, row.macs) for row in found.table.operators if "quant" not in row.operation] == [("cat", 0), ("mean", 0), ("linear", 320)]
     assert not found.table.unknown
 
@@ -165,7 +193,7 @@ def test_a_foreign_operator_without_sizes_says_what_helps(domain: str, tmp_path:
     with pytest.raises(UsageError, match=message):
         table_of_file(path)
     model = onnx.load(str(path))
-    model.graph.value_info.append(helper.make_tensor_value_info("r0", TensorProto.FLOAT, TOKENS))
+    model.graph.value_info.append(info("r0", TOKENS))
     onnx.save(model, str(path))
     (unknown,) = table_of_file(path).table.unknown
     assert unknown.name == "node"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from applied import Apply
-from test_tables_exported import row_of
+from operator_rows import row_of
 from torch import Tensor, nn
 from torch.nn import functional
 

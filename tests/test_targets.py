@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -265,11 +262,3 @@ def test_no_override_raises_anything_else(tmp_path: Path, override: str) -> None
     path = tmp_path / "x.yaml"
     path.write_text(GOOD)
     assert all(problem.startswith(str(path)) for problem in _problems(path, (override,)))
-
-
-def test_targets_import_no_torch() -> None:
-    code = (
-        "import sys, json, mcompress.targets.load, mcompress.targets.latency; print(json.dumps([m for m in ('torch', 'optuna') if m in sys.modules]))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout) == []

@@ -8,13 +8,12 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
+from int8_plans import int8_plan
 from torch import nn
 
 from mcompress.compress.cost import operator_table
 from mcompress.compress.models.build import build
 from mcompress.compress.models.spec import ModelSpec
-from mcompress.compress.quantize import ptq
-from mcompress.compress.quantize.program import export_program, graph_of
 from mcompress.export import onnx as backend
 from mcompress.export.backend import captured
 from mcompress.export.walked import walk
@@ -75,11 +74,8 @@ def test_floors_hold_by_the_files_alone(exported: Callable[[str], tuple[nn.Modul
 def test_the_mixed_file_costs_what_the_float_file_costs(exported: Callable[[str], tuple[nn.Module, Path]], tmp_path: Path) -> None:
     network, path = exported("pick")
     example = torch.rand(SHAPE)
-    program = graph_of(export_program(network, example))
-    ranges, _ = ptq.calibrate(program, iter([example]), "mse", (0.0, 1.0), 1, lambda *_: None)
-    plan = ptq.make_plan(program, ranges, ptq.measure_sensitivity(program, [example], ranges, lambda *_: None), 0.0)
     with captured(tmp_path / "log.txt"):
-        mixed = backend.write(OnnxConfig(), network, example, plan, tmp_path / "mixed")
+        mixed = backend.write(OnnxConfig(), network, example, int8_plan(network, [example]), tmp_path / "mixed")
     assert mixed.precision_counts["int8"] > 0
     assert (walk(mixed.path).macs, walk(mixed.path).peak_activation_elements) == (walk(path).macs, walk(path).peak_activation_elements)
 

@@ -7,14 +7,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx_graphs import node, write_graph
 
 from mcompress.compress.quantize.plan import ActivationRange, PlannedOperator, PrecisionPlan
 from mcompress.export import replay
 from mcompress.export.backend import Port
 from mcompress.export.bundle import ExportedFile, TestVector, write_bundle
 from mcompress.export.interface import TensorFacts, facts_of
+from mcompress.export.profile import Rules
 from mcompress.record import CoverageRecord, EnvironmentRecord, ExportRecord, ModelRecord, ParityRecord, Run, StageRecord, TargetRecord
 from mcompress.targets.exports import OnnxConfig
 from mcompress.targets.schema import Fallback, Measurement, Target
@@ -22,6 +22,8 @@ from mcompress.targets.stages import DistillConfig
 
 SIDE = 12
 SCALE = 4
+FAST = Rules(20, 0.1, 5.0, 0.01, 0.0)
+"""For measurements that are there to be made, not to be believed."""
 
 
 def kernel() -> np.ndarray:
@@ -31,17 +33,10 @@ def kernel() -> np.ndarray:
 def write_onnx(path: Path) -> None:
     """A convolution and a pixel shuffle, x4."""
     nodes = [
-        helper.make_node("Conv", ["input", "weight"], ["features"], pads=[1, 1, 1, 1]),
-        helper.make_node("DepthToSpace", ["features"], ["output"], blocksize=SCALE, mode="CRD"),
+        node("Conv", "input weight", "features", pads=[1, 1, 1, 1]),
+        node("DepthToSpace", "features", "output", blocksize=SCALE, mode="CRD"),
     ]
-    graph = helper.make_graph(
-        nodes,
-        "enlarge",
-        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, SIDE, SIDE])],
-        [helper.make_tensor_value_info("output", TensorProto.FLOAT, [1, 3, SIDE * SCALE, SIDE * SCALE])],
-        [numpy_helper.from_array(kernel(), "weight")],
-    )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), str(path))
+    write_graph(path, nodes, {"input": [1, 3, SIDE, SIDE]}, {"output": [1, 3, SIDE * SCALE, SIDE * SCALE]}, {"weight": kernel()})
 
 
 def enlarge(picture: np.ndarray) -> np.ndarray:

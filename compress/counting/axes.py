@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from mcompress.compress.counting.steps import IMAGE_RANK, WEIGHTED, Step
+from mcompress.compress.counting.steps import IMAGE_RANK, ROW_LOOKUPS, WEIGHTED, Step
 from mcompress.targets.operators import Kind
 
 Shape = tuple[int, ...]
@@ -18,8 +18,6 @@ _OF_IMAGES: frozenset[Kind] = (WEIGHTED - {"matmul"}) | {"pooling", "resize"}
 _OF_ROWS: frozenset[Kind] = frozenset(("matmul", "attention"))
 _NORMS_OF_IMAGES = frozenset(("native_batch_norm", "instance_norm", "group_norm"))
 _NORMS_OF_ROWS = frozenset(("layer_norm", "rms_norm"))
-_TABLES = frozenset(("embedding", "embedding_lookup", "gather"))
-"""With weights: rows of a table, looked up by number."""
 _MOVES: frozenset[Kind] = frozenset(("copy", "shuffle"))
 
 
@@ -68,8 +66,14 @@ def _own(head: Step) -> int | None:
         return IMAGE
     # Of rank 4 it may be over the channels of an image, which a file has in the one or the other place.
     rows = head.operation in _NORMS_OF_ROWS and len(head.input_shape) < IMAGE_RANK
-    table = head.operation in _TABLES and head.weight_elements > 0 and sum(head.writes.values()) > sum(head.reads.values())
-    return LAST if rows or table else None
+    return LAST if rows or _finds_rows(head) else None
+
+
+def _finds_rows(head: Step) -> bool:
+    """Whether it writes a row of its weight behind each number that it reads; in an image it may repeat lines and columns instead."""
+    numbers = head.input_shape
+    found = len(head.output_shape) > len(numbers) and head.output_shape[: len(numbers)] == numbers
+    return found and head.operation in ROW_LOOKUPS and head.weight_elements > 0
 
 
 def _read_next(head: Step, later: Sequence[Sequence[Step]]) -> tuple[Shape, int]:

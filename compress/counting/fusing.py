@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mcompress.compress.counting.steps import WEIGHTED, Step, Trace
+from mcompress.compress.counting.steps import BAGS, LOOKUPS, WEIGHTED, Step, Trace
 from mcompress.targets.operators import CLAMPS, Kind
 
 _TAKES_ACTIVATION: frozenset[Kind] = WEIGHTED | {"normalization", "elementwise"}
@@ -43,6 +43,16 @@ def weight_elements(group: list[Step]) -> int:
     shifts = any(step.takes_over_bias or step.operation in ("add", "sub") for step in folded)
     channels = max((step.weight_elements // (2 if step.takes_over_bias else 1) for step in folded), default=0)
     return head.weight_elements + (channels if shifts and not head.has_bias else 0) + sum(s.weight_elements for s in group[1:] if not s.foldable)
+
+
+def weights_read(group: list[Step]) -> int | None:
+    """How many of them one inference reads, where those are not all of them."""
+    head, held = group[0], weight_elements(group)
+    if head.operation in BAGS:
+        found = sum(head.reads.values()) * head.output_shape[-1]
+    else:
+        found = sum(head.writes.values()) if head.operation in LOOKUPS else held
+    return found if found < held else None
 
 
 def _producer(step: Step, group_of: Mapping[int, list[Step]], readers: Mapping[int, int]) -> list[Step] | None:

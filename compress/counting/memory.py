@@ -28,7 +28,6 @@ class Lifetime:
 class Plan:
     """Where each buffer lies in the arena, and the arena's size, bytes."""
 
-    lifetimes: tuple[Lifetime, ...]
     offsets: tuple[int, ...]
     arena_bytes: int
 
@@ -47,7 +46,7 @@ def live_elements(trace: Trace, groups: Sequence[Sequence[Step]]) -> list[int]:
     return live
 
 
-def plan_memory(trace: Trace, groups: Sequence[Sequence[Step]], bytes_per_element: int = 4) -> Plan:
+def plan_memory(trace: Trace, groups: Sequence[Sequence[Step]], bytes_per_element: int) -> Plan:
     """The arena of TFLite's planner for this order of execution, all tensors of one type; the input and the outputs lie in it too.
 
     An elementwise row writes over an operand of its size that nothing reads afterwards and that is no input of the network, as LiteRT's kernels do.
@@ -73,7 +72,7 @@ def place(lifetimes: Sequence[Lifetime]) -> Plan:
     From the largest buffer to the smallest, each goes into the smallest gap between those placed that exist at the same time, or behind them.
     """
     if not lifetimes:
-        return Plan((), (), 0)
+        return Plan((), 0)
     sizes = np.array([-(-one.size // ALIGNMENT_BYTES) * ALIGNMENT_BYTES for one in lifetimes], dtype=np.int64)
     first, last = np.array([one.first for one in lifetimes]), np.array([one.last for one in lifetimes])
     offsets = np.zeros(len(sizes), dtype=np.int64)
@@ -83,7 +82,7 @@ def place(lifetimes: Sequence[Lifetime]) -> Plan:
         offsets[one] = _offset(offsets[beside], sizes[beside], int(sizes[one]))
         # Kept in the order of their offsets, so that gaps are found in one pass.
         placed = np.insert(placed, int(np.searchsorted(offsets[placed], offsets[one])), one)
-    return Plan(tuple(lifetimes), tuple(int(offset) for offset in offsets), int((offsets + sizes).max()))
+    return Plan(tuple(int(offset) for offset in offsets), int((offsets + sizes).max()))
 
 
 def _offset(offsets: np.ndarray[tuple[int], np.dtype[np.int64]], sizes: np.ndarray[tuple[int], np.dtype[np.int64]], size: int) -> int:

@@ -19,9 +19,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from mcompress.compress.counting.links import Links, drop
-from mcompress.compress.counting.steps import Step, Trace
+from mcompress.compress.counting.steps import IMAGE_RANK, Step, Trace
 
-IMAGE_RANK = 4
 _SQUARES = ("mul", "pow", "square")
 _Rule = tuple[str, frozenset[str], bool]
 """Operation, what its operands are, and whether a constant is one of them."""

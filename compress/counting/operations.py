@@ -8,7 +8,8 @@ from typing import cast
 
 from torch import Tensor
 
-from mcompress.compress.counting.steps import Step, as_matrices, as_matrix, is_interleaved, with_kept_axes
+from mcompress.compress.counting.describing import Window, describe_attention, describe_convolution, describe_elementwise
+from mcompress.compress.counting.steps import BAGS, Step, as_matrices, as_matrix, is_interleaved, with_kept_axes
 from mcompress.targets.operators import ACTIVATIONS, RECURRENT, Kind
 
 SOFTMAXES = ("_softmax", "_log_softmax", "_safe_softmax")
@@ -33,7 +34,7 @@ _KINDS: dict[str, Kind] = {
     **dict.fromkeys(("expand_copy", "select_copy", "split_with_sizes_copy", "transpose_copy", "diagonal_scatter", "as_strided_scatter"), "copy"),
     **dict.fromkeys(("_unsafe_masked_index", "_unsafe_masked_index_put_accumulate"), "copy"),
     **dict.fromkeys(("_unique", "_unique2", "unique_dim", "unique_consecutive", "unique_dim_consecutive", "mode", "nanmedian"), "reduction"),
-    **dict.fromkeys(("_cummax_helper", "_cummin_helper", "_logcumsumexp", "logcumsumexp", "_embedding_bag"), "reduction"),
+    **dict.fromkeys(("_cummax_helper", "_cummin_helper", "_logcumsumexp", "logcumsumexp", *BAGS), "reduction"),
     **dict.fromkeys(("masked_fill", "searchsorted", "bucketize", "complex", "polar", "linalg_cross", "isin", "bernoulli"), "elementwise"),
     **dict.fromkeys(("native_dropout", "_fused_dropout"), "elementwise"),
     **dict.fromkeys(SOFTMAXES, "normalization"),
@@ -79,9 +80,14 @@ _ONE_NAME = (
     ("upsample_trilinear", "upsample_bilinear"),
     ("upsample_nearest", "upsample_nearest"),
     ("upsample_bicubic", "upsample_bicubic"),
+    ("reflection_pad", "reflection_pad"),
+    ("replication_pad", "replication_pad"),
 )
 """What the name of an operator of any number of dimensions contains -> the one name."""
-_REDUCED = frozenset(("mean", "sum", "amax", "amin", "var", "std", "var_mean", "std_mean", "linalg_vector_norm", "logsumexp", "prod", "norm"))
+_REDUCED = frozenset(
+    ("mean", "sum", "amax", "amin", "var", "std", "var_mean", "std_mean", "linalg_vector_norm", "logsumexp", "prod", "norm", "max", "min", "argmax",
+     "argmin", "any", "all", "median", "nanmedian", "nansum", "count_nonzero")
+)  # fmt: skip
 """Their second argument is the axis or axes; of norms the third."""
 _CONVOLUTION_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "transposed", "output_padding", "groups")
 _MKLDNN_ARGUMENTS = ("input", "weight", "bias", "padding", "stride", "dilation", "groups")
@@ -143,18 +149,19 @@ def describe(step: Step, args: Sequence[object], kwargs: Mapping[str, object], *
         _describe_product(step, args, weighted=weighted)
     elif step.kind == "attention":
         given = tensors_in((*args, *(kwargs[name] for name in ("query", "key", "value") if name in kwargs)))
-        query, key, value = next(given), next(given), next(given)
-        # Query times key transposed, and the weights times value: both for every query and every key.
-        step.macs = step.macs_output_convention = query.numel() * key.shape[-2] + math.prod(step.output_shape) * value.shape[-2]
-        step.operation, step.input_shape, step.output_shape = "attention", as_matrices(query.shape), as_matrices(step.output_shape)
+        query, key = next(given), next(given)
+        step.operation = "attention"
+        describe_attention(step, query.shape, step.output_shape, key.shape[-2])
     elif step.operation in _BATCH_NORMS:
         _describe_batch_norm(step, args)
     elif step.kind in ("elementwise", "activation"):
-        _describe_elementwise(step, args, weighted=weighted)
+        # x * x reads one value, and is no factor.
+        describe_elementwise(step, has_constant=len(step.reads) == 1 and len(list(tensors_in(args))) == 1 + weighted)
     elif step.operation in _REDUCED:
         _describe_reduction(step, args, kwargs)
     elif step.operation == "constant_pad_nd":
-        step.pads_with_zeros = all(not isinstance(value, (int, float)) or value == 0 for value in (*args[2:], *kwargs.values()))
+        adds = all(size >= 0 for size in cast("Sequence[int]", args[1]))
+        step.pads_with_zeros = adds and all(not isinstance(value, (int, float)) or value == 0 for value in (*args[2:], *kwargs.values()))
     elif step.operation == "clone":
         _describe_copy(step, args)
     elif step.operation in SOFTMAXES:
@@ -191,15 +198,6 @@ def _describe_batch_norm(step: Step, args: Sequence[object]) -> None:
     step.weight_elements = 2 * (step.input_shape[1] if len(step.input_shape) > 1 else step.input_shape[0])
 
 
-def _describe_elementwise(step: Step, args: Sequence[object], *, weighted: bool) -> None:
-    if step.weight_elements == 1:
-        step.weight_elements = 0  # a number, which runtimes keep in the operator
-    # x * x reads one value, and is no factor.
-    constant = len(step.reads) == 1 and len(list(tensors_in(args))) == 1 + weighted
-    per_channel = step.weight_elements <= max((*step.output_shape[1:2], *step.output_shape[-1:]), default=1)
-    step.foldable = step.operation in ("add", "sub", "mul", "div") and constant and per_channel
-
-
 def _describe_reduction(step: Step, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
     position = 2 if step.operation in ("linalg_vector_norm", "norm") else 1
     axes = args[position] if len(args) > position else kwargs.get("dim")
@@ -225,16 +223,13 @@ def _describe_convolution(step: Step, args: Sequence[object], kwargs: Mapping[st
     names = _MKLDNN_ARGUMENTS if step.operation == "mkldnn_convolution" else _CONVOLUTION_ARGUMENTS
     given = {**dict(zip(names, args, strict=False)), **kwargs}
     weight = cast("Tensor", given["weight"])
-    transposed, step.groups = bool(given.get("transposed")), cast("int", given["groups"])
-    stride = cast("Sequence[int]", given["stride"])
-    step.has_bias = given.get("bias") is not None
-    step.operation, step.stride, step.kernel = "convolution", max(stride, default=1), tuple(weight.shape[2:])
-    window = math.prod(step.kernel)
-    if transposed:
-        step.kind = "transposed_convolution"
-        step.macs = math.prod(step.input_shape) * weight.shape[1] * window
-        step.macs_output_convention = math.prod(step.output_shape) * (weight.shape[0] // step.groups) * window
-        return
-    step.macs = step.macs_output_convention = math.prod(step.output_shape) * weight.shape[1] * window
-    if step.groups > 1:
-        step.kind = "depthwise_convolution" if weight.shape[1] == 1 else "grouped_convolution"
+    window = Window(
+        transposed=bool(given.get("transposed")),
+        kernel=tuple(weight.shape[2:]),
+        stride=max(cast("Sequence[int]", given["stride"]), default=1),
+        groups=cast("int", given["groups"]),
+        per_group=weight.shape[1],
+        has_bias=given.get("bias") is not None,
+    )
+    step.operation = "convolution"
+    describe_convolution(step, window)

@@ -254,6 +254,10 @@ def _padding(trace: Trace) -> None:
         after = links.only_reader(index) if step.pads_with_zeros and len(step.reads) == 1 else None
         if after is None or trace.steps[after].kind not in WEIGHTED - {"matmul", "transposed_convolution"}:
             continue
+        # A convolution has padding around its positions only; one that is negative cuts them off.
+        cuts = any(padded < given for given, padded in zip(step.input_shape, step.output_shape, strict=False))
+        if cuts or step.input_shape[:2] != step.output_shape[:2]:
+            continue
         convolution = trace.steps[after]
         trace.steps[after] = replace(
             convolution, reads=dict(step.reads), input_shape=step.input_shape, absorbed=(*convolution.absorbed, step.operation)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from mcompress.compress.counting.axes import channel_axes, with_channels_moved
-from mcompress.compress.counting.fusing import fused, weight_elements
+from mcompress.compress.counting.fusing import fused, weight_elements, weights_read
 from mcompress.compress.counting.memory import live_elements, plan_memory
 from mcompress.compress.counting.patterns import recognise
 from mcompress.compress.counting.steps import Step, Trace, assumed_macs
@@ -76,6 +76,7 @@ def _rows(trace: Trace, groups: Sequence[list[Step]], live: Sequence[int]) -> tu
                 live_elements=elements,
                 channel_axis=axis,
                 weights_of=shared,
+                weights_read=weights_read(group),
                 sources=tuple((maker[value], count) for value, count in head.reads.items() if value in maker),
             )
         )

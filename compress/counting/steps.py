@@ -12,6 +12,12 @@ from mcompress.targets.speeds import PrecisionName
 WEIGHTED: frozenset[Kind] = frozenset(("convolution", "depthwise_convolution", "grouped_convolution", "transposed_convolution", "matmul"))
 IMAGE_RANK = 4
 """Tensors of so many axes or more are images (batch, channels, height, width), where nothing says otherwise."""
+ROW_LOOKUPS = frozenset(("embedding", "gather", "index_select", "index", "_unsafe_index"))
+"""With a table as their weight: rows of it, found by number."""
+LOOKUPS = ROW_LOOKUPS | {"take", "slice"}
+"""The same, and what picks other parts of it: what one inference reads of the weight is no more than what it writes."""
+BAGS = frozenset(("_embedding_bag", "_embedding_bag_forward_only"))
+"""Rows of a table that are found by number and added up."""
 INTERLEAVED_AXES = 4
 """A copy that moves at least so many axes against each other reads single elements or short runs (pixel shuffle): a shuffle, not a copy."""
 

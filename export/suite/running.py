@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from mcompress.calibration.latency_fit import Sample
 from mcompress.environment import today
 from mcompress.errors import DeviceError, ExportError, MissingBackendError
+from mcompress.export.agent import LEAST_QUERIES
 from mcompress.export.profile import FailedJob, Job, Profile, Programs, Rules, profile_files
 from mcompress.export.profile_runtime import Installed, installed
 from mcompress.export.profile_throttle import UNSTABLE_CV
@@ -78,17 +79,16 @@ class Journal:
         self.notes: list[str] = []
         self.added: set[tuple[str, int]] = set()
         """What was measured since the journal was opened."""
-        head = json.dumps({"schema": SCHEMA, **asdict(setting)}, sort_keys=True)
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-        first, complete, rest = text.partition("\n")
+        head = json.dumps({"schema": SCHEMA, **asdict(setting)}, sort_keys=True).encode()
+        first, complete, rest = (path.read_bytes() if path.exists() else b"").partition(b"\n")
         if complete and _schema(first) != SCHEMA:
             aside = path.with_name(f"{path.name}.old")
             path.replace(aside)
             self.notes.append(f"{path} does not say which runtime and which files were measured; it is now {aside}, and everything is measured again")
-            complete = ""
+            complete = b""
         if not complete:  # new, or its process was killed before anything was measured
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(head + "\n", encoding="utf-8")
+            path.write_bytes(head + b"\n")
             return
         if first != head:
             raise ExportError(f"{path} was measured with {_difference(first, head)}; remove it, or keep this fit in another folder with --keep DIR")
@@ -96,9 +96,9 @@ class Journal:
             try:
                 timing = Timing.model_validate_json(line)
             except ValidationError:
-                continue  # the line at which a process was killed
+                continue  # the line at which a process was killed, or one that something else damaged
             self.timings[timing.name, timing.round] = timing
-        if rest and not rest.endswith("\n"):  # what comes next must not become a part of that line
+        if rest and not rest.endswith(b"\n"):  # what comes next must not become a part of that line
             with path.open("a", encoding="utf-8") as stream:
                 stream.write("\n")
 
@@ -127,6 +127,8 @@ class Quality:
     days: tuple[str, str]
     """First and last, `2026-11-21`."""
     notes: tuple[str, ...] = ()
+    few: int = 0
+    """Of those that count, with fewer than `LEAST_QUERIES` queries: too slow for the time that they had."""
 
     def __str__(self) -> str:
         """For a person: everything that is not as it should be."""
@@ -134,13 +136,14 @@ class Quality:
         said += [f"{self.repeated} throttled and measured again"] if self.repeated else []
         said += [f"{self.left_out} throttled and left out"] if self.left_out else []
         said += [f"{self.unstable} unstable (coefficient of variation above {100 * UNSTABLE_CV:.0f} %)"] if self.unstable else []
+        said += [f"{self.few} of fewer than {LEAST_QUERIES} queries"] if self.few else []
         said += [f"from {self.days[0]} to {self.days[1]}"] if self.days[0] != self.days[1] else []
         return ", ".join(said)
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Samples for a fit, and what could not be measured: name -> reason."""
+    """Samples for a fit, perhaps none, and what could not be measured: name -> reason."""
 
     samples: tuple[Sample, ...]
     failed: dict[str, str]
@@ -148,6 +151,13 @@ class Measured:
     complete: bool
     """False where time ran out first."""
     quality: Quality
+
+    @property
+    def nothing(self) -> str | None:
+        """Why there are no samples, and what to do; None where there are some."""
+        if self.samples:
+            return None
+        return "every measured file was throttled: let the device cool" if self.quality.left_out else "there was no time: give more --minutes"
 
 
 @dataclass(frozen=True)
@@ -190,14 +200,18 @@ class _State:
     failed: dict[str, str] = field(default_factory=dict)
 
     def kept(self, name: str, turn: int) -> Timing | None:
-        """The timing of these very bytes with this very runtime, if there is one."""
+        """The timing of these very bytes with this very runtime, if there is one; of earlier runs, none that was throttled: it may be cooler now."""
         found = self.journal.timings.get((name, turn))
-        if found is None or self.there is None:
-            return None
-        if (name, turn) in self.journal.added:
+        if found is None or (name, turn) in self.journal.added:
             return found
+        if found.throttled or self.there is None:
+            return None
         same = (found.runtime, found.program) == (self.there.runtime, self.there.program)
         return found if same and found.digest == self.digest_of(name) else None
+
+    def done(self, every: Sequence[tuple[str, int]]) -> int:
+        """How many of these need not be measured any more."""
+        return sum(name in self.failed or self.kept(name, turn) is not None for name, turn in every)
 
 
 def in_even_order(cases: Sequence[Case]) -> list[Case]:
@@ -217,9 +231,9 @@ def measure_suite(
 ) -> Measured:
     """Write, push and time the cases `ROUNDS` times in the order of `in_even_order`, for at most `seconds`; `progress` is told how many of how many.
 
-    The fastest round counts. Files and the journal lie in `folder`. `programs` are pushed to phones; None takes them from the environment. Raises
-    `DeviceError` when the device is lost or none of the first files can be measured, `MissingBackendError` at the first file for which it has no
-    runtime; everything measured so far is in the journal.
+    The fastest round counts. Files and the journal lie in `folder`. `programs` are pushed to phones; None takes them from the environment. Without
+    time, or where everything was throttled, there are no samples. Raises `DeviceError` when the device is lost or none of the first files can be
+    measured, `MissingBackendError` at the first file for which it has no runtime; everything measured so far is in the journal.
     """
     ordered = in_even_order(cases)
     by_name = {case.name: case for case in ordered}
@@ -230,9 +244,9 @@ def measure_suite(
 
     plan = Plan(tuple(by_name), file_of, setting, SUITE_RULES, BATCH, seconds, may_all_fail=False, programs=programs)
     found = measure_rounds(connection, plan, folder / f"suite_{setting.number}.jsonl", progress)
-    if not found.best:
-        reason = next(iter(found.failed.values()), "all of them were throttled" if found.quality.left_out else "there was no time")
-        raise DeviceError(f"{connection.name}: no file of the suite could be measured; the first reason: {reason}")
+    if not found.best and found.failed:
+        reason = next(iter(found.failed.values()))
+        raise DeviceError(f"{connection.name}: no {setting.number} file of the suite could be measured; the first reason: {reason}")
     samples = tuple(
         Sample(case.name, table_of_file(file_of(case.name)).table, found.best[case.name], case.weight) for case in ordered if case.name in found.best
     )
@@ -248,36 +262,40 @@ def measure_rounds(connection: Connection, plan: Plan, journal: Path, progress: 
     kept, until = Journal(journal, plan.setting), time.monotonic() + plan.seconds
     digests = cache(lambda name: hashlib.sha256(plan.file_of(name).read_bytes()).hexdigest()[:16])
     state = _State(kept, installed(connection, "tflite", plan.programs), digests)
-    old = len(kept.timings)
     every = [(name, turn) for turn in range(ROUNDS) for name in plan.names]
     todo = [key for key in every if state.kept(*key) is None]
-    stale = sum(key in kept.timings for key in todo)
-    if old and stale:
+    again = [kept.timings[key] for key in todo if key in kept.timings]
+    throttled = sum(timing.throttled is not None for timing in again)
+    if throttled:
+        kept.notes.append(f"{throttled} measurements in {journal} were throttled, and are made again")
+    if len(again) > throttled:
+        stale = len(again) - throttled
         kept.notes.append(f"{stale} measurements in {journal} are of another runtime or of files that have changed, and are made again")
-    done = len(every) - len(todo)
     for start in range(0, len(todo), plan.batch):
-        progress(done, len(every))
+        progress(state.done(every), len(every))
         if time.monotonic() > until or (start and not plan.may_all_fail and not any(state.kept(*key) for key in every)):
             break
-        _batch(connection, plan, state, todo[start : start + plan.batch], again=False)
-        done += len(todo[start : start + plan.batch])
+        _batch(connection, plan, state, todo[start : start + plan.batch], until, again=False)
     hot = [key for key in every if (found := state.kept(*key)) is not None and found.throttled and not found.repeated]
     for start in range(0, len(hot), plan.batch):
-        if time.monotonic() > until:
-            break
-        _batch(connection, plan, state, hot[start : start + plan.batch], again=True)
-    progress(done, len(every))
+        _batch(connection, plan, state, hot[start : start + plan.batch], until, again=True)
+    progress(state.done(every), len(every))
     return _found(plan, state, every)
 
 
-def _batch(connection: Connection, plan: Plan, state: _State, keys: Sequence[tuple[str, int]], *, again: bool) -> None:
+def _batch(connection: Connection, plan: Plan, state: _State, keys: Sequence[tuple[str, int]], until: float, *, again: bool) -> None:
+    """Measure these until `time.monotonic()` is `until`, in the middle of a batch if need be: another part may need the time that is left."""
     for turn in sorted({turn for _, turn in keys}):
+        if time.monotonic() > until:
+            return
         files = {plan.file_of(name): name for name, other in keys if other == turn and name not in state.failed}
         for found in timed(connection, files, plan.setting, plan.rules, plan.programs) if files else ():
             if isinstance(found, FailedJob):
                 state.failed[found.job.label] = found.reason
             else:
                 state.journal.add(_timing(found, turn, state, again=again))
+            if time.monotonic() > until:
+                return
 
 
 def _found(plan: Plan, state: _State, every: Sequence[tuple[str, int]]) -> Rounds:
@@ -295,6 +313,7 @@ def _found(plan: Plan, state: _State, every: Sequence[tuple[str, int]]) -> Round
         unstable=sum(timing.cv > UNSTABLE_CV for timing in counted.values()),
         days=(days[0], days[-1]),
         notes=tuple(state.journal.notes),
+        few=sum(timing.n < LEAST_QUERIES for timing in counted.values()),
     )
     missing = [key for key in every if key not in kept and key[0] not in state.failed]
     failed = {name: reason for name, reason in state.failed.items() if name not in best}
@@ -340,15 +359,15 @@ def _written(case: Case, number: Number, folder: Path) -> Path:
     return path
 
 
-def _schema(head: str) -> object:
+def _schema(head: bytes) -> object:
     try:
         found = json.loads(head)
-    except ValueError:
+    except ValueError:  # no JSON, or no text at all
         return None
     return found.get("schema") if isinstance(found, dict) else None
 
 
-def _difference(one: str, other: str) -> str:
+def _difference(one: bytes, other: bytes) -> str:
     """What two heads of journals differ in."""
     there, here = json.loads(one), json.loads(other)
     return "; ".join(f"{key} {there.get(key)!r}, not {here.get(key)!r}" for key in here if there.get(key) != here[key])

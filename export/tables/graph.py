@@ -119,12 +119,12 @@ class Graph:
 
     def transpose(self, source: str, result: str, order: Sequence[int], *, channels_last: bool = False) -> None:
         """Axes in another order: a view. `channels_last` says whether the file has the channels at the end of the result only."""
-        view = self.views[source]
+        view = self._view(source)
         self.views[result] = replace(view, axes=tuple(view.axes[axis] for axis in order), channels_last=channels_last)
 
     def reshape(self, source: str, result: str, shape: Shape) -> None:
         """Other axes over the same elements: a view if the sizes can be taken apart, a copy before it if they cannot."""
-        view = self.views[source]
+        view = self._view(source)
         axes = _regrouped(view.atoms, shape)
         if axes is None:
             self._copy(source)
@@ -137,11 +137,11 @@ class Graph:
 
     def lay_out(self, name: str) -> None:
         """Say that the channels of a tensor stand at the end in the file only."""
-        self.views[name] = replace(self.views[name], channels_last=True)
+        self.views[name] = replace(self._view(name), channels_last=True)
 
     def part(self, source: str, result: str, shape: Shape) -> None:
         """A slice, or some axes at one index: a view of fewer elements. `shape` is in the file's order."""
-        view = self.views[source]
+        view = self._view(source)
         if len(shape) == len(view.axes) and not view.needs_copy():
             axes = tuple(_shrunk(axis, size) for axis, size in zip(view.axes, shape, strict=True))
         else:
@@ -153,7 +153,7 @@ class Graph:
 
     def expand(self, source: str, result: str, shape: Shape) -> None:
         """Repeated without being copied."""
-        view = self.views[source]
+        view = self._view(source)
         aligned: list[tuple[Atom, ...]] = [((1, 0),)] * (len(shape) - len(view.axes)) + list(view.axes)
         axes = tuple(((size, 0),) if math.prod(s for s, _ in axis) == 1 and size != 1 else axis for axis, size in zip(aligned, shape, strict=True))
         self.views[result] = replace(view, axes=axes)
@@ -189,11 +189,18 @@ class Graph:
                 step.held.add(name)
         step.reads = {value: min(sum(read.values()), self._elements(value)) for value, read in parts.items()}
         step.writes = {self._new(name, shape, channels_last=channels_last): math.prod(shape) for name, shape in outputs.items()}
-        if step.kind in ("elementwise", "activation") and step.weight_elements == 1:
-            step.weight_elements = 0  # a number, which runtimes keep in the operator
         if step.kind == "other":
             step.macs = step.macs_output_convention = assumed_macs(step.reads.values(), step.weight_elements, step.output_shape)
         self._add(step, precision)
+
+    def _view(self, name: str) -> View:
+        """Raises `UsageError` for a tensor that is no view of anything."""
+        if name in self.views:
+            return self.views[name]
+        what = "is a constant" if name in self.constants else "is read before anything writes it"
+        raise UsageError(
+            f"tensor '{name}' {what}, and an operator takes it apart as if the input decided what it holds; check the file, and simplify it"
+        )
 
     def _add(self, step: Step, precision: PrecisionName) -> None:
         for value in step.writes:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from mcompress.compress.counting.describing import Window, describe_attention, describe_convolution, describe_elementwise
 from mcompress.compress.counting.steps import Step, as_matrices, as_matrix, with_kept_axes
 from mcompress.export.tables.graph import Graph, Shape, to_channels_first
 from mcompress.targets.operators import Kind
@@ -31,29 +33,13 @@ class Node:
         return to_channels_first(shape) if self.channels_last else shape
 
 
-@dataclass(frozen=True)
-class Window:
-    """A convolution: its kind, kernel, strides and groups, and input channels per group times output channels of its weight."""
-
-    transposed: bool
-    kernel: Shape
-    stride: int
-    groups: int
-    per_group: int
-    """Input channels per group; output channels per group of a transposed convolution."""
-    has_bias: bool
-
-
 def plain(graph: Graph, node: Node, operation: str, kind: Kind) -> None:
     """An operator whose cost is the memory that it moves."""
     source = next((name for name in node.inputs if not graph.is_constant(name)), "")
     step = Step(operation, kind, node.name, True, {}, {}, 0, graph.canonical(source), node.result)
-    if kind in ("elementwise", "activation"):
-        constants = [name for name in node.inputs if graph.is_constant(name)]
-        held = sum(math.prod(graph.shape(name)) for name in constants)
-        per_channel = held <= max(step.output_shape[1:2] + step.output_shape[-1:], default=1)
-        step.foldable = operation in ("add", "sub", "mul", "div") and len(constants) == 1 and len(node.inputs) == 2 and per_channel
     graph.compute(step, node.inputs, node.outputs, node.precision, channels_last=node.channels_last)
+    if kind in ("elementwise", "activation"):
+        describe_elementwise(step, has_constant=len(node.inputs) == 2 and len(activations(graph, node)) == 1)
 
 
 def activations(graph: Graph, node: Node) -> tuple[str, ...]:
@@ -69,17 +55,8 @@ def clamps(graph: Graph, node: Node) -> bool:
 
 def convolution(graph: Graph, node: Node, window: Window) -> None:
     """`node` has the input, the weight and, if it is held in the file and not all zeros, the bias."""
-    source, area = graph.canonical(node.inputs[0]), math.prod(window.kernel)
-    step = Step("convolution", "convolution", node.name, True, {}, {}, 0, source, node.result)
-    step.kernel, step.stride, step.groups, step.has_bias = window.kernel, window.stride, window.groups, window.has_bias
-    if window.transposed:
-        step.kind = "transposed_convolution"
-        step.macs = math.prod(source) * window.per_group * area
-        step.macs_output_convention = math.prod(node.result) * (source[1] // window.groups) * area
-    else:
-        step.macs = step.macs_output_convention = math.prod(node.result) * window.per_group * area
-        if window.groups > 1:
-            step.kind = "depthwise_convolution" if window.per_group == 1 else "grouped_convolution"
+    step = Step("convolution", "convolution", node.name, True, {}, {}, 0, graph.canonical(node.inputs[0]), node.result)
+    describe_convolution(step, window)
     graph.compute(step, node.inputs, node.outputs, node.precision, channels_last=node.channels_last)
 
 
@@ -102,18 +79,41 @@ def product(graph: Graph, node: Node, inner: int, left: Shape) -> None:
     graph.compute(step, node.inputs, node.outputs, node.precision)
 
 
-def attention(graph: Graph, node: Node, heads: tuple[int, int] = (1, 1), past: int = 0) -> None:
-    """Inputs are query, key, value and what else it reads; without an axis of heads, `heads` (of queries, of keys) stand side by side in the last.
+def einsum(graph: Graph, node: Node, equation: str) -> None:
+    """Two tensors multiplied as `equation` says: a batched product, an elementwise one, or what is not known."""
+    terms = re.split(r",|->", equation)
+    if len(node.inputs) != 2 or len(terms) != 3 or not equation.replace(",", "").replace("->", "").isalpha():
+        plain(graph, node, f"einsum {equation}", "other")
+        return
+    sizes = {letter: size for term, name in zip(terms, node.inputs, strict=False) for letter, size in zip(term, graph.shape(name), strict=True)}
+    one, other, result = (set(term) for term in terms)
+    summed, alone = (one & other) - result, (one ^ other) - result
+    if not summed or alone:
+        plain(graph, node, "mul", "elementwise")
+        return
+
+    def over(letters: set[str]) -> int:
+        return math.prod(sizes[letter] for letter in letters)
+
+    batch, rows, columns, inner = over(one & other & result), over((one & result) - other), over((other & result) - one), over(summed)
+    (name,) = node.outputs
+    product(graph, Node(node.name, node.inputs, {name: (batch, rows, columns)}, node.precision), inner, (batch, rows, inner))
+    order = sorted(result, key=(*terms[0], *terms[1]).index)
+    graph.reshape(name, name, tuple(sizes[letter] for letter in order))
+    graph.transpose(name, name, [order.index(letter) for letter in terms[2]])
+
+
+def attention(graph: Graph, node: Node, heads: int = 1, past: int = 0) -> None:
+    """Inputs are query, key, value and what else it reads; without an axis of heads, so many `heads` of queries stand side by side in the last.
 
     `past` keys and values come from calls before this one.
     """
-    query, key, value = (graph.shape(name) for name in node.inputs[:3])
+    query, keys = graph.shape(node.inputs[0]), graph.shape(node.inputs[1])[-2] + past
     result = next(iter(node.outputs.values()))
-    step = Step("attention", "attention", node.name, True, {}, {}, 0, as_matrices(query), as_matrices(result))
-    # Query times key transposed, and the weights times value: both for every query and every key.
-    step.macs = step.macs_output_convention = math.prod(query) * (key[-2] + past) + math.prod(result) * (value[-2] + past)
-    if len(query) == 3 and heads[0] > 1:
-        step.input_shape, step.output_shape = ((s[0] * heads[0], s[1], s[2] // heads[0]) for s in (query, result))
+    step = Step("attention", "attention", node.name, True, {}, {}, 0, query, result)
+    describe_attention(step, query, result, keys)
+    if len(query) == 3 and heads > 1:
+        step.input_shape, step.output_shape = ((s[0] * heads, s[1], s[2] // heads) for s in (query, result))
     graph.compute(step, node.inputs, node.outputs, node.precision)
 
 
@@ -136,7 +136,7 @@ def reduction(graph: Graph, node: Node, operation: str, axes: Sequence[int]) -> 
     graph.compute(step, (source,), node.outputs, node.precision, channels_last=node.channels_last)
 
 
-def padding(graph: Graph, node: Node, *, zeros: bool) -> None:
-    """A border around a tensor."""
-    step = Step("constant_pad_nd", "copy", node.name, True, {}, {}, 0, graph.canonical(node.inputs[0]), node.result, pads_with_zeros=zeros)
+def padding(graph: Graph, node: Node, operation: str = "constant_pad_nd", *, zeros: bool) -> None:
+    """A border around a tensor; a mirrored one is a `reflection_pad`, one of the outermost elements a `replication_pad`."""
+    step = Step(operation, "copy", node.name, True, {}, {}, 0, graph.canonical(node.inputs[0]), node.result, pads_with_zeros=zeros)
     graph.compute(step, node.inputs[:1], node.outputs, node.precision, channels_last=node.channels_last)

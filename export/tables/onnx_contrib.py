@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from mcompress.export.tables.graph import Graph, Shape
 from mcompress.export.tables.making import Node, attention, linear
+from mcompress.export.tables.onnx_attributes import word
 
 if TYPE_CHECKING:
     import onnx
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 DOMAIN = "com.microsoft"
 ATTENTION = ("Attention", "QAttention", "MultiHeadAttention", "GroupQueryAttention")
 PACKED_WEIGHTS = ("MatMulNBits", "MatMulBnb4", "MatMulFpQ4")
-"""Products whose weights are so packed that only attributes say their sizes: K and N."""
+"""Products whose weights are so packed that only attributes say their sizes: K and N, and the bits of each in the first."""
+PACKED_BITS = 4
+"""Where nothing says otherwise."""
 _AS_FIRST = frozenset(
     ("Gelu", "FastGelu", "QuickGelu", "BiasGelu", "BiasAdd", "BiasSoftmax", "LayerNormalization", "SimplifiedLayerNormalization",
      "SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "GroupNorm", "SkipGroupNorm", "RotaryEmbedding", "QLinearSigmoid",
@@ -32,6 +35,8 @@ _PRODUCTS = {
 """Product -> position of its second factor."""
 _WINDOWS = {"FusedConv": 1, "QLinearConv": 3, "QLinearAveragePool": -1}
 """Operator over windows -> position of its weight; -1 where an attribute has the kernel."""
+_AROUND = ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID")
+"""What auto_pad can be."""
 _PACKED_QKV, _PACKED_KV = 5, 5
 _KEYS_WITH_HEADS = 4
 
@@ -45,6 +50,8 @@ class Call:
     """All positions, empty where an input was left out."""
     numbers: Mapping[str, tuple[int, ...]]
     """Attributes that are whole numbers, or several."""
+    words: Mapping[str, str]
+    """Attributes that are text."""
 
     def input(self, position: int) -> str:
         """The name of an input, empty if it was left out."""
@@ -57,7 +64,11 @@ class Call:
 
 def call_of(node: onnx.NodeProto) -> Call:
     """A node without what is not asked of it here."""
-    return Call(node.op_type, tuple(node.input), {item.name: tuple(item.ints) or (int(item.i),) for item in node.attribute})
+    from onnx import AttributeProto
+
+    whole = {item.name: tuple(item.ints) or (int(item.i),) for item in node.attribute if item.type in (AttributeProto.INT, AttributeProto.INTS)}
+    words = {item.name: word(node, item.name) for item in node.attribute if item.type == AttributeProto.STRING}
+    return Call(node.op_type, tuple(node.input), whole, words)
 
 
 def results_of(call: Call, shapes: Mapping[str, Shape]) -> tuple[Shape, ...]:
@@ -116,7 +127,7 @@ def attend(graph: Graph, node: Node, call: Call) -> None:
     kept = (past, *(call.input(call.inputs.index(past) + 1),)) if past and call.kind not in ("Attention", "QAttention") else (past,)
     length = graph.shape(past)[-2] if past else 0
     used = replace(node, inputs=(*names, *rest, *filter(None, kept)))
-    attention(graph, used, (heads, call.number("kv_num_heads", heads)), past=length)
+    attention(graph, used, heads, past=length)
 
 
 def _given(graph: Graph, call: Call, result: str) -> tuple[str, ...]:
@@ -186,13 +197,25 @@ def _multiplied(call: Call, left: Shape, right: Shape) -> Shape:
 def _moved(call: Call, first: Shape, shapes: Mapping[str, Shape]) -> tuple[Shape, ...]:
     position = _WINDOWS[call.kind]
     weight = shapes.get(call.input(position)) if position >= 0 else (first[1], 1, *call.numbers.get("kernel_shape", ()))
-    rank = len(first) - 2
-    if weight is None or len(weight) != len(first) or call.number("channels_last", 0):
+    rank, around = len(first) - 2, call.words.get("auto_pad", "NOTSET")
+    if weight is None or len(weight) != len(first) or call.number("channels_last", 0) or around not in _AROUND:
         return ()
     pads, strides, spread = (
         call.numbers.get(name) or one for name, one in (("pads", (0,) * 2 * rank), ("strides", (1,) * rank), ("dilations", (1,) * rank))
     )
-    sizes = [(first[2 + i] + pads[i] + pads[rank + i] - spread[i] * (weight[2 + i] - 1) - 1) // strides[i] + 1 for i in range(rank)]
+    sizes = []
+    for i in range(rank):
+        size, stride = first[2 + i], strides[i]
+        if around.startswith("SAME"):
+            sizes.append(-(-size // stride))
+            continue
+        before, after = (0, 0) if around == "VALID" else (pads[i], pads[rank + i])
+        room = size + before + after - spread[i] * (weight[2 + i] - 1) - 1
+        steps = room // stride
+        # A window that would begin behind the input and what stands before it is left out.
+        if call.number("ceil_mode", 0) and room % stride and (steps + 1) * stride < size + before:
+            steps += 1
+        sizes.append(steps + 1)
     return ((first[0], weight[0], *sizes),)
 
 

@@ -47,7 +47,7 @@ def _cost(operator: Operator, row: OperatorLatency, unit: Unit) -> OperatorCost:
         precision=row.precision,
         computed_in=computed,
         macs=operator.macs,
-        bytes=(operator.elements_read + operator.elements_written + operator.weight_elements) * BYTES[computed],
+        bytes=operator.moved_elements * BYTES[computed],
         compute_ms=row.compute_ms,
         memory_ms=row.memory_ms,
         dispatch_ms=row.dispatch_ms,

@@ -232,6 +232,7 @@ def profile(
     cpus: Annotated[str | None, typer.Option("--cpus", metavar="0,1", help="Processors to pin to; the fastest where they differ.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="128 queries or a second instead of 1,024 queries or 60 s.")] = False,
     operators: Annotated[bool, typer.Option("--operators", help="Also the time of each operator, from the runtime's own profiler.")] = False,
+    input_: InputOption = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write the results there as JSON, after every file.")] = None,
     benchmark_binary: BenchmarkBinary = None,
     json_: JsonOption = False,
@@ -239,7 +240,7 @@ def profile(
     """Measure a bundle's files on this machine, on a phone, or on a machine behind ssh."""
     from mcompress.profiling import run_command
 
-    run_command(source, on, file, threads, cpus, out, benchmark_binary, quick=quick, operators=operators, as_json=json_)
+    run_command(source, on, file, threads, cpus, input_, out, benchmark_binary, quick=quick, operators=operators, as_json=json_)
 
 
 @app.command()

@@ -86,6 +86,7 @@ def fit_measured(name: str, how: Measuring, *, minutes: float, share: float, out
         short = "" if measured.complete else "; the time ran out before the rest (--minutes)"
         lines.append(f"  {number}: {len(measured.samples)} files of the suite, {measured.runtime}; {measured.quality}{missing}{short}")
         lines += [f"  {number}: {note}" for note in measured.quality.notes]
+    lines += [f"  warning: nothing was measured in {number} ({why}); its speeds stay as they were" for number, why in found.left.items()]
     if found.partial:
         lines.append(f"  warning: {found.partial}; {_assumed(found.device, how.unit)}")
     next_step = f"next: mcompress device validate {about.out} --on {how.on}, so that estimates carry their error"
@@ -136,7 +137,9 @@ def validate_measured(name: str, how: Measuring, networks: str | None, *, out: P
 def _wanted(about: Subject, how: Measuring) -> Wanted:
     from mcompress.export.profile_phone import Programs
     from mcompress.measuring import Wanted
+    from mcompress.pipeline import check_out
 
+    check_out(how.keep, "--keep")
     programs = Programs.asked(how.on, how.benchmark_binary)
     return Wanted(about.name, about.device, how.on, how.keep / f"device-{about.name}", how.unit, how.threads, parse_cpus(how.cpus), programs=programs)
 

@@ -8,8 +8,8 @@ from mcompress.calibration.latency_fit import Fit
 from mcompress.environment import today
 from mcompress.export.suite.running import Measured
 from mcompress.export.suite.writer import Number
-from mcompress.measuring import How, Wanted, qualities_text, system_of, threads_text
-from mcompress.targets.connect import DeviceFacts
+from mcompress.measuring import How, Wanted, qualities_text, system_of
+from mcompress.targets.connect import DeviceFacts, threads_text
 from mcompress.targets.device import HOST, Device, MemoryLimit, Unit
 from mcompress.targets.speeds import KINDS, Boundary, PrecisionName, Record, Source
 

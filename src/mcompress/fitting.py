@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -50,6 +50,8 @@ class Fitted:
     whole: int
     """Files of the whole suite."""
     seconds: float
+    left: dict[Number, str]
+    """What was not measured and stays as the device has it, with the reason."""
 
     @property
     def partial(self) -> str | None:
@@ -71,8 +73,9 @@ class Validated:
 def fit_on(wanted: Wanted, told: Told) -> Fitted:
     """Measure the suite on the device and fit the unit to it; facts that are known of the device stay, and speeds of precisions not measured too.
 
-    Raises `DeviceError` for a device that cannot be reached or is lost, `MissingBackendError` for one that has no runtime (what was measured is kept
-    in the folder), `UsageError` for a share or a time that leaves nothing to measure, and for a machine that is not the device.
+    Where the time is up before anything is measured in one precision, its speeds stay as well. Raises `DeviceError` for a device that cannot be
+    reached or is lost, and where there are no speeds that may stay, `MissingBackendError` for one that has no runtime (what was measured is kept in
+    the folder), `UsageError` for a share that leaves nothing to measure, and for a machine that is not the device.
     """
     if not 0 < wanted.share <= 1:
         raise UsageError(f"the share of the suite is {wanted.share:g}; it must be above 0 and at most 1")
@@ -81,7 +84,7 @@ def fit_on(wanted: Wanted, told: Told) -> Fitted:
     numbers = _numbers(None if wanted.known is None else wanted.known.units.get(wanted.unit))
     if not numbers:
         raise UsageError(f"{wanted.name} {wanted.unit} computes neither fp32 nor int8 files as such; the suite has no others: use --published")
-    measured: dict[Number, Measured] = {}
+    every: dict[Number, Measured] = {}
     with ended_gently(), connect(wanted.on) as connection, _kept(wanted.folder):
         facts = connection.facts()
         check_machine(wanted, wanted.known, facts, fitting=True)
@@ -91,9 +94,14 @@ def fit_on(wanted: Wanted, told: Told) -> Fitted:
             folder = wanted.folder / "suite"
             progress = partial(told, f"suite {number}")
             setting = how.setting(facts, number)
-            measured[number] = measure_suite(connection, suite, setting, folder, seconds=left, progress=progress, programs=wanted.programs)
+            every[number] = measure_suite(connection, suite, setting, folder, seconds=left, progress=progress, programs=wanted.programs)
+        unmeasured = {number: found.nothing for number, found in every.items() if found.nothing is not None}
+        lacking = {number: why for number, why in unmeasured.items() if len(unmeasured) == len(numbers) or not how.may_stay(wanted, facts, number)}
+        if lacking:
+            raise DeviceError(f"{connection.name}: {_nothing_for(wanted.name, lacking)}")
+    measured = {number: found for number, found in every.items() if number not in unmeasured}
     fits = {number: _decided(fit(found.samples, PRIORS[number]), found.samples) for number, found in measured.items()}
-    return Fitted(fitted_device(wanted, facts, how, measured, fits, whole), measured, fits, whole, time.monotonic() - started)
+    return Fitted(fitted_device(wanted, facts, how, measured, fits, whole), measured, fits, whole, time.monotonic() - started, unmeasured)
 
 
 def validate_on(device: Device, wanted: Wanted, told: Told, networks: Sequence[str] = NETWORKS) -> Validated:
@@ -161,7 +169,7 @@ def _kept(folder: Path) -> Iterator[None]:
         yield
     except DeviceError as problem:
         journals = [*folder.glob("*.jsonl"), *folder.glob("suite/*.jsonl")]
-        count = sum(max(0, len(journal.read_text(encoding="utf-8").splitlines()) - 1) for journal in journals)
+        count = sum(max(0, len(journal.read_bytes().splitlines()) - 1) for journal in journals)
         if not count:
             raise
         raise DeviceError(f"{str(problem).rstrip('.')}. {count} measurements are kept in {folder}; the same command goes on from there") from problem
@@ -170,6 +178,12 @@ def _kept(folder: Path) -> Iterator[None]:
 def _numbers(unit: Unit | None) -> tuple[Number, ...]:
     """What can be measured and said of a unit: precisions of files that it takes and computes in as LiteRT does."""
     return NUMBERS if unit is None else tuple(number for number in NUMBERS if unit.computes_in.get(number) == number)
+
+
+def _nothing_for(name: str, lacking: Mapping[Number, str]) -> str:
+    """Why there is no device: precisions -> why nothing was measured in them."""
+    reasons = " and ".join(f"in {number} ({why})" for number, why in lacking.items())
+    return f"nothing was measured {reasons}, and {name} has no speeds of it that may stay: none at all, or of another machine, or with other threads"
 
 
 def _decided(found: Fit, samples: Sequence[Sample]) -> Fit:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,7 +12,7 @@ from mcompress.errors import UsageError
 from mcompress.export.profile import Programs
 from mcompress.export.suite.running import Quality, Setting
 from mcompress.export.suite.writer import Number
-from mcompress.targets.connect import Connection, DeviceFacts, Pinned, pinned
+from mcompress.targets.connect import Connection, DeviceFacts, Pinned, pinned, threads_text
 from mcompress.targets.device import HOST, Device, Unit
 from mcompress.targets.device_files import shipped_device
 from mcompress.targets.identity import contradiction
@@ -65,6 +65,16 @@ class How:
         return Source(
             text=text, date=day, runtime=runtime, machine=facts.processor, threads=self.threads, cpus=self.on.cpus or (), fitted_to=fitted_to
         )
+
+    def may_stay(self, wanted: Wanted, facts: DeviceFacts, number: Number) -> bool:
+        """Whether the known device has speeds of a precision that go with what is measured now: not of another machine, nor with other threads."""
+        unit = None if wanted.known is None else wanted.known.units.get(wanted.unit)
+        if wanted.known is None or unit is None or number not in unit.speeds:
+            return False
+        sources = [wanted.known.sources[record.source] for record in unit.speeds[number].records().values()]
+        machines = {source.machine for source in sources if source.machine is not None}
+        settings = {(source.threads, source.cpus) for source in sources if source.threads is not None}
+        return machines <= {facts.processor} and settings <= {(self.threads, self.on.cpus or ())}
 
     def __str__(self) -> str:
         because = f" ({self.on.because})" if self.on.because else ""
@@ -123,12 +133,6 @@ def system_of(facts: DeviceFacts) -> Literal["android", "linux", "macos"]:
     """As a device file names it."""
     lower = facts.os.lower()
     return "android" if "android" in lower else "macos" if "mac" in lower else "linux"
-
-
-def threads_text(threads: int, cpus: Sequence[int]) -> str:
-    """`2 threads on processors 6, 7`."""
-    pinned_to = f" on processors {', '.join(map(str, cpus))}" if cpus else ""
-    return f"{threads} thread{'s' if threads > 1 else ''}{pinned_to}"
 
 
 def qualities_text(found: Mapping[Number, Quality]) -> str:

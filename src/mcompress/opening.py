@@ -54,15 +54,11 @@ def open_model(model: str, inputs: Sequence[str] | None, args: str) -> Opened:
     """
     from mcompress.export.tables import READERS, is_file, table_of_file
 
-    given = [_given(text) for text in inputs or ()]
-    twice = next((one.name for i, one in enumerate(given) if one.name and one.name in {other.name for other in given[:i]}), None)
-    if twice is not None:
-        raise UsageError(f"--input gives '{twice}' twice; give each input once")
+    given = given_inputs(inputs)
     if is_file(model):
         if args != "{}":
             raise UsageError(f"--args is {args}, but {model} is a file, which takes no arguments; leave it out")
-        if len(given) > 1 and not all(one.name for one in given):
-            raise UsageError(f"--input is given {len(given)} times; for a file each needs the name of its input, for example --input NAME={given[0]}")
+        check_named(given)
         shape = None if not given else {one.name: one.shape for one in given} if given[0].name else given[0].shape
         read = table_of_file(Path(model), shape)
         facts = ", ".join(part for part in (read.facts.format, read.facts.version, read.facts.producer, read.facts.assumed) if part)
@@ -72,6 +68,21 @@ def open_model(model: str, inputs: Sequence[str] | None, args: str) -> Opened:
         raise UsageError(f"'{model}' is neither a network (mcompress list models, or package.module:function) nor a file that ends in {ends}")
     table, assumed = _table_of_network(model, given, args)
     return Opened(model, table, None, assumed)
+
+
+def given_inputs(texts: Sequence[str] | None) -> list[GivenInput]:
+    """What `--input` gives, each `SHAPE` or `NAME=SHAPE`. Raises `UsageError` for another text, and for a name that is there twice."""
+    given = [_given(text) for text in texts or ()]
+    twice = next((one.name for i, one in enumerate(given) if one.name and one.name in {other.name for other in given[:i]}), None)
+    if twice is not None:
+        raise UsageError(f"--input gives '{twice}' twice; give each input once")
+    return given
+
+
+def check_named(given: Sequence[GivenInput]) -> None:
+    """Raise `UsageError` where several inputs of a file are given and one of them has no name."""
+    if len(given) > 1 and not all(one.name for one in given):
+        raise UsageError(f"--input is given {len(given)} times; for a file each needs the name of its input, for example --input NAME={given[0]}")
 
 
 def _given(text: str) -> GivenInput:

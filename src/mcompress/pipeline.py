@@ -140,15 +140,15 @@ def run_folder(target: Target, out: Path) -> Path:
     return out / f"{target.name}-{digest(target)[:8]}"
 
 
-def check_out(out: Path) -> None:
-    """Raise `UsageError` unless `out` is a folder that can be written to, or can become one; nothing is made."""
+def check_out(out: Path, option: str = "--out") -> None:
+    """Raise `UsageError`, naming the option, unless `out` is a folder that can be written to, or can become one; nothing is made."""
     try:
         nearest = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
         able = nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK) and os.statvfs(nearest).f_blocks > 0  # /proc and its like have no blocks
     except OSError:
         able = False
     if not able:
-        raise UsageError(f"--out is '{out}'; it must be a folder, or a path where one can be made, that you may write to")
+        raise UsageError(f"{option} is '{out}'; it must be a folder, or a path where one can be made, that you may write to")
 
 
 def _check_names(target: Target, force: Sequence[str]) -> None:

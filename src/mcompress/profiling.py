@@ -5,10 +5,12 @@ A result file is written again after every measured file, so that whatever ends 
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,10 +20,11 @@ from rich.console import Console
 from rich.table import Table
 
 from mcompress.console import LastingConsole
-from mcompress.errors import DeviceError, ExportError, MCompressError, MissingBackendError, UsageError
-from mcompress.export.profile import BACKENDS, FailedJob, Job, Profile, Rules, backend_of_file, measurements, profile_files
+from mcompress.errors import DeviceError, DiskFullError, ExportError, MCompressError, MissingBackendError, UsageError
+from mcompress.export.profile import BACKENDS, FailedJob, InputShape, Job, Profile, Rules, backend_of_file, measurements, profile_files
 from mcompress.export.profile_phone import Programs
-from mcompress.targets.connect import Connection, DeviceFacts, connect, ended_gently, parse_cpus, pinned
+from mcompress.opening import check_named, given_inputs
+from mcompress.targets.connect import Connection, DeviceFacts, connect, ended_gently, parse_cpus, pinned, threads_text
 
 SCHEMA = 1
 SHOWN_OPERATORS = 12
@@ -39,6 +42,8 @@ class Asked:
     file: str | None = None
     threads: int = 1
     cpus: tuple[int, ...] | None = None
+    inputs: tuple[InputShape, ...] = ()
+    """Shapes of a file's inputs where it leaves sizes open."""
     quick: bool = False
     operators: bool = False
     out: Path | None = None
@@ -58,6 +63,8 @@ class Outcome:
     left_out: dict[str, str]
     """File -> why it was not measured."""
     lost: str | None = None
+    unwritten: OSError | None = None
+    """Why the result file does not hold what is here."""
 
     def as_json(self) -> dict[str, JsonValue]:
         """The result file, schema 1."""
@@ -86,18 +93,26 @@ class Outcome:
         }
 
     def raise_for_status(self) -> None:
-        """Raise what the exit code should say: a lost device, a missing runtime, a file that could not be run."""
+        """Raise what the exit code should say: a lost device, a missing runtime, a file that could not be run, a result file that was not written."""
+        unwritten = "" if self.unwritten is None else f"{self.unwritten.strerror or self.unwritten}"
+        also = f"\nThe results could not be written to {self.asked.out}: {unwritten}" if unwritten else ""
         if self.lost:
-            kept = f"{len(self.done)} results are kept" + (f" in {self.asked.out}" if self.asked.out else " above")
-            raise DeviceError(f"{self.lost.rstrip('.')}. {kept}.")
+            kept = f"{len(self.done)} results are kept" + (f" in {self.asked.out}" if self.asked.out and not self.unwritten else " above")
+            raise DeviceError(f"{self.lost.rstrip('.')}. {kept}.{also}")
         failed = [found for found in self.done if isinstance(found, FailedJob)]
         if failed:
             lines = "\n".join(f"{found.job.file.name}: {found.reason}" for found in failed)
             kind: type[MCompressError] = MissingBackendError if all(found.missing for found in failed) else ExportError
-            raise kind(f"{len(failed)} of {len(self.done)} files could not be measured on {self.device}:\n{lines}")
+            raise kind(f"{len(failed)} of {len(self.done)} files could not be measured on {self.device}:\n{lines}{also}")
         if not self.done:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in self.left_out.items())
             raise UsageError(f"nothing in {self.asked.source} can be measured on {self.device}: {reasons}")
+        if self.unwritten is not None:
+            if self.unwritten.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise DiskFullError(
+                    f"the results above could not be written to {self.asked.out} ({unwritten}); free some space, or give another --out"
+                )
+            raise UsageError(f"--out is {self.asked.out}, and the results above could not be written there ({unwritten}); give another file")
 
 
 def run_command(
@@ -106,6 +121,7 @@ def run_command(
     file: str | None,
     threads: int,
     cpus: str | None,
+    inputs: Sequence[str] | None,
     out: Path | None,
     benchmark_binary: Path | None,
     *,
@@ -114,7 +130,10 @@ def run_command(
     as_json: bool,
 ) -> None:
     """`mcompress profile`: results on standard output, a line per measured file on standard error. Raises what the exit code should say."""
-    asked = Asked(source, on, file, threads, parse_cpus(cpus), quick, operators, out, Programs.asked(on, benchmark_binary))
+    given = given_inputs(inputs)
+    check_named(given)
+    shapes = tuple(InputShape(one.name, one.shape) for one in given)
+    asked = Asked(source, on, file, threads, parse_cpus(cpus), shapes, quick, operators, out, Programs.asked(on, benchmark_binary))
     notes = LastingConsole(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
     def said(found: Profile | FailedJob) -> None:
@@ -136,10 +155,7 @@ def profile_source(asked: Asked, said: Callable[[Profile | FailedJob], None] = l
 
     Raises `UsageError` for what cannot be asked, `ParityError` for a damaged bundle, `DeviceError` when the device cannot be reached at all.
     """
-    if asked.out is not None and (asked.out.is_dir() or not asked.out.absolute().parent.is_dir()):
-        raise UsageError(f"--out is {asked.out}; it must be a file in a folder that exists")
-    if not 1 <= asked.threads <= 256:
-        raise UsageError(f"--threads is {asked.threads}; it must be at least 1 and at most 256")
+    _check_out(asked.out)
     jobs, left_out = _jobs(asked)
     with ended_gently(), connect(asked.on) as device:
         facts = device.facts()
@@ -154,7 +170,7 @@ def show(outcome: Outcome, console: Console) -> None:
     facts = outcome.facts
     soc = f", {facts.soc}" if facts.soc and facts.soc not in facts.model else ""
     pinned = f", processors {','.join(map(str, outcome.cpus))} ({outcome.cpus_because})" if outcome.cpus is not None else ""
-    console.print(f"{outcome.device}: {facts.model}{soc}, {facts.os}; {outcome.asked.threads} thread(s){pinned}", markup=False)
+    console.print(f"{outcome.device}: {facts.model}{soc}, {facts.os}; {threads_text(outcome.asked.threads, ())}{pinned}", markup=False)
     table = Table(box=None, header_style="bold")
     for name in ("file", "runtime", "p50 ms", "p90 ms", "mean ms", "cv %", "n", "peak MB"):
         table.add_column(name, justify="left" if name in ("file", "runtime") else "right", overflow="fold", no_wrap=name != "runtime")
@@ -188,12 +204,41 @@ def _measure(device: Connection, jobs: Sequence[Job], outcome: Outcome, said: Ca
         _keep(outcome)
 
 
-def _keep(outcome: Outcome) -> None:
-    if outcome.asked.out is None:
+def _given(one: InputShape) -> str:
+    return f"{one.name}{'=' if one.name else ''}{','.join(map(str, one.shape))}"
+
+
+def _check_out(out: Path | None) -> None:
+    """Raise `UsageError` for a result file that cannot be written: measuring takes minutes."""
+    if out is None:
         return
-    part = outcome.asked.out.with_name(f".{outcome.asked.out.name}.part")
-    part.write_text(json.dumps(outcome.as_json(), indent=1) + "\n", encoding="utf-8")
-    os.replace(part, outcome.asked.out)  # noqa: PTH105  (whole or not at all)
+    if out.is_dir() or not out.absolute().parent.is_dir():
+        raise UsageError(f"--out is {out}; it must be a file in a folder that exists")
+    try:
+        _part(out).touch()
+        _part(out).unlink()
+    except OSError as error:
+        raise UsageError(f"--out is {out}, and nothing can be written beside it ({error.strerror}); give a file in another folder") from error
+
+
+def _part(out: Path) -> Path:
+    return out.with_name(f".{out.name}.part")
+
+
+def _keep(outcome: Outcome) -> None:
+    """Write the result file again. What is in the way is kept for the end: a full disk must not take the measurements with it."""
+    out = outcome.asked.out
+    if out is None:
+        return
+    try:
+        _part(out).write_text(json.dumps(outcome.as_json(), indent=1) + "\n", encoding="utf-8")
+        os.replace(_part(out), out)  # noqa: PTH105  (whole or not at all)
+    except OSError as error:
+        outcome.unwritten = error
+        with suppress(OSError):
+            _part(out).unlink()
+    else:
+        outcome.unwritten = None
 
 
 def _jobs(asked: Asked) -> tuple[list[Job], dict[str, str]]:
@@ -203,8 +248,11 @@ def _jobs(asked: Asked) -> tuple[list[Job], dict[str, str]]:
     if asked.source.is_file():
         if asked.file:
             raise UsageError(f"--file chooses a file of a bundle, and {asked.source} is a file itself; leave --file out")
-        job = Job(asked.source, backend_of_file(asked.source), (), asked.threads, rules=rules, operators=asked.operators)
+        backend = backend_of_file(asked.source)
+        job = Job(asked.source, backend, (), asked.threads, rules=rules, operators=asked.operators, inputs=asked.inputs)
         return [job], {}
+    if asked.inputs:
+        raise UsageError(f"--input is {_given(asked.inputs[0])}, and {asked.source} is a bundle, whose files have their sizes; leave --input out")
     from mcompress.export.bundle import read_manifest
 
     manifest = read_manifest(asked.source)
@@ -227,6 +275,7 @@ def _jobs(asked: Asked) -> tuple[list[Job], dict[str, str]]:
 def _notes(found: Profile) -> list[str]:
     notes = [f"THROTTLED: {found.throttled}"] if found.throttled else []
     notes += [f"{found.clock_jumps} queries dropped, the clock jumped"] if found.clock_jumps else []
+    notes += [found.assumed] if found.assumed else []
     return notes + list(found.warnings)
 
 
@@ -266,6 +315,8 @@ def _row(found: Profile | FailedJob, outcome: Outcome) -> dict[str, JsonValue]:
         "peak_memory_mb": found.peak_memory_mb,
         "throttled": found.throttled,
         "clock_jumps": found.clock_jumps,
+        "inputs": [{"name": one.name, "shape": list(one.shape)} for one in found.inputs],
+        "assumed": found.assumed or None,
         "warnings": list(found.warnings),
         "operators": [{"name": o.name, "kind": o.kind, "mean_ms": o.mean_ms, "share": o.share} for o in found.operators],
         "samples_ms": [round(sample, 6) for sample in found.samples_ms],

@@ -16,7 +16,7 @@ import re
 
 from mcompress.errors import UsageError
 from mcompress.targets.connect.adb import Adb
-from mcompress.targets.connect.facts import DeviceFacts, Pinned, parse_cpus, pinned
+from mcompress.targets.connect.facts import DeviceFacts, Pinned, parse_cpus, pinned, threads_text
 from mcompress.targets.connect.host import Host
 from mcompress.targets.connect.interface import CommandFailed, Connection, Done
 from mcompress.targets.connect.processes import ended_gently
@@ -24,6 +24,7 @@ from mcompress.targets.connect.ssh import Ssh
 
 __all__ = [
     "Adb", "CommandFailed", "Connection", "DeviceFacts", "Done", "Host", "Pinned", "Ssh", "connect", "ended_gently", "parse_cpus", "pinned",
+    "threads_text",
 ]  # fmt: skip
 
 ON_FORMS = "host, adb, adb:SERIAL, ssh:HOST, ssh:USER@HOST or ssh:USER@HOST:PORT"

@@ -35,7 +35,13 @@ class Adb:
         self._folder = made.stdout.strip()
 
     def _choose(self, serial: str | None) -> str:
-        listed = run_process("adb", ["adb", "devices"], [self._adb, "devices"], timeout_s=QUICK_S)
+        try:
+            listed = run_process("adb", ["adb", "devices"], [self._adb, "devices"], timeout_s=QUICK_S)
+        except OSError as problem:  # a file that may be executed, and is no program of this machine
+            raise DeviceError(
+                f"the adb client {self._adb} cannot be executed: {problem.strerror}; set MCOMPRESS_ADB to the client of this machine, or leave it "
+                "unset to use the one on PATH"
+            ) from problem
         if listed.rc != 0:
             raise DeviceError(f"adb could not list devices: {last_words(listed)}")
         rows = [line.split("\t") for line in listed.stdout.splitlines()[1:] if "\t" in line]
@@ -58,9 +64,9 @@ class Adb:
         """What the phone says about itself."""
         return parse_facts(self._shell(FACTS, timeout_s=QUICK_S).stdout)
 
-    def run(self, argv: Sequence[str], *, timeout_s: float, stdin: bytes | None = None) -> Done:
+    def run(self, argv: Sequence[str], *, timeout_s: float) -> Done:
         """As `Connection.run`."""
-        return self._shell(self._there(argv), timeout_s=timeout_s, stdin=stdin)
+        return self._shell(self._there(argv), timeout_s=timeout_s)
 
     def stream(self, argv: Sequence[str], *, silence_s: float = SILENCE_S) -> Iterator[str]:
         """As `Connection.stream`."""
@@ -89,11 +95,11 @@ class Adb:
     def _client(self) -> list[str]:
         return [self._adb, "-s", self._serial]
 
-    def _shell(self, command: str, *, timeout_s: float, stdin: bytes | None = None) -> Done:
-        return self._call(["shell", "-T", command], timeout_s=timeout_s, stdin=stdin)
+    def _shell(self, command: str, *, timeout_s: float) -> Done:
+        return self._call(["shell", "-T", command], timeout_s=timeout_s)
 
-    def _call(self, arguments: Sequence[str], *, timeout_s: float = QUICK_S, stdin: bytes | None = None) -> Done:
-        done = run_process(self.name, arguments, [*self._client(), *arguments], timeout_s=timeout_s, stdin=stdin)
+    def _call(self, arguments: Sequence[str], *, timeout_s: float = QUICK_S) -> Done:
+        done = run_process(self.name, arguments, [*self._client(), *arguments], timeout_s=timeout_s)
         self._lost(done.rc, done.stderr)
         return done
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mcompress.errors import UsageError
 
+MOST_THREADS = 256
+"""More are a slip of the finger: no phone has a tenth of them."""
+MOST_PROCESSORS = 4096
 FACTS = r"""
 say() { printf '%s=%s\n' "$1" "$2"; }
 say machine "$(uname -m)"; say kernel "$(uname -sr)"
@@ -27,6 +31,7 @@ if [ -r /proc/meminfo ]; then say memory_kib "$(sed -n 's/^MemTotal: *\([0-9]*\)
 for core in /sys/devices/system/cpu/cpu[0-9]*; do
   [ -d "$core" ] && say "core${core##*/cpu}" "$(cat "$core/cpufreq/cpuinfo_max_freq" 2>/dev/null)"
 done
+say allowed "$(sed -n 's/^Cpus_allowed_list:[^0-9]*//p' /proc/self/status 2>/dev/null)"
 say governor "$(cat /sys/devices/system/cpu/cpu0/cpufreq/scaling_governor 2>/dev/null)"
 if command -v sw_vers >/dev/null 2>&1; then
   say macos "$(sw_vers -productVersion)"; say tree "$(sysctl -n hw.model)"; say cpu "$(sysctl -n machdep.cpu.brand_string)"
@@ -60,6 +65,9 @@ class DeviceFacts:
     """Main memory, 10^6 bytes."""
     governor: str | None
     """Frequency governor of the first core, for example `schedutil`."""
+    allowed: tuple[int, ...] | None = None
+    """Numbers of the processors that a process there may use: a container, or whoever starts it, may leave it few. None where the system does not
+    say."""
 
 
 def parse_facts(text: str) -> DeviceFacts:
@@ -99,6 +107,7 @@ def parse_facts(text: str) -> DeviceFacts:
         cores_khz=tuple(cores),
         memory_mb=int(kib) * 1024 / 1e6 if kib.isdigit() else int(size) / 1e6 if size.isdigit() else None,
         governor=said.get("governor"),
+        allowed=_numbers(said.get("allowed", "")),
     )
 
 
@@ -106,11 +115,19 @@ def parse_cpus(text: str | None) -> tuple[int, ...] | None:
     """`0,1` or `4-7` -> numbers. Raises `UsageError`."""
     if text is None:
         return None
+    found = _numbers(text)
+    if found is None:
+        raise UsageError(f"--cpus is '{text}'; it must be numbers of processors, for example 0,1 or 4-7")
+    return found
+
+
+def _numbers(text: str) -> tuple[int, ...] | None:
+    """`0,4-7` -> numbers of processors; None for anything else."""
     found: list[int] = []
     for part in text.split(","):
         first, _, last = part.partition("-")
-        if not first.isdecimal() or (last and not last.isdecimal()) or int(last or first) > 4095 or int(last or first) < int(first):
-            raise UsageError(f"--cpus is '{text}'; it must be numbers of processors, for example 0,1 or 4-7")
+        if not first.isdecimal() or (last and not last.isdecimal()) or int(last or first) >= MOST_PROCESSORS or int(last or first) < int(first):
+            return None
         found += range(int(first), int(last or first) + 1)
     return tuple(dict.fromkeys(found))
 
@@ -124,10 +141,13 @@ class Pinned:
 
 
 def pinned(facts: DeviceFacts, device: str, threads: int, cpus: tuple[int, ...] | None) -> Pinned:
-    """The processors that were asked for; the fastest ones where they are not all alike; else none. `device` is its name for messages.
+    """The processors that were asked for; the fastest of those that may be used where they are not all alike; else none. `device` is for messages.
 
-    Raises `UsageError` for processors that the device does not have, and for fewer of them than threads.
+    Raises `UsageError` for a number of threads that is none or above `MOST_THREADS`, for processors that the device does not have, and for fewer of
+    them than threads.
     """
+    if not 1 <= threads <= MOST_THREADS:
+        raise UsageError(f"--threads is {threads}; it must be at least 1 and at most {MOST_THREADS}")
     if cpus is not None:
         named = ",".join(map(str, cpus))
         absent = [number for number in cpus if number >= len(facts.cores_khz)] if facts.cores_khz else []
@@ -140,8 +160,14 @@ def pinned(facts: DeviceFacts, device: str, threads: int, cpus: tuple[int, ...] 
                 f"processor{'s' if len(cpus) > 1 else ''}; name at least {threads} processors, or give --threads {len(cpus)}"
             )
         return Pinned(cpus, "as asked")
-    clocks = [(clock or 0, number) for number, clock in enumerate(facts.cores_khz)]
+    clocks = [(clock or 0, number) for number, clock in enumerate(facts.cores_khz) if facts.allowed is None or number in facts.allowed]
     if len({clock for clock, _ in clocks}) < 2 or threads > len(clocks):
         return Pinned(None)
     fastest = sorted(sorted(clocks, reverse=True)[:threads], key=lambda pair: pair[1])
     return Pinned(tuple(number for _, number in fastest), "the fastest of unequal ones")
+
+
+def threads_text(threads: int, cpus: Sequence[int]) -> str:
+    """`2 threads on processors 6, 7`."""
+    pinned_to = f" on processor{'s' if len(cpus) > 1 else ''} {', '.join(map(str, cpus))}" if cpus else ""
+    return f"{threads} thread{'s' if threads > 1 else ''}{pinned_to}"

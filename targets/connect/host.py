@@ -34,10 +34,10 @@ class Host:
         """What this machine says about itself."""
         return parse_facts(self.run(["sh", "-c", FACTS], timeout_s=QUICK_S).stdout)
 
-    def run(self, argv: Sequence[str], *, timeout_s: float, stdin: bytes | None = None) -> Done:
+    def run(self, argv: Sequence[str], *, timeout_s: float) -> Done:
         """As `Connection.run`; a program that is not there ends with code 127, as in a shell."""
         try:
-            return run_process(self.name, argv, argv, timeout_s=timeout_s, stdin=stdin, folder=self._folder, environment=_own_environment())
+            return run_process(self.name, argv, argv, timeout_s=timeout_s, folder=self._folder, environment=_own_environment())
         except FileNotFoundError:
             return Done(127, "", f"{argv[0]}: not found")
 

@@ -34,8 +34,7 @@ class CommandFailed(DeviceError):  # noqa: N818  (what it says)
     """A command ran on a device that is still there, and ended with another code than 0."""
 
     def __init__(self, name: str, argv: Sequence[str], done: Done) -> None:
-        """Keep the result; the message has the end of what the command said."""
-        self.done = done
+        """The message has the end of what the command said."""
         said = (done.stderr.strip() or done.stdout.strip() or "nothing")[-ANSWER_TAIL:]
         super().__init__(f"{name}: `{shlex.join(argv[:4])}` ended with code {done.rc} and said: {said}")
 
@@ -51,7 +50,7 @@ class Connection(Protocol):
     def facts(self) -> DeviceFacts:
         """What the device says about itself. Raises `DeviceError` when it is lost."""
 
-    def run(self, argv: Sequence[str], *, timeout_s: float, stdin: bytes | None = None) -> Done:
+    def run(self, argv: Sequence[str], *, timeout_s: float) -> Done:
         """Run a command in the private folder. Raises `DeviceError` when it is lost or `timeout_s` pass; a code other than 0 does not raise."""
 
     def stream(self, argv: Sequence[str], *, silence_s: float = SILENCE_S) -> Iterator[str]:

@@ -58,16 +58,15 @@ def run_process(
     argv: Sequence[str],
     *,
     timeout_s: float,
-    stdin: bytes | None = None,
     folder: Path | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Done:
     """Run `argv` to its end; `name` is the device's and `shown` the command as the user knows it, both for messages.
 
-    Raises `DeviceError` when `timeout_s` pass, `FileNotFoundError` for a program that is not there.
+    Raises `DeviceError` when `timeout_s` pass, `OSError` for a program that cannot be started: `FileNotFoundError` if it is not there.
     """
-    try:  # an empty input is closed at once, as /dev/null is
-        done = subprocess.run(list(argv), input=stdin or b"", capture_output=True, timeout=timeout_s, cwd=folder, env=environment, check=False)
+    try:
+        done = subprocess.run(list(argv), stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s, cwd=folder, env=environment, check=False)
     except subprocess.TimeoutExpired as problem:
         raise DeviceError(f"{name}: `{shlex.join(shown)[:200]}` did not finish within {timeout_s:g} s") from problem
     return Done(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))

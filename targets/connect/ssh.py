@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Self
 
-from mcompress.errors import DeviceError
+from mcompress.errors import DeviceError, UsageError
 from mcompress.targets.connect.facts import FACTS, DeviceFacts, parse_facts
 from mcompress.targets.connect.interface import ANSWER_TAIL, PUSH_S, QUICK_S, SILENCE_S, Done
 from mcompress.targets.connect.processes import end_process, last_words, lines_of, run_process, stream_process
@@ -35,13 +35,13 @@ class Ssh:
     """
 
     def __init__(self, host: str, *, user: str | None = None, port: int | None = None) -> None:
-        """Connect and make the private folder. Raises `DeviceError`."""
+        """Connect and make the private folder. Raises `DeviceError`; `UsageError` for options in `MCOMPRESS_SSH_OPTIONS` that no shell would take."""
         self._address = (f"{user}@" if user else "") + host + (f":{port}" if port else "")
         self.name = f"ssh:{self._address}"
         self.python: str | None = os.environ.get("MCOMPRESS_SSH_PYTHON", "python3")
         if shutil.which("ssh") is None:
             raise DeviceError(f"{self.name} needs the OpenSSH client, and there is no `ssh` on PATH; install it (Debian: apt install openssh-client)")
-        options = shlex.split(os.environ.get("MCOMPRESS_SSH_OPTIONS", ""))
+        options = _options()
         keep_alive = ["-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3"]
         # A short path: the name of a unix socket may have about 100 characters, and TMPDIR may be long.
         self._sockets = Path(tempfile.mkdtemp(prefix="mcs-", dir="/tmp" if Path("/tmp").is_dir() else None))
@@ -85,9 +85,9 @@ class Ssh:
         """What the machine says about itself."""
         return parse_facts(self._raw(FACTS, timeout_s=QUICK_S).stdout)
 
-    def run(self, argv: Sequence[str], *, timeout_s: float, stdin: bytes | None = None) -> Done:
+    def run(self, argv: Sequence[str], *, timeout_s: float) -> Done:
         """As `Connection.run`."""
-        return self._raw(self._there(argv), timeout_s=timeout_s, stdin=stdin)
+        return self._raw(self._there(argv), timeout_s=timeout_s)
 
     def stream(self, argv: Sequence[str], *, silence_s: float = SILENCE_S) -> Iterator[str]:
         """As `Connection.stream`."""
@@ -131,9 +131,9 @@ class Ssh:
     def _client(self, command: str) -> list[str]:
         return [*self._ssh, "-o", "ControlMaster=no", "-T", *self._to, command]
 
-    def _raw(self, command: str, *, timeout_s: float, stdin: bytes | None = None) -> Done:
+    def _raw(self, command: str, *, timeout_s: float) -> Done:
         self._lost(None)
-        done = run_process(self.name, [command], self._client(f"sh -c {shlex.quote(command)}"), timeout_s=timeout_s, stdin=stdin)
+        done = run_process(self.name, [command], self._client(f"sh -c {shlex.quote(command)}"), timeout_s=timeout_s)
         self._lost(done.rc, done.stderr)
         return done
 
@@ -167,6 +167,17 @@ class Ssh:
     def __exit__(self, *_: object) -> None:
         """`close`."""
         self.close()
+
+
+def _options() -> list[str]:
+    """`MCOMPRESS_SSH_OPTIONS`, as a shell would split it."""
+    text = os.environ.get("MCOMPRESS_SSH_OPTIONS", "")
+    try:
+        return shlex.split(text)
+    except ValueError as problem:
+        raise UsageError(
+            f"MCOMPRESS_SSH_OPTIONS is {text!r}, which cannot be split into options ({problem}); write it as for a shell, like -i key -F config"
+        ) from problem
 
 
 def _pack(folder: Path, stream: IO[bytes]) -> None:

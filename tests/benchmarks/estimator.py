@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from test_latency import random_tables
+from operator_rows import random_tables
 
 from mcompress.targets.device_files import load_device
 from mcompress.targets.latency import estimate_many
