@@ -158,6 +158,7 @@ _BEGINNINGS: tuple[tuple[str, SpeedClass], ...] = (
     ("constant_pad", "pad"),
     ("reflection_pad", "pad"),
     ("replication_pad", "pad"),
+    ("circular_pad", "pad"),
 )
 
 
