@@ -1,6 +1,6 @@
 """Latency of exported files on this machine, on a phone or on any machine behind ssh: one way of timing for all of them.
 
-`profile_files` copies `export/agent.py` and the files to the device and reads its results as they come, one fresh process per file
+`profile_files` copies `export/agent/` and the files to the device and reads its results as they come, one fresh process per file
 (`export/profile_agent.py`); a phone has no Python, there the runtimes' own programs do the same (`export/profile_phone.py`).
 """
 

@@ -1,4 +1,4 @@
-"""Asking `export/agent.py` on a device that has Python: what is copied there, what is asked, and how its lines become profiles."""
+"""Asking `export/agent/` on a device that has Python: what is copied there, what is asked, and how its lines become profiles."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mcompress.errors import DeviceError
-from mcompress.export import agent
+from mcompress.export.agent import protocol
 from mcompress.export.profile_jobs import FailedJob, InputShape, Job, Profile, shares, statistics
 from mcompress.export.profile_throttle import Reading, cautions, throttled
 from mcompress.targets.connect import Connection
@@ -25,6 +25,8 @@ LEAST_PYTHON = (3, 8)
 LEAST_TEXT = ".".join(map(str, LEAST_PYTHON))
 ASK_VERSION = "import sys; sys.stdout.write('mcompress-python=%d.%d' % sys.version_info[:2])"
 """Read by any Python, from 2 on."""
+PROGRAM = "agent"
+"""The folder there, which Python runs as a program."""
 CLEAN_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -40,7 +42,7 @@ class _Input(BaseModel):
 
 
 class Result(BaseModel):
-    """`agent.Result` as it arrives."""
+    """`protocol.Result` as it arrives."""
 
     runtime: str
     load_ms: float
@@ -76,7 +78,7 @@ def lines(connection: Connection, jobs: Sequence[Job], *, rounds: int, queries: 
     with tempfile.TemporaryDirectory(prefix="mcompress-") as name:
         folder = Path(name)
         names = [_stage(job.file, folder / "files" / str(index)) for index, job in enumerate(jobs)]
-        request: agent.Request = {
+        request: protocol.Request = {
             "jobs": [_asked(job, f"files/{index}/{named}") for index, (job, named) in enumerate(zip(jobs, names, strict=True))],
             "rounds": rounds,
             "queries_per_round": queries,
@@ -84,10 +86,10 @@ def lines(connection: Connection, jobs: Sequence[Job], *, rounds: int, queries: 
             "fork": True,
         }
         (folder / "request.json").write_text(json.dumps(request), encoding="utf-8")
-        shutil.copyfile(Path(agent.__file__), folder / "agent.py")
+        copy_program(folder / PROGRAM)
         connection.push(folder, ".")
     threads = str(max(job.threads for job in jobs))
-    command = ["env", *(f"{variable}={threads}" for variable in CLEAN_THREADS), python, "agent.py", "request.json"]
+    command = ["env", *(f"{variable}={threads}" for variable in CLEAN_THREADS), python, PROGRAM, "request.json"]
     for text in connection.stream(command):
         try:
             line = Line.model_validate_json(text)
@@ -97,8 +99,15 @@ def lines(connection: Connection, jobs: Sequence[Job], *, rounds: int, queries: 
             yield line
 
 
+def copy_program(folder: Path) -> None:
+    """Copy the files of the program into a new folder; not what Python has compiled of them here."""
+    folder.mkdir(parents=True)
+    for file in Path(protocol.__file__).parent.glob("*.py"):
+        shutil.copyfile(file, folder / file.name)
+
+
 def python_of(connection: Connection) -> str:
-    """The interpreter there. Raises `DeviceError` for one that is missing, or too old for `agent.py` to be read by it at all."""
+    """The interpreter there. Raises `DeviceError` for one that is missing, or too old for the program to be read by it at all."""
     python = connection.python or "python3"
     if connection.name == "host":
         return python
@@ -124,8 +133,8 @@ def _stage(file: Path, folder: Path) -> str:
     return file.name
 
 
-def _asked(job: Job, name: str) -> agent.Job:
-    rules: agent.Rules = {
+def _asked(job: Job, name: str) -> protocol.Job:
+    rules: protocol.Rules = {
         "min_queries": job.rules.min_queries,
         "min_seconds": job.rules.min_seconds,
         "max_seconds": job.rules.max_seconds,

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mcompress.errors import DeviceError, UsageError
-from mcompress.export.agent import LEAST_QUERIES
+from mcompress.export.agent.stopwatch import LEAST_QUERIES
 from mcompress.export.profile_jobs import FailedJob, Job, Profile, shares
 from mcompress.export.profile_phone_output import EXECUTED, SENSORS, STATUS, Timed, hot, parse_benchmark, parse_operators, parse_runner, parse_sensors
 from mcompress.export.profile_phone_sizes import PhoneSizes, sizes_on_phone

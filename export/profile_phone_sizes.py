@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mcompress.errors import UsageError
-from mcompress.export.agent import Asked, Unusable, sizes_of
+from mcompress.export.agent.protocol import Unusable
+from mcompress.export.agent.sizes import Asked, sizes_of
 from mcompress.export.profile_jobs import InputShape, Job
 
 

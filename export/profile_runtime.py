@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from mcompress.errors import DeviceError
-from mcompress.export import agent
-from mcompress.export.profile_agent import python_of
+from mcompress.export.profile_agent import PROGRAM, copy_program, python_of
 from mcompress.export.profile_phone import Programs, runtime_of
 from mcompress.targets.connect import Connection
 from mcompress.targets.connect.interface import QUICK_S
@@ -16,10 +16,11 @@ from mcompress.targets.connect.processes import last_words
 
 MARK, NONE = "mcompress-runtime=", "none"
 ASK = f"""
-import agent, sys
+import sys
+from {PROGRAM} import loaders, protocol
 try:
-    found = agent.runtime_of(sys.argv[1])
-except agent.MissingRuntime:
+    found = loaders.runtime_of(sys.argv[1])
+except protocol.MissingRuntime:
     found = "{NONE}"
 sys.stdout.write("{MARK}" + found)
 """
@@ -47,7 +48,9 @@ def installed(connection: Connection, backend: str, programs: Programs | None) -
         with path.open("rb") as stream:
             return Installed(runtime_of(path), hashlib.file_digest(stream, "sha256").hexdigest()[:16])
     python = python_of(connection)
-    connection.push(Path(agent.__file__), "agent.py")
+    with tempfile.TemporaryDirectory(prefix="mcompress-") as name:
+        copy_program(Path(name) / PROGRAM)
+        connection.push(Path(name), ".")
     done = connection.run([python, "-c", ASK, backend], timeout_s=4 * QUICK_S)
     _, found, runtime = done.stdout.rpartition(MARK)
     if done.rc != 0 or not found:

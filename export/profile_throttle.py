@@ -27,7 +27,7 @@ FIRMWARE_BITS = {0: "under-voltage", 1: "clock capped", 2: "throttled", 3: "soft
 
 
 class Reading(BaseModel):
-    """One look at the device's sensors, as `agent.Reading` says it; what the device does not have is left out of the dictionaries."""
+    """One look at the device's sensors, as `agent.sensors.Reading` says it; what the device does not have is left out of the dictionaries."""
 
     model_config = ConfigDict(frozen=True)
 

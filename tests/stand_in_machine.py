@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mcompress.export import agent
+from mcompress.export.agent.protocol import Rules
+from mcompress.export.agent.stopwatch import Clocks
 
 MS = 1_000_000
 
@@ -14,7 +15,7 @@ class FakeMachine:
 
     def __init__(self) -> None:
         self.monotonic_ns = self.wall_ns = self.processor_ns = 10**12
-        self.clocks = agent.Clocks(lambda: self.monotonic_ns, lambda: self.wall_ns, lambda: self.processor_ns)
+        self.clocks = Clocks(lambda: self.monotonic_ns, lambda: self.wall_ns, lambda: self.processor_ns)
 
     def work(self, ns: int, *, wall_ns: int | None = None, processor_ns: int | None = None) -> None:
         self.monotonic_ns += ns
@@ -22,10 +23,10 @@ class FakeMachine:
         self.processor_ns += ns if processor_ns is None else processor_ns
 
 
-def rules(**changed: float) -> agent.Rules:
+def rules(**changed: float) -> Rules:
     """Rules for the agent: 20 queries or a second."""
     base = {"min_queries": 20, "min_seconds": 1.0, "max_seconds": 10.0, "warm_up_s": 0.01, "cool_down_s": 0.0, **changed}
-    return agent.Rules(**base)  # type: ignore[typeddict-item]
+    return Rules(**base)  # type: ignore[typeddict-item]
 
 
 def sensors(root: Path, *, temp: int = 40_000, state: int = 0, limit: int = 2_000_000, count: int = 3) -> Path:

@@ -63,7 +63,7 @@ class Server:
         """Wait until a process that measures a file runs below it, which is a child of the agent, then `kill`."""
         until = time.monotonic() + 30
         while time.monotonic() < until:
-            if sum(b"agent.py" in command_line(pid) for pid in children(self.process.pid)) >= 2:
+            if sum(b"agent\0request.json" in command_line(pid) for pid in children(self.process.pid)) >= 2:
                 break  # the agent and its child
             time.sleep(0.02)
         self.kill()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,22 +20,27 @@ from stand_in_machine import MS, rules, sensors
 from tiny_bundle import FAST
 
 from mcompress.export import agent
+from mcompress.export.agent import onnx_files, protocol
+from mcompress.export.agent.executorch_files import etdump_operators
+from mcompress.export.agent.stopwatch import WARM_UP_RUNS
+from mcompress.export.agent.supervisor import _death
 from mcompress.export.profile import Job, Rules, profile_files
+from mcompress.export.profile_agent import PROGRAM, copy_program
 from mcompress.targets.connect import Host
 
 
-def supervised(tmp_path: Path, jobs: list[agent.Job], *, fork: bool = True, sys_root: str = "/nowhere") -> list[dict[str, object]]:
+def supervised(tmp_path: Path, jobs: list[protocol.Job], *, fork: bool = True, sys_root: str = "/nowhere") -> list[dict[str, object]]:
     """Run the agent as it runs on a device, without mcompress."""
-    request: agent.Request = {"jobs": jobs, "rounds": 0, "queries_per_round": 0, "sys": sys_root, "fork": fork}
+    request: protocol.Request = {"jobs": jobs, "rounds": 0, "queries_per_round": 0, "sys": sys_root, "fork": fork}
     with Host() as host:
-        (tmp_path / "request.json").write_text(json.dumps(request), encoding="utf-8")
-        host.push(Path(agent.__file__), "agent.py")
-        host.push(tmp_path / "request.json", "request.json")
-        lines = host.stream([str(host.python), "agent.py", "request.json"])
+        copy_program(tmp_path / "pushed" / PROGRAM)
+        (tmp_path / "pushed" / "request.json").write_text(json.dumps(request), encoding="utf-8")
+        host.push(tmp_path / "pushed", ".")
+        lines = host.stream([str(host.python), PROGRAM, "request.json"])
         return [json.loads(line) for line in lines if '"alive"' not in line]
 
 
-def job(file: Path, **changed: object) -> agent.Job:
+def job(file: Path, **changed: object) -> protocol.Job:
     base = {
         "file": str(file),
         "backend": "onnx",
@@ -45,7 +52,7 @@ def job(file: Path, **changed: object) -> agent.Job:
         "operators": False,
         **changed,
     }
-    return agent.Job(**base)  # type: ignore[typeddict-item]
+    return protocol.Job(**base)  # type: ignore[typeddict-item]
 
 
 @pytest.mark.parametrize("fork", [True, False])
@@ -72,9 +79,9 @@ def test_a_hot_device_rests_and_a_crash_is_one_files_problem(tmp_path: Path, onn
 
 
 def test_a_process_that_is_killed_is_told_by_its_signal() -> None:
-    assert "signal 11 (SIGSEGV): a crash" in agent._death(signal.SIGSEGV)
-    assert "another processor" in agent._death(signal.SIGILL)
-    assert "code 3" in agent._death(3 << 8)
+    assert "signal 11 (SIGSEGV): a crash" in _death(signal.SIGSEGV)
+    assert "another processor" in _death(signal.SIGILL)
+    assert "code 3" in _death(3 << 8)
 
 
 def test_breaking_off_ends_the_measuring_process(host: Host, onnx_file: Path) -> None:
@@ -82,7 +89,7 @@ def test_breaking_off_ends_the_measuring_process(host: Host, onnx_file: Path) ->
     results = profile_files(host, [Job(onnx_file, "onnx", rules=FAST), Job(onnx_file, "onnx", rules=endless)])
     next(results)
     until = time.monotonic() + 10
-    while len(agents := [pid for pid in running("agent.py") if f"{host._folder}" in str(Path(f"/proc/{pid}/cwd").readlink())]) < 2:
+    while len(agents := [pid for pid in running("agent\0request.json") if f"{host._folder}" in str(Path(f"/proc/{pid}/cwd").readlink())]) < 2:
         assert time.monotonic() < until, "there is no agent with its measuring process"
         time.sleep(0.02)
     results.close()  # type: ignore[attr-defined]
@@ -94,13 +101,12 @@ def test_breaking_off_ends_the_measuring_process(host: Host, onnx_file: Path) ->
 
 def test_a_signal_while_a_process_is_started_ends_that_one_too(tmp_path: Path, onnx_file: Path) -> None:
     """In a process of its own, because it ends: the signal comes when the measuring process is there and its number is not known yet."""
-    request: agent.Request = {"jobs": [job(onnx_file)], "rounds": 0, "queries_per_round": 0, "sys": "/nowhere", "fork": True}
+    request: protocol.Request = {"jobs": [job(onnx_file)], "rounds": 0, "queries_per_round": 0, "sys": "/nowhere", "fork": True}
+    copy_program(tmp_path / PROGRAM)
     (tmp_path / "request.json").write_text(json.dumps(request), encoding="utf-8")
-    script = f"""
-import importlib.util, os, signal, sys, time
-spec = importlib.util.spec_from_file_location("agent", {agent.__file__!r})
-agent = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(agent)
+    script = """
+import os, signal, sys, time
+from agent import supervisor
 real = os.fork
 def fork():
     number = real()
@@ -111,13 +117,13 @@ def fork():
         time.sleep(30)
     return number
 os.fork = fork
-sys.exit(agent.main(["request.json"]))
+sys.exit(supervisor.main(["request.json"]))
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=20, check=False)
     assert done.returncode == 143, done.stderr
     (number,) = (int(word) for word in done.stderr.split())
     until = time.monotonic() + 10
-    while number in running("agent.main"):  # its parent is gone, and who gathers it is the system's business
+    while number in running("supervisor.main"):  # its parent is gone, and who gathers it is the system's business
         assert time.monotonic() < until
         time.sleep(0.05)
 
@@ -131,6 +137,31 @@ def running(name: str) -> list[int]:
         except OSError:
             continue
     return found
+
+
+def test_the_program_needs_neither_mcompress_nor_a_newer_python() -> None:
+    for file in Path(agent.__file__).parent.glob("*.py"):
+        for statement in ast.walk(ast.parse(file.read_text(encoding="utf-8"), feature_version=(3, 8))):
+            if isinstance(statement, ast.ImportFrom) and statement.level:
+                assert statement.level == 1, file.name
+            elif isinstance(statement, ast.Import | ast.ImportFrom):
+                imported = [statement.module or ""] if isinstance(statement, ast.ImportFrom) else [alias.name for alias in statement.names]
+                assert {name.split(".")[0] for name in imported} <= sys.stdlib_module_names, file.name
+
+
+@pytest.mark.parametrize("python", [[sys.executable], [sys.executable, "-I", "-S"], ["python3.8"]])
+def test_the_program_runs_alone(tmp_path: Path, python: list[str]) -> None:
+    """Isolated, Python looks for nothing in its working directory; the oldest Python is tried where it is installed."""
+    if shutil.which(python[0]) is None or subprocess.run([*python, "-c", ""], capture_output=True, check=False).returncode != 0:
+        pytest.skip("there is no Python 3.8 here")
+    copy_program(tmp_path / PROGRAM)
+    assert sorted(path.name for path in (tmp_path / PROGRAM).iterdir()) == sorted(path.name for path in Path(agent.__file__).parent.glob("*.py"))
+    request: protocol.Request = {"jobs": [job(tmp_path / "x", backend="none")], "rounds": 0, "queries_per_round": 0, "sys": "/nowhere", "fork": False}
+    (tmp_path / "request.json").write_text(json.dumps(request), encoding="utf-8")
+    done = subprocess.run([*python, PROGRAM, "request.json"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert [json.loads(line)["event"] for line in done.stdout.splitlines()] == ["alive", "failed"]
+    assert "'none' files cannot be executed here; allowed: onnx, tflite, executorch" in done.stdout
+    assert done.stderr == ""
 
 
 def runtime_that(folder: Path, does: str) -> str:
@@ -197,7 +228,7 @@ def test_operators_of_a_loop_are_counted_once_and_per_run(tmp_path: Path, monkey
     options = ort.SessionOptions()
     options.enable_profiling = True
     session = ort.InferenceSession(str(looping(tmp_path / "loop.onnx", 7)), options, providers=["CPUExecutionProvider"])
-    for _ in range(agent.WARM_UP_RUNS + 4):
+    for _ in range(WARM_UP_RUNS + 4):
         session.run(None, {"x": np.ones((32, 32), np.float32)})
     events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     runs: list[Counter[str]] = [Counter()]
@@ -209,8 +240,8 @@ def test_operators_of_a_loop_are_counted_once_and_per_run(tmp_path: Path, monkey
             runs[-1][event["name"].removesuffix("_kernel_time")] += 1
             times[-1][event["name"].removesuffix("_kernel_time")] += event["dur"]
     assert all(run["inside"] == 7 and run["outside"] == run["loop"] == 1 for run in runs[:-1])
-    rows = {row["name"]: row for row in agent.onnx_operators(events)}
-    counted = times[agent.WARM_UP_RUNS : -1]
+    rows = {row["name"]: row for row in onnx_files.onnx_operators(events)}
+    counted = times[WARM_UP_RUNS:-1]
     assert len(counted) == 4
     assert set(rows) == set(runs[0]) - {"loop", "choice"}
     for name, row in rows.items():
@@ -219,10 +250,10 @@ def test_operators_of_a_loop_are_counted_once_and_per_run(tmp_path: Path, monkey
 
 
 def test_an_operator_that_holds_nothing_that_runs_is_kept() -> None:
-    def kernel(name: str, kind: str, ts: int, dur: int) -> agent.OnnxEvent:
+    def kernel(name: str, kind: str, ts: int, dur: int) -> onnx_files.OnnxEvent:
         return {"cat": "Node", "name": f"{name}_kernel_time", "ts": ts, "dur": dur, "args": {"op_name": kind}}
 
-    def run(start: int) -> list[agent.OnnxEvent]:
+    def run(start: int) -> list[onnx_files.OnnxEvent]:
         return [
             kernel("add", "Add", start + 1, 4),
             kernel("empty", "If", start + 5, 2),
@@ -234,9 +265,9 @@ def test_an_operator_that_holds_nothing_that_runs_is_kept() -> None:
 
     events = [event for start in (0, 100, 200, 300, 400) for event in run(start)]
     cut_off = [kernel("add", "Add", 501, 4000)]
-    rows = {row["name"]: row["mean_ms"] for row in agent.onnx_operators(events + cut_off)}
+    rows = {row["name"]: row["mean_ms"] for row in onnx_files.onnx_operators(events + cut_off)}
     assert rows == {"add": 0.004, "empty": 0.002, "twin": 0.008}
-    assert agent.onnx_operators([]) == []
+    assert onnx_files.onnx_operators([]) == []
 
 
 @pytest.mark.export
@@ -270,6 +301,6 @@ def test_an_etdump_is_read_by_executorchs_inspector(tmp_path: Path) -> None:
     dump = tmp_path / "x.etdump"
     content = serialize_to_etdump_flatcc(schema.ETDumpFlatCC(version=0, run_data=runs))
     dump.write_bytes(len(content).to_bytes(4, "little") + content)  # the runtime writes the size first
-    rows = {row["name"].split(" ", 1)[1]: row["mean_ms"] for row in agent.etdump_operators(dump)}
+    rows = {row["name"].split(" ", 1)[1]: row["mean_ms"] for row in etdump_operators(dump)}
     assert len(rows) == 2
     assert rows["Convolution (NHWC, F32) GEMM"] > rows["native_call_add.out"] > 0

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from stand_in_machine import MS, FakeMachine, rules
 
-from mcompress.export import agent
+from mcompress.export.agent import protocol
+from mcompress.export.agent.stopwatch import Stopwatch, alternate, measure
 from mcompress.export.profile import FailedJob, Job, Profile, Rules
 from mcompress.export.profile_agent import Line, Result, profile_of
 from mcompress.export.profile_throttle import Reading
@@ -17,7 +18,7 @@ from mcompress.export.profile_throttle import Reading
 
 def test_a_quiet_clock_drops_nothing() -> None:
     machine = FakeMachine()
-    watch = agent.measure(lambda: machine.work(5 * MS), rules(), machine.clocks)
+    watch = measure(lambda: machine.work(5 * MS), rules(), machine.clocks)
     assert watch.samples_ns == [5 * MS] * 20
     assert watch.jumps == []
 
@@ -33,7 +34,7 @@ def test_a_quiet_clock_drops_nothing() -> None:
 )
 def test_a_clock_that_jumps_is_noticed_and_its_query_dropped(strange: Callable[[FakeMachine], None], said: str) -> None:
     machine, calls = FakeMachine(), itertools.count()
-    watch = agent.Stopwatch(machine.clocks)
+    watch = Stopwatch(machine.clocks)
     for _ in range(30):
         watch.query(lambda: strange(machine) if next(calls) == 12 else machine.work(5 * MS))
     assert watch.samples_ns == [5 * MS] * 29
@@ -43,7 +44,7 @@ def test_a_clock_that_jumps_is_noticed_and_its_query_dropped(strange: Callable[[
 
 def test_a_slow_query_that_computes_is_kept() -> None:
     machine, calls = FakeMachine(), itertools.count()
-    watch = agent.Stopwatch(machine.clocks)
+    watch = Stopwatch(machine.clocks)
     for _ in range(10):
         watch.query(lambda: machine.work(2000 * MS if next(calls) == 5 else 5 * MS))
     assert len(watch.samples_ns) == 10
@@ -52,15 +53,15 @@ def test_a_slow_query_that_computes_is_kept() -> None:
 
 def test_a_clock_that_never_stops_jumping_ends() -> None:
     machine = FakeMachine()
-    watch = agent.measure(lambda: machine.work(MS, wall_ns=10**12), rules(max_seconds=1.0), machine.clocks)
+    watch = measure(lambda: machine.work(MS, wall_ns=10**12), rules(max_seconds=1.0), machine.clocks)
     assert watch.samples_ns == []
     assert len(watch.jumps) >= 20
 
 
 def test_the_rules_are_queries_or_seconds_whichever_comes_first_but_ten_at_least() -> None:
-    def count(each_ns: int, asked: agent.Rules) -> int:
+    def count(each_ns: int, asked: protocol.Rules) -> int:
         machine = FakeMachine()
-        return len(agent.measure(lambda: machine.work(each_ns), asked, machine.clocks).samples_ns)
+        return len(measure(lambda: machine.work(each_ns), asked, machine.clocks).samples_ns)
 
     assert count(MS, rules(min_queries=1024, min_seconds=60.0, max_seconds=600.0)) == 1024
     assert count(1000 * MS, rules(min_queries=1024, min_seconds=60.0, max_seconds=600.0)) == 60
@@ -82,7 +83,7 @@ def test_turns_keep_whole_rounds_of_both() -> None:
         order.append("b")
         machine.work(3 * MS)
 
-    first, second, jumps = agent.alternate(a, b, 4, 3, machine.clocks)
+    first, second, jumps = alternate(a, b, 4, 3, machine.clocks)
     assert "".join(order) == "aaaabbbb" * 4  # one that does not count, then three
     assert (first, second) == ([2 * MS] * 9, [3 * MS] * 9)
     assert len(jumps) == 1

@@ -15,7 +15,10 @@ from tiny_bundle import FAST, SIDE, kernel
 from typer.testing import CliRunner
 
 from mcompress.cli import app
-from mcompress.export import agent
+from mcompress.export.agent.protocol import Unusable
+from mcompress.export.agent.sizes import Asked, sizes_of
+from mcompress.export.agent.tflite_files import load_tflite
+from mcompress.export.agent.values import input_values
 from mcompress.export.profile import FailedJob, InputShape, Job, Profile, Rules, measurements, profile_files
 from mcompress.export.suite import layers
 from mcompress.export.suite.writer import Graph
@@ -28,11 +31,11 @@ PAIR: Stated = [("a", ("n", 8)), ("b", ("n", "m"))]
 
 
 def sizes(stated: Stated, shape: tuple[int, ...] = (), **inputs: list[int]) -> list[list[int]]:
-    return [one["shape"] for one in agent.sizes_of(stated, agent.Asked(shape, inputs)).inputs]
+    return [one["shape"] for one in sizes_of(stated, Asked(shape, inputs)).inputs]
 
 
 def refused(stated: Stated, shape: tuple[int, ...] = (), **inputs: list[int]) -> str:
-    with pytest.raises(agent.Unusable) as caught:
+    with pytest.raises(Unusable) as caught:
         sizes(stated, shape, **inputs)
     return str(caught.value)
 
@@ -45,7 +48,7 @@ def test_open_sizes_are_asked_for_and_never_made_up() -> None:
     )
     assert refused(PAIR, a=[4, 8]) == "the file leaves sizes open (b: n,m); give --input b=SHAPE"
     assert sizes(IMAGE, (1, 3, 7, 9)) == sizes(IMAGE, x=[1, 3, 7, 9]) == [[1, 3, 7, 9]]
-    assert [one["shape"] for one in agent.sizes_of(IMAGE, agent.Asked((), {"": [1, 3, 7, 9]})).inputs] == [[1, 3, 7, 9]]
+    assert [one["shape"] for one in sizes_of(IMAGE, Asked((), {"": [1, 3, 7, 9]})).inputs] == [[1, 3, 7, 9]]
     assert sizes([("x", ()), ("y", (2, 3))]) == [[], [2, 3]]
 
 
@@ -56,10 +59,10 @@ def test_sizes_with_one_name_are_one_size() -> None:
 
 
 def test_an_open_batch_alone_is_one_and_said_as_counting_does() -> None:
-    found = agent.sizes_of([("a", ("n", 8)), ("b", (-1,)), ("c", (2, 2))], agent.Asked((), {}))
+    found = sizes_of([("a", ("n", 8)), ("b", (-1,)), ("c", (2, 2))], Asked((), {}))
     assert [one["shape"] for one in found.inputs] == [[1, 8], [1], [2, 2]]
     assert found.assumed == "batch 1 assumed, which the file leaves open"
-    assert agent.sizes_of([("a", ("n", 8))], agent.Asked((), {"a": [1, 8]})).assumed == ""
+    assert sizes_of([("a", ("n", 8))], Asked((), {"a": [1, 8]})).assumed == ""
     assert "leaves sizes open (b: m,4)" in refused([("a", ("n", 8)), ("b", ("m", 4))], a=[1, 8])
 
 
@@ -156,7 +159,7 @@ def test_operators_of_an_open_tflite_are_those_of_the_shape_that_is_timed(tmp_pa
 
     monkeypatch.setattr(ctypes, "CDLL", Watched)
     for height, width in ((8, 8), (24, 40)):
-        loaded = agent.load_tflite(path, 1, agent.Asked((), {"": [1, height, width, 8]}))
+        loaded = load_tflite(path, 1, Asked((), {"": [1, height, width, 8]}))
         rows, said = loaded.operators()
         assert [row["kind"] for row in rows] == ["Convolution"]
         assert said == ["LiteRT's profiler counts whole microseconds"]
@@ -166,7 +169,7 @@ def test_operators_of_an_open_tflite_are_those_of_the_shape_that_is_timed(tmp_pa
 
 def test_an_older_litert_says_that_it_takes_no_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = open_tflite(tmp_path / "open.tflite", [1, -1, -1, 8])
-    loaded = agent.load_tflite(path, 1, agent.Asked((), {"": [1, 8, 8, 8]}))
+    loaded = load_tflite(path, 1, Asked((), {"": [1, 8, 8, 8]}))
 
     class Older(Library):
         def __getattr__(self, name: str) -> Callable[..., object]:
@@ -186,8 +189,8 @@ def test_a_shape_that_the_network_cannot_take_is_told_from_a_damaged_file(tmp_pa
     result = layers.convolution(graph, source, 16, 3)
     graph.tensors[source].shapeSignature = [1, -1, -1, -1]
     (tmp_path / "m.tflite").write_bytes(graph.file([source], [result]))
-    with pytest.raises(agent.Unusable, match=r"does not take inputs of shape t0=1,8,8,5: ") as caught:
-        agent.load_tflite(tmp_path / "m.tflite", 1, agent.Asked((), {"": [1, 8, 8, 5]}))
+    with pytest.raises(Unusable, match=r"does not take inputs of shape t0=1,8,8,5: ") as caught:
+        load_tflite(tmp_path / "m.tflite", 1, Asked((), {"": [1, 8, 8, 5]}))
     assert "damaged" not in str(caught.value)
 
 
@@ -234,8 +237,8 @@ def test_the_option_and_the_result_file(open_onnx: Path, tmp_path: Path, bundle:
 
 def test_random_inputs_have_the_sizes_and_types() -> None:
     for kind in ("float32", "float16", "int8", "uint8", "int64", "bool"):
-        values = agent._values(np, [2, 3], kind)
+        values = input_values(np, [2, 3], kind)
         assert np.asarray(values).shape == (2, 3)
         assert np.asarray(values).dtype == np.dtype(kind)
-    with pytest.raises(agent.Unusable, match="no values can be made"):
-        agent._values(np, [1], "string")
+    with pytest.raises(Unusable, match="no values can be made"):
+        input_values(np, [1], "string")

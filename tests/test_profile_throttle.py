@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 from stand_in_machine import sensors
 
-from mcompress.export import agent
+from mcompress.export.agent import sensors as agent_sensors
 from mcompress.export.profile import statistics
 from mcompress.export.profile_throttle import UNSTABLE_CV, Reading, cautions, drift, limited, throttled, unstable, unsteady
 
 
 def reading(root: Path) -> Reading:
-    return Reading.model_validate(agent.read_sensors(root))
+    return Reading.model_validate(agent_sensors.read_sensors(root))
 
 
 def test_the_readings_of_both_sides_have_the_same_fields(tmp_path: Path) -> None:
-    assert set(agent.Reading.__annotations__) == set(Reading.model_fields)
+    assert set(agent_sensors.Reading.__annotations__) == set(Reading.model_fields)
     assert reading(tmp_path) == Reading()
 
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from mcompress.calibration.latency_fit import Sample
 from mcompress.environment import today
 from mcompress.errors import DeviceError, ExportError, MissingBackendError
-from mcompress.export.agent import LEAST_QUERIES
+from mcompress.export.agent.stopwatch import LEAST_QUERIES
 from mcompress.export.profile import FailedJob, Job, Profile, Programs, Rules, profile_files
 from mcompress.export.profile_runtime import Installed, installed
 from mcompress.export.profile_throttle import UNSTABLE_CV

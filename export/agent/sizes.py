@@ -1,0 +1,86 @@
+"""The sizes that a file is measured at: what it states, what was asked for, and what may be assumed."""
+
+from __future__ import annotations
+
+from typing import Dict, List, NamedTuple, Sequence, Tuple
+
+from .protocol import Input, Unusable
+
+BATCH_ASSUMED = "batch 1 assumed, which the file leaves open"
+"""As `mcompress count` says it: only where the first sizes are all that is open."""
+
+
+class Asked(NamedTuple):
+    """The sizes that a job asks for, as `Job` has them."""
+
+    shape: Sequence[int]
+    inputs: Dict[str, List[int]]
+
+
+class Sizes(NamedTuple):
+    """The sizes of all inputs, in the file's order."""
+
+    inputs: List[Input]
+    assumed: str
+
+
+def sizes_of(stated: Sequence[Tuple[str, Sequence[object]]], asked: Asked) -> Sizes:
+    """The sizes to measure at: those that the file states, and what was asked for where it leaves them open.
+
+    `stated` has the name and the sizes of each input. A size is open unless it is a number above 0; a text stands for one size wherever it is.
+    Raises `Unusable` for what the file does not take, and for sizes that stay open; an open batch alone is 1, and said.
+    """
+    first = stated[0][0] if stated else ""
+    given = {name or first: list(shape) for name, shape in asked.inputs.items()}
+    known = dict(stated)
+    for name, shape in given.items():
+        if name not in known:
+            raise Unusable("--input names '%s', but the inputs of the file are: %s" % (name, ", ".join(known) or "none"))
+        if not _takes(known[name], shape):
+            raise Unusable("--input is %s=%s, but the file takes %s only" % (name, shown_shape(shape), shown_shape(known[name])))
+    if asked.shape and not given and stated:
+        given = {first: _in_its_order(known[first], asked.shape)}
+    called: Dict[str, int] = {}
+    for name, shape in given.items():
+        for size, one in zip(known[name], shape):
+            if isinstance(size, str) and size and called.setdefault(size, one) != one:
+                raise Unusable("the file has one size for '%s', and --input gives it %d and %d" % (size, called[size], one))
+    inputs: List[Input] = []
+    for name, sizes in stated:
+        inputs.append({"name": name, "shape": given.get(name) or [_size(size, called) for size in sizes]})
+    open_ = [index for index, one in enumerate(inputs) if 0 in one["shape"]]
+    if not open_:
+        return Sizes(inputs, "")
+    if not given and all(0 not in inputs[index]["shape"][1:] for index in open_):
+        for index in open_:
+            inputs[index]["shape"][0] = 1
+        return Sizes(inputs, BATCH_ASSUMED)
+    shown = "; ".join("%s: %s" % (stated[index][0], shown_shape(stated[index][1])) for index in open_)
+    how = "--input SHAPE" if len(stated) == 1 else " ".join("--input %s=SHAPE" % stated[index][0] for index in open_)
+    raise Unusable("the file leaves sizes open (%s); give %s" % (shown, how))
+
+
+def _size(size: object, called: Dict[str, int]) -> int:
+    """One size of an input; 0 if it is open."""
+    if isinstance(size, str):
+        return called.get(size, 0)
+    return size if isinstance(size, int) and size > 0 else 0
+
+
+def _takes(sizes: Sequence[object], shape: Sequence[int]) -> bool:
+    return len(shape) == len(sizes) and all(_size(size, {}) in (0, one) for size, one in zip(sizes, shape))
+
+
+def _in_its_order(sizes: Sequence[object], shape: Sequence[int]) -> List[int]:
+    """`shape` as the file takes it: one that states all its sizes may have them in the order of another layout."""
+    own = [_size(size, {}) for size in sizes]
+    if _takes(sizes, shape):
+        return list(shape)
+    if 0 in own or sorted(own) != sorted(shape):
+        raise Unusable("the file takes an input of shape %s, and %s was asked for" % (list(sizes), list(shape)))
+    return own
+
+
+def shown_shape(sizes: Sequence[object]) -> str:
+    """As `--input` takes it, with the names of open sizes, or `?`."""
+    return ",".join(str(size) if _size(size, {}) or (isinstance(size, str) and size) else "?" for size in sizes)
