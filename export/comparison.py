@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, Valid
 from mcompress.errors import UsageError
 from mcompress.targets.device import Device
 from mcompress.targets.gate import Gate
-from mcompress.targets.latency import OperatorLatency, Precisions, estimate, operator_latencies
+from mcompress.targets.latency import OperatorLatency, Precisions, estimate, estimate_in_parts
 from mcompress.targets.operators import Operator, OperatorTable
 from mcompress.targets.speeds import PrecisionName
 
@@ -116,9 +116,9 @@ def constants_of(device: Device) -> JsonValue:
 
 def estimate_file(table: OperatorTable, device: Device, unit: str, precisions: Precisions) -> EstimatedFile:
     """What the estimator says of a file with these precisions; raises as `estimate` does."""
-    whole, rows = estimate(table, device, unit, precisions), operator_latencies(table, device, unit, precisions)
-    operators = tuple(EstimatedOperator(operator, row) for operator, row in zip(table.operators, rows, strict=True))
-    return EstimatedFile(whole.value, whole.on, operators)
+    whole = estimate_in_parts(table, device, unit, precisions)
+    operators = tuple(EstimatedOperator(operator, row) for operator, row in zip(table.operators, whole.operators, strict=True))
+    return EstimatedFile(whole.latency.value, whole.latency.on, operators)
 
 
 def stored_estimate(table: OperatorTable, device: Device, unit: str, precisions: Precisions) -> FileEstimate:

@@ -25,7 +25,7 @@ from mcompress.targets.placement import Placed, place
 from mcompress.targets.schema import Measurement
 from mcompress.targets.speeds import PRECISIONS, PrecisionName
 
-__all__ = ["OperatorLatency", "Precisions", "estimate", "estimate_many", "operator_latencies", "weight_bytes"]
+__all__ = ["OperatorLatency", "Precisions", "WholeLatency", "estimate", "estimate_in_parts", "estimate_many", "operator_latencies", "weight_bytes"]
 
 Precisions = Mapping[str, PrecisionName] | PrecisionName
 """One precision for all operators, or operator name -> precision. Operators without multiply-adds that are not named take that of the operator whose
@@ -55,13 +55,31 @@ class OperatorLatency:
     """The whole: compute and memory traffic overlap, the rest adds up (`Placed.latency_ms`)."""
 
 
+@dataclass(frozen=True)
+class WholeLatency:
+    """An estimate and what it consists of: the operators, in execution order, and the fixed cost of one inference."""
+
+    latency: Measurement
+    operators: tuple[OperatorLatency, ...]
+    fixed_ms: float
+
+
 def estimate(table: OperatorTable, device: Device, unit: str, precisions: Precisions) -> Measurement:
     """Estimated latency of one inference in ms, with the error band of the unit's constants.
 
     Raises `TargetError` for an unknown unit, `UsageError` for an operator that neither the unit nor any that it falls back on can run, a mapping that
     leaves out an operator with multiply-adds, or a table without operators.
     """
+    return _measurement(table, device, _placed(table, device, unit, precisions))
+
+
+def estimate_in_parts(table: OperatorTable, device: Device, unit: str, precisions: Precisions) -> WholeLatency:
+    """`estimate` and where its milliseconds go; raises as it does."""
     placed = _placed(table, device, unit, precisions)
+    return WholeLatency(_measurement(table, device, placed), _operator_latencies(table, placed), float(placed.invoke_ms[0]))
+
+
+def _measurement(table: OperatorTable, device: Device, placed: Placed) -> Measurement:
     return Measurement(
         what="latency",
         value=float(placed.latency_ms.sum() + placed.invoke_ms[0]),
@@ -88,7 +106,10 @@ def estimate_many(tables: Sequence[OperatorTable], device: Device, unit: str, pr
 
 def operator_latencies(table: OperatorTable, device: Device, unit: str, precisions: Precisions) -> tuple[OperatorLatency, ...]:
     """The rows behind `estimate`, in execution order; the fixed cost of the inference is not in them."""
-    placed = _placed(table, device, unit, precisions)
+    return _operator_latencies(table, _placed(table, device, unit, precisions))
+
+
+def _operator_latencies(table: OperatorTable, placed: Placed) -> tuple[OperatorLatency, ...]:
     parts = (placed.compute_ms, placed.memory_ms, placed.dispatch_ms, placed.boundary_ms, placed.stream_ms, placed.apart_ms)
     figures = zip(placed.units.tolist(), placed.precisions.tolist(), *(values.tolist() for values in (*parts, placed.latency_ms)), strict=True)
     return tuple(

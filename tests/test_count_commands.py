@@ -69,7 +69,7 @@ def test_any_rank_of_input_and_networks_without_weights(
     monkeypatch.delitem(sys.modules, "any_rank", raising=False)
     estimated = estimate_model(f"any_rank:{network}", "snapdragon865", "cpu", "fp32", inputs=[shape])
     assert [operator.kind for operator in estimated.model.table.operators] == kinds
-    assert all(row.latency_ms > 0 for row in estimated.rows)
+    assert all(row.latency_ms > 0 for row in estimated.whole.operators)
     assert (estimated.model.facts == "input of whole numbers") == (network == "words")
 
 

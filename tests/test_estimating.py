@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from mcompress import cli
 from mcompress.errors import UsageError
 from mcompress.estimating import count_model, estimate_model
-from mcompress.opening import MOST_MIXED, GivenInput, _mixtures
+from mcompress.opening import MOST_MIXED, GivenInput, mixtures
 
 NETWORKS = """
 import torch
@@ -109,9 +109,9 @@ def test_inputs_that_do_not_fit_are_named(inputs: list[str], message: str) -> No
 
 def test_mixtures_are_few() -> None:
     few = [GivenInput("", (1,) * rank) for rank in (4, 1, 3)]
-    assert next(_mixtures(few)) == (1,)
-    assert len(set(_mixtures(few))) == len(list(_mixtures(few))) == 2 ** len(few) - 1
-    assert len(list(_mixtures([GivenInput("", (1, 2))] * (MOST_MIXED + 1)))) == MOST_MIXED + 3
+    assert next(mixtures(few)) == (1,)
+    assert len(set(mixtures(few))) == len(list(mixtures(few))) == 2 ** len(few) - 1
+    assert len(list(mixtures([GivenInput("", (1, 2))] * (MOST_MIXED + 1)))) == MOST_MIXED + 3
 
 
 def test_the_command_takes_several_inputs() -> None:
@@ -125,14 +125,14 @@ def test_the_command_takes_several_inputs() -> None:
 
 def test_every_millisecond_is_told() -> None:
     found = estimate_model("mfagan", "snapdragon865", "gpu", "fp16", inputs=["1,3,32,32"])
-    told = found.as_json(len(found.rows))
-    assert found.fixed_ms > 0.1 * found.latency.value  # a small image, a large start
-    assert found.fixed_ms + sum(row.latency_ms for row in found.rows) == pytest.approx(found.latency.value)
-    assert told["fixed_ms"] == found.fixed_ms
-    for count in (1, 3, len(found.rows) - 1, len(found.rows)):
+    told = found.as_json(len(found.whole.operators))
+    assert found.whole.fixed_ms > 0.1 * found.whole.latency.value  # a small image, a large start
+    assert found.whole.fixed_ms + sum(row.latency_ms for row in found.whole.operators) == pytest.approx(found.whole.latency.value)
+    assert told["fixed_ms"] == found.whole.fixed_ms
+    for count in (1, 3, len(found.whole.operators) - 1, len(found.whole.operators)):
         costs = [line.split()[:2] for line in found.lines(count) if re.match(r" *\d+\.\d+ +\d+\.\d%", line)]
-        assert len(costs) == count + 1 + (count < len(found.rows))
-        assert sum(float(ms) for ms, _ in costs) == pytest.approx(found.latency.value, rel=2e-3)
+        assert len(costs) == count + 1 + (count < len(found.whole.operators))
+        assert sum(float(ms) for ms, _ in costs) == pytest.approx(found.whole.latency.value, rel=2e-3)
         assert sum(float(share.rstrip("%")) for _, share in costs) == pytest.approx(100, abs=0.06 * len(costs))
 
 

@@ -231,6 +231,10 @@ def test_outputs_that_cannot_be_written_are_refused_before_anything_is_measured(
         assert code == 2
         assert f"--junit: '{place}' cannot be written" in err
         assert "it must be a file in a folder that exists" in err
+    code, _, err = check(baseline, baseline, "--markdown", str(baseline / "manifest.json"))
+    assert code == 2
+    assert "one of the bundles that are compared; write it elsewhere" in err
+    assert read_comparison(baseline) == a_comparison()
     code, _, err = check(baseline, baseline, "--junit", str(tmp_path / "one"), "--markdown", str(tmp_path / "x" / ".." / "one"))
     assert code == 2
     assert "--junit and --markdown are both" in err

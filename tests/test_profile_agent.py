@@ -23,7 +23,7 @@ from mcompress.export import agent
 from mcompress.export.agent import onnx_files, protocol
 from mcompress.export.agent.executorch_files import etdump_operators
 from mcompress.export.agent.stopwatch import WARM_UP_RUNS
-from mcompress.export.agent.supervisor import _death
+from mcompress.export.agent.supervisor import cause_of_death
 from mcompress.export.profile import Job, Rules, profile_files
 from mcompress.export.profile_agent import PROGRAM, copy_program
 from mcompress.targets.connect import Host
@@ -79,9 +79,9 @@ def test_a_hot_device_rests_and_a_crash_is_one_files_problem(tmp_path: Path, onn
 
 
 def test_a_process_that_is_killed_is_told_by_its_signal() -> None:
-    assert "signal 11 (SIGSEGV): a crash" in _death(signal.SIGSEGV)
-    assert "another processor" in _death(signal.SIGILL)
-    assert "code 3" in _death(3 << 8)
+    assert "signal 11 (SIGSEGV): a crash" in cause_of_death(signal.SIGSEGV)
+    assert "another processor" in cause_of_death(signal.SIGILL)
+    assert "code 3" in cause_of_death(3 << 8)
 
 
 def test_breaking_off_ends_the_measuring_process(host: Host, onnx_file: Path) -> None:

@@ -58,7 +58,7 @@ def test_an_unknown_operator_is_named_counted_bounded_and_never_zero(tmp_path: P
     assert table.macs == 8 * 2 * 16 + 64 * 16
     assert count_model(str(path)).as_json()["unknown_operators"] == ["com.example.FancyMix (mix)"]
     estimated = estimate_model(str(path), "snapdragon865", "cpu")
-    assert [row.latency_ms > 0 for row in estimated.rows] == [True, True]
+    assert [row.latency_ms > 0 for row in estimated.whole.operators] == [True, True]
     assert [line for line in estimated.lines(5) if "FancyMix" in line][-1] == (
         "assumed: 1,024 of 1,280 multiply-adds, those of dense operators over the same memory, for com.example.FancyMix (mix)"
     )

@@ -92,7 +92,7 @@ class Supervisor:
         try:
             return cast("Dict[str, object]", json.loads(b"".join(parts).decode("utf-8", errors="replace")))
         except ValueError:
-            return {"reason": _death(status)}
+            return {"reason": cause_of_death(status)}
 
     def _start(self, index: int, what: str, reader: int, writer: int) -> None:
         if not (self._request["fork"] and sys.platform.startswith("linux")):  # a forked process may not use macOS's frameworks
@@ -171,7 +171,7 @@ class Supervisor:
             self.say({"event": "alive"})
 
 
-def _death(status: int) -> str:
+def cause_of_death(status: int) -> str:
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         known = {int(signal.SIGKILL): "out of memory, or it took too long", int(signal.SIGILL): "the runtime was built for another processor"}

@@ -8,7 +8,7 @@ from mcompress.errors import UsageError
 from mcompress.record import Ceiling, LatencyBreakdown, OperatorCost
 from mcompress.targets.columns import class_of
 from mcompress.targets.device import Device, Unit
-from mcompress.targets.latency import OperatorLatency, Precisions, estimate, operator_latencies
+from mcompress.targets.latency import OperatorLatency, Precisions, estimate, estimate_in_parts
 from mcompress.targets.operators import Operator, OperatorTable
 from mcompress.targets.speeds import BYTES, CLASSES, PrecisionName
 
@@ -18,12 +18,12 @@ def breakdown_of(table: OperatorTable, device: Device, unit: str, precisions: Pr
 
     A network in INT8 and one in `floats`, the precisions that files are written in, are what a precision plan can be compared with.
     """
-    whole, rows = estimate(table, device, unit, precisions), operator_latencies(table, device, unit, precisions)
+    whole = estimate_in_parts(table, device, unit, precisions)
     return LatencyBreakdown(
-        latency=whole,
+        latency=whole.latency,
         unit=unit,
-        fixed_ms=max(0.0, whole.value - sum(row.latency_ms for row in rows)),
-        operators=tuple(_cost(operator, row, device.unit(row.unit)) for operator, row in zip(table.operators, rows, strict=True)),
+        fixed_ms=whole.fixed_ms,
+        operators=tuple(_cost(operator, row, device.unit(row.unit)) for operator, row in zip(table.operators, whole.operators, strict=True)),
         all_in_ms=dict(_all_in(table, device, device.unit(unit), ("int8", floats))),
     )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -45,12 +45,18 @@ class Outputs:
     junit: Path | None = None
     markdown: Path | None = None
 
-    def clear(self) -> None:
-        """Leave empty files, so that nobody takes the last comparison's for those of one that breaks off. Raises `UsageError` where one cannot be."""
+    def clear(self, bundles: Sequence[Path]) -> None:
+        """Leave empty files, so that nobody takes the last comparison's for those of one that breaks off. Raises `UsageError` where one cannot be.
+
+        None may lie in one of the `bundles`, whose files it would be taken for, or replace.
+        """
         paths = {option: path for option, path in (("--junit", self.junit), ("--markdown", self.markdown)) if path is not None}
         if len({path.resolve() for path in paths.values()}) < len(paths):
             raise UsageError(f"--junit and --markdown are both '{self.junit}'; give each a file of its own")
         for option, path in paths.items():
+            inside = next((bundle for bundle in bundles if path.resolve().is_relative_to(bundle.resolve())), None)
+            if inside is not None:
+                raise UsageError(f"{option} is '{path}', which lies in '{inside}', one of the bundles that are compared; write it elsewhere")
             try:
                 path.write_text("", encoding="utf-8")
             except OSError as error:
@@ -68,7 +74,7 @@ def check(bundle: Path, against: Path, *, seconds: float | None, outputs: Output
     """
     if seconds is not None and not (math.isfinite(seconds) and seconds > 0):
         raise UsageError(f"--seconds is {seconds:g}; it must be more than 0, for example {SECONDS:g}; --no-measure measures nothing")
-    outputs.clear()
+    outputs.clear((bundle, against))
     budget = TimeBudget(WITHIN_S * max(1.0, (seconds or 0.0) / SECONDS))
     started = time.monotonic()
     try:

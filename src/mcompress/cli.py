@@ -313,14 +313,14 @@ def device_validate(
 ) -> None:
     """Say how far a device's estimates are off; with --on, measure networks that the fit did not see first, and keep the result in the file."""
     from mcompress.device_commands import Measuring, belongs_to, validate_measured
-    from mcompress.validated import validated
+    from mcompress.unit_validations import unit_validations
 
     if on is None:
         measuring = {"--networks": networks, "--threads": threads, "--cpus": cpus, "--keep": keep}
         belongs_to({**measuring, "--benchmark-binary": benchmark_binary, "--out": out}, "--on, which measures", "add --on PLACE, or leave it out")
     how = None if on is None else Measuring(on, unit or "cpu", threads, cpus, keep or KEEP, benchmark_binary)
     checked = device if how is None else validate_measured(device, how, networks, out=out)
-    found = validated(checked, unit)
+    found = unit_validations(checked, unit)
     typer.echo(json.dumps([one.as_json() for one in found], indent=2) if json_ else "\n".join(line for one in found for line in one.lines()))
 
 

@@ -11,9 +11,8 @@ from pydantic import JsonValue
 from mcompress.errors import UsageError
 from mcompress.opening import Opened, open_model
 from mcompress.targets.device_files import load_device
-from mcompress.targets.latency import OperatorLatency, Precisions, estimate, operator_latencies
+from mcompress.targets.latency import OperatorLatency, Precisions, WholeLatency, estimate_in_parts
 from mcompress.targets.operators import OperatorTable
-from mcompress.targets.schema import Measurement
 from mcompress.targets.speeds import PRECISIONS
 
 FIGURES = {
@@ -34,17 +33,11 @@ class Estimate:
     """The estimated latency of a model, and where the milliseconds go."""
 
     model: Opened
-    latency: Measurement
-    rows: tuple[OperatorLatency, ...]
-
-    @property
-    def fixed_ms(self) -> float:
-        """The fixed cost of one inference, which no operator has."""
-        return max(0.0, self.latency.value - sum(row.latency_ms for row in self.rows))
+    whole: WholeLatency
 
     def top(self, count: int) -> list[tuple[OperatorLatency, str, str]]:
         """The `count` slowest operators with their kind and what runs inside them, slowest first."""
-        paired = zip(self.rows, self.model.table.operators, strict=True)
+        paired = zip(self.whole.operators, self.model.table.operators, strict=True)
         slowest = sorted(paired, key=lambda pair: -pair[0].latency_ms)[:count]
         return [(row, operator.kind, "+".join(operator.fused)) for row, operator in slowest]
 
@@ -53,10 +46,10 @@ class Estimate:
         return {
             "model": self.model.name,
             "file": self.model.facts or None,
-            "latency": self.latency.model_dump(mode="json"),
-            "fixed_ms": self.fixed_ms,
-            "operators": len(self.rows),
-            "precisions": dict(Counter(str(row.precision) for row in self.rows)),
+            "latency": self.whole.latency.model_dump(mode="json"),
+            "fixed_ms": self.whole.fixed_ms,
+            "operators": len(self.whole.operators),
+            "precisions": dict(Counter(str(row.precision) for row in self.whole.operators)),
             "unknown_operators": [*unknown_names(self.model.table)],
             "assumed_macs": self.model.table.assumed_macs,
             "recurrent_operators": [operator.name for operator in self.model.table.recurrent],
@@ -81,7 +74,7 @@ class Estimate:
 
     def lines(self, count: int) -> list[str]:
         """The same for people, with short names of operators."""
-        latency, total, shown = self.latency, self.latency.value or 1.0, _short_names(self.model.table)
+        latency, total, shown = self.whole.latency, self.whole.latency.value or 1.0, _short_names(self.model.table)
         file = f" ({self.model.facts})" if self.model.facts else ""
         found = [
             f"{latency.value:.3g} {latency.unit} estimated on {latency.on} for {self.model.name}{file}",
@@ -96,12 +89,12 @@ class Estimate:
             times = " ".join(f"{value:>9.4f}" for value in (row.compute_ms, row.memory_ms, row.stream_ms, other_ms))
             what = f"{kind}{f' + {fused}' if fused else ''}"
             found.append(f"{row.latency_ms:>9.4f} {share:>6.1%} {times}  {row.unit:<5} {row.precision:<10} {shown[row.name]} ({what})")
-        if len(self.rows) > count:
-            others_ms = total - self.fixed_ms - sum(row.latency_ms for row, _, _ in self.top(count))
-            more = len(self.rows) - count
+        if len(self.whole.operators) > count:
+            others_ms = total - self.whole.fixed_ms - sum(row.latency_ms for row, _, _ in self.top(count))
+            more = len(self.whole.operators) - count
             found.append(f"{others_ms:>9.4f} {others_ms / total:>6.1%} for {more} more operator{'s' if more > 1 else ''}")
-        if self.fixed_ms:
-            found.append(f"{self.fixed_ms:>9.4f} {self.fixed_ms / total:>6.1%} fixed, whatever the operators")
+        if self.whole.fixed_ms:
+            found.append(f"{self.whole.fixed_ms:>9.4f} {self.whole.fixed_ms / total:>6.1%} fixed, whatever the operators")
         return [*found, *_assumed_lines(self.model.table)]
 
 
@@ -161,8 +154,7 @@ def estimate_model(
     else:
         takes = ", ".join(known.runs)
         raise UsageError(f"{model} has no precision of its own; give one with --precision: {known.name} of {chosen.name} takes {takes}")
-    latency = estimate(opened.table, chosen, known.name, precisions)
-    return Estimate(opened, latency, operator_latencies(opened.table, chosen, known.name, precisions))
+    return Estimate(opened, estimate_in_parts(opened.table, chosen, known.name, precisions))
 
 
 def count_model(model: str, inputs: Sequence[str] = (), args: str = "{}") -> Counted:

@@ -127,7 +127,7 @@ def _table_of_network(model: str, given: Sequence[GivenInput], args: str) -> tup
     try:  # the network may need numbers to find its way, and if it does not, the message is about the inputs alone
         return _table(network, inputs, ()), ""
     except StageError as error:
-        for whole in _mixtures(inputs):  # a network that looks its input up, words for example, takes whole numbers only
+        for whole in mixtures(inputs):  # a network that looks its input up, words for example, takes whole numbers only
             try:
                 table = _table(network, inputs, whole)
             except StageError:
@@ -168,7 +168,7 @@ def _names(model: str, network: nn.Module, given: Sequence[GivenInput]) -> list[
     return [*needed, *others]
 
 
-def _mixtures(inputs: Sequence[GivenInput]) -> Iterator[tuple[int, ...]]:
+def mixtures(inputs: Sequence[GivenInput]) -> Iterator[tuple[int, ...]]:
     """Which inputs to try as whole numbers: as few as will do, because a network without data takes them where it should not; short ones first."""
     everything = sorted(range(len(inputs)), key=lambda i: len(inputs[i].shape) > SHORT)
     most = len(inputs) if len(inputs) <= MOST_MIXED else 1

@@ -15,7 +15,7 @@ from mcompress.targets.validation import Check, Validation
 
 
 @dataclass(frozen=True)
-class Validated:
+class UnitValidation:
     """The checks of one precision of file on one unit."""
 
     device: Device
@@ -69,11 +69,11 @@ class Validated:
         ]
 
 
-def validated(name: str, unit: str | None) -> tuple[Validated, ...]:
+def unit_validations(name: str, unit: str | None) -> tuple[UnitValidation, ...]:
     """One per unit and precision of file that has been validated. Raises `UsageError` where nothing has."""
     device = load_device(name)
     units = [device.unit(unit)] if unit else list(device.units.values())
-    found = tuple(Validated(device, one, precision, checked) for one in units for precision, checked in one.validation.items())
+    found = tuple(UnitValidation(device, one, precision, checked) for one in units for precision, checked in one.validation.items())
     if not found:
         place = place_of(device, units)
         which = f"{device.name} {unit}" if unit else device.name
