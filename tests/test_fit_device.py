@@ -21,7 +21,7 @@ from mcompress.measuring import Wanted
 from mcompress.targets.connect.host import this_machine
 from mcompress.targets.device import Device
 from mcompress.targets.device_files import load_device
-from mcompress.validated import place_of
+from mcompress.unit_validations import place_of
 
 
 @pytest.fixture

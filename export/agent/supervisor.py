@@ -172,6 +172,7 @@ class Supervisor:
 
 
 def cause_of_death(status: int) -> str:
+    """What to say of a process that ended with this `waitpid` status and gave no result."""
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         known = {int(signal.SIGKILL): "out of memory, or it took too long", int(signal.SIGILL): "the runtime was built for another processor"}
