@@ -1,4 +1,5 @@
-"""ONNX, executed by onnxruntime. INT8 as QDQ: onnxruntime turns every quantize/dequantize sandwich into an integer kernel.
+"""ONNX, executed by onnxruntime. INT8 as QDQ: onnxruntime turns quantize/dequantize sandwiches into integer kernels, where it has one
+(`mcompress.export.tables.onnx_integer`).
 
 Activations are unsigned (the plan's INT8 values shifted by 128, the same scales) and weights signed: the combination for which it has kernels
 everywhere. On x86 processors without VNNI, 8-bit products of this kind are summed in 16 bits and can saturate, which Arm does not; `load` therefore
@@ -8,7 +9,6 @@ all the same.
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from mcompress.errors import ExportError
 from mcompress.export.backend import BackendCall, FloatArray, Port, Runner, Written, as_fallbacks, require, saturates_int8_sums, version_of
+from mcompress.export.tables.onnx_attributes import OWN
+from mcompress.export.tables.onnx_integer import integer_nodes
 from mcompress.record import CoverageRecord, OperatorFallback
 from mcompress.targets.exports import OnnxConfig
 
@@ -186,8 +188,8 @@ def _scale(node: onnx.NodeProto | None, constants: dict[str, NDArray[np.generic]
     return constants.get(node.input[1]) if node is not None and node.op_type == "DequantizeLinear" else None
 
 
-def integer_nodes(graph: onnx.GraphProto) -> set[str]:
-    """First outputs of the nodes that lie between dequantize and quantize, a fused Relu included: what a QDQ runtime computes in integers."""
+def _quantized_nodes(graph: onnx.GraphProto) -> set[str]:
+    """First outputs of the nodes that lie between dequantize and quantize, a fused Relu included: what the file quantizes, whoever runs it."""
     producers = {name: node for node in graph.node for name in node.output}
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
@@ -214,20 +216,21 @@ def integer_nodes(graph: onnx.GraphProto) -> set[str]:
 def _read_back(path: Path, plan: PrecisionPlan | None) -> Written:
     import onnx
 
-    graph = onnx.load(str(path)).graph
+    model = onnx.load(str(path))
+    graph = model.graph
     nodes = [node for node in graph.node if node.op_type not in CONVERSIONS]
-    integer = integer_nodes(graph)
-    executed_float = _float_in_runtime(path) if integer else set()
+    quantized = _quantized_nodes(graph)
+    integer = integer_nodes(graph, next(item.version for item in model.opset_import if item.domain in OWN))
     fallbacks: list[OperatorFallback] = []
     units: Counter[str] = Counter()
     for node in nodes:
         name, operator = node.output[0], node.name.removeprefix("node_") or node.output[0]
-        if name in integer and name not in executed_float:
+        if name in integer:
             units["cpu int8"] += 1
             continue
         units["cpu fp32"] += 1
         planned = None if plan is None else plan.precision_of(operator)
-        if name in integer:
+        if name in quantized:
             fallbacks.append(OperatorFallback(operator=operator, reason=OPTIMIZED_FLOAT.format(op=node.op_type)))
         elif planned == "fp16":
             fallbacks.append(OperatorFallback(operator=operator, reason=f"planned fp16: {FP16_REASON}"))
@@ -236,7 +239,7 @@ def _read_back(path: Path, plan: PrecisionPlan | None) -> Written:
                 OperatorFallback(operator=operator, reason=f"planned int8, but {node.op_type} is not between quantized tensors in the file")
             )
     coverage = CoverageRecord(total=len(nodes), by_unit=dict(units), fallbacks=tuple(fallbacks))
-    counts = {"int8": len([node for node in nodes if node.output[0] in integer]), "fp16": 0, "fp32": 0}
+    counts = {"int8": len([node for node in nodes if node.output[0] in quantized]), "fp16": 0, "fp32": 0}
     counts["fp32"] = len(nodes) - counts["int8"]
     constants = {item.name for item in graph.initializer}
     inputs = tuple(_port(item) for item in graph.input if item.name not in constants)
@@ -249,23 +252,6 @@ def _port(value: onnx.ValueInfoProto) -> Port:
     tensor = value.type.tensor_type
     shape = tuple(dimension.dim_value for dimension in tensor.shape.dim)
     return Port(value.name, shape, np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name, "NCHW")
-
-
-def _float_in_runtime(path: Path) -> set[str]:
-    """Outputs that onnxruntime computes from dequantized values after its own optimisation (before layout changes, which rename tensors)."""
-    import onnx
-    import onnxruntime as ort
-
-    with tempfile.TemporaryDirectory() as folder:
-        options = _options(1)
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
-        ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        graph = onnx.load(options.optimized_model_filepath).graph
-    dequantized = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output}
-    return {
-        name for node in graph.node if node.op_type not in CONVERSIONS and any(source in dequantized for source in node.input) for name in node.output
-    }
 
 
 def _options(threads: int) -> onnxruntime.SessionOptions:

@@ -62,7 +62,7 @@ def _measured(connection: Connection, jobs: Sequence[Job], programs: Programs | 
         return
     for line in lines(connection, jobs, rounds=0, queries=0):
         job = jobs[line.job]
-        yield profile_of(job, line.results[0], line) if line.results else FailedJob(job, line.reason, line.missing)
+        yield profile_of(job, line.results[0], line) if line.results else FailedJob(job, line.reason, line.missing, line.usage)
 
 
 def interleave(connection: Connection, a: Job, b: Job, *, rounds: int, queries_per_round: int) -> tuple[Profile, Profile]:

@@ -67,6 +67,7 @@ class Line(BaseModel):
     """What the runtime's profiler cannot say."""
     reason: str = ""
     missing: bool = False
+    usage: bool = False
     readings: tuple[Reading, ...] = ()
     rested_s: float = 0.0
     hot: str = ""

@@ -122,6 +122,8 @@ class FailedJob:
     reason: str
     missing: bool = False
     """True when the device has no runtime for the file; the reason says what to install."""
+    usage: bool = False
+    """True when the sizes that were asked for, or that were not, do not suit the file: with others it may be measured."""
 
 
 def backend_of_file(path: Path) -> str:

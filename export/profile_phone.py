@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mcompress.errors import DeviceError, UsageError
+from mcompress.export.agent.protocol import Unusable
 from mcompress.export.agent.stopwatch import LEAST_QUERIES
 from mcompress.export.profile_jobs import FailedJob, Job, Profile, shares
 from mcompress.export.profile_phone_output import EXECUTED, SENSORS, STATUS, Timed, hot, parse_benchmark, parse_operators, parse_runner, parse_sensors
@@ -126,8 +127,8 @@ def profile_on_phone(connection: Connection, jobs: Sequence[Job], programs: Prog
             continue
         try:
             sizes = sizes_on_phone(job)
-        except UsageError as error:
-            yield FailedJob(job, str(error))
+        except (UsageError, Unusable) as error:
+            yield FailedJob(job, str(error), usage=isinstance(error, UsageError))
             continue
         if index not in models:
             models = _push_models(connection, {number: other for number, other in todo.items() if number >= index})

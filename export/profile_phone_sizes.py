@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mcompress.errors import UsageError
-from mcompress.export.agent.protocol import Unusable
+from mcompress.export.agent.protocol import WrongInput
 from mcompress.export.agent.sizes import Asked, sizes_of
 from mcompress.export.profile_jobs import InputShape, Job
 
@@ -22,7 +22,10 @@ class PhoneSizes:
 
 
 def sizes_on_phone(job: Job) -> PhoneSizes:
-    """Raises `UsageError` for sizes that the file leaves open or does not take, and for a program that cannot be told any."""
+    """Raises `UsageError` for sizes that the file leaves open or does not take as `--input` gives them, and for a program that cannot be told any.
+
+    Raises `Unusable` for a file that does not take the sizes which its bundle states.
+    """
     if job.backend != "tflite":
         if job.inputs:
             raise UsageError(f"executor_runner measures at the sizes that {job.file.name} states; leave --input out, or export it with other sizes")
@@ -33,19 +36,17 @@ def sizes_on_phone(job: Job) -> PhoneSizes:
         return PhoneSizes()
     try:
         sizes = sizes_of(stated, Asked(job.shape, {one.name: list(one.shape) for one in job.inputs}))
-    except Unusable as error:
+    except WrongInput as error:
         raise UsageError(str(error)) from error
     inputs = tuple(InputShape(one["name"], tuple(one["shape"])) for one in sizes.inputs)
     is_open = any(size < 1 for _, shape in stated for size in shape)
     return PhoneSizes(inputs, sizes.assumed, _flags(inputs) if is_open else ())
 
 
-def _stated(job: Job) -> list[tuple[str, Sequence[int]]]:
-    from mcompress.export.tables.tflite_file import decode
+def _stated(job: Job) -> list[tuple[str, tuple[int, ...]]]:
+    from mcompress.export.tables.tflite_file import decode, stated_sizes
 
-    file = decode(job.file)
-    tensors = [file.tensors[index] for index in file.inputs]
-    return [(tensor.name, tensor.signature if len(tensor.signature) == len(tensor.shape) else tensor.shape) for tensor in tensors]
+    return stated_sizes(decode(job.file))
 
 
 def _flags(inputs: Sequence[InputShape]) -> tuple[str, ...]:

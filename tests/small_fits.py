@@ -6,7 +6,10 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import pytest
+
 from mcompress.calibration.latency_fit import Sample
+from mcompress.cli import app
 from mcompress.export.suite.cases import Case, cases
 from mcompress.export.suite.running import Measured, Quality, Setting
 from mcompress.export.suite.writer import Number
@@ -37,6 +40,12 @@ def chatty_export(name: str, number: Number, folder: Path) -> Path:
     path = folder / f"{name}_{number}.tflite"
     path.write_bytes(few(1.0)[0].file(number))
     return path
+
+
+def command(capfd: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Everything that a command wrote to standard output, converters' C++ included."""
+    app(arguments, standalone_mode=False)
+    return capfd.readouterr().out
 
 
 def facts(**changed: object) -> DeviceFacts:

@@ -9,9 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from small_fits import NETWORK, ABoard, an_estimate_off_by, chatty_export, facts, few, told
+from small_fits import NETWORK, ABoard, an_estimate_off_by, chatty_export, command, facts, few, told
 
-from mcompress.cli import app
 from mcompress.device_commands import subject
 from mcompress.errors import DeviceError, UsageError
 from mcompress.export.suite.cases import Case, cases
@@ -31,12 +30,6 @@ def quick_fits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for number, prior in PRIORS.items():
         monkeypatch.setitem(PRIORS, number, replace(prior, outputs=(16,), inputs=(prior.inputs[-1],)))
     monkeypatch.chdir(tmp_path)
-
-
-def command(capfd: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """Everything that a command wrote to standard output, converters' C++ included."""
-    app(arguments, standalone_mode=False)
-    return capfd.readouterr().out
 
 
 @pytest.mark.export
@@ -71,6 +64,8 @@ def test_fit_validate_and_estimate(capfd: pytest.CaptureFixture[str], monkeypatc
     # The host that ships keeps its facts in a file of the working directory; the package's file stays as it is.
     shipped = load_device("host")
     shutil.copytree("kept/device-my_board", "kept/device-host")  # measured already
+    elsewhere = {key: source.model_copy(update={"machine": "another"}) if source.machine else source for key, source in shipped.sources.items()}
+    monkeypatch.setattr("mcompress.device_commands.shipped_device", lambda _name: shipped.model_copy(update={"sources": elsewhere}))
     said = command(capfd, "device", "fit", "localhost", "--on", "host", "--keep", "kept")
     assert "use it as --device host.yaml, or device: host.yaml in a target; host by name is still the device that ships" in said
     fitted = load_device("host.yaml")

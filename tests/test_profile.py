@@ -9,17 +9,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx_graphs import node, write_graph
+from small_fits import few
 from tiny_bundle import FAST, SIDE, write_onnx
 from typer.testing import CliRunner
 
 from mcompress.cli import app
 from mcompress.errors import DeviceError, DiskFullError, ExportError, MissingBackendError, UsageError
-from mcompress.export.profile import FailedJob, Job, Profile, Rules, interleave, profile, profile_files
+from mcompress.export.agent.protocol import Unusable
+from mcompress.export.profile import FailedJob, InputShape, Job, Profile, Rules, interleave, profile, profile_files
+from mcompress.export.profile_phone_sizes import sizes_on_phone
 from mcompress.profiling import Asked, profile_source, run_command
 from mcompress.targets.connect import Host, connect, parse_cpus
 
@@ -229,3 +233,43 @@ def test_a_command_that_is_told_to_end_leaves_nothing_behind(onnx_file: Path, tm
 def test_more_threads_than_processors_are_refused(onnx_file: Path) -> None:
     with pytest.raises(UsageError, match=r"--threads is 2, and --cpus is 0: .*; name at least 2 processors, or give --threads 1"):
         profile_source(Asked(onnx_file, "host", threads=2, cpus=(0,)))
+
+
+@pytest.mark.export
+@pytest.mark.parametrize(
+    ("sizes", "inputs", "said"),
+    [
+        ((1, 3, SIDE, SIDE), ["foo=1,8,16,16"], "--input names 'foo'"),
+        ((1, 3, SIDE, SIDE), ["1,8,16"], "--input is 1,8,16, but"),
+        ((1, 3, SIDE, SIDE), ["x=1,8,16"], "--input is x=1,8,16, but"),
+        ((1, 3, "h", "w"), [], "leaves sizes open"),
+        (("n", 3, "h", "h"), ["1,3,8,9"], "one size for 'h'"),
+    ],
+)
+def test_an_input_that_does_not_suit_the_file_is_wrong_usage(tmp_path: Path, sizes: Sequence[int | str], inputs: list[str], said: str) -> None:
+    """Exit code 2 as for `count` of the same, and no table of nothing."""
+    path = write_graph(tmp_path / "a.onnx", [node("Relu", "x", "y")], {"x": sizes}, ["y"], {})
+    done = CliRunner().invoke(app, ["profile", str(path), "--quick", *(part for one in inputs for part in ("--input", one))])
+    assert isinstance(done.exception, UsageError)
+    assert done.exception.exit_code == 2
+    assert str(done.exception).startswith("a.onnx: ")
+    assert said in str(done.exception)
+    assert done.stdout == ""
+
+
+def test_a_wrong_input_beside_another_failure_is_a_failure(onnx_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = Job(onnx_file, "onnx")
+    wrong, broken = FailedJob(one, "--input is 1", usage=True), FailedJob(one, "a crash")
+    for found, kind in (([wrong, wrong], UsageError), ([wrong, broken], ExportError), ([wrong, FailedJob(one, "none", missing=True)], ExportError)):
+        monkeypatch.setattr("mcompress.profiling.profile_files", lambda *_, found=found, **__: iter(found))
+        with pytest.raises(kind, match="--input is 1"):
+            profile_source(Asked(onnx_file, "host")).raise_for_status()
+
+
+def test_sizes_that_a_phone_is_not_asked_for_with_an_input_are_no_wrong_usage(tmp_path: Path) -> None:
+    path = tmp_path / "a.tflite"
+    path.write_bytes(few()[0].file("fp32"))
+    with pytest.raises(UsageError, match=r"--input is 1,2, but the file takes"):
+        sizes_on_phone(Job(path, "tflite", inputs=(InputShape("", (1, 2)),)))
+    with pytest.raises(Unusable, match=r"and \[1, 2\] was asked for"):  # by a bundle
+        sizes_on_phone(Job(path, "tflite", (1, 2)))

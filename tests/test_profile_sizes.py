@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from onnx_graphs import node, write_graph
+from tflite_graphs import Made, write_tflite
 from tiny_bundle import FAST, SIDE, kernel
 from typer.testing import CliRunner
 
 from mcompress.cli import app
+from mcompress.errors import UsageError
 from mcompress.export.agent.protocol import Unusable
 from mcompress.export.agent.sizes import Asked, sizes_of
 from mcompress.export.agent.tflite_files import load_tflite
@@ -22,6 +24,7 @@ from mcompress.export.agent.values import input_values
 from mcompress.export.profile import FailedJob, InputShape, Job, Profile, Rules, measurements, profile_files
 from mcompress.export.suite import layers
 from mcompress.export.suite.writer import Graph
+from mcompress.export.tables import table_of_file
 from mcompress.opening import open_model
 from mcompress.targets.connect import Host
 
@@ -71,12 +74,65 @@ def test_what_the_file_does_not_take_is_refused() -> None:
         ({"x": [1, 4, 7, 9]}, "--input is x=1,4,7,9, but the file takes 1,3,h,w only"),
         ({"x": [3, 7, 9]}, "--input is x=3,7,9, but the file takes 1,3,h,w only"),
         ({"y": [1, 3, 7, 9]}, "--input names 'y', but the inputs of the file are: x"),
+        ({"": [1, 3, 7]}, "--input is 1,3,7, but the file takes 1,3,h,w only"),
     ):
         assert refused(IMAGE, (), **inputs) == said
     assert sizes([("x", (1, 3, 4, 5))], (1, 4, 5, 3)) == [[1, 3, 4, 5]]  # a run states the network's layout, the file has its own
     assert "takes an input of shape [1, 3, 4, 5], and [1, 4, 4, 3] was asked for" in refused([("x", (1, 3, 4, 5))], (1, 4, 4, 3))
-    assert "but the file takes 1,3,4,5 only" in refused([("x", (1, 3, 4, 5))], x=[1, 4, 5, 3])
+    assert refused([("x", (1, 3, 4, 5))], x=[1, 4, 5, 3]) == "--input is x=1,4,5,3, but the file takes 1,3,4,5 only; leave --input out"
     assert "--input names 'x', but the inputs of the file are: none" in refused([], x=[1])
+
+
+@pytest.mark.export
+@pytest.mark.parametrize(
+    ("stated", "inputs"),
+    [
+        ([("x", (-1, 3, 8, 8))], {}),
+        ([("x", (-1, 3, 8, 8))], {"": (2, 3, 8, 8)}),
+        ([("x", (-1, 3, 8, 8))], {"": (1, 3, 32, 8)}),
+        ([("x", (-1, 3, 8, 8))], {"": (1, 8, 8, 3)}),
+        ([("x", (2, 3, -1, 8))], {}),
+        ([("x", (2, 3, -1, 8))], {"x": (2, 3, 5, 8)}),
+        ([("x", (2, 3, 8, 8))], {"x": (1, 3, 8, 8)}),
+        ([("x", (2, 3, 8, 8))], {"": (2, 3)}),
+        ([("x", (-1, 4)), ("z", (-1, 4))], {}),
+        ([("x", (-1, 4)), ("z", (-1, 4))], {"x": (3, 4)}),
+        ([("x", (-1, 4)), ("z", (-1, 4))], {"x": (3, 4), "z": (3, 4)}),
+        ([("x", (-1, 4)), ("z", (1, -1))], {}),
+        ([("x", (-1, 4)), ("z", (1, -1))], {"y": (1, 4)}),
+        ([("x", ("n", 3, 8)), ("z", ("n", 4))], {"x": (3, 3, 8)}),
+        ([("x", ("n", 3, 8)), ("z", ("n", 4))], {"z": (2, 4), "x": (3, 3, 8)}),
+    ],
+)
+def test_one_rule_for_what_is_measured_and_for_what_is_counted(
+    stated: Sequence[tuple[str, tuple[int | str, ...]]], inputs: dict[str, tuple[int, ...]], tmp_path: Path
+) -> None:
+    """The same sizes, or the same words, from the program that measures and from both readers of files."""
+    asked = Asked((), {name: list(shape) for name, shape in inputs.items()})
+    try:
+        found = sizes_of(stated, asked)
+    except Unusable as error:
+        verdict: object = str(error)
+    else:
+        verdict = ({one["name"]: tuple(one["shape"]) for one in found.inputs}, found.assumed)
+    given = inputs.get("", inputs) or None
+    names = [name for name, _ in stated]
+    in_onnx = {name: [None if size == -1 else size for size in shape] for name, shape in stated}
+    results = {name: f"{name}_tanh" for name in names}
+    files = [write_graph(tmp_path / "file.onnx", [node("Tanh", name, result) for name, result in results.items()], in_onnx, list(results.values()))]
+    if all(isinstance(size, int) for _, shape in stated for size in shape):  # no sizes have names in a TFLite file
+        signatures = {tensor: [int(size) for size in shape] for name, shape in stated for tensor in (name, results[name])}
+        shapes = {name: [max(1, size) for size in signature] for name, signature in signatures.items()}
+        operators = [Made("TANH", name, result) for name, result in results.items()]
+        files.append(write_tflite(tmp_path / "file.tflite", operators, shapes, " ".join(names), " ".join(results.values()), signatures=signatures))
+    for file in files:
+        if isinstance(verdict, str):
+            with pytest.raises(UsageError) as caught:
+                table_of_file(file, given)
+            assert str(caught.value) == f"{file}: {verdict}"
+        else:
+            facts = table_of_file(file, given).facts
+            assert (dict(facts.inputs), facts.assumed) == verdict
 
 
 @pytest.fixture

@@ -124,6 +124,18 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "attention": (lambda: Apply(_attended(whole=True), **_projections()), TOKENS),
     "attention by hand": (lambda: Apply(_attended(whole=False), **_projections()), TOKENS),
     "einsum": (lambda: Apply(lambda m, x: torch.einsum("bnd,bmd->bnm", m.q(x), m.k(x)), q=nn.Linear(8, 8), k=nn.Linear(8, 8)), TOKENS),
+    "einsum of one": (
+        lambda: Apply(lambda m, x: torch.sin(torch.einsum("bnd->bn", m.k(torch.einsum("bnd->bdn", m.q(x))))), q=nn.Linear(8, 8), k=nn.Linear(10, 10)),
+        TOKENS,
+    ),
+    "einsum of three": (
+        lambda: Apply(lambda m, x: torch.einsum("bnd,bmd,bme->bne", m.q(x), m.k(x), m.v(x)), q=nn.Linear(8, 8), k=nn.Linear(8, 8), v=nn.Linear(8, 8)),
+        TOKENS,
+    ),
+    "transposed in three dimensions": (
+        lambda: nn.Sequential(nn.Conv3d(4, 6, 3, padding=1), nn.ReLU(), nn.ConvTranspose3d(6, 2, 2, 2)),
+        (1, 4, 4, 6, 6),
+    ),
     "conv3d": (lambda: nn.Sequential(nn.Conv3d(4, 6, 3, padding=1), nn.ReLU()), (1, 4, 6, 6, 6)),
     "instance norm": (lambda: nn.Sequential(_conv(), nn.InstanceNorm2d(12, affine=True), nn.ReLU()), IMAGE),
     "group norm": (lambda: nn.Sequential(_conv(), nn.GroupNorm(3, 12), nn.ReLU(), _conv(12, 8), nn.GroupNorm(1, 8), nn.SiLU()), IMAGE),
@@ -162,7 +174,7 @@ DIFFERS: dict[tuple[str, str], str] = {
     ("tflite", "layer norm before linear"): "litert-torch folds factor and shift of the normalization into the linear layer",
     ("tflite", "layer norm of channels"): "litert-torch makes one axis of height and width, behind the transposition that the network has",
     ("onnx", "group norm without weights"): "torch writes a factor and a shift per channel nevertheless, ones and zeros",
-    ("onnx", "multi-head attention"): "the exporter drops `contiguous`, a copy in PyTorch",
+    ("onnx", "multi-head attention"): "the exporter drops `contiguous`, a copy in PyTorch; the transposition before it, which stays, is a view here",
     ("tflite", "multi-head attention"): "likewise, and it merges heads into one batch",
     ("tflite", "batch norm alone"): "a factor and a shift, two operators",
     ("tflite", "padded max pool"): "LiteRT's pooling does not pad so: PADV2 with -infinity is an operator of its own",

@@ -411,3 +411,16 @@ def test_a_damaged_file_is_no_onnx_file(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-3] + b"\xff\xff\xff")
     with pytest.raises(UsageError, match=re.escape(f"{path} is no ONNX file, or is damaged: ")):
         table_of_file(path)
+
+
+def test_an_input_without_a_rank_and_one_that_is_no_tensor_are_named(tmp_path: Path) -> None:
+    path = write_graph(tmp_path / "graph.onnx", [node("Relu", "x", "y")], {"x": (1, 4)}, ["y"])
+    model = onnx.load(str(path))
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+    onnx.save(model, str(path))
+    with pytest.raises(UsageError, match=r"graph\.onnx does not say how many sizes its input 'x' has; export it with a shape"):
+        table_of_file(path)
+    model.graph.input[0].CopyFrom(onnx.helper.make_tensor_sequence_value_info("x", onnx.TensorProto.FLOAT, [1, 4]))
+    onnx.save(model, str(path))
+    with pytest.raises(UsageError, match=r"the input 'x' of .*graph\.onnx is a sequence_type, no tensor"):
+        table_of_file(path)

@@ -73,6 +73,26 @@ def test_an_operator_that_is_newer_than_the_schema_is_named(tmp_path: Path) -> N
     assert unknown.macs > 0
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_convolution_that_litert_has_no_kernel_for_is_counted_and_named(groups: int, tmp_path: Path) -> None:
+    """As litert-torch writes a transposed convolution in three dimensions."""
+    network, shape = nn.Sequential(nn.Tanh(), nn.ConvTranspose3d(4, 6, 3, 2, groups=groups)), (1, 4, 3, 5, 5)
+    path = converted(network, shape, tmp_path)
+    with pytest.raises(ValueError, match="STABLEHLO_CONVOLUTION"):
+        executed(path, {})
+    read, own = table_of_file(path), operator_table(network, shape)
+    assert [row_of(row) for row in read.table.operators] == [row_of(row) for row in own.operators]
+    assert read.table.macs == 4 * 75 * (6 // groups) * 27
+    assert read.facts.assumed == "LiteRT has no kernel for STABLEHLO_CONVOLUTION"
+    model = unpacked(path)
+    (options,) = (one.builtinOptions2 for one in model.subgraphs[0].operators if one.builtinOptions2 is not None)
+    options.inputFeatureDimension = 4
+    path.write_bytes(packed(model))
+    strange = table_of_file(path)
+    assert [row.operation for row in strange.table.unknown] == ["STABLEHLO_CONVOLUTION"]
+    assert strange.facts.assumed == read.facts.assumed
+
+
 def whole(*values: int) -> np.ndarray:
     return np.array(values, np.int32)
 
@@ -257,7 +277,8 @@ def test_a_mistake_of_the_reader_is_no_damage_of_the_file(tmp_path: Path, monkey
         ((1, 8, 8, 4), (-1, 8, 8, 4), None, "batch 1 assumed, which the file leaves open"),
         ((1, 8, 8, 4), (-1, 8, 8, 4), (1, 8, 8, 4), ""),
         ((1, 8, 8, 4), (-1, 8, 8, 4), (3, 8, 8, 4), ""),
-        ((1, 8, 8, 4), (-1, -1, -1, 4), None, "the shape 1,8,8,4 of 'x' assumed, which the file leaves open"),
+        ((5, 8, 8, 4), (-1, 8, 8, 4), None, "batch 1 assumed, which the file leaves open"),
+        ((1, 8, 8, 4), (-1, -1, -1, 4), (1, 8, 8, 4), ""),
         ((1, 1, 1, 4), (-1, -1, -1, 4), (1, 16, 8, 4), ""),
         ((1, 8, 8, 4), (), None, ""),
     ],
@@ -269,22 +290,46 @@ def test_what_is_open_is_assumed_aloud(
     path = write_tflite(tmp_path / "a.tflite", [Made("RELU", "x", "y")], {"x": stated, "y": stated}, "x", "y", signatures=signatures)
     found = table_of_file(path, given)
     assert found.facts.assumed == assumed
-    assert found.table.operators[0].output_shape == found.facts.inputs["x"] == (given or stated)
+    assert found.table.operators[0].output_shape == found.facts.inputs["x"] == (given or (1, *stated[1:]))
 
 
-@pytest.mark.parametrize("stated", [(1, 1, 1, 4), (-1, -1, -1, 4), (0, 8, 8, 4)])
-def test_open_sizes_that_nothing_states_are_asked_for(stated: tuple[int, ...], tmp_path: Path) -> None:
+@pytest.mark.parametrize("stated", [(1, 1, 1, 4), (-1, -1, -1, 4), (0, 8, 8, 4), (1, 8, 8, 4)])
+def test_open_sizes_are_asked_for_whatever_stands_beside_them(stated: tuple[int, ...], tmp_path: Path) -> None:
+    """As `profile` does: nothing but the batch is made up."""
     open_ = dict.fromkeys("xy", (-1, -1, -1, 4))
     path = write_tflite(tmp_path / "a.tflite", [Made("RELU", "x", "y")], dict.fromkeys("xy", stated), "x", "y", signatures=open_)
-    with pytest.raises(UsageError, match=r"the input of .* has no static shape; give it, for example --input 1,128,128,3"):
+    with pytest.raises(UsageError, match=r"a\.tflite: the file leaves sizes open \(x: \?,\?,\?,4\); give --input SHAPE"):
         table_of_file(path)
+
+
+@pytest.mark.parametrize(("given", "batch"), [(None, 1), ((1, 4), 1), ((2, 4), 2), ((7, 4), 7)])
+def test_inner_sizes_are_those_of_the_batch_that_is_counted(given: tuple[int, ...] | None, batch: int, tmp_path: Path) -> None:
+    """A converter writes 1 for the batch that it leaves open, and behind it the sizes that it traced the network with."""
+    operators = [Made("FULLY_CONNECTED", "x w _", "h"), Made("TANH", "h", "y")]
+    path = write_tflite(
+        tmp_path / "a.tflite", operators, {"x": (1, 4), "h": (2, 6), "y": (2, 6)}, "x", "y", {"w": ones(6, 4)}, signatures={"x": (-1, 4)}
+    )
+    (row,) = table_of_file(path, given).table.operators
+    assert (row.macs, row.elements_read, row.elements_written) == (24 * batch, 4 * batch, 6 * batch)
+
+
+def test_an_open_batch_of_what_litert_does_not_know_is_counted_and_said(tmp_path: Path) -> None:
+    operators = [Made("STABLEHLO_CBRT", "x", "h"), Made("TANH", "h", "y")]
+    path = write_tflite(tmp_path / "a.tflite", operators, dict.fromkeys("xhy", (1, 8)), "x", "y", signatures={"x": (-1, 8)})
+    found = table_of_file(path)
+    assert found.table.operators[0].elements_written == 8
+    assert found.facts.assumed.startswith(
+        "batch 1 assumed, which the file leaves open; inner sizes as the file states them, which LiteRT does not confirm"
+    )
+    with pytest.raises(UsageError, match=r"a\.tflite does not take inputs of the shape x=2,8: .*STABLEHLO_CBRT"):
+        table_of_file(path, (2, 8))
 
 
 def test_a_shape_that_litert_refuses(tmp_path: Path) -> None:
     open_ = {"x": (-1, -1), "y": (-1, 6)}
     path = write_tflite(tmp_path / "a.tflite", [Made("ADD", "x w", "y")], dict.fromkeys("xy", (1, 6)), "x", "y", {"w": ones(6)}, signatures=open_)
     assert table_of_file(path, (3, 6)).table.operators[0].output_shape == (3, 6)
-    with pytest.raises(UsageError, match=r"--input is 3,5, which .*a\.tflite does not take: \S"):
+    with pytest.raises(UsageError, match=r"a\.tflite does not take inputs of the shape x=3,5: \S"):
         table_of_file(path, (3, 5))
 
 

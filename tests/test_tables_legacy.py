@@ -81,6 +81,6 @@ def test_open_sizes(name: str, tmp_path: Path) -> None:
     assert batch.facts.assumed == "batch 1 assumed, which the file leaves open"
     assert [row_of(row) for row in batch.table.operators] == rows
     path = legacy(network, tmp_path / "all.onnx", 17, {0: "batch", 2: "height", 3: "width"})
-    with pytest.raises(UsageError, match=r"leaves sizes of its input 'x' \(batch, 8, height, width\) open; give it with --input"):
+    with pytest.raises(UsageError, match=r"the file leaves sizes open \(x: batch,8,height,width\); give --input SHAPE"):
         table_of_file(path)
     assert [row_of(row) for row in table_of_file(path, SHAPE).table.operators] == rows

@@ -75,3 +75,7 @@ class MissingRuntime(Exception):  # noqa: N818
 
 class Unusable(Exception):  # noqa: N818
     """The file cannot be measured as asked; the message says why."""
+
+
+class WrongInput(Unusable):
+    """The sizes that were asked for with `--input`, or that were not, do not suit the file."""

@@ -1,13 +1,13 @@
-"""The sizes that a file is measured at: what it states, what was asked for, and what may be assumed."""
+"""The sizes that a file is measured and counted at: what it states, what was asked for, and what may be assumed."""
 
 from __future__ import annotations
 
 from typing import Dict, List, NamedTuple, Sequence, Tuple
 
-from .protocol import Input, Unusable
+from .protocol import Input, Unusable, WrongInput
 
 BATCH_ASSUMED = "batch 1 assumed, which the file leaves open"
-"""As `mcompress count` says it: only where the first sizes are all that is open."""
+"""Only where the first sizes are all that is open."""
 
 
 class Asked(NamedTuple):
@@ -25,26 +25,28 @@ class Sizes(NamedTuple):
 
 
 def sizes_of(stated: Sequence[Tuple[str, Sequence[object]]], asked: Asked) -> Sizes:
-    """The sizes to measure at: those that the file states, and what was asked for where it leaves them open.
+    """Those that the file states, and what was asked for where it leaves them open; nothing else is ever made up.
 
     `stated` has the name and the sizes of each input. A size is open unless it is a number above 0; a text stands for one size wherever it is.
-    Raises `Unusable` for what the file does not take, and for sizes that stay open; an open batch alone is 1, and said.
+    Raises `WrongInput` for what the file does not take, and for sizes that stay open; an open batch alone is 1, and said.
     """
     first = stated[0][0] if stated else ""
     given = {name or first: list(shape) for name, shape in asked.inputs.items()}
     known = dict(stated)
     for name, shape in given.items():
         if name not in known:
-            raise Unusable("--input names '%s', but the inputs of the file are: %s" % (name, ", ".join(known) or "none"))
+            raise WrongInput("--input names '%s', but the inputs of the file are: %s" % (name, ", ".join(known) or "none"))
         if not _takes(known[name], shape):
-            raise Unusable("--input is %s=%s, but the file takes %s only" % (name, shown_shape(shape), shown_shape(known[name])))
+            shown = "%s=%s" % (name, shown_shape(shape)) if name in asked.inputs else shown_shape(shape)
+            advice = "; leave --input out" if all(_size(size, {}) for size in known[name]) else ""
+            raise WrongInput("--input is %s, but the file takes %s only%s" % (shown, shown_shape(known[name]), advice))
     if asked.shape and not given and stated:
         given = {first: _in_its_order(known[first], asked.shape)}
     called: Dict[str, int] = {}
     for name, shape in given.items():
         for size, one in zip(known[name], shape):
             if isinstance(size, str) and size and called.setdefault(size, one) != one:
-                raise Unusable("the file has one size for '%s', and --input gives it %d and %d" % (size, called[size], one))
+                raise WrongInput("the file has one size for '%s', and --input gives it %d and %d" % (size, called[size], one))
     inputs: List[Input] = []
     for name, sizes in stated:
         inputs.append({"name": name, "shape": given.get(name) or [_size(size, called) for size in sizes]})
@@ -57,7 +59,7 @@ def sizes_of(stated: Sequence[Tuple[str, Sequence[object]]], asked: Asked) -> Si
         return Sizes(inputs, BATCH_ASSUMED)
     shown = "; ".join("%s: %s" % (stated[index][0], shown_shape(stated[index][1])) for index in open_)
     how = "--input SHAPE" if len(stated) == 1 else " ".join("--input %s=SHAPE" % stated[index][0] for index in open_)
-    raise Unusable("the file leaves sizes open (%s); give %s" % (shown, how))
+    raise WrongInput("the file leaves sizes open (%s); give %s" % (shown, how))
 
 
 def _size(size: object, called: Dict[str, int]) -> int:

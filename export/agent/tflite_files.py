@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, List, Tuple
 
 from .litert_profiler import litert_operators
-from .protocol import MissingRuntime, Operator, Unusable
+from .protocol import MissingRuntime, Operator, Unusable, WrongInput
 from .runtimes import Loaded, imported, opened, version
 from .sizes import Asked, shown_shape, sizes_of
 from .values import input_values
@@ -35,7 +35,8 @@ def load_tflite(path: Path, threads: int, asked: Asked) -> Loaded:
             interpreter.allocate_tensors()
         except (RuntimeError, ValueError) as problem:
             shown = " and ".join("%s=%s" % (one["name"], shown_shape(one["shape"])) for one in sizes.inputs)
-            raise Unusable("the runtime does not take inputs of shape %s: %s" % (shown, str(problem).strip()[:1500])) from problem
+            kind = WrongInput if asked.inputs else Unusable
+            raise kind("the runtime does not take inputs of shape %s: %s" % (shown, str(problem).strip()[:1500])) from problem
     else:
         opened(path, interpreter.allocate_tensors)
     for one, sized in zip(details, sizes.inputs):

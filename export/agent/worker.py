@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple
 
 from .loaders import LOADERS, preload
-from .protocol import Job, MissingRuntime, Operator, Request, Result, Unusable
+from .protocol import Job, MissingRuntime, Operator, Request, Result, Unusable, WrongInput
 from .runtimes import Loaded
 from .sizes import Asked
 from .stopwatch import Clocks, alternate, measure, warm_up
@@ -113,7 +113,7 @@ def child(request: Request, index: int, what: str, answer: int) -> int:
     except MissingRuntime as problem:
         said = {"reason": str(problem), "missing": True}
     except Unusable as problem:
-        said = {"reason": str(problem)}
+        said = {"reason": str(problem), "usage": isinstance(problem, WrongInput)}
     except Exception as problem:  # noqa: BLE001  whatever a runtime raises is the job's result
         said = {"reason": "%s: %s" % (type(problem).__name__, str(problem).strip()[:1500])}
     with os.fdopen(answer, "w", encoding="utf-8") as stream:

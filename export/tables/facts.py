@@ -21,7 +21,7 @@ class FileFacts:
     inputs: Mapping[str, Shape]
     """Name -> shape in the file's order."""
     assumed: str = ""
-    """What the file leaves open and was decided here, empty where it leaves nothing open."""
+    """What the file leaves open and was decided here, and which of its operators its runtime does not have; empty where there is nothing to say."""
 
 
 @dataclass(frozen=True)

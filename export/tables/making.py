@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -77,30 +76,6 @@ def product(graph: Graph, node: Node, inner: int, left: Shape) -> None:
     step = Step("bmm", "matmul", node.name, True, {}, {}, 0, left, shape)
     step.macs = step.macs_output_convention = math.prod(result) * inner
     graph.compute(step, node.inputs, node.outputs, node.precision)
-
-
-def einsum(graph: Graph, node: Node, equation: str) -> None:
-    """Two tensors multiplied as `equation` says: a batched product, an elementwise one, or what is not known."""
-    terms = re.split(r",|->", equation)
-    if len(node.inputs) != 2 or len(terms) != 3 or not equation.replace(",", "").replace("->", "").isalpha():
-        plain(graph, node, f"einsum {equation}", "other")
-        return
-    sizes = {letter: size for term, name in zip(terms, node.inputs, strict=False) for letter, size in zip(term, graph.shape(name), strict=True)}
-    one, other, result = (set(term) for term in terms)
-    summed, alone = (one & other) - result, (one ^ other) - result
-    if not summed or alone:
-        plain(graph, node, "mul", "elementwise")
-        return
-
-    def over(letters: set[str]) -> int:
-        return math.prod(sizes[letter] for letter in letters)
-
-    batch, rows, columns, inner = over(one & other & result), over((one & result) - other), over((other & result) - one), over(summed)
-    (name,) = node.outputs
-    product(graph, Node(node.name, node.inputs, {name: (batch, rows, columns)}, node.precision), inner, (batch, rows, inner))
-    order = sorted(result, key=(*terms[0], *terms[1]).index)
-    graph.reshape(name, name, tuple(sizes[letter] for letter in order))
-    graph.transpose(name, name, [order.index(letter) for letter in terms[2]])
 
 
 def attention(graph: Graph, node: Node, heads: int = 1, past: int = 0) -> None:

@@ -1,7 +1,7 @@
 """ONNX files as operator tables: float, fp16, and INT8 as QDQ or in QLinear operators. Weights are not read, not even loaded where they lie outside.
 
-Which operator of a QDQ file computes in integers follows what ONNX Runtime does: everything of it between dequantized and quantized tensors
-(`mcompress.export.onnx.integer_nodes`).
+Which operator of a QDQ file computes in integers is what onnxruntime makes of the conversions around it
+(`mcompress.export.tables.onnx_integer`); the others are fp32 between two conversions, however the file quantizes their tensors.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from mcompress.compress.counting.describing import Window
 from mcompress.errors import UsageError
 from mcompress.export.backend import require
-from mcompress.export.onnx import CONVERSIONS, integer_nodes
+from mcompress.export.onnx import CONVERSIONS
+from mcompress.export.tables.einsums import einsum
 from mcompress.export.tables.facts import FileFacts, Read
 from mcompress.export.tables.graph import Graph, Shape, table_of_graph
 from mcompress.export.tables.making import (
@@ -24,7 +25,6 @@ from mcompress.export.tables.making import (
     attention,
     clamps,
     convolution,
-    einsum,
     linear,
     padding,
     plain,
@@ -36,6 +36,7 @@ from mcompress.export.tables.onnx_attributes import bodies, captured, element_ty
 from mcompress.export.tables.onnx_bodies import Work
 from mcompress.export.tables.onnx_contrib import ATTENTION, DOMAIN, PACKED_BITS, PACKED_WEIGHTS, Call, attend, call_of
 from mcompress.export.tables.onnx_folding import short_constants
+from mcompress.export.tables.onnx_integer import integer_nodes
 from mcompress.export.tables.onnx_openness import openness
 from mcompress.export.tables.onnx_operators import (
     AROUND,
@@ -133,7 +134,7 @@ class _Reader:
         self.notes: dict[str, None] = {}
         """What was assumed on the way, for people, each once."""
         self.types = element_types(proto)
-        self.integer = integer_nodes(proto)
+        self.integer = integer_nodes(proto, found.opset)
         self.readers: dict[str, list[onnx.NodeProto]] = {}
         self.producers = {name: node for node in proto.node for name in node.output}
         self.outputs = {item.name for item in proto.output}

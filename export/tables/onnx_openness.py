@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mcompress.export.tables.onnx_attributes import OWN, captured
-from mcompress.export.tables.onnx_given import open_inputs
 
 if TYPE_CHECKING:
     import onnx
@@ -15,14 +14,6 @@ if TYPE_CHECKING:
 
 def openness(path: Path, graph: onnx.GraphProto, sized: Collection[str], name: str) -> str:
     """Why tensor `name` of the file has no sizes; `sized` are the tensors that have."""
-    open_ = open_inputs(graph)
-    if open_:
-        shown = " and of ".join(f"'{one}' ({sizes})" for one, sizes in open_.items())
-        own = f"{path} leaves sizes of its input {shown} open"
-        held = {item.name for item in graph.initializer}
-        if sum(item.name not in held for item in graph.input) > 1:
-            return f"{own}; give the shape of each: {' '.join(f'--input {one}=SHAPE' for one in open_)}"
-        return f"{own}; give it with --input, for example --input 1,3,128,128"
     producers = {one: node for node in graph.node for one in node.output}
     foreign = _foreign(producers, sized, name)
     if foreign is not None:

@@ -19,7 +19,7 @@ from mcompress.export.tables.onnx_attributes import OWN, element_types, free_nam
 from mcompress.export.tables.onnx_bodies import Opened, Surroundings, Work, describe_closed, holds_bodies, measure_closed, open_assumed, open_known
 from mcompress.export.tables.onnx_contrib import DOMAIN, call_of, results_of
 from mcompress.export.tables.onnx_folding import fold, forget_weights, short_constants
-from mcompress.export.tables.onnx_given import give, take_batch_of_one
+from mcompress.export.tables.onnx_given import give
 
 if TYPE_CHECKING:
     import onnx
@@ -41,21 +41,22 @@ class Sized:
 def sized(model: onnx.ModelProto, input_shape: Shape | Mapping[str, Shape] | None, path: Path, work_of: Callable[[Sized], Work | None]) -> Sized:
     """The graph of `model` with its sizes, functions and graphs inside nodes put in place; the weights of `model` are forgotten.
 
-    `work_of` is the work of a sized graph, None where sizes are missing. Raises `UsageError` for an `input_shape` that the file does not take, and
-    for shapes that contradict one another.
+    `work_of` is the work of a sized graph, None where sizes are missing. Raises `UsageError` for an `input_shape` that the file does not take, for
+    sizes that stay open, and for shapes that contradict one another.
     """
     forget_weights(model.graph)
     if model.functions:
         model = _without_functions(model, path)
-    assumed = ""
-    if input_shape is not None:
-        give(model.graph, input_shape, path)
-    elif take_batch_of_one(model.graph):
-        assumed = "batch 1 assumed, which the file leaves open"
+    assumed = give(model.graph, input_shape, path)
+    return _followed(model, path, work_of, assumed, "use a shape that the network takes" if input_shape else "check it with onnx.checker")
+
+
+def _followed(model: onnx.ModelProto, path: Path, work_of: Callable[[Sized], Work | None], assumed: str, advice: str) -> Sized:
+    """With what follows from the sizes that `model` states; `advice` is for sizes that contradict one another."""
     opened = Opened()
-    model = _inferred(model, input_shape, path)
+    model = _inferred(model, path, advice)
     while _goes_further(model, path, opened, work_of):
-        model = _inferred(model, input_shape, path)
+        model = _inferred(model, path, advice)
     opset = next((item.version for item in model.opset_import if item.domain in OWN), 0)
     return Sized(model.graph, opset, "; ".join(filter(None, (assumed, *opened.notes))), opened.macs)
 
@@ -69,7 +70,7 @@ def _goes_further(model: onnx.ModelProto, path: Path, opened: Opened, work_of: C
         return _unknown(graph) and fold(model, shapes_of(graph))
 
     def cost(body: onnx.GraphProto, shapes: Mapping[str, Shape]) -> Work | None:
-        return work_of(sized(_alone(body, shapes, model), None, path, work_of))
+        return work_of(_followed(_alone(body, shapes, model), path, work_of, "", "check it with onnx.checker"))
 
     around = Surroundings(short_constants(graph), shapes_of(graph), cost)
     if open_known(graph, around, opened) or fold(model, around.shapes) or open_assumed(graph, around, opened) or describe_closed(graph, around):
@@ -141,13 +142,12 @@ def shapes_of(graph: onnx.GraphProto) -> dict[str, Shape]:
     return found
 
 
-def _inferred(model: onnx.ModelProto, input_shape: Shape | Mapping[str, Shape] | None, path: Path) -> onnx.ModelProto:
+def _inferred(model: onnx.ModelProto, path: Path, advice: str) -> onnx.ModelProto:
     import onnx
 
     try:
         return onnx.shape_inference.infer_shapes(model, data_prop=True)
     except (onnx.shape_inference.InferenceError, ValueError) as error:  # the second for a type of elements that is none
-        advice = "use a shape that the network takes" if input_shape else "check it with onnx.checker"
         raise UsageError(f"shapes in {path} do not fit together: {first_line(error)}; {advice}") from error
 
 

@@ -36,6 +36,7 @@ from mcompress.export.tables.tflite_operators import (
     RECURRENT,
     REDUCTIONS,
     RESHAPES,
+    WITHOUT_KERNEL,
 )
 from mcompress.export.tables.tflite_resized import Sizes, sizes_of
 from mcompress.targets.speeds import PrecisionName
@@ -50,7 +51,9 @@ def read(path: Path, input_shape: Shape | Mapping[str, Shape] | None) -> Read:
     file = decode(path)
     sizes = sizes_of(file, input_shape)
     reader = _Reader(file, sizes)
-    return Read(reader.graph, FileFacts("tflite", f"schema {file.version}", file.least_runtime, reader.inputs, sizes.assumed))
+    missing = sorted({operator.kind for operator in file.operators} & WITHOUT_KERNEL)
+    notes = [sizes.assumed] * bool(sizes.assumed) + [f"LiteRT has no kernel for {kind}" for kind in missing]
+    return Read(reader.graph, FileFacts("tflite", f"schema {file.version}", file.least_runtime, reader.inputs, "; ".join(notes)))
 
 
 class _Reader:
@@ -127,6 +130,8 @@ class _Reader:
         node = self._node(operator, [took[place] for place in places if took[place]])
         if kind in ("CONV_2D", "DEPTHWISE_CONV_2D", "CONV_3D", "TRANSPOSE_CONV", "CONV_3D_TRANSPOSE"):
             self._convolution(operator, node)
+        elif kind == "STABLEHLO_CONVOLUTION":
+            self._general_convolution(operator, node)
         elif kind == "FULLY_CONNECTED":
             bias = len(operator.inputs) > 2 and operator.inputs[2] != LEFT_OUT and not self._is_zero(operator.inputs[2])
             inputs = node.inputs if bias else node.inputs[:2]
@@ -187,6 +192,20 @@ class _Reader:
         inputs = tuple(self.names[tensor] for tensor in (source, weight, bias) if tensor != LEFT_OUT and (tensor != bias or has_bias))
         window = Window(transposed, kernel, max(strides, default=1), groups, per_group, has_bias)
         convolution(graph, replace(node, inputs=inputs), window)
+
+    def _general_convolution(self, operator: Operator, node: Node) -> None:
+        """One that spreads its input out is a transposed one; an operator that is not known where its axes are not those of an image."""
+        weight, options = self.graph.shape(node.inputs[1]), operator.options
+        features, axes = {options["InputFeatureDimension"], options["OutputFeatureDimension"]}, range(len(weight))
+        taken, given = options["KernelInputFeatureDimension"], options["KernelOutputFeatureDimension"]
+        if features != {len(weight) - 1 if node.channels_last else 1} or taken == given or not {taken, given} <= set(axes):
+            plain(self.graph, node, operator.kind, "other")
+            return
+        groups, spread = max(options["FeatureGroupCount"], 1), options["LhsDilation"]
+        per_group = weight[given] // groups if spread > 1 else weight[taken]
+        kernel = tuple(weight[axis] for axis in axes if axis not in (taken, given))
+        window = Window(spread > 1, kernel, spread if spread > 1 else options["WindowStrides"], groups, per_group, has_bias=False)
+        convolution(self.graph, node, window)
 
     def _product(self, operator: Operator, node: Node) -> None:
         left = self.graph.shape(node.inputs[0])

@@ -28,7 +28,12 @@ LEFT_OUT = -1
 """Stands for an input that an operator does without."""
 _FORMATS = {"FLOAT32": "<f4", "FLOAT16": "<f2", "INT64": "<i8", "INT32": "<i4", "INT16": "<i2", "INT8": "i1", "UINT8": "u1"}
 """Types of constants whose numbers are looked at, as numpy writes them."""
-_OPTIONS = ("FusedActivationFunction", "StrideD", "StrideH", "StrideW", "AdjX", "KeepDims", "ReduceFunction")
+_OPTIONS = (
+    *("FusedActivationFunction", "StrideD", "StrideH", "StrideW", "AdjX", "KeepDims", "ReduceFunction"),
+    *("InputFeatureDimension", "OutputFeatureDimension", "KernelInputFeatureDimension", "KernelOutputFeatureDimension", "FeatureGroupCount"),
+)
+_LISTS = ("LhsDilation", "WindowStrides")
+"""Options with a number for each axis, of which the largest is kept."""
 _INSIDE = 2
 """Smallest offset of a constant that stands behind the flatbuffer; 0 and 1 say that it stands inside."""
 _MOST_ELEMENTS = 2**40
@@ -66,7 +71,7 @@ class Operator:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     options: Mapping[str, int] = field(default_factory=dict)
-    """Those of `_OPTIONS` that the operator has."""
+    """Those of `_OPTIONS` and `_LISTS` that the operator has."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +106,12 @@ def decode(path: Path) -> File:
     if wrong:
         raise _damage(path, wrong)
     return file
+
+
+def stated_sizes(file: File) -> list[tuple[str, Shape]]:
+    """The name and the sizes of each input, below 1 where the file leaves them open."""
+    tensors = [file.tensors[index] for index in file.inputs]
+    return [(tensor.name, tensor.signature if len(tensor.signature) == len(tensor.shape) else tensor.shape) for tensor in tensors]
 
 
 def _damage(path: Path, what: str) -> UsageError:
@@ -168,6 +179,7 @@ def _options(operator: schema.Operator) -> dict[str, int]:
             options = kind()
             options.Init(table.Bytes, table.Pos)
             found.update({name: int(getattr(options, name)()) for name in _OPTIONS if hasattr(kind, name)})
+            found.update({name: max(_vector(getattr(options, f"{name}AsNumpy")()), default=1) for name in _LISTS if hasattr(kind, name)})
     return found
 
 

@@ -18,7 +18,11 @@ from mcompress.targets.names import near
 from mcompress.targets.speeds import LONGEST_NAME, NAME_PATTERN
 
 if TYPE_CHECKING:
+    from mcompress.fitting import Fitted
     from mcompress.measuring import Wanted
+
+
+MOST_NAMED = 4
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,8 @@ def fit_measured(name: str, how: Measuring, *, minutes: float, share: float, out
         if about.device is None:
             reporter.note(f"{about.name} is a new device{near(about.name, list_devices())}")
         found = fit_on(wanted, _told(reporter))
+    if out is None and about.out.exists():
+        _check_not_lost(found, about.out, how)
     write_device(found.device, about.out)
     lines = [f"{about.out}: {found.device.title}, unit {how.unit}, fitted in {found.seconds:.0f} s"]
     for number, measured in found.measured.items():
@@ -86,11 +92,37 @@ def fit_measured(name: str, how: Measuring, *, minutes: float, share: float, out
         short = "" if measured.complete else "; the time ran out before the rest (--minutes)"
         lines.append(f"  {number}: {len(measured.samples)} files of the suite, {measured.runtime}; {measured.quality}{missing}{short}")
         lines += [f"  {number}: {note}" for note in measured.quality.notes]
-    lines += [f"  warning: nothing was measured in {number} ({why}); its speeds stay as they were" for number, why in found.left.items()]
+    lines += [f"  warning: {why}; its speeds stay as they were" for why in found.left.values()]
+    for number, fit in found.fits.items():
+        if fit.kept is not None:
+            every = len(fit.kept.operators)
+            decided = f"{len(fit.decided)} of {every} classes of operators in {number} ({', '.join(fit.decided)})"
+            lines.append(f"  warning: the files decide the speed of {decided}; all else there stays as it was fitted before")
+        if fit.lost:
+            lines.append(f"  warning: these classes of operators in {number} were fitted, and are assumed now: {_counted(fit.lost)}")
+    if found.unchecked:
+        lines.append(f"  warning: the validation of {' and '.join(found.unchecked)} files was of the speeds before, and is not in the file any more")
     if found.partial:
         lines.append(f"  warning: {found.partial}; {_assumed(found.device, how.unit)}")
     next_step = f"next: mcompress device validate {about.out} --on {how.on}, so that estimates carry their error"
     return "\n".join([*lines, *_use(about), next_step])
+
+
+def _check_not_lost(found: Fitted, path: Path, how: Measuring) -> None:
+    """Raise `UsageError` where a file would lose fitted speeds to assumed ones without having been named as what is written."""
+    lost = [f"{_counted(fit.lost)} in {number}" for number, fit in found.fits.items() if fit.lost]
+    if lost:
+        raise UsageError(
+            f"{path} has fitted speeds of {' and '.join(lost)}, which this fit would only assume, and which cannot stay beside it: they are of "
+            f"another machine, of publications, or with other threads or processors. Nothing was written; what was measured is kept in {how.keep}. "
+            f"Give more --minutes (and no --share), or --out FILE to write this fit elsewhere (--out {path} over it)"
+        )
+
+
+def _counted(names: Sequence[str]) -> str:
+    """The first few, and how many more there are."""
+    more = len(names) - MOST_NAMED
+    return ", ".join([*names[:MOST_NAMED], *([f"{more} more"] if more > 0 else [])])
 
 
 def _assumed(device: Device, unit: str) -> str:

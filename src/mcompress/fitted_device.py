@@ -4,30 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Set
 
-from mcompress.calibration.latency_fit import Fit
 from mcompress.environment import today
 from mcompress.export.suite.running import Measured
 from mcompress.export.suite.writer import Number
 from mcompress.measuring import How, Wanted, qualities_text, system_of
+from mcompress.refitting import LEAST_SIZES, Refit
 from mcompress.targets.connect import DeviceFacts, threads_text
 from mcompress.targets.device import HOST, Device, MemoryLimit, Unit
 from mcompress.targets.speeds import KINDS, Boundary, PrecisionName, Record, Source
 
 LEAST_MEMORY_MB = 1024.0
 """Taken for a device that does not say how much memory it has."""
-LEAST_SIZES = 4
-"""A class of operators counts as fitted with files of so many different sizes."""
 SUITE = "suite"
 """Key of the source of fitted constants."""
 
 
-def fitted_device(wanted: Wanted, facts: DeviceFacts, how: How, measured: dict[Number, Measured], fits: dict[Number, Fit], whole: int) -> Device:
+def fitted_device(wanted: Wanted, facts: DeviceFacts, how: How, measured: dict[Number, Measured], fits: dict[Number, Refit], whole: int) -> Device:
     """The device that is known with the speeds that were measured now and everything else as it is, or a new one. `whole` is the suite's size."""
     runtime = next(iter(measured.values())).runtime
     qualities = {number: found.quality for number, found in measured.items()}
     counts = " and ".join(f"{len(found.samples)} of {whole} files in {number}" for number, found in measured.items())
     few = f"; a class counts as fitted with files of {LEAST_SIZES} different sizes"
-    text = f"fit of the microbenchmark suite, {counts}, {how}{few}; {qualities_text(qualities)}"
+    rest = "".join(f"; in {number} of {', '.join(found.decided)} only, next to the fit before it" for number, found in fits.items() if found.kept)
+    text = f"fit of the microbenchmark suite, {counts}, {how}{few}; {qualities_text(qualities)}{rest}"
     assumed_text = (
         f"fewer than {LEAST_SIZES} files of different sizes have this class of operators, or their times do not depend on it; relative to the "
         "others as the prior of the fit has it"
@@ -79,11 +78,12 @@ def _records(device: Device) -> Iterator[tuple[str, Record]]:
         yield from ((f"{name}.{place}", record) for place, record in unit.records())
 
 
-def _measured_anew(place: str, unit: str, fits: Mapping[Number, Fit]) -> bool:
-    return any(place.startswith(f"{unit}.speeds.{number}.") for number in fits)
+def _measured_anew(place: str, unit: str, fits: Mapping[Number, Refit]) -> bool:
+    places = {number: f"{unit}.speeds.{number}." for number in fits}
+    return any(place.startswith(start) and fits[number].replaces(place.removeprefix(start)) for number, start in places.items())
 
 
-def _stale(unit: Unit, file: PrecisionName, fitted: str, fits: Mapping[Number, Fit]) -> bool:
+def _stale(unit: Unit, file: PrecisionName, fitted: str, fits: Mapping[Number, Refit]) -> bool:
     """Whether a validation is of speeds that are measured anew."""
     return unit.name == fitted and unit.computes_in.get(file) in fits
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from mcompress.calibration.device_file import device_text
-from mcompress.calibration.latency_fit import Fit, Prior, Sample, fit
+from mcompress.calibration.latency_fit import Prior
 from mcompress.errors import DeviceError, ExportError, UsageError
 from mcompress.export.backend import captured
 from mcompress.export.profile import Rules
@@ -19,14 +19,14 @@ from mcompress.export.suite.networks import NETWORKS, export_network
 from mcompress.export.suite.running import Measured, Plan, Quality, measure_rounds, measure_suite
 from mcompress.export.suite.writer import Number
 from mcompress.export.tables import table_of_file
-from mcompress.fitted_device import LEAST_SIZES, fitted_device, free_key
+from mcompress.fitted_device import fitted_device, free_key
 from mcompress.measuring import How, Wanted, as_fitted, check_asked, check_machine, qualities_text
-from mcompress.targets.columns import class_of
+from mcompress.refitting import Before, Refit, refit
 from mcompress.targets.connect import connect, ended_gently
 from mcompress.targets.device import Device, Unit
 from mcompress.targets.latency import estimate
 from mcompress.targets.names import unknown_name
-from mcompress.targets.speeds import CLASSES, PrecisionName, SpeedClass
+from mcompress.targets.speeds import CLASSES, PrecisionName
 from mcompress.targets.validation import Check, Validation
 
 NUMBERS: tuple[Number, ...] = ("fp32", "int8")
@@ -46,12 +46,14 @@ class Fitted:
 
     device: Device
     measured: dict[Number, Measured]
-    fits: dict[Number, Fit]
+    fits: dict[Number, Refit]
     whole: int
     """Files of the whole suite."""
     seconds: float
     left: dict[Number, str]
-    """What was not measured and stays as the device has it, with the reason."""
+    """What stays as the device has it, with the reason: nothing was measured, or nothing that decides more."""
+    unchecked: tuple[PrecisionName, ...]
+    """Precisions of files whose validation was of speeds that are others now, and is gone."""
 
     @property
     def partial(self) -> str | None:
@@ -73,15 +75,18 @@ class Validated:
 def fit_on(wanted: Wanted, told: Told) -> Fitted:
     """Measure the suite on the device and fit the unit to it; facts that are known of the device stay, and speeds of precisions not measured too.
 
-    Where the time is up before anything is measured in one precision, its speeds stay as well. Raises `DeviceError` for a device that cannot be
-    reached or is lost, and where there are no speeds that may stay, `MissingBackendError` for one that has no runtime (what was measured is kept in
-    the folder), `UsageError` for a share that leaves nothing to measure, and for a machine that is not the device.
+    Where the time is up before anything is measured in one precision, its speeds stay as well; and where it is up before all that was fitted of this
+    machine and setting can be fitted again (`refit`), what is not decided anew stays. Raises `DeviceError` for a device that cannot be reached or is
+    lost, where there are no speeds that may stay, and where all of them would, `MissingBackendError` for one that has no runtime (what was measured
+    is kept in the folder), `UsageError` for a share that leaves nothing to measure, and for a machine that is not the device.
     """
     if not 0 < wanted.share <= 1:
         raise UsageError(f"the share of the suite is {wanted.share:g}; it must be above 0 and at most 1")
     check_asked(wanted)
     started, suite, whole = time.monotonic(), cases(wanted.share), len(cases())
-    numbers = _numbers(None if wanted.known is None else wanted.known.units.get(wanted.unit))
+    unit = None if wanted.known is None else wanted.known.units.get(wanted.unit)
+    before = {} if wanted.known is None or unit is None else {name: Before(speeds, wanted.known.sources) for name, speeds in unit.speeds.items()}
+    numbers = _numbers(unit)
     if not numbers:
         raise UsageError(f"{wanted.name} {wanted.unit} computes neither fp32 nor int8 files as such; the suite has no others: use --published")
     every: dict[Number, Measured] = {}
@@ -99,9 +104,18 @@ def fit_on(wanted: Wanted, told: Told) -> Fitted:
         lacking = {number: why for number, why in unmeasured.items() if len(unmeasured) == len(numbers) or not how.may_stay(wanted, facts, number)}
         if lacking:
             raise DeviceError(f"{connection.name}: {_nothing_for(wanted.name, lacking)}")
-    measured = {number: found for number, found in every.items() if number not in unmeasured}
-    fits = {number: _decided(fit(found.samples, PRIORS[number]), found.samples) for number, found in measured.items()}
-    return Fitted(fitted_device(wanted, facts, how, measured, fits, whole), measured, fits, whole, time.monotonic() - started, unmeasured)
+        stays = {number: f"nothing was measured in {number} ({why})" for number, why in unmeasured.items()}
+        every_fit = {number: refit(found.samples, PRIORS[number], before.get(number), how, facts) for number, found in every.items() if found.samples}
+        fits = {number: found for number, found in every_fit.items() if found.kept is None or found.fit.determined}
+        for number in (number for number in every_fit if number not in fits):
+            count = len(every[number].samples)
+            stays[number] = f"{count} of {whole} files decide the speed of no class of operators in {number}: give more --minutes, and no --share"
+        if not fits:
+            raise DeviceError(f"{wanted.name} has a fuller fit than this one, and stays as it is; {'; '.join(stays.values())}")
+    measured = {number: every[number] for number in fits}
+    device = fitted_device(wanted, facts, how, measured, fits, whole)
+    unchecked = () if unit is None else tuple(file for file in unit.validation if file not in device.units[wanted.unit].validation)
+    return Fitted(device, measured, fits, whole, time.monotonic() - started, stays, unchecked)
 
 
 def validate_on(device: Device, wanted: Wanted, told: Told, networks: Sequence[str] = NETWORKS) -> Validated:
@@ -184,13 +198,3 @@ def _nothing_for(name: str, lacking: Mapping[Number, str]) -> str:
     """Why there is no device: precisions -> why nothing was measured in them."""
     reasons = " and ".join(f"in {number} ({why})" for number, why in lacking.items())
     return f"nothing was measured {reasons}, and {name} has no speeds of it that may stay: none at all, or of another machine, or with other threads"
-
-
-def _decided(found: Fit, samples: Sequence[Sample]) -> Fit:
-    """A class counts as fitted only with files of `LEAST_SIZES` different sizes; with fewer, rate, ramps and memory cannot be told apart."""
-    sizes: dict[SpeedClass, set[tuple[int, ...]]] = {}
-    for sample in samples:
-        size = tuple(number for row in sample.table.operators for number in (row.macs, row.elements_read, row.elements_written))
-        for row in sample.table.operators:
-            sizes.setdefault(class_of(row), set()).add(size)
-    return replace(found, determined=frozenset(name for name in found.determined if len(sizes.get(name, ())) >= LEAST_SIZES))

@@ -92,8 +92,14 @@ class Outcome:
             "lost": self.lost,
         }
 
+    @property
+    def misused(self) -> bool:
+        """Whether nothing was measured because `--input` does not suit any of the files, which is for the user to mend and no finding."""
+        return not self.lost and bool(self.done) and all(isinstance(found, FailedJob) and found.usage for found in self.done)
+
     def raise_for_status(self) -> None:
-        """Raise what the exit code should say: a lost device, a missing runtime, a file that could not be run, a result file that was not written."""
+        """Raise what the exit code should say: a lost device, a missing runtime, a file that could not be run, an `--input` that does not suit it, a
+        result file that was not written."""
         unwritten = "" if self.unwritten is None else f"{self.unwritten.strerror or self.unwritten}"
         also = f"\nThe results could not be written to {self.asked.out}: {unwritten}" if unwritten else ""
         if self.lost:
@@ -102,6 +108,8 @@ class Outcome:
         failed = [found for found in self.done if isinstance(found, FailedJob)]
         if failed:
             lines = "\n".join(f"{found.job.file.name}: {found.reason}" for found in failed)
+            if self.misused:
+                raise UsageError(f"{lines}{also}")
             kind: type[MCompressError] = MissingBackendError if all(found.missing for found in failed) else ExportError
             raise kind(f"{len(failed)} of {len(self.done)} files could not be measured on {self.device}:\n{lines}{also}")
         if not self.done:
@@ -145,7 +153,7 @@ def run_command(
     console.width = max(console.width, TABLE_WIDTH)
     if as_json:
         console.print(json.dumps(outcome.as_json(), indent=2), markup=False)
-    else:
+    elif not outcome.misused:
         show(outcome, console)
     outcome.raise_for_status()
 
