@@ -101,9 +101,12 @@ class Supervisor:
             self.process = subprocess.Popen(command, pass_fds=[writer]).pid
             self._started()
             return
-        backend = self._request["jobs"][index]["backend"]
-        alone = len({job["backend"] for job in self._request["jobs"]}) == 1
-        if alone and self._importable(backend):  # importing once is faster; but no file's memory may include another's runtime
+        jobs = self._request["jobs"]
+        backend = jobs[index]["backend"]
+        several = len(jobs) > 1 and not self._request["rounds"]
+        alone = len({job["backend"] for job in jobs}) == 1
+        # Importing once is faster where several processes need it; but no file's memory may include another's runtime.
+        if several and alone and self._importable(backend):
             preload(backend)
         if self._fork():
             return

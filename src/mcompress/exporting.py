@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 from pydantic import JsonValue, TypeAdapter
-from torch import nn
+from torch import Tensor, nn
 
 from mcompress.artifact import Artifact
 from mcompress.cache import Cache, Entry
@@ -61,11 +62,24 @@ class Network:
     plan: PrecisionPlan | None
     digest: str
     input_range: tuple[float, float]
+    input_shape: tuple[int, ...]
+
+    @cached_property
+    def example(self) -> Tensor:
+        """An input to trace it with."""
+        return torch.rand(self.input_shape, generator=torch.Generator().manual_seed(0))
+
+    @cached_property
+    def quantized(self) -> nn.Module:
+        """What every mixed file is compared with, made once for all of them. The network has a plan."""
+        if self.plan is None:
+            raise ValueError("there is no plan")
+        return reference_program(self.model, self.example, self.plan)
 
 
 def export_all(made: Plan, final: Artifact, cache: Cache, log: Path, reporter: Reporter, *, force: bool) -> list[ExportResult]:
     """Every backend of the target, float and (with a precision plan) mixed."""
-    network = Network(final.network(), final.plan, final.digest, final.spec.input_range)
+    network = Network(final.network(), final.plan, final.digest, final.spec.input_range, made.target.model.input_shape)
     jobs = export_jobs(made.target)
     report = reporter.progress("export, execute, compare, time")
     results = []
@@ -107,11 +121,10 @@ def _export(made: Plan, network: Network, config: ExportConfig, variant: Variant
 
 
 def _write(made: Plan, network: Network, config: ExportConfig, variant: Variant, folder: Path) -> None:
-    backend, shape = backend_of(config), made.target.model.input_shape
+    backend, shape = backend_of(config), network.input_shape
     plan = network.plan if variant == "mixed" else None
-    example = torch.rand(shape, generator=torch.Generator().manual_seed(0))
-    written = backend.write(config, network.model, example, plan, folder / f"{made.target.name}-{variant}")
-    reference = network.model if plan is None else reference_program(network.model, example, plan)
+    written = backend.write(config, network.model, network.example, plan, folder / f"{made.target.name}-{variant}")
+    reference = network.model if plan is None else network.quantized
     inputs = parity_inputs(made.task, shape)
     runner = _runner(config, written, thread_count(made.target))
     scores: Scores = {}
