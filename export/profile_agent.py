@@ -172,7 +172,7 @@ def profile_of(job: Job, result: Result, line: Line) -> Profile | FailedJob:
         peak_memory_mb=result.peak_memory_mb,
         throttled=throttled(line.readings, samples),
         clock_jumps=result.clock_jumps,
-        warnings=(*result.warnings, *line.unsaid, *cautions(samples, cv, line.rested_s, line.hot, line.readings[:1], job.cpus)),
+        warnings=(*result.warnings, *line.unsaid, *cautions(samples, len(samples), cv, line.rested_s, line.hot, line.readings[:1], job.cpus)),
         operators=shares([(operator.name, operator.kind, operator.mean_ms) for operator in line.operators]),
         samples_ms=samples,
         inputs=tuple(InputShape(one.name, one.shape) for one in result.inputs),

@@ -50,6 +50,11 @@ class InputShape:
     def __str__(self) -> str:
         return f"{self.name}{' ' if self.name else ''}{'x'.join(map(str, self.shape)) or 'scalar'}"
 
+    @property
+    def option(self) -> str:
+        """As `--input` takes it."""
+        return f"{self.name}{'=' if self.name else ''}{','.join(map(str, self.shape))}"
+
 
 @dataclass(frozen=True)
 class Job:

@@ -170,7 +170,7 @@ def _measure(connection: Connection, job: Job, program: str, model: _Model, look
         return timed, after
     status = f"Android's thermal status is {STATUS[after.status]}" if 0 < after.status < len(STATUS) else None
     reasons = [throttled([before.reading, after.reading], timed.samples), status]
-    warnings = [*timed.warnings, *_few(timed.n), *cautions(timed.samples, timed.cv, rested_s, still_hot, [before.reading], job.cpus)]
+    warnings = [*timed.warnings, *cautions(timed.samples, timed.n, timed.cv, rested_s, still_hot, [before.reading], job.cpus)]
     operators: list[tuple[str, str, float]] = []
     if job.operators:
         operators, unsaid = _operators(connection, job, program, model, timed.n)
@@ -194,14 +194,6 @@ def _measure(connection: Connection, job: Job, program: str, model: _Model, look
         assumed=model.sizes.assumed,
     )
     return found, after
-
-
-def _few(count: int) -> list[str]:
-    """What to say of fewer queries than a measurement should have; nothing of others."""
-    if count >= LEAST_QUERIES:
-        return []
-    queries = "1 query" if count == 1 else f"{count} queries"
-    return [f"only {queries} in the time that there was; at least {LEAST_QUERIES} are wanted, and the spread of fewer says little"]
 
 
 def _benchmark(connection: Connection, job: Job, program: str, model: _Model) -> tuple[Timed | FailedJob, _Looked]:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from mcompress.export.agent.stopwatch import LEAST_QUERIES
+
 SLOWER = 1.05
 """The last quarter of the queries must be slower than the first by more than 5 % to be worth a word; the noise of a phone's repeated runs is below
 that in 84 % of cases."""
@@ -52,20 +54,24 @@ def throttled(readings: Sequence[Reading], samples_ms: Sequence[float]) -> str |
 
 def cautions(
     samples_ms: Sequence[float],
+    count: int,
     cv: float,
     rested_s: float,
     hot: str,
     before: Sequence[Reading] = (),
     cpus: Sequence[int] | None = None,
 ) -> list[str]:
-    """What the reader of a measurement should know: its order, its spread, and `rested_s` seconds of waiting for a device that is still `hot` or not.
+    """What the reader of a measurement of `count` queries should know: that they are few, their order, their spread, and that the device was rested.
 
-    `samples_ms` may be empty, where a device says figures only. `before` is the reading before the measurement, if any; `cpus` are the processors
-    that it was pinned to.
+    `rested_s` seconds were waited for a device that is still `hot`, or no longer. `samples_ms` may be empty, where a device says figures only. `before`
+    is the reading before the measurement, if any; `cpus` are the processors that it was pinned to.
     """
     said = [f"measured hot, after resting for {rested_s:.0f} s: {hot}"] if hot else []
     if rested_s and not hot:
         said.append(f"rested for {rested_s:.0f} s before, because the device was hot")
+    if count < LEAST_QUERIES:
+        queries = "1 query" if count == 1 else f"{count} queries"
+        said.append(f"only {queries} in the time that there was; at least {LEAST_QUERIES} are wanted, and the spread of fewer says little")
     said += [limit for reading in before[:1] if (limit := limited(reading, cpus))]
     return said + [text for text in (unsteady(samples_ms), unstable(cv)) if text is not None]
 

@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 from mcompress import cli
 from mcompress.errors import UsageError
 from mcompress.estimating import count_model, estimate_model
-from mcompress.opening import MOST_MIXED, GivenInput, mixtures
+from mcompress.export.profile import InputShape
+from mcompress.opening import MOST_MIXED, mixtures
 
 NETWORKS = """
 import torch
@@ -108,10 +109,10 @@ def test_inputs_that_do_not_fit_are_named(inputs: list[str], message: str) -> No
 
 
 def test_mixtures_are_few() -> None:
-    few = [GivenInput("", (1,) * rank) for rank in (4, 1, 3)]
+    few = [InputShape("", (1,) * rank) for rank in (4, 1, 3)]
     assert next(mixtures(few)) == (1,)
     assert len(set(mixtures(few))) == len(list(mixtures(few))) == 2 ** len(few) - 1
-    assert len(list(mixtures([GivenInput("", (1, 2))] * (MOST_MIXED + 1)))) == MOST_MIXED + 3
+    assert len(list(mixtures([InputShape("", (1, 2))] * (MOST_MIXED + 1)))) == MOST_MIXED + 3
 
 
 def test_the_command_takes_several_inputs() -> None:

@@ -40,7 +40,7 @@ def test_throttling_that_the_device_says_is_said(tmp_path: Path) -> None:
 def test_a_clock_that_is_limited_all_along_is_a_caution_and_no_throttling(tmp_path: Path) -> None:
     low = reading(sensors(tmp_path, limit=1_200_000))
     assert throttled([low, low], [1.0] * 100) is None
-    assert cautions([1.0] * 100, 0.0, 0.0, "", [low]) == ["the clock limit of cpu0 is 1.20 of 2.00 GHz"]
+    assert cautions([1.0] * 100, 100, 0.0, 0.0, "", [low]) == ["the clock limit of cpu0 is 1.20 of 2.00 GHz"]
     assert limited(reading(sensors(tmp_path, limit=1_900_000))) is None  # 0.95
     assert limited(reading(sensors(tmp_path, limit=1_899_999))) == "the clock limit of cpu0 is 1.90 of 2.00 GHz"
     unequal = Reading(limit_khz={"cpu0": 1_000, "cpu4": 1_400_000, "cpu5": 2_100_000}, top_khz={"cpu4": 2_800_000, "cpu5": 2_800_000})
@@ -97,7 +97,11 @@ def test_times_that_vary_much_are_called_unstable_with_the_threshold_and_what_to
     assert said is not None
     assert said.startswith("UNSTABLE: the coefficient of variation is 92 %, above 20 %; ")
     assert "--cpus" in said
-    assert cautions([1.0] * 100, 0.0, 0.0, "") == []
-    assert cautions([], 0.92, 0.0, "") == [said]
-    assert cautions([], 0.0, 31.0, "") == ["rested for 31 s before, because the device was hot"]
-    assert cautions([], 0.0, 60.0, "cpu-thermal is at 90 degrees") == ["measured hot, after resting for 60 s: cpu-thermal is at 90 degrees"]
+    assert cautions([1.0] * 100, 100, 0.0, 0.0, "") == []
+    assert cautions([], 100, 0.92, 0.0, "") == [said]
+    for count, queries in ((1, "1 query"), (9, "9 queries")):
+        few = f"only {queries} in the time that there was; at least 10 are wanted, and the spread of fewer says little"
+        assert cautions([1.0] * count, count, 0.0, 0.0, "") == cautions([], count, 0.0, 0.0, "") == [few]
+    assert cautions([1.0] * 10, 10, 0.0, 0.0, "") == []
+    assert cautions([], 100, 0.0, 31.0, "") == ["rested for 31 s before, because the device was hot"]
+    assert cautions([], 100, 0.0, 60.0, "cpu-thermal is at 90 degrees") == ["measured hot, after resting for 60 s: cpu-thermal is at 90 degrees"]

@@ -28,7 +28,7 @@ SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the target, e.g. stages[0].steps=500. Repeatable.")
 ]
 OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where runs and the cache lie.")]
-QuickOption = Annotated[bool, typer.Option("--quick", help="The same path with tiny budgets, under a minute; the results mean nothing.")]
+QuickOption = Annotated[bool, typer.Option("--quick", help="The same path with tiny budgets, about a minute; the results mean nothing.")]
 ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="A name from `mcompress list models`, package.module:function, or an .onnx or .tflite file.")
 ]

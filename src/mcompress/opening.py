@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mcompress.errors import StageError, UsageError
+from mcompress.export.profile_jobs import InputShape
 from mcompress.targets.operators import OperatorTable
 from mcompress.targets.schema import MOST_VALUES
 from mcompress.targets.speeds import PrecisionName
@@ -36,17 +37,6 @@ class Opened:
     """What a file says about itself, and what was assumed to read the model; empty where there is nothing to say."""
 
 
-@dataclass(frozen=True)
-class GivenInput:
-    """One `--input`: the input's name, empty where none is given, and its sizes."""
-
-    name: str
-    shape: tuple[int, ...]
-
-    def __str__(self) -> str:
-        return f"{self.name}{'=' if self.name else ''}{','.join(map(str, self.shape))}"
-
-
 def open_model(model: str, inputs: Sequence[str] | None, args: str) -> Opened:
     """The operator table of a network or a file; each of `inputs` is `SHAPE` or `NAME=SHAPE`.
 
@@ -70,7 +60,7 @@ def open_model(model: str, inputs: Sequence[str] | None, args: str) -> Opened:
     return Opened(model, table, None, assumed)
 
 
-def given_inputs(texts: Sequence[str] | None) -> list[GivenInput]:
+def given_inputs(texts: Sequence[str] | None) -> list[InputShape]:
     """What `--input` gives, each `SHAPE` or `NAME=SHAPE`. Raises `UsageError` for another text, and for a name that is there twice."""
     given = [_given(text) for text in texts or ()]
     twice = next((one.name for i, one in enumerate(given) if one.name and one.name in {other.name for other in given[:i]}), None)
@@ -79,17 +69,19 @@ def given_inputs(texts: Sequence[str] | None) -> list[GivenInput]:
     return given
 
 
-def check_named(given: Sequence[GivenInput]) -> None:
+def check_named(given: Sequence[InputShape]) -> None:
     """Raise `UsageError` where several inputs of a file are given and one of them has no name."""
     if len(given) > 1 and not all(one.name for one in given):
-        raise UsageError(f"--input is given {len(given)} times; for a file each needs the name of its input, for example --input NAME={given[0]}")
+        raise UsageError(
+            f"--input is given {len(given)} times; for a file each needs the name of its input, for example --input NAME={given[0].option}"
+        )
 
 
-def _given(text: str) -> GivenInput:
+def _given(text: str) -> InputShape:
     name, equals, sizes = text.rpartition("=")
     if equals and not name.strip():
         raise UsageError(f"--input is '{text}'; write NAME=SHAPE, or the shape alone")
-    return GivenInput(name.strip(), _shape(text, sizes))
+    return InputShape(name.strip(), _shape(text, sizes))
 
 
 def _shape(text: str, sizes_: str) -> tuple[int, ...]:
@@ -103,7 +95,7 @@ def _shape(text: str, sizes_: str) -> tuple[int, ...]:
     return sizes
 
 
-def _table_of_network(model: str, given: Sequence[GivenInput], args: str) -> tuple[OperatorTable, str]:
+def _table_of_network(model: str, given: Sequence[InputShape], args: str) -> tuple[OperatorTable, str]:
     """The table of a network on inputs of these shapes, and which of them were taken to be whole numbers."""
     try:
         arguments = json.loads(args)
@@ -138,7 +130,7 @@ def _table_of_network(model: str, given: Sequence[GivenInput], args: str) -> tup
         raise _refused(model, inputs, error) from error
 
 
-def _table(network: nn.Module, inputs: Sequence[GivenInput], whole: Sequence[int]) -> OperatorTable:
+def _table(network: nn.Module, inputs: Sequence[InputShape], whole: Sequence[int]) -> OperatorTable:
     import torch
 
     from mcompress.compress.cost import Input, number_type, table_on
@@ -147,7 +139,7 @@ def _table(network: nn.Module, inputs: Sequence[GivenInput], whole: Sequence[int
     return table_on(network, [Input(one.shape, torch.int64 if i in whole else numbers, one.name) for i, one in enumerate(inputs)])
 
 
-def _names(model: str, network: nn.Module, given: Sequence[GivenInput]) -> list[str]:
+def _names(model: str, network: nn.Module, given: Sequence[InputShape]) -> list[str]:
     """The names of the inputs in their order. Raises `UsageError`, naming them, where some are missing or not known."""
     from mcompress.compress.counting.running import tensors_of
 
@@ -168,7 +160,7 @@ def _names(model: str, network: nn.Module, given: Sequence[GivenInput]) -> list[
     return [*needed, *others]
 
 
-def mixtures(inputs: Sequence[GivenInput]) -> Iterator[tuple[int, ...]]:
+def mixtures(inputs: Sequence[InputShape]) -> Iterator[tuple[int, ...]]:
     """Which inputs to try as whole numbers: as few as will do, because a network without data takes them where it should not; short ones first."""
     everything = sorted(range(len(inputs)), key=lambda i: len(inputs[i].shape) > SHORT)
     most = len(inputs) if len(inputs) <= MOST_MIXED else 1
@@ -179,6 +171,6 @@ def mixtures(inputs: Sequence[GivenInput]) -> Iterator[tuple[int, ...]]:
         yield tuple(everything)
 
 
-def _refused(model: str, inputs: Sequence[GivenInput], error: StageError) -> UsageError:
-    shown = "' and '".join(map(str, inputs))
+def _refused(model: str, inputs: Sequence[InputShape], error: StageError) -> UsageError:
+    shown = "' and '".join(one.option for one in inputs)
     return UsageError(f"--input is '{shown}', which {model} does not take: {error}")

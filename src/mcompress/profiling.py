@@ -140,8 +140,7 @@ def run_command(
     """`mcompress profile`: results on standard output, a line per measured file on standard error. Raises what the exit code should say."""
     given = given_inputs(inputs)
     check_named(given)
-    shapes = tuple(InputShape(one.name, one.shape) for one in given)
-    asked = Asked(source, on, file, threads, parse_cpus(cpus), shapes, quick, operators, out, Programs.asked(on, benchmark_binary))
+    asked = Asked(source, on, file, threads, parse_cpus(cpus), tuple(given), quick, operators, out, Programs.asked(on, benchmark_binary))
     notes = LastingConsole(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
     def said(found: Profile | FailedJob) -> None:
@@ -212,10 +211,6 @@ def _measure(device: Connection, jobs: Sequence[Job], outcome: Outcome, said: Ca
         _keep(outcome)
 
 
-def _given(one: InputShape) -> str:
-    return f"{one.name}{'=' if one.name else ''}{','.join(map(str, one.shape))}"
-
-
 def _check_out(out: Path | None) -> None:
     """Raise `UsageError` for a result file that cannot be written: measuring takes minutes."""
     if out is None:
@@ -260,7 +255,7 @@ def _jobs(asked: Asked) -> tuple[list[Job], dict[str, str]]:
         job = Job(asked.source, backend, (), asked.threads, rules=rules, operators=asked.operators, inputs=asked.inputs)
         return [job], {}
     if asked.inputs:
-        raise UsageError(f"--input is {_given(asked.inputs[0])}, and {asked.source} is a bundle, whose files have their sizes; leave --input out")
+        raise UsageError(f"--input is {asked.inputs[0].option}, and {asked.source} is a bundle, whose files have their sizes; leave --input out")
     from mcompress.export.bundle import read_manifest
 
     manifest = read_manifest(asked.source)
