@@ -63,8 +63,8 @@ def cautions(
 ) -> list[str]:
     """What the reader of a measurement of `count` queries should know: that they are few, their order, their spread, and that the device was rested.
 
-    `rested_s` seconds were waited for a device that is still `hot`, or no longer. `samples_ms` may be empty, where a device says figures only. `before`
-    is the reading before the measurement, if any; `cpus` are the processors that it was pinned to.
+    `rested_s` seconds were waited for a device that is still `hot`, or no longer. `samples_ms` may be empty, where a device says figures only.
+    `before` is the reading before the measurement, if any; `cpus` are the processors that it was pinned to.
     """
     said = [f"measured hot, after resting for {rested_s:.0f} s: {hot}"] if hot else []
     if rested_s and not hot:
