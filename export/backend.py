@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from mcompress.errors import DiskFullError, ExportError, MCompressError, MissingBackendError
 from mcompress.export import replay
+from mcompress.export.honoured import FileOperator
 from mcompress.record import CoverageRecord, OperatorFallback
 from mcompress.targets.exports import Export
 from mcompress.targets.schema import Fallback
@@ -76,6 +77,8 @@ class Written:
     outputs: tuple[Port, ...]
     least_runtime: str | None = None
     """The oldest runtime that can take the file, as the file itself states it, for example `iOS 17`; None for formats that do not say."""
+    operators: tuple[FileOperator, ...] = ()
+    """Every operator of the file, as read back from it."""
 
 
 class Runner(Protocol):
