@@ -180,6 +180,7 @@ def _ship(file: ExportedFile, run: Run, bundle: Path) -> ModelFile:
         parity=record.parity,
         latency=record.latency,
         quality=quality_of(record, run),
+        fidelity=record.fidelity,
         tolerance=tolerance_of(record.variant, gave),
         vectors=tuple(_write_vector(bundle, file, index) for index in range(len(file.vectors))),
     )

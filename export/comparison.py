@@ -15,6 +15,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 
 from mcompress.errors import UsageError
+from mcompress.record import PictureRecord
 from mcompress.targets.device import Device
 from mcompress.targets.gate import Gate
 from mcompress.targets.latency import OperatorLatency, Precisions, estimate, estimate_in_parts
@@ -87,6 +88,8 @@ class Comparison(Part):
     """One entry per operator, with the fields of `mcompress.targets.operators.Operator`."""
     files: dict[str, FileEstimate]
     """By name of the file; a file that does not run on the device is not in it."""
+    pictures: dict[str, dict[str, PictureRecord]] = Field(default_factory=dict)
+    """Name of the file -> held-out picture -> what the file makes of it; a file that was not executed is not in it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False, populate_by_name=True)
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mcompress.export import replay
+from mcompress.export.fidelity import value_of
 from mcompress.export.manifest import Manifest, ModelFile
-from mcompress.record import Run
+from mcompress.record import Fidelity, Run
 from mcompress.targets.schema import Measurement, Target
 
 OWNERS = "not known, stated by the owner"
@@ -61,7 +62,7 @@ def weights_licence(target: Target) -> str:
 def _render(template: str, path: Path, manifest: Manifest, run: Run, target: Target) -> None:
     loader = PackageLoader("mcompress.export", "templates")
     environment = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
-    environment.filters.update(kotlin=_kotlin, swift=_swift, size=_size, latency=_latency, metrics=_metrics, cell=_cell)
+    environment.filters.update(kotlin=_kotlin, swift=_swift, size=_size, latency=_latency, metrics=_metrics, cell=_cell, likeness=_likeness)
     path.parent.mkdir(parents=True, exist_ok=True)
     text = environment.get_template(template).render(manifest=manifest, run=run, target=target, photographs=PHOTOGRAPHS, of=_of(manifest))
     path.write_text(text, encoding="utf-8")
@@ -97,6 +98,14 @@ def _latency(measurement: Measurement) -> str:
 
 def _metrics(values: dict[str, float]) -> str:
     return ", ".join(f"{value:.2f} {name}" for name, value in values.items()) or "not measured"
+
+
+def _likeness(found: Fidelity, field: str, digits: int) -> str:
+    """A field of `Likeness` for a cell: mean, worst case and its picture."""
+    mean, worst = value_of(found.mean, field), found.worst.get(field)
+    if mean is None or worst is None:
+        return "not measured"
+    return f"{mean:.{digits}f}, worst {worst.value:.{digits}f} ({_cell(worst.picture)})"
 
 
 def _cell(text: object) -> str:

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from mcompress.export.interface import TensorFacts
-from mcompress.record import CoverageRecord, ParityRecord
+from mcompress.record import CoverageRecord, Fidelity, ParityRecord, WorstPicture
 from mcompress.targets.schema import Measurement
 
 SCHEMA = 1
@@ -76,6 +76,8 @@ class Quality(Part):
     after_from: Literal["this file in its runtime", "PyTorch"]
     baseline: dict[str, float]
     """What costs nothing (bicubic enlargement), where there is such a thing."""
+    worst: dict[str, WorstPicture] = Field(default_factory=dict)
+    """Metric -> the held-out picture that is worst by it, as `after_from` computes it."""
 
 
 class ModelFile(Part):
@@ -99,6 +101,8 @@ class ModelFile(Part):
     parity: ParityRecord
     latency: tuple[Measurement, ...]
     quality: Quality
+    fidelity: dict[str, Fidelity] = Field(default_factory=dict)
+    """`teacher` and `float_student` (the network before quantization, in PyTorch) -> how like theirs the file's held-out pictures are."""
     tolerance: Tolerance
     vectors: tuple[VectorFiles, ...]
 

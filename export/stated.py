@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib.metadata import version
 
+from mcompress.export.fidelity import quality_worst
 from mcompress.export.interface import TensorFacts
 from mcompress.export.manifest import ProcessingStep, Quality, Recommended, Runtime, Tolerance
-from mcompress.record import ExportRecord, Run
+from mcompress.record import ExportRecord, ModelRecord, PictureRecord, Run
 
 FLOAT_TOLERANCE = 1e-3  # share of the output range: the parity limit of float files, and what another CPU's order of additions stays below
 INT8_STEPS = 2  # two runtimes may round the last operator and the one before it differently
@@ -97,14 +98,17 @@ def default_unit(record: ExportRecord) -> Recommended:
 def quality_of(record: ExportRecord, run: Run) -> Quality:
     """Before (the teacher) and after: the file's own where it was executed, else that of the network that it was written from."""
     teacher = run.models.get("teacher")
+    baseline = run.baseline.get("mean", {})
+    before = teacher.quality if teacher else {}
     if record.quality:
-        after, source = record.quality, "this file in its runtime"
-    else:
-        model = run.models.get("distilled")
-        after, source = (model.quality if model else {}), "PyTorch"
-    return Quality.model_validate(
-        {"before": teacher.quality if teacher else {}, "after": after, "after_from": source, "baseline": run.baseline.get("mean", {})}
-    )
+        return Quality(before=before, after=record.quality, after_from="this file in its runtime", baseline=baseline, worst=record.quality_worst)
+    model = run.models.get("distilled")
+    after, worst = ({}, {}) if model is None else (model.quality, quality_worst(_pictures(model)))
+    return Quality(before=before, after=after, after_from="PyTorch", baseline=baseline, worst=worst)
+
+
+def _pictures(model: ModelRecord) -> dict[str, PictureRecord]:
+    return {name: PictureRecord(quality=values) for name, values in model.quality_per_sample.items()}
 
 
 def scale_of(took: TensorFacts, gave: TensorFacts) -> int:

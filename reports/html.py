@@ -13,11 +13,11 @@ from pydantic import ValidationError
 from mcompress.errors import UsageError
 from mcompress.record import ExportRecord, ModelRecord, Run
 from mcompress.reports import latency_budget as milliseconds
-from mcompress.reports import plots, wording
+from mcompress.reports import likeness, plots, wording
 from mcompress.reports import roofline as roofs
 from mcompress.reports.advice import advice
 from mcompress.reports.details import FoundCandidate, StageDetails, read_details
-from mcompress.reports.pictures import Photograph, photographs
+from mcompress.reports.pictures import Photograph, WorstPlace, photographs, worst_place
 from mcompress.targets.schema import Fallback, How, Measurement
 
 MOST_BARS = 48  # operators in the plot; the table behind it lists all
@@ -123,6 +123,9 @@ def write_report(folder: Path) -> Path:
         roofline=roof,
         roofline_plot=Markup(roofs.draw(roof)) if roof else "",
         exports=[(export, wording.file_name(export), wording.parity(export.parity)) for export in run.exports],
+        picture_rows=likeness.picture_rows(run),
+        picture_fields=tuple(likeness.FIELDS.values()),
+        worst=_worst(run, folder / "samples"),
         search=_search(run, details),
         curves=_curves(details),
         pruned=[(name, found) for name, found in details.items() if found.layers],
@@ -305,6 +308,13 @@ def fallback_groups(fallbacks: Sequence[Fallback]) -> list[FallbackGroup]:
     for fallback in fallbacks:
         grouped.setdefault((fallback.where, fallback.reason), []).append(fallback.what)
     return [FallbackGroup(where, reason, tuple(what)) for (where, reason), what in grouped.items()]
+
+
+def _worst(run: Run, samples: Path) -> tuple[WorstPlace, str] | None:
+    """Where the compressed network's picture that is least like the teacher's differs most, and how like it is."""
+    worst = likeness.worst_shown(run)
+    place = worst_place(samples, worst.picture) if worst else None
+    return (place, likeness.said("psnr_db", worst.value)) if worst and place else None
 
 
 def _search(run: Run, details: Mapping[str, StageDetails]) -> StagePart | None:

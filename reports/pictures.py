@@ -83,6 +83,26 @@ def _photograph(folder: Path) -> Photograph | None:
     )
 
 
+@dataclass(frozen=True)
+class WorstPlace:
+    """Where a picture of the compressed network is least like the teacher's: the same square of each, as data URIs of their own pixels."""
+
+    name: str
+    side: int
+    details: tuple[Detail, ...]
+
+
+def worst_place(samples: Path, name: str) -> WorstPlace | None:
+    """In the pictures of `samples/<name>/`; None where one of the two is missing or has another size."""
+    found = {variant: pixels for variant in ("truth", "teacher", "compressed") if (pixels := _read(samples / name / f"{variant}.png")) is not None}
+    if "teacher" not in found or "compressed" not in found or found["teacher"].shape != found["compressed"].shape:
+        return None
+    region = detail_region(found["teacher"], found["compressed"])
+    shape = found["teacher"].shape
+    details = tuple(Detail(variant, _detail_uri(pixels, region, shape[:2])) for variant, pixels in found.items() if pixels.shape == shape)
+    return WorstPlace(name, region[2], details)
+
+
 def _read(path: Path) -> Pixels | None:
     try:
         with Image.open(path) as image:

@@ -11,12 +11,14 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from mcompress.export.fidelity import FLOAT_STUDENT, TEACHER
 from mcompress.record import BudgetRecord, ExportRecord, ModelRecord, Run
-from mcompress.reports import latency_budget, wording
+from mcompress.reports import latency_budget, likeness, wording
 from mcompress.targets.schema import How
 
 NARROW = 120  # columns below which the second table breaks its cells where they can be broken
 PLAIN = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
+WHO = {FLOAT_STUDENT: "float student", TEACHER: "teacher"}
 ORDER: tuple[How, ...] = ("device", "estimated", "host", "published")
 
 
@@ -28,6 +30,8 @@ def render(run: Run, console: Console, *, folder: Path | None = None) -> None:
     parts: list[RenderableType] = [Text(), _title(run), _models(run, console)]
     if run.exports:
         parts.append(_files(run, console))
+    if likeness.compared(run):
+        parts.append(_pictures(run, console))
     if run.budget:
         parts += [Text("Budget", style="bold"), _budget(run.budget), Text()]
     parts += _remarks(run)
@@ -114,6 +118,26 @@ def _files(run: Run, console: Console) -> Table:
     if any(export.recommended for export in run.exports):
         table.caption = "* recommended for the target's device"
         table.caption_justify = "left"
+    return table
+
+
+def _pictures(run: Run, console: Console) -> Table:
+    """The worst case over the held-out pictures, per file; the means and the pictures' names stand in the report."""
+    table = _table(console)
+    compared = likeness.compared(run)
+    metrics = list(dict.fromkeys(metric for export in compared for metric in export.quality_worst))
+    shown = [("psnr_db", FLOAT_STUDENT), ("psnr_db", TEACHER), ("ssim", FLOAT_STUDENT), ("largest_shift", FLOAT_STUDENT)]
+    table.add_column("worst picture of", no_wrap=True)
+    for heading in (*(f"{wording.metric(m)[0]},\ntruth" for m in metrics), *(f"{likeness.FIELDS[field]},\n{WHO[who]}" for field, who in shown)):
+        table.add_column(heading, justify="right")
+    for export in compared:
+        cells = [wording.quality(m, export.quality_worst[m].value) if m in export.quality_worst else "-" for m in metrics]
+        for field, who in shown:
+            worst = export.fidelity[who].worst.get(field) if who in export.fidelity else None
+            cells.append(likeness.said(field, worst.value) if worst else "-")
+        table.add_row(f"{export.backend} {export.variant}", *cells)
+    table.caption = "steps are 8-bit steps; means, CIEDE2000 and which picture it is: in the report"
+    table.caption_justify = "left"
     return table
 
 

@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 LEAST_NOISE_PERCENT = 1.0
 """Two loads of one file in one process differ by up to 1 %, by where their memory lies, however long they are timed."""
 
+ALIKE_DB = 60.0
+"""Pictures that are as like as that differ by a quarter of an 8-bit step (root mean square), which no screen shows; beyond it there is only rounding."""
+
 Percent = Annotated[float, Field(ge=0, le=1000)]
 Count = Annotated[int, Field(ge=0, le=1_000_000)]
 Decibels = Annotated[float, Field(ge=0, le=200)]
@@ -24,6 +27,11 @@ GatedField = Literal[
     "parity_db",
     "parity_limit_percent",
     "quality",
+    "worst_picture",
+    "float_psnr_db",
+    "teacher_psnr_db",
+    "ssim",
+    "colour_shift",
 ]
 
 
@@ -55,6 +63,17 @@ class Gate(BaseModel):
     """Difference from the reference: so much more, in per cent of the limit that it must keep anyway."""
     quality: Annotated[float, Field(ge=0, le=1000)] = 0.05
     """Quality on held-out data: so much less, in the metric's own unit (dB for PSNR)."""
+    worst_picture: Annotated[float, Field(ge=0, le=1000)] = 0.5
+    """Quality of any one held-out picture: so much less, in the metric's own unit. One that is ruined among many hardly moves their mean."""
+    float_psnr_db: Decibels = 1.0
+    """PSNR of any one held-out picture against the float student's, which is what writing and quantizing the file cost: so many dB less. What is
+    above `ALIKE_DB` in both bundles is equal."""
+    teacher_psnr_db: Decibels = 1.0
+    """The same against the teacher's picture."""
+    ssim: Annotated[float, Field(ge=0, le=2)] = 0.005
+    """Structural similarity of any one held-out picture to the teacher's and to the float student's: so much less."""
+    colour_shift: Annotated[float, Field(ge=0, le=255)] = 0.25
+    """Mean difference of any one channel of any one held-out picture from the teacher's and from the float student's: so many 8-bit steps more."""
     only_shown: tuple[GatedField, ...] = ()
     """Fields that are compared and shown, and never fail the gate."""
     measured_required: bool = False

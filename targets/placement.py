@@ -18,21 +18,11 @@ import numpy as np
 
 from mcompress.errors import UsageError
 from mcompress.targets.columns import Columns, Floats, Integers, apart, columns_of, edges_of
+from mcompress.targets.crossings import Form, Forms, boundary_ms
 from mcompress.targets.device import Device, Unit
 from mcompress.targets.operators import OperatorTable
-from mcompress.targets.roofline import SpeedArrays, activation_ms, stairs, unit_costs
-from mcompress.targets.speeds import BYTES, CLASSES, PRECISIONS, STANDS_FOR, PrecisionName
-
-
-@dataclass(frozen=True)
-class Form:
-    """A unit, and a precision that it computes in."""
-
-    unit: int
-    """Position in the chain of fallbacks; 0 is the unit that was asked for."""
-    computed: PrecisionName
-    arrays: SpeedArrays
-    dispatch_ms: float
+from mcompress.targets.roofline import SpeedArrays, activation_ms, unit_costs
+from mcompress.targets.speeds import BYTES, CLASSES, PRECISIONS, STANDS_FOR
 
 
 @dataclass(frozen=True)
@@ -73,7 +63,7 @@ def place(tables: Sequence[OperatorTable], precisions: Integers | int, device: D
     chain, columns = device.chain(unit), columns_of(tables)
     count = len(columns.classes)
     of_file: Integers = np.full(count, precisions) if isinstance(precisions, int) else precisions
-    takes = np.stack([_takes(one)[of_file, columns.classes] for one in chain])
+    takes = np.stack([taken_by(one)[of_file, columns.classes] for one in chain])
     homeless = ~takes.any(0)
     if homeless.any():
         raise UsageError(_cannot_run(tables, columns, of_file, int(np.argmax(homeless)), device, chain))
@@ -104,45 +94,12 @@ def place(tables: Sequence[OperatorTable], precisions: Integers | int, device: D
                 passes[rows] = found[rows]
                 apart_ms[rows] = (activation_ms(columns, arrays, BYTES[computed], found) + forms[-1].dispatch_ms)[rows]
 
-    boundary = _boundary_ms(tables, columns, form, forms, chain) if len(forms) > 1 else np.zeros(count)
+    boundary = boundary_ms(edges_of(tables, columns), columns, form, Forms.of(forms, chain)) if len(forms) > 1 else np.zeros(count)
     arithmetics = np.array([PRECISIONS.index(one.computed) for one in forms])[form]
     return Placed(chain, columns, of_file, units, arithmetics, passes, compute, memory, dispatch, boundary, stream, apart_ms, doubt, invoke_ms)
 
 
-def _boundary_ms(tables: Sequence[OperatorTable], columns: Columns, form: Integers, forms: Sequence[Form], chain: Sequence[Unit]) -> Floats:
-    """Milliseconds that each operator pays for tensors that come in another form than its own."""
-    edges = edges_of(tables, columns)
-    changed = form[edges.made_by] != form[edges.read_by]
-    made_by, read_by = edges.made_by[changed], edges.read_by[changed]
-    _, first, conversion = np.unique(made_by * len(forms) + form[read_by], return_index=True, return_inverse=True)
-    # Readers may share a tensor, or each take a part of it; no more is there than its maker has written.
-    elements = np.minimum(np.bincount(conversion, edges.elements[changed], len(first)), columns.written[made_by[first]])
-    made_by, read_by = made_by[first], read_by[first]
-    here, there = form[read_by], form[made_by]
-
-    width = np.array([BYTES[one.computed] for one in forms], float)
-    stored = np.array([one.arrays.stored for one in forms])
-    near_gbs = np.array([one.arrays.near_gbs for one in forms])
-    unit = np.array([one.unit for one in forms])
-    # Read in one form and written in the other, each padded as it lies there, as fast as the memory of the wider one.
-    channels = columns.written_channels[made_by]
-    element_bytes = width[here] * stairs(channels, stored[here]) + width[there] * stairs(channels, stored[there])
-    gbs = np.where(width[here] >= width[there], near_gbs[here], near_gbs[there])
-    hop = unit[here] != unit[there]
-    dispatch_ms = np.array([one.dispatch_ms for one in forms])
-    each = elements * element_bytes / (gbs * 1e6) + np.where(hop, 0.0, dispatch_ms[here])
-    found: Floats = np.bincount(read_by, each, len(form)).astype(np.float64)
-
-    hop_ms = np.array([one.boundary.hop_us / 1e3 for one in chain])
-    waits = np.zeros((len(form), len(chain)), bool)
-    waits[read_by[hop], unit[there][hop]] = True
-    waiting, awaited = np.nonzero(waits)
-    # The unit further up the chain is the accelerator of the two, whose driver is waited for.
-    found += np.bincount(waiting, hop_ms[np.minimum(unit[form[waiting]], awaited)], len(form))
-    return found
-
-
-def _takes(unit: Unit) -> np.ndarray:
+def taken_by(unit: Unit) -> np.ndarray:
     """Precision of the file x class -> whether the unit takes it."""
     found = np.zeros((len(PRECISIONS), len(CLASSES)), bool)
     for row, precision in enumerate(PRECISIONS):

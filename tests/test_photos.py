@@ -88,10 +88,17 @@ def test_psnr_of_a_known_error() -> None:
     assert task.quality(truth + 51 / 255, truth) == pytest.approx(-20 * math.log10(0.2), abs=1e-4)
 
 
-def test_calibration_inputs_fill_any_shape(task) -> None:
-    inputs = list(task.calibration_inputs(3, (2, 3, 200, 170), 0))
-    assert [tuple(x.shape) for x in inputs] == [(2, 3, 200, 170)] * 3
-    assert all(float(x.min()) >= 0 and float(x.max()) <= 1 for x in inputs)
+def test_calibration_samples_fill_any_shape(task) -> None:
+    samples = list(task.calibration_samples(3, (2, 3, 200, 170), 0))
+    assert [tuple(one.input.shape) for one in samples] == [(2, 3, 200, 170)] * 3
+    assert [tuple(one.truth.shape) for one in samples] == [(2, 3, 800, 680)] * 3
+    assert all(torch.equal(photos.degrade(one.truth), one.input) for one in samples)
+    assert len({one.name for one in samples}) == 3
+
+
+def test_the_first_calibration_samples_are_the_same_for_any_count(task) -> None:
+    few, many = (list(task.calibration_samples(count, (1, 3, 16, 16), 5)) for count in (2, 4))
+    assert all(torch.equal(a.input, b.input) and a.name == b.name for a, b in zip(few, many, strict=False))
 
 
 def test_user_folders_replace_the_embedded_photos(tmp_path) -> None:

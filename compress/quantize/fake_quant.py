@@ -26,7 +26,7 @@ def weight_scales(weight: Tensor, axis: int) -> Tensor:
 
 def fake_quantize_weight(weight: Tensor, axis: int) -> Tensor:
     """Round `weight` to symmetric INT8 per output channel; same shape."""
-    scales = weight_scales(weight, axis)
+    scales = weight_scales(weight.detach(), axis)
     return torch.fake_quantize_per_channel_affine(weight, scales, torch.zeros_like(scales, dtype=torch.int32), axis, -WEIGHT_MAX, WEIGHT_MAX)
 
 

@@ -14,7 +14,7 @@ from mcompress.compress.models.spec import ModelSpec
 
 @dataclass(frozen=True)
 class Sample:
-    """One held-out sample: its name, the network's input, and the truth; (1, C, H, W)."""
+    """One sample: its name, the network's input, and the truth; (N, C, H, W), N is 1 for held-out ones."""
 
     name: str
     input: Tensor
@@ -57,8 +57,8 @@ class Task(Protocol):
     def largest_crop(self) -> int:
         """The largest `crop_size` that the training data can give."""
 
-    def calibration_inputs(self, count: int, input_shape: tuple[int, ...], seed: int) -> Iterator[Tensor]:
-        """`count` inputs of `input_shape` from the training data, streamed one at a time."""
+    def calibration_samples(self, count: int, input_shape: tuple[int, ...], seed: int) -> Iterator[Sample]:
+        """`count` samples with inputs of `input_shape` from the training data, streamed one at a time; the first are the same for any `count`."""
 
     def quality(self, output: Tensor, truth: Tensor) -> float:
         """The metric of one output against its truth."""

@@ -15,7 +15,8 @@ from mcompress.export.comparison import Comparison, EstimatedFile
 from mcompress.export.manifest import Manifest, ModelFile
 from mcompress.export.parity import INT8_METRIC
 from mcompress.export.stated import RUNTIMES
-from mcompress.reports.gate.rows import Gated, counted, excused, figure, noted, plain, relative
+from mcompress.reports.gate.picture_rows import picture_rows
+from mcompress.reports.gate.rows import Gated, counted, excused, figure, noted, one_sided, plain, relative
 from mcompress.reports.gate.timing import Timing, signed
 from mcompress.reports.gate.tolerances import Tolerances, percent
 from mcompress.reports.gate.verdicts import Row, Verdict
@@ -104,7 +105,7 @@ class FileRows:
         lost = computed or other_mcompress(self.baseline, self.new, "made")
         yield excused(self._parity(), computed if self.now.parity.value is not None else lost)
         data = "" if self.baseline.comparison.held_out == self.new.comparison.held_out else "the held-out data are not the baseline's"
-        for row in self._quality():
+        for row in (*self._quality(), *self._pictures()):
             yield excused(row, data or (computed if row.values[1] is not None else lost), always=bool(data))
 
     def _latency(self) -> Row:
@@ -163,7 +164,7 @@ class FileRows:
             cells = plain(old.value), plain(now.value), "", f"limit {now.limit:g}"
             return Row(self.subject, name, *cells, "regression", "outside its limit", (old.value, now.value))
         if old.value is None or now.value is None:
-            return self._one_sided(name, allowed, (old.value, now.value), (now if now.value is None else old).runtime)
+            return one_sided(self.subject, name, allowed, self.tolerances, (old.value, now.value), (now if now.value is None else old).runtime)
         if old.metric != now.metric:
             return Row(self.subject, name, old.metric, now.metric, "", "the same metric", "re-baseline", "parity is measured another way")
         values, note = (old.value, now.value), f"limit {now.limit:g}"
@@ -175,25 +176,22 @@ class FileRows:
         change = now.value - old.value
         return gated.judged((plain(old.value), plain(now.value), f"{change:+.2g}"), change, values, note, scale=share)
 
-    def _one_sided(self, field: str, name: GatedField, values: tuple[float | None, float | None], note: str) -> Row:
-        """A number that only one bundle has, or none: one that was lost fails, else nobody could notice that a file got worse."""
-        verdict: Verdict = "regression" if values[0] is not None else "not comparable"
-        return Gated(self.subject, field, name, self.tolerances, _stated).row((plain(values[0]), plain(values[1]), ""), verdict, values, note)
-
     def _quality(self) -> Iterator[Row]:
         old, now = self.old.quality, self.now.quality
         where = f"computed by {now.after_from}" if old.after_from == now.after_from else f"computed by {old.after_from}, now by {now.after_from}"
         for metric in dict.fromkeys((*old.after, *now.after)):
             field, one, other = f"quality, {metric}", old.after.get(metric), now.after.get(metric)
             if one is None or other is None:
-                yield self._one_sided(field, "quality", (one, other), f"only the {'baseline' if other is None else 'new bundle'} has it")
+                yield one_sided(
+                    self.subject, field, "quality", self.tolerances, (one, other), f"only the {'baseline' if other is None else 'new bundle'} has it"
+                )
                 continue
             gated = Gated(self.subject, field, "quality", self.tolerances, lambda allowed: f"-{allowed:g}")
             yield gated.judged((f"{one:.3f}", f"{other:.3f}", f"{other - one:+.3f}"), one - other, (one, other), where)
 
-
-def _stated(_allowed: float) -> str:
-    return "a value"
+    def _pictures(self) -> Iterator[Row]:
+        old, now = (side.comparison.pictures.get(file.path, {}) for side, file in ((self.baseline, self.old), (self.new, self.now)))
+        return picture_rows(self.subject, old, now, self.tolerances)
 
 
 def _on(found: EstimatedFile | None) -> str:

@@ -34,6 +34,16 @@ class Gated:
         return self.row(cells, judged(worse_by, scale * self.tolerances.of(self.name)), values, note)
 
 
+def one_sided(subject: str, field: str, name: GatedField, tolerances: Tolerances, values: tuple[float | None, float | None], note: str) -> Row:
+    """A number that only one bundle has, or none: one that was lost fails, else nobody could notice that a file got worse."""
+    verdict: Verdict = "regression" if values[0] is not None else "not comparable"
+    return Gated(subject, field, name, tolerances, _stated).row((plain(values[0]), plain(values[1]), ""), verdict, values, note)
+
+
+def _stated(_allowed: float) -> str:
+    return "a value"
+
+
 def relative(subject: str, field: str, old: float, new: float, unit: str, name: GatedField, tolerances: Tolerances) -> Row:
     """A number that must not grow by more than a percentage; `name` is that of its tolerance."""
     change = (new / old - 1) * 100 if old else (0.0 if new == old else float("inf"))

@@ -10,7 +10,7 @@ from mcompress.environment import cpu_name
 from mcompress.export.comparison import Comparison, NetworkCost, constants_of, plain_operators, stored_estimate
 from mcompress.offer import planned_precisions
 from mcompress.planning import Plan
-from mcompress.record import Run
+from mcompress.record import ExportRecord, Run
 from mcompress.targets.operators import OperatorTable
 from mcompress.targets.speeds import PrecisionName
 
@@ -19,7 +19,7 @@ def comparison_of(made: Plan, record: Run, table: OperatorTable, plan: Precision
     """`table` is that of the network which the files were written from; each file is estimated on the unit that it is offered for."""
     floats: dict[str, PrecisionName] = {config.backend: config.floats for config in made.target.exports}
     files = {
-        export.file.rpartition("/")[2]: stored_estimate(
+        _name(export): stored_estimate(
             table, made.device, export.unit, planned_precisions(table, plan if export.variant == "mixed" else None, floats[export.backend])
         )
         for export in record.exports
@@ -37,4 +37,10 @@ def comparison_of(made: Plan, record: Run, table: OperatorTable, plan: Precision
         ),
         table=plain_operators(table),
         files=files,
+        pictures={_name(export): export.pictures for export in record.exports if export.pictures},
     )
+
+
+def _name(export: ExportRecord) -> str:
+    """Of the file, in the bundle."""
+    return export.file.rpartition("/")[2]

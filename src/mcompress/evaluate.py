@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import numpy as np
 import torch
@@ -12,8 +15,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mcompress.compress.tasks.task import Sample, Task
+from mcompress.errors import ParityError
+from mcompress.export.fidelity import FLOAT_STUDENT, TEACHER, likeness
 from mcompress.export.tiled import run_tiled
+from mcompress.record import PictureRecord
 
+Array = NDArray[np.float32]
 Scores = dict[str, dict[str, float]]
 PARITY_INPUTS = 4
 
@@ -36,21 +43,74 @@ def score_baseline(task: Task, pictures: Path) -> Scores:
     return _score(task, task.baseline, pictures, task.baseline_name)
 
 
+class References:
+    """What the teacher and the float student make of the held-out samples, computed when it is first asked for and then kept.
+
+    The teacher computes whole pictures, as users of the original see them; the student the same tiles as the files, so that nothing but writing the
+    file is between them. The pictures lie in a nameless file below `folder`, not in memory; it is gone when the process ends, however that ends.
+    """
+
+    def __init__(self, teacher: nn.Module, student: nn.Module, input_shape: tuple[int, ...], folder: Path) -> None:
+        self._makers: Mapping[str, Callable[[Sample], Array]] = {
+            TEACHER: lambda sample: _picture(teacher, sample.input),
+            FLOAT_STUDENT: lambda sample: _tiled(lambda tile: _picture(student, torch.from_numpy(tile)), sample, input_shape),
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  (closed by __exit__)
+        self._places: dict[tuple[str, int], tuple[int, tuple[int, ...]]] = {}
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None) -> None:
+        """Give the disk space back."""
+        self._file.close()
+
+    def of(self, index: int, sample: Sample) -> dict[str, Array]:
+        """Reference -> its picture (1, C, H, W) of the held-out sample with that index."""
+        return {reference: self._kept(reference, index, sample) for reference in self._makers}
+
+    def _kept(self, reference: str, index: int, sample: Sample) -> Array:
+        if (reference, index) not in self._places:
+            made = np.ascontiguousarray(self._makers[reference](sample), dtype=np.float32)
+            start = self._file.seek(0, 2)
+            self._file.write(made.tobytes())
+            self._places[reference, index] = start, made.shape
+        start, shape = self._places[reference, index]
+        self._file.seek(start)
+        return np.frombuffer(self._file.read(4 * int(np.prod(shape))), dtype=np.float32).reshape(shape)
+
+
 def score_file(
-    task: Task,
-    run: Callable[[NDArray[np.float32]], NDArray[np.float32]],
-    input_shape: tuple[int, ...],
-    pictures: Path | None,
-    name: str,
-) -> Scores:
-    """Sample -> {metric: value} for an exported file, run on tiles of its fixed input size."""
+    task: Task, run: Callable[[Array], Array], input_shape: tuple[int, ...], references: References, pictures: Path | None, name: str
+) -> dict[str, PictureRecord]:
+    """Sample -> quality and likeness to the references, for an exported file, run on tiles of its fixed input size.
 
-    def enlarge(sample: Sample) -> Tensor:
-        scale = sample.truth.shape[2] // sample.input.shape[2]
-        tile = (input_shape[2], input_shape[3])
-        return torch.from_numpy(run_tiled(run, sample.input.numpy(), tile, scale))
+    Raises `ParityError` for a file that computes NaN or infinity on a sample.
+    """
+    found = {}
+    for index, sample in enumerate(task.held_out()):
+        output = _tiled(run, sample, input_shape)
+        try:
+            against = {who: likeness(output, picture, task.output_range) for who, picture in references.of(index, sample).items()}
+        except ParityError as error:
+            raise ParityError(f"held-out sample '{sample.name}': {error}") from error
+        as_tensor = torch.from_numpy(output)
+        found[sample.name] = PictureRecord(quality={task.metric: round(task.quality(as_tensor, sample.truth), 4)}, against=against)
+        if pictures is not None:
+            save_picture(as_tensor, pictures / sample.name / f"{name}.png")
+    return found
 
-    return _score(task, enlarge, pictures, name)
+
+def _tiled(run: Callable[[Array], Array], sample: Sample, input_shape: tuple[int, ...]) -> Array:
+    scale = sample.truth.shape[2] // sample.input.shape[2]
+    return run_tiled(run, sample.input.numpy(), (input_shape[2], input_shape[3]), scale)
+
+
+@torch.no_grad()
+def _picture(network: nn.Module, value: Tensor) -> Array:
+    return network(value).numpy()  # type: ignore[no-any-return]
 
 
 def _score(task: Task, run: Callable[[Sample], Tensor], pictures: Path | None, name: str) -> Scores:

@@ -21,17 +21,18 @@ from mcompress.compress.quantize.plan import PrecisionPlan
 from mcompress.compress.quantize.program import reference_program
 from mcompress.console import Reporter
 from mcompress.environment import cpu_name, package_versions, thread_count
-from mcompress.evaluate import PARITY_INPUTS, Scores, mean, parity_inputs, score_file
+from mcompress.evaluate import PARITY_INPUTS, References, Scores, mean, parity_inputs, score_file
 from mcompress.export import backend_of
 from mcompress.export.backend import FloatArray, Runner, Written, captured
 from mcompress.export.bundle import ExportedFile, TestVector
+from mcompress.export.fidelity import fidelity_of, quality_worst
 from mcompress.export.interface import TensorFacts, facts_of
 from mcompress.export.parity import FLOAT_METRIC, FLOAT_REFERENCE, INT8_METRIC, INT8_REFERENCE, float_parity, int8_parity, not_executed
 from mcompress.export.profile import profile
 from mcompress.export.replay import digest_of, size_of
 from mcompress.export.walked import confirm
 from mcompress.planning import STAGE_VERSIONS, Plan
-from mcompress.record import ExportRecord, WalkedRecord
+from mcompress.record import ExportRecord, PictureRecord, WalkedRecord
 from mcompress.targets.exports import ExportConfig
 from mcompress.targets.schema import Fallback, Measurement, Target
 
@@ -83,9 +84,10 @@ def export_all(made: Plan, final: Artifact, cache: Cache, log: Path, reporter: R
     jobs = export_jobs(made.target)
     report = reporter.progress("export, execute, compare, time")
     results = []
-    for index, (config, variant) in enumerate(jobs):
-        report(index, len(jobs), f"{config.backend} {variant}")
-        results.append(_export(made, network, config, variant, cache, log, force=force))
+    with References(made.teacher.eval(), network.model, network.input_shape, cache.root) as references:
+        for index, (config, variant) in enumerate(jobs):
+            report(index, len(jobs), f"{config.backend} {variant}")
+            results.append(_export(made, network, references, config, variant, cache, log, force=force))
     report(len(jobs), len(jobs), "")
     return results
 
@@ -103,6 +105,7 @@ def export_key(made: Plan, digest: str, config: ExportConfig, variant: Variant) 
         "version": STAGE_VERSIONS["export"],
         "config": config.model_dump(mode="json"),
         "model": digest,
+        "teacher": made.teacher_digest,
         "stem": made.target.name,
         "data": made.data_digest,
         "input_shape": list(made.target.model.input_shape),
@@ -112,22 +115,24 @@ def export_key(made: Plan, digest: str, config: ExportConfig, variant: Variant) 
     }
 
 
-def _export(made: Plan, network: Network, config: ExportConfig, variant: Variant, cache: Cache, log: Path, *, force: bool) -> ExportResult:
+def _export(
+    made: Plan, network: Network, references: References, config: ExportConfig, variant: Variant, cache: Cache, log: Path, *, force: bool
+) -> ExportResult:
     def compute(folder: Path, _work: Path) -> None:
         with captured(log):
-            _write(made, network, config, variant, folder)
+            _write(made, network, references, config, variant, folder)
 
     return _read(cache.get(export_key(made, network.digest, config, variant), compute, force=force))
 
 
-def _write(made: Plan, network: Network, config: ExportConfig, variant: Variant, folder: Path) -> None:
+def _write(made: Plan, network: Network, references: References, config: ExportConfig, variant: Variant, folder: Path) -> None:
     backend, shape = backend_of(config), network.input_shape
     plan = network.plan if variant == "mixed" else None
     written = backend.write(config, network.model, network.example, plan, folder / f"{made.target.name}-{variant}")
     reference = network.model if plan is None else network.quantized
     inputs = parity_inputs(made.task, shape)
     runner = _runner(config, written, thread_count(made.target))
-    scores: Scores = {}
+    pictures: dict[str, PictureRecord] = {}
     outputs: list[FloatArray | None] = [None] * VECTORS
     if runner is None:
         metric, limit = (FLOAT_METRIC, config.float_limit) if plan is None else (INT8_METRIC, config.int8_limit_db)
@@ -139,9 +144,10 @@ def _write(made: Plan, network: Network, config: ExportConfig, variant: Variant,
             if plan is None
             else int8_parity(runner, reference, inputs, config.int8_limit_db)
         )
-        scores = score_file(made.task, runner.run, shape, folder / "pictures", "file")
+        pictures = score_file(made.task, runner.run, shape, references, folder / "pictures", "file")
         outputs = [runner.run(value) for value in inputs[:VECTORS]]
         latency = profile(config.backend, written.path, shape, precision=_label(written), threads=1, seconds=config.profile_s)
+    scores = {name: picture.quality for name, picture in pictures.items()}
     walked, doubts = _walked(config, network, written, shape)
     record = ExportRecord(
         backend=config.backend,
@@ -154,12 +160,15 @@ def _write(made: Plan, network: Network, config: ExportConfig, variant: Variant,
         coverage=written.coverage,
         latency=latency,
         quality=mean(scores) if scores else {},
+        quality_worst=quality_worst(pictures),
+        fidelity=fidelity_of(pictures),
+        pictures=pictures,
         walked=walked,
     )
     with torch.no_grad():
-        references = [reference(torch.from_numpy(value)).numpy() for value in inputs[:VECTORS]]
+        expected = [reference(torch.from_numpy(value)).numpy() for value in inputs[:VECTORS]]
     written = replace(written, fallbacks=(*written.fallbacks, *doubts))
-    _store(folder, record, written, scores, made, network, (inputs[:VECTORS], outputs, references))
+    _store(folder, record, written, scores, made, network, (inputs[:VECTORS], outputs, expected))
 
 
 def _walked(config: ExportConfig, network: Network, written: Written, shape: tuple[int, ...]) -> tuple[WalkedRecord | None, tuple[Fallback, ...]]:

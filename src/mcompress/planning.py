@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import TypeVar
 
@@ -30,7 +31,7 @@ from mcompress.targets.schema import SMALLEST_SIDE, Target
 from mcompress.targets.speeds import PrecisionName
 from mcompress.targets.stages import PruneConfig, QuantizeConfig, SearchConfig, StageConfig, TrainingConfig
 
-STAGE_VERSIONS = {"search": 4, "prune": 5, "distill": 3, "quantize": 1, "export": 3, "evaluate": 1}
+STAGE_VERSIONS = {"search": 4, "prune": 5, "distill": 3, "quantize": 1, "export": 4, "evaluate": 1}
 """Raised by hand when a stage's results change for the same inputs; part of every cache key."""
 STAGE_PACKAGES = {"search": ("optuna", "accelerate"), "prune": ("torch-pruning",), "distill": ("accelerate",), "quantize": ("torchao",)}
 """What a stage's result depends on besides torch."""
@@ -66,6 +67,11 @@ class Plan:
         """Digest of training and held-out data."""
         return self.task.data_digest
 
+    @cached_property
+    def teacher_digest(self) -> str:
+        """Of the teacher's specification and weights."""
+        return model_digest(self.teacher_spec, self.teacher.state_dict())
+
     def key_parts(self, name: str, stage: StageConfig, parent: str) -> dict[str, JsonValue]:
         """What determines a stage's result: the cache key before hashing."""
         parts: dict[str, JsonValue] = {
@@ -73,7 +79,7 @@ class Plan:
             "version": STAGE_VERSIONS[stage.stage],
             "config": stage.model_dump(mode="json", exclude={"checkpoint_every_s"}),
             "parent": parent,
-            "teacher": model_digest(self.teacher_spec, self.teacher.state_dict()),
+            "teacher": self.teacher_digest,
             "data": self.data_digest,
             "seed": self.target.seed,
             "threads": thread_count(self.target),

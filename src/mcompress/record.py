@@ -168,6 +168,51 @@ class WalkedRecord(Record):
     """The node of the file at which that much memory is live first."""
 
 
+class Finite(Record):
+    """Frozen; unknown keys are errors; no NaN."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+
+class Likeness(Finite):
+    """How like another network's picture a picture is, or the mean over several; `mcompress.export.fidelity` says how each is computed."""
+
+    psnr_db: float
+    """Of all values, dB; 200 for pictures that are equal."""
+    ssim: float | None = Field(ge=-1, le=1)
+    """Structural similarity, 1 for equal pictures; None for one smaller than its window."""
+    colour_shift: tuple[float, ...]
+    """Mean difference per channel, in 8-bit steps; positive where the picture is brighter."""
+    largest_shift: float = Field(ge=0)
+    """The largest of `colour_shift` without its sign; in a mean, the mean over pictures of this, so that opposite shifts do not cancel."""
+    delta_e: float | None = Field(ge=0)
+    """CIEDE2000, mean over pixels; about 1 is the smallest difference that is seen. None for a picture that is not RGB."""
+
+
+class PictureRecord(Finite):
+    """One held-out picture as an exported file computes it."""
+
+    quality: dict[str, float]
+    """Metric of the task -> value against the truth."""
+    against: dict[str, Likeness] = Field(default_factory=dict)
+    """`teacher` and `float_student` -> how like their pictures it is. The student computes the same tiles as the file, the teacher the whole."""
+
+
+class WorstPicture(Finite):
+    """The held-out picture on which something is worst."""
+
+    picture: str
+    value: float
+
+
+class Fidelity(Finite):
+    """Likeness over all held-out pictures."""
+
+    mean: Likeness
+    worst: dict[str, WorstPicture]
+    """By field of `Likeness`: `psnr_db`, `ssim`, `largest_shift`, `delta_e`, each with a picture of its own."""
+
+
 class ExportRecord(Record):
     """One exported file (or folder, for Core ML); `file` is relative to the run folder."""
 
@@ -182,6 +227,12 @@ class ExportRecord(Record):
     latency: tuple[Measurement, ...] = ()
     quality: dict[str, float] = Field(default_factory=dict)
     """Quality on held-out data computed by the exported file in its own runtime."""
+    quality_worst: dict[str, WorstPicture] = Field(default_factory=dict)
+    """Metric -> the held-out picture that is worst by it."""
+    fidelity: dict[str, Fidelity] = Field(default_factory=dict)
+    """`teacher` and `float_student` -> how like theirs the file's pictures are."""
+    pictures: dict[str, PictureRecord] = Field(default_factory=dict)
+    """Sample name -> the same for one picture; what means and worst cases are taken from."""
     recommended: bool = False
     """Whether it is offered for the target's device, before the backend's other file."""
     unit: str | None = None

@@ -89,14 +89,16 @@ class SuperResolution:
         """The largest training crop (low-resolution pixels) that at least one photograph can give."""
         return max(min(level.shape[1:]) for level in self._levels) // photos.SCALE
 
-    def calibration_inputs(self, count: int, input_shape: tuple[int, ...], seed: int) -> Iterator[Tensor]:
-        """Low-resolution crops of training photographs in `input_shape`, mirrored at the border where a photograph is too small."""
+    def calibration_samples(self, count: int, input_shape: tuple[int, ...], seed: int) -> Iterator[Sample]:
+        """Crops of training photographs, reduced to `input_shape`, mirrored at the border where a photograph is too small."""
         batch, _, height, width = input_shape
-        lows = [photos.whole_pair(photo)[0] for photo in self.training_photos.photos]
+        highs = [photos.whole_pair(photo)[1] for photo in self.training_photos.photos]
         generator = torch.Generator().manual_seed(seed)
         for index in range(count):
-            crops = [_crop(lows[(index * batch + k) % len(lows)], height, width, generator) for k in range(batch)]
-            yield torch.cat(crops)
+            which = [(index * batch + k) % len(highs) for k in range(batch)]
+            truth = torch.cat([_crop(highs[k], height * photos.SCALE, width * photos.SCALE, generator) for k in which])
+            names = "+".join(self.training_photos.photos[k].name for k in which)
+            yield Sample(f"{names} #{index}", photos.degrade(truth), truth)
 
     def quality(self, output: Tensor, truth: Tensor) -> float:
         """Peak signal-to-noise ratio over all RGB values, dB, after clipping to [0, 1] and rounding to 8 bits."""
@@ -108,10 +110,10 @@ class SuperResolution:
         return photos.bicubic_upsample(sample.input)
 
 
-def _crop(low: Tensor, height: int, width: int, generator: torch.Generator) -> Tensor:
-    top = int(torch.randint(max(1, low.shape[2] - height + 1), (1,), generator=generator))
-    left = int(torch.randint(max(1, low.shape[3] - width + 1), (1,), generator=generator))
-    crop = low[:, :, top : top + height, left : left + width]
+def _crop(image: Tensor, height: int, width: int, generator: torch.Generator) -> Tensor:
+    top = int(torch.randint(max(1, image.shape[2] - height + 1), (1,), generator=generator))
+    left = int(torch.randint(max(1, image.shape[3] - width + 1), (1,), generator=generator))
+    crop = image[:, :, top : top + height, left : left + width]
     while crop.shape[2] < height or crop.shape[3] < width:  # a mirror adds less than the image itself, so small images take several
         right = min(width - crop.shape[3], crop.shape[3] - 1)
         bottom = min(height - crop.shape[2], crop.shape[2] - 1)

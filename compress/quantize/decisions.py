@@ -1,0 +1,242 @@
+"""What the planner decides: one precision for each operator together with the ReLU fused into it, and what follows from each choice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor, fx, nn
+
+from mcompress.compress.cost import operator_table
+from mcompress.compress.quantize import kinds
+from mcompress.compress.quantize.plan import ActivationRange, PlannedOperator, Precision, PrecisionPlan
+from mcompress.compress.quantize.sensitivity import Sensitivity
+from mcompress.errors import StageError
+from mcompress.targets.device import Device
+from mcompress.targets.operators import OperatorTable
+from mcompress.targets.precision_latency import PrecisionLatency, precision_latency
+
+ALL: tuple[Precision, ...] = ("int8", "fp16", "fp32")
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One operator with the ReLU fused into it. Indices are positions in `Problem.decisions`."""
+
+    nodes: tuple[str, ...]
+    allowed: tuple[Precision, ...]
+    noise: dict[Precision, float]
+    """What the precision itself adds: INT8 the rounding of the weights, FP16 that of everything."""
+    touches: tuple[str, ...]
+    """Tensors (keys of `Problem.tensors`) that are rounded when this is INT8."""
+    between: tuple[int, ...] = ()
+    """Makers and readers of its tensors, where INT8 of them all makes this INT8 too: an operator without weights between quantized tensors."""
+    follows: int | None = None
+    """The decision whose precision this one shares, because the operator table has both in one row."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Everything that the planner needs to know of a network and a device."""
+
+    decisions: tuple[Decision, ...]
+    tensors: dict[str, float]
+    """Tensor that INT8 operators read or write -> noise when it is rounded; copies of another tensor have none of their own."""
+    copied_from: dict[str, tuple[str, ...]]
+    """Tensor that a moving or clamping operator makes -> the tensors whose values it holds: rounding it rounds them."""
+    units: tuple[PrecisionLatency, ...]
+    row_owner: tuple[int, ...]
+    """Row of the operator table -> its decision."""
+
+    def latency_ms(self, chosen: Sequence[Precision]) -> float:
+        """The estimator's milliseconds, summed over the units."""
+        return sum(self.latency_on(unit, chosen) for unit in self.units)
+
+    def latency_on(self, unit: PrecisionLatency, chosen: Sequence[Precision]) -> float:
+        """The estimator's milliseconds on one unit; infinite where it cannot run the assignment."""
+        return unit.of(np.array([unit.precisions.index(chosen[owner]) for owner in self.row_owner]))
+
+    def noise_of(self, chosen: Sequence[Precision]) -> float:
+        """The additive prediction, as a share of the output's energy."""
+        rounded = {name for decision, precision in zip(self.decisions, chosen, strict=True) if precision == "int8" for name in decision.touches}
+        pending = list(rounded)
+        while pending:
+            for source in self.copied_from.get(pending.pop(), ()):
+                if source not in rounded:
+                    rounded.add(source)
+                    pending.append(source)
+        own = sum(decision.noise.get(precision, 0.0) for decision, precision in zip(self.decisions, chosen, strict=True))
+        return own + sum(self.tensors[name] for name in rounded)
+
+    def uniform(self, precision: Precision) -> tuple[Precision, ...]:
+        """`precision` for every operator that can have it; FP16 for those that cannot be INT8, FP32 where that is out of its range too."""
+        order: tuple[Precision, ...] = (precision, *(p for p in ("fp16", "fp32", "int8") if p != precision))
+        return tuple(next(p for p in order if p in decision.allowed and np.isfinite(decision.noise.get(p, 0.0))) for decision in self.decisions)
+
+    def macs_share(self, table: OperatorTable, chosen: Sequence[Precision], precision: Precision = "int8") -> float:
+        """Share of the multiply-adds that are computed in `precision`."""
+        total = sum(row.macs for row in table.operators) or 1
+        return sum(row.macs for row, owner in zip(table.operators, self.row_owner, strict=True) if chosen[owner] == precision) / total
+
+
+def named_table(module: fx.GraphModule, input_shape: tuple[int, ...]) -> OperatorTable:
+    """The operator table of a graph; rows have the names of the nodes that compute them."""
+    return operator_table(_Named(module), input_shape)
+
+
+class _Named(nn.Module):
+    """The graph with a module of its own for each operator, from whose name the table takes the row's."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__()
+        self.graph_module = module
+        for node in module.graph.nodes:
+            if node.op == "call_function":
+                self.add_module(node.name, _Call(node.target))
+
+    def forward(self, value: Tensor) -> object:
+        return _Stepwise(self.graph_module, self).run(value)
+
+
+class _Call(nn.Module):
+    def __init__(self, target: object) -> None:
+        super().__init__()
+        self.target = target
+
+    def forward(self, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+        return self.target(*args, **kwargs)  # type: ignore[operator]  # what a call_function node calls
+
+
+class _Stepwise(fx.Interpreter):
+    def __init__(self, module: fx.GraphModule, named: _Named) -> None:
+        super().__init__(module)
+        self._named = named
+
+    def run_node(self, n: fx.Node) -> object:
+        if n.op != "call_function":
+            return super().run_node(n)
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        return getattr(self._named, n.name)(args, kwargs)
+
+
+def problem_of(
+    module: fx.GraphModule,
+    table: OperatorTable,
+    ranges: Mapping[str, ActivationRange],
+    sensitivity: Sensitivity,
+    device: Device,
+    units: Sequence[str],
+    precisions: Sequence[Precision] = ALL,
+) -> Problem:
+    """The decisions of a network (`table` from `named_table`) on units of a device.
+
+    Raises `StageError` if an operator of the table belongs to no operator of the graph, `TargetError` for an unknown unit.
+    """
+    owner = _owners(module)
+    heads = list(dict.fromkeys(owner.values()))
+    index = {head: position for position, head in enumerate(heads)}
+    by_name = {node.name: node for node in owner}
+    unknown = [row.name for row in table.operators if row.name not in by_name]
+    if unknown:
+        raise StageError(f"the operator table has '{unknown[0]}', which is no operator of the exported program; this is a bug in mcompress")
+    row_owner = tuple(index[owner[by_name[row.name]]] for row in table.operators)
+    latencies = tuple(precision_latency(table, device, unit, precisions) for unit in units)
+    fused_rows = _rows_of_nodes(module, {row.name for row in table.operators})
+    tensors: dict[str, float] = {}
+    copied: dict[str, tuple[str, ...]] = {}
+    decisions = []
+    for head in heads:
+        members = tuple(node for node, of in owner.items() if of is head)
+        end, group = members[-1], kinds.group_of(head)
+        allowed = _allowed(head, ranges, row_owner, index[head], latencies, precisions)
+        touches: tuple[str, ...] = ()
+        if "int8" in allowed:
+            touches = tuple(dict.fromkeys(node.name for node in (*kinds.activations(head), end)))
+            tensors.update({name: sensitivity.tensors.get(name, 0.0) for name in touches if name not in tensors})
+            if group in ("moving", "clamping"):
+                sources = tuple(source.name for source in kinds.activations(head))
+                copied[end.name] = sources
+                tensors.update({name: sensitivity.tensors.get(name, 0.0) for name in sources if name not in tensors})
+        noise: dict[Precision, float] = {"int8": sensitivity.weights.get(head.name, 0.0), "fp16": _alone(sensitivity, head, "fp16"), "fp32": 0.0}
+        decisions.append(
+            Decision(
+                tuple(node.name for node in members),
+                allowed,
+                {precision: noise[precision] for precision in allowed},
+                touches,
+                _between(head, end, owner, index) if group not in (None, "weighted") else (),
+                _companion(head, owner, index, fused_rows),
+            )
+        )
+    return Problem(tuple(decisions), tensors, copied, latencies, row_owner)
+
+
+def plan_of(
+    module: fx.GraphModule, problem: Problem, chosen: Sequence[Precision], ranges: Mapping[str, ActivationRange], reasons: Sequence[str], sensitivity: Sensitivity
+) -> PrecisionPlan:
+    """The plan that says what was `chosen`; `reasons` has one for each decision."""
+    of_node = {name: position for position, decision in enumerate(problem.decisions) for name in decision.nodes}
+    planned = []
+    needed: set[str] = set()
+    for node in kinds.operators(module.graph):
+        position = of_node[node.name]
+        precision, head = chosen[position], problem.decisions[position].nodes[0]
+        reason = reasons[position] if node.name == head else f"fused into {head}"
+        planned.append(
+            PlannedOperator(node.name, kinds.module_of(node), kinds.kind_of(node), precision, reason, sensitivity.sqnr_db(node.name, "int8"))
+        )
+        if precision == "int8":
+            needed.update((node.name, *(source.name for source in kinds.activations(node))))
+    return PrecisionPlan(tuple(planned), {name: found for name, found in ranges.items() if name in needed})
+
+
+def _owners(module: fx.GraphModule) -> dict[fx.Node, fx.Node]:
+    """Operator -> the one that decides for it: itself, or the one that it is fused into."""
+    return {node: node.all_input_nodes[0] if kinds.is_fused(node) else node for node in kinds.operators(module.graph)}
+
+
+def _allowed(
+    head: fx.Node,
+    ranges: Mapping[str, ActivationRange],
+    row_owner: Sequence[int],
+    position: int,
+    units: Sequence[PrecisionLatency],
+    precisions: Sequence[Precision],
+) -> tuple[Precision, ...]:
+    """What the operator can be, and every unit can run."""
+    rows = [row for row, owner in enumerate(row_owner) if owner == position]
+    able = [p for p in precisions if all(np.isfinite(unit.own_ms[row, unit.precisions.index(p)]) for unit in units for row in rows)]
+    has_ranges = all(node.name in ranges for node in (*kinds.activations(head), kinds.fused_activation(head) or head))
+    if "int8" in able and (kinds.why_float(head) is not None or not has_ranges):
+        able.remove("int8")
+    if not able:
+        raise StageError(f"no precision of {', '.join(precisions)} runs '{head.name}' ({kinds.kind_of(head)}) on {', '.join(unit.unit for unit in units)}")
+    return tuple(able)
+
+
+def _alone(sensitivity: Sensitivity, head: fx.Node, precision: Precision) -> float:
+    return sensitivity.alone.get(head.name, {}).get(precision, 0.0)
+
+
+def _between(head: fx.Node, end: fx.Node, owner: Mapping[fx.Node, fx.Node], index: Mapping[fx.Node, int]) -> tuple[int, ...]:
+    others = [*kinds.activations(head), *end.users]
+    if not end.users or any(other not in owner for other in others):
+        return ()
+    return tuple(dict.fromkeys(index[owner[other]] for other in others))
+
+
+def _rows_of_nodes(module: fx.GraphModule, rows: set[str]) -> dict[fx.Node, str]:
+    """Operator -> the row of the table that it is computed in; one that has none of its own is part of the row before it, or a view of its result."""
+    found: dict[fx.Node, str] = {}
+    for node in kinds.operators(module.graph):
+        before = next((found[source] for source in kinds.activations(node) if source in found), "")
+        found[node] = node.name if node.name in rows else before
+    return found
+
+
+def _companion(head: fx.Node, owner: Mapping[fx.Node, fx.Node], index: Mapping[fx.Node, int], rows: Mapping[fx.Node, str]) -> int | None:
+    if rows[head] in ("", head.name):
+        return None
+    maker = next(node for node in owner if node.name == rows[head])
+    return index[owner[maker]] if owner[maker] is not head else None

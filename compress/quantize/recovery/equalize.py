@@ -1,0 +1,158 @@
+"""Equalization: activation channels are scaled so that one range per tensor fits all of its channels.
+
+The idea is cross-layer equalization (Nagel et al. 2019, arXiv 1906.04721), which makes the ranges of two neighbouring layers equal. Here the scales of
+all classes of channels (`channels.py`) are chosen together, residual paths and concatenations included, and against the noise that counts, that at the
+network's output (`noise.py`): the sum over tensors of step^2 / 12 x gain plus the same for weights, where a channel scaled by s has gain / s^2 and
+the step of a tensor follows from its widest channel. The minimum is found by gradient descent on log s. The float network computes the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx
+
+from mcompress.compress.quantize import kinds
+from mcompress.compress.quantize.fake_quant import WEIGHT_MAX
+from mcompress.compress.quantize.plan import INT8_MAX, INT8_MIN, PrecisionPlan
+from mcompress.compress.quantize.recovery import parameters
+from mcompress.compress.quantize.recovery.channels import KEPT, ChannelClasses, channel_classes
+from mcompress.compress.quantize.recovery.noise import NoiseModel, by_output_and_input, input_channels, like_weight, noise_sources
+
+ITERATIONS = 400
+RATE = 0.05  # of log s per iteration
+LARGEST = 5.0  # |log s|; a channel scaled by more than 150 is a dead one, and FP16 operators have to hold it too
+LEVELS = INT8_MAX - INT8_MIN
+
+
+def equalize(module: fx.GraphModule, plan: PrecisionPlan, noise: NoiseModel) -> tuple[fx.GraphModule, float]:
+    """A copy of `module` with equalized channels, and the predicted noise power at the output relative to that of `module` (at most 1).
+
+    Ranges have to be calibrated again. Without a channel that may be scaled the copy is unchanged.
+    """
+    classes = channel_classes(module)
+    found = parameters.copied(module)
+    predicted = PredictedNoise(module, plan, noise, classes)
+    scales, share = predicted.minimise()
+    by_name = {node.name: node for node in found.graph.nodes}
+    with torch.no_grad():
+        for node in parameters.weighted_operators(module.graph):
+            if node in classes.of:
+                _scale(found, by_name[node.name], scales[torch.from_numpy(classes.of[node])], _input_scales(node, classes, scales))
+    return found, share
+
+
+def _input_scales(node: fx.Node, classes: ChannelClasses, scales: Tensor) -> Tensor:
+    (source,) = kinds.activations(node)
+    return scales[torch.from_numpy(classes.of[source])] if source in classes.of else scales.new_ones(source.meta["val"].shape[1])
+
+
+def _scale(module: fx.GraphModule, node: fx.Node, outputs: Tensor, inputs: Tensor) -> None:
+    weight, bias = parameters.weight_of(module, node), parameters.bias_of(module, node)
+    weight.mul_(like_weight(outputs[:, None] / inputs[input_channels(weight, node)], weight, node))
+    if bias is not None:
+        bias.mul_(outputs)
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """One range: the extents of all channels that it covers, with their classes, and the gains of those that are rounded into it."""
+
+    low: Tensor
+    high: Tensor
+    classes: Tensor
+    gain: Tensor
+    gain_classes: Tensor
+
+
+@dataclass(frozen=True)
+class _Weights:
+    largest: Tensor  # (O, I): over the kernel
+    gain: Tensor  # (O, I)
+    inputs: Tensor  # (O, I): classes
+
+
+class PredictedNoise:
+    """Noise power at the output as a function of log s of every class."""
+
+    def __init__(self, module: fx.GraphModule, plan: PrecisionPlan, noise: NoiseModel, classes: ChannelClasses) -> None:
+        """Gather extents and gains by range; see the module's docstring."""
+        self._count = classes.count
+        self._tensors = _tensors(module, plan, noise, classes)
+        int8 = plan.int8_names()
+        self._weights = []
+        for node in parameters.weighted_operators(module.graph):
+            (source,) = kinds.activations(node)
+            if node.name in int8 and source in classes.of:
+                weight = parameters.weight_of(module, node).detach()
+                inputs = torch.from_numpy(classes.of[source])[input_channels(weight, node)]
+                self._weights.append(_Weights(by_output_and_input(weight, node).abs().amax(2), noise.weight_gain[node.name], inputs))
+
+    def of(self, logs: Tensor) -> Tensor:
+        """The noise power; differentiable."""
+        power = logs.new_zeros(())
+        for tensor in self._tensors:
+            scale = logs[tensor.classes].exp()
+            extent = (tensor.high * scale).amax().clamp_min(0) - (tensor.low * scale).amin().clamp_max(0)
+            power = power + (extent / LEVELS).square() / 12 * (tensor.gain * (-2 * logs[tensor.gain_classes]).exp()).sum()
+        for weights in self._weights:
+            scale = logs[weights.inputs].exp()
+            steps = (weights.largest / scale).amax(1) / WEIGHT_MAX
+            power = power + (steps.square() / 12 * (weights.gain * scale.square()).sum(1)).sum()
+        return power
+
+    def minimise(self) -> tuple[Tensor, float]:
+        """The best scales found (class 0: exactly 1) and the noise power relative to no scaling."""
+        free = torch.ones(self._count, dtype=torch.bool)
+        free[KEPT] = False
+        logs = torch.zeros(self._count, requires_grad=True)
+        with torch.no_grad():
+            start = float(self.of(logs))
+        best, least = torch.zeros(self._count), start
+        if not bool(free.any()) or start == 0.0:
+            return best.exp(), 1.0
+        optimizer = torch.optim.Adam([logs], lr=RATE)
+        for step in range(ITERATIONS):
+            optimizer.zero_grad()
+            with torch.enable_grad():
+                power = self.of(logs)
+                (power / start).log().backward()  # type: ignore[no-untyped-call]
+            if float(power.detach()) < least:
+                best, least = logs.detach().clone(), float(power.detach())
+            assert logs.grad is not None  # noqa: S101  (the noise depends on every class that is quantized)
+            logs.grad[KEPT] = 0.0
+            optimizer.param_groups[0]["lr"] = RATE * (1.0 - step / ITERATIONS)
+            optimizer.step()
+            with torch.no_grad():
+                logs.clamp_(-LARGEST, LARGEST)
+        return best.exp(), least / start
+
+
+def _tensors(module: fx.GraphModule, plan: PrecisionPlan, noise: NoiseModel, classes: ChannelClasses) -> list[_Tensor]:
+    representatives = kinds.scale_groups(module.graph)
+    sources = {node.name for node in noise_sources(module, plan)}
+    members: dict[fx.Node, list[fx.Node]] = {}
+    for node, representative in representatives.items():
+        if node.name in plan.ranges and node.name in noise.low and kinds.borrowed_range(node) is None:
+            members.setdefault(representative, []).append(node)
+    found = []
+    for group in members.values():
+        rounded = [node for node in group if node.name in sources]
+        if rounded:
+            found.append(
+                _Tensor(
+                    torch.cat([noise.low[node.name] for node in group]),
+                    torch.cat([noise.high[node.name] for node in group]),
+                    torch.cat([_classes(node, classes, noise) for node in group]),
+                    torch.cat([noise.gain[node.name] for node in rounded]),
+                    torch.cat([_classes(node, classes, noise) for node in rounded]),
+                )
+            )
+    return found
+
+
+def _classes(node: fx.Node, classes: ChannelClasses, noise: NoiseModel) -> Tensor:
+    if node in classes.of:
+        return torch.from_numpy(classes.of[node])
+    return torch.full((len(noise.low[node.name]),), KEPT, dtype=torch.int64)
