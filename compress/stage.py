@@ -43,6 +43,11 @@ class StageContext:
     """The precision for which costs are estimated: `int8` with a quantize stage behind, otherwise `fp16`, as which float networks go to phones."""
     progress: Callable[[str], Progress]
     """Opens a progress line with this title."""
+    planned_units: tuple[str, ...]
+    """The device's units that the target's files reach: precisions are planned for all of them at once."""
+    remember: Callable[[str, dict[str, JsonValue], Callable[[], str]], str]
+    """`remember(what, depends_on, compute)`: a text that other configurations of the stage share. It is kept by the network, the data and the seed,
+    which are known, and by `depends_on`."""
 
     def generator(self, offset: int = 0) -> torch.Generator:
         """A fresh source of randomness for this stage."""

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from mcompress.compress.quantize.plan import PrecisionPlan
 
 FloatArray = NDArray[np.float32]
-CPU_FACTS = Path("/proc/cpuinfo")
 Config = TypeVar("Config", bound=Export, contravariant=True)
 
 
@@ -169,13 +168,6 @@ def captured(log: Path) -> Iterator[None]:
         os.dup2(saved_err, 2)
         os.close(saved_out)
         os.close(saved_err)
-
-
-def saturates_int8_sums() -> bool:
-    """Whether this is an x86 processor without VNNI, whose 8-bit multiply-add instructions sum in 16 bits."""
-    if platform.machine().lower() not in ("x86_64", "amd64") or not CPU_FACTS.exists():
-        return False
-    return "vnni" not in CPU_FACTS.read_text(encoding="utf-8", errors="replace")
 
 
 def shortfalls(

@@ -1,7 +1,7 @@
 """How operators are named in a Core ML package that we write: after the operators of the exported program whose work they do.
 
-An operator of the program that Core ML writes as three has the names `softmax__2`, `softmax__1`, `softmax`, counted from its result backwards. Values have
-the name of the operator that gives them. So the file itself says what its operators stand for, whoever reads it.
+An operator of the program that Core ML writes as three has the names `softmax__2`, `softmax__1`, `softmax`, counted from its result backwards. Values
+have the name of the operator that gives them. So the file itself says what its operators stand for, whoever reads it.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def _takes_out(node: fx.Node) -> bool:
 
 
 def rename(model: Message, names: Mapping[str, str]) -> None:
-    """Name the operations of a Core ML model, and their first outputs, after `names`: value in the file -> operator of the program, several may share one.
+    """Name the operations of a Core ML model, and their first outputs, after `names`: value in the file -> operator of the program.
 
     The model's inputs and outputs keep their names. Raises `ExportError` when `names` has a value that the model has not.
     """

@@ -1,20 +1,32 @@
-"""Pixel shuffle and nearest-neighbour resize in terms that ExecuTorch's XNNPACK delegate has.
+"""Operators that only move values, in terms that ExecuTorch's XNNPACK delegate has.
 
-ExecuTorch's own decomposition of a pixel shuffle leaves three fp32 moves inside an INT8 network, and for a nearest-neighbour resize the delegate
-has nothing, which would cut the network in pieces. Both are rewritten as reshape, transpose and multiplication by ones (with broadcasting): bit for
-bit the same values. Between quantize and dequantize, every step gets its own pair at the same scale, so that it runs on INT8.
+ExecuTorch's own decomposition of a pixel shuffle leaves three fp32 moves inside an INT8 network, and for a nearest-neighbour resize or a split the
+delegate has nothing, which would cut the network in pieces. All are rewritten as reshape, transpose, slice and multiplication by ones (with
+broadcasting): bit for bit the same values. Between quantize and dequantize, every step gets its own pair at the same scale, so that it runs on INT8.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 
 import torch
 from torch import fx
 
+from mcompress.export.executorch_half import DEQUANTIZE, QUANTIZE, STANDS_FOR
+
 aten = torch.ops.aten
-QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
-DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_tensor.default
+RESHAPING = {
+    aten.view.default,
+    aten.reshape.default,
+    aten.flatten.using_ints,
+    aten.unflatten.int,
+    aten.squeeze.dim,
+    aten.squeeze.dims,
+    aten.squeeze.default,
+    aten.unsqueeze.default,
+}
+SPLITTING = {aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default}
 ONE = 127
 """The integer that stands for 1.0 in a quantized tensor of ones."""
 
@@ -22,8 +34,9 @@ Step = Callable[[fx.Node], fx.Node]
 
 
 def keep_moves_in_delegate(module: fx.GraphModule) -> None:
-    """Rewrite every pixel shuffle and every nearest-neighbour resize by a whole factor, in place."""
+    """Rewrite every split, pixel shuffle, pixel unshuffle, change of shape and nearest-neighbour resize by a whole factor, in place."""
     graph = module.graph
+    _spell_out_splits(graph)
     for node in list(graph.nodes):
         if node.op != "call_function":
             continue
@@ -40,30 +53,65 @@ def keep_moves_in_delegate(module: fx.GraphModule) -> None:
                 if number and quantized:
                     value = graph.call_function(DEQUANTIZE, (graph.call_function(QUANTIZE, (value, *source.args[1:])), *source.args[1:]))
                 value = step(value)
+                value.meta[STANDS_FOR] = node.meta.get(STANDS_FOR, ())
         node.replace_all_uses_with(value)
         graph.erase_node(node)
     graph.eliminate_dead_code()
     module.recompile()
 
 
+def _spell_out_splits(graph: fx.Graph) -> None:
+    """Every part of a split becomes a slice of its own; the name is that of the part."""
+    for node in list(graph.nodes):
+        if node.op != "call_function" or node.target is not operator.getitem or node.args[0].target not in SPLITTING:
+            continue
+        split, index = node.args
+        sizes = [int(part.shape[_dimension(split)]) for part in split.meta["val"]]
+        start = sum(sizes[:index])
+        with graph.inserting_before(node):
+            part = graph.call_function(aten.slice.Tensor, (split.args[0], _dimension(split), start, start + sizes[index]))
+        part.meta.update(node.meta)
+        node.replace_all_uses_with(part)
+        graph.erase_node(node)
+        if not split.users:
+            graph.erase_node(split)
+
+
+def _dimension(split: fx.Node) -> int:
+    found = split.args[2] if len(split.args) > 2 else split.kwargs.get("dim", 0)
+    return found if isinstance(found, int) else 0
+
+
 def _steps(module: fx.GraphModule, node: fx.Node, *, quantized: bool) -> list[Step]:
     graph = module.graph
     given, result = _shape(node.args[0]), _shape(node)
-    if len(given) != 4 or len(result) != 4:
-        return []
-    batch, channels, height, width = given
 
     def view(*shape: int) -> Step:
         return lambda value: graph.call_function(aten.reshape.default, (value, list(shape)))
 
+    def permute(*order: int) -> Step:
+        return lambda value: graph.call_function(aten.permute.default, (value, list(order)))
+
+    if node.target in RESHAPING and given and result:
+        return [view(*result)]
+    if node.target == aten.transpose.int:
+        order = list(range(len(given)))
+        first, second = node.args[1], node.args[2]
+        if isinstance(first, int) and isinstance(second, int):
+            order[first], order[second] = order[second], order[first]
+            return [permute(*order)]
+    if len(given) != 4 or len(result) != 4:
+        return []
+    batch, channels, height, width = given
     if node.target == aten.pixel_shuffle.default:
         factor = result[2] // height
         inner = channels // factor**2
-        return [
-            view(batch, inner, factor, factor, height, width),
-            lambda value: graph.call_function(aten.permute.default, (value, [0, 1, 4, 2, 5, 3])),
-            view(batch, inner, height * factor, width * factor),
-        ]
+        first_view = view(batch, inner, factor, factor, height, width)
+        return [first_view, permute(0, 1, 4, 2, 5, 3), view(batch, inner, height * factor, width * factor)]
+    if node.target == aten.pixel_unshuffle.default:
+        factor = height // result[2]
+        first_view = view(batch, channels, result[2], factor, result[3], factor)
+        return [first_view, permute(0, 1, 3, 5, 2, 4), view(*result)]
     if node.target in (aten.upsample_nearest2d.vec, aten.upsample_nearest2d.default):
         tall, wide = result[2:]
         if tall % height or wide % width:

@@ -331,7 +331,9 @@ def _run_executorch(path: Path, native: Tensor, _: Facts) -> Tensor:
 
 def _run_coreml(path: Path, native: Tensor, facts: Facts) -> Tensor:
     if platform.system() != "Darwin":
-        raise NotExecuted("Core ML runs on macOS and iOS only; use swift/ there")
+        raise NotExecuted(
+            "Core ML runs on macOS and iOS only; use swift/ there, or `mcompress verify` anywhere, which computes the file without Core ML"
+        )
     try:
         import coremltools
     except ImportError as error:

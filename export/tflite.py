@@ -1,20 +1,23 @@
 """TFLite, converted by litert-torch and executed by ai-edge-litert.
 
-The interface is NHWC, as Android's image code has it; the network itself is not changed. The mixed file comes from the same quantized graph as
-every other backend's, converted in litert-torch's PT2E mode, which turns quantize/dequantize pairs into INT8 tensors and kernels; without that mode
-the result would be a float graph full of conversions. INT8 networks take and give int8 tensors: scale and zero point are in the file.
+The interface is NHWC, as Android's image code has it; the network itself is not changed. A mixed file starts as a float file with a conversion to INT8
+and back wherever the plan has one; then the operators that the plan says become INT8 kernels (`tflite_integer`) or get float16 weights
+(`tflite_halves`). The converter's own INT8 mode would make INT8 of whatever stands between two conversions. Inputs and outputs are int8 where INT8
+operators read and make them, with scale and zero point in the file, and float32 otherwise.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+import platform
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mcompress.export.backend import BackendCall, FloatArray, Port, Runner, Written, as_fallbacks, require, shortfalls, version_of
+from mcompress.export.backend import BackendCall, FloatArray, Port, Runner, Written, as_fallbacks, require, version_of
+from mcompress.export.honoured import FileOperator, counts_of, departures, units_of
 from mcompress.record import CoverageRecord, OperatorFallback
 from mcompress.targets.exports import TFLiteConfig
 
@@ -23,26 +26,17 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from mcompress.compress.quantize.plan import PrecisionPlan
+    from mcompress.export.tflite_edit import OperatorObject, Sheet
+    from mcompress.export.tflite_planned import Program
+    from mcompress.targets.speeds import PrecisionName
 
 NAME = "tflite"
 SUFFIX = ".tflite"
 RANK_OF_IMAGES = 4
-CONVERSIONS = {"QUANTIZE", "DEQUANTIZE"}
-KINDS = {
-    "CONV_2D": "conv2d",
-    "DEPTHWISE_CONV_2D": "conv2d",
-    "TRANSPOSE_CONV": "conv_transpose2d",
-    "FULLY_CONNECTED": "linear",
-    "ADD": "add",
-    "SUB": "sub",
-    "MUL": "mul",
-    "LEAKY_RELU": "leaky_relu",
-    "CONCATENATION": "cat",
-    "RESIZE_NEAREST_NEIGHBOR": "upsample_nearest2d",
-    "MAX_POOL_2D": "max_pool2d",
-}
-REASONS = {"conv_transpose2d": "planned int8, but litert-torch's converter does not turn transposed convolutions into INT8: computed in fp32"}
-FP16_REASON = "LiteRT's CPU kernels compute it in fp32"
+HALF_REASON = "XNNPACK computes fp16 on Armv8.2 processors and newer only, and only in files without INT8 operators"
+NOTE_REASON = "only weights can be fp16 in the format; a note that allows fp16 for the rest is for the whole file, and the plan keeps operators in fp32"
+LARGE_REASON = "its weights do not fit into float16"
+FLOAT_REASON = "the format has no INT8 kernel for the form in which the converter left it"
 ADVICE = "The message names the operator; replace it in the network, or take this backend out of the target's exports."
 
 
@@ -53,56 +47,127 @@ def probe() -> None:
 
 
 def write(config: TFLiteConfig, model: nn.Module, example: Tensor, plan: PrecisionPlan | None, path_stem: Path) -> Written:
-    """Write `path_stem`.tflite: fp32 without a plan, INT8 operators where the plan has them otherwise. Static shapes, NHWC."""
+    """Write `path_stem`.tflite: fp32 without a plan, otherwise each operator in the precision of the plan. Static shapes, NHWC."""
     del config  # the format has no choices yet
     probe()
     path = path_stem.with_name(path_stem.name + SUFFIX)
     with BackendCall(NAME, f"write {path.name}", ADVICE):
         import litert_torch
-        from litert_torch.quantize.pt2e_quantizer import PT2EQuantizer, get_symmetric_quantization_config
-        from litert_torch.quantize.quant_config import QuantConfig
 
         from mcompress.compress.quantize.program import export_program, graph_of, reference_program
+        from mcompress.export import tflite_edit, tflite_halves, tflite_integer, tflite_moves
+        from mcompress.export.tflite_planned import planned_program
+        from mcompress.export.tflite_steps import as_steps
 
-        module: nn.Module = graph_of(export_program(model, example)) if plan is None else reference_program(model, example, plan, fold_weights=False)
-        # Only tells the converter to make INT8 kernels of quantize/dequantize pairs; scales are ours, the graph is already quantized.
-        mode = PT2EQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True, is_dynamic=False))
+        program = graph_of(export_program(model, example))
+        module = as_steps(program if plan is None else reference_program(model, example, plan, fold_weights=False))
         images_out = module(example).ndim == RANK_OF_IMAGES
         converted = litert_torch.convert(
-            litert_torch.to_channel_last_io(module, args=[0], outputs=[0] if images_out else None),
+            litert_torch.to_channel_last_io(module, args=[0], outputs=[0] if images_out else None).eval(),
             (example.permute(0, 2, 3, 1).contiguous(),),
-            quant_config=None if plan is None else QuantConfig(pt2e_quantizer=mode),
         )
         converted.export(str(path))
-        return _read_back(path, plan)
+        sheet = tflite_edit.opened(path)
+        if plan is not None:
+            tflite_integer.integer_kernels(sheet, plan)
+            tflite_moves.without_round_trips(sheet)
+            tflite_halves.half_weights(sheet, plan)
+        tflite_edit.save(sheet, path)
+        return _read_back(path, planned_program(program), plan)
 
 
-def _read_back(path: Path, plan: PrecisionPlan | None) -> Written:
-    interpreter = _interpreter(path, 1)
-    details = interpreter._get_ops_details()  # no public call lists operators after delegation
-    tensors = {index: interpreter._get_tensor_details(index, 0) for op in details for index in op["outputs"] if index >= 0}
-    operators = [op for op in details if op["op_name"] not in CONVERSIONS and op["op_name"] != "DELEGATE"]
-    delegated = _delegated(details)
-    counts: Counter[str] = Counter({"int8": 0, "fp16": 0, "fp32": 0})
-    units: Counter[str] = Counter()
-    float_kinds: Counter[str] = Counter()
-    fallbacks: list[OperatorFallback] = []
-    for op in operators:
-        dtype = np.dtype(tensors[op["outputs"][0]]["dtype"]).name
-        precision = {"int8": "int8", "float16": "fp16"}.get(dtype, "fp32")
-        counts[precision] += 1
-        if precision != "int8" and op["op_name"] in KINDS:
-            float_kinds[KINDS[op["op_name"]]] += 1
-        inside = op["index"] in delegated
-        units["xnnpack" if inside else "builtin"] += 1
-        if not inside:
-            reason = f"LiteRT's XNNPACK delegate does not take {op['op_name']} in this form: it runs in the builtin kernel"
-            fallbacks.append(OperatorFallback(operator=f"{op['op_name']} #{op['index']}", reason=reason))
-    if plan is not None:
-        fallbacks += shortfalls("LiteRT", plan, float_kinds, REASONS, FP16_REASON)
-    coverage = CoverageRecord(total=len(operators), by_unit=dict(units), fallbacks=tuple(fallbacks))
+def _read_back(path: Path, program: Program, plan: PrecisionPlan | None) -> Written:
+    operators = _operators(path, program, plan)
+    fallbacks = [
+        OperatorFallback(operator=one.name, reason=f"LiteRT's XNNPACK delegate does not take {one.kind} in this form: it runs in the builtin kernel")
+        for one in operators
+        if one.unit != "xnnpack"
+    ]
+    fallbacks += departures("LiteRT", plan, operators, {})
+    coverage = CoverageRecord(total=len(operators), by_unit=units_of(operators), fallbacks=tuple(fallbacks))
     runner = _TFLiteRunner(path, 1)
-    return Written(path, dict(counts), coverage, as_fallbacks(path, tuple(fallbacks)), runner.inputs, runner.outputs, _least_runtime(path))
+    return Written(
+        path=path,
+        precision_counts=counts_of(operators),
+        coverage=coverage,
+        fallbacks=as_fallbacks(path, tuple(fallbacks)),
+        inputs=runner.inputs,
+        outputs=runner.outputs,
+        least_runtime=_least_runtime(path),
+        operators=operators,
+    )
+
+
+def _operators(path: Path, program: Program, plan: PrecisionPlan | None) -> tuple[FileOperator, ...]:
+    """Every operator of the file but conversions; `output` is the number of the tensor that holds its result."""
+    from mcompress.export import tflite_edit
+    from mcompress.export.tflite_halves import NOTE, NOTE_VALUE
+    from mcompress.export.tflite_match import CONVERSIONS, makers_of, matched
+
+    sheet = tflite_edit.opened(path)
+    makers, noted = makers_of(sheet), sheet.metadata(NOTE) == NOTE_VALUE
+    delegated = _delegated(_interpreter(path, 1)._get_ops_details())  # no public call lists operators after delegation
+    found = []
+    for index, (operator, match) in enumerate(zip(sheet.operators, matched(sheet, program), strict=True)):
+        kind = sheet.kind(operator)
+        if kind in CONVERSIONS:
+            continue
+        precision = _precision(sheet, operator, makers, noted=noted)
+        planned = {plan.precision_of(name) for name in match.stands_for} if plan is not None else set()
+        found.append(
+            FileOperator(
+                name=f"{kind} #{index}",
+                kind=kind,
+                stands_for=match.stands_for,
+                precision=precision,
+                computed=precision,
+                unit="xnnpack" if index in delegated else "builtin",
+                output=str(int(operator.outputs[0])),
+                reason=match.reason or _reason(kind, precision, planned),
+            )
+        )
+    integers = any(one.precision == "int8" for one in found)
+    return tuple(_as_computed(one, half=noted and not integers and _has_half_kernels()) for one in found)
+
+
+def _precision(sheet: Sheet, operator: OperatorObject, makers: dict[int, OperatorObject], *, noted: bool) -> PrecisionName:
+    """From the types of tensors; a float operator without weights is fp16 where the file's note allows that."""
+    from mcompress.export.tflite_edit import numbers
+    from mcompress.export.tflite_integer import WEIGHTED
+    from mcompress.export.tflite_match import constant_behind
+
+    types, kind = numbers("TensorType"), sheet.kind(operator)
+    result = sheet.tensors[int(operator.outputs[0])].type
+    if result in (types["INT8"], types["UINT8"]):
+        return "int8"
+    if kind in WEIGHTED:
+        weights = constant_behind(sheet, makers, int(operator.inputs[WEIGHTED[kind][1]]))
+        return "fp16" if sheet.tensors[weights].type == types["FLOAT16"] else "fp32"
+    return "fp16" if noted or result == types["FLOAT16"] else "fp32"
+
+
+def _reason(kind: str, precision: str, planned: set[PrecisionName]) -> str:
+    from mcompress.export.tflite_integer import WEIGHTED
+
+    if "int8" in planned and precision != "int8":
+        return FLOAT_REASON
+    if "fp16" in planned and precision == "fp32":
+        return LARGE_REASON if kind in WEIGHTED and "fp32" not in planned else NOTE_REASON
+    return ""
+
+
+def _as_computed(operator: FileOperator, *, half: bool) -> FileOperator:
+    if operator.precision != "fp16" or (half and operator.unit == "xnnpack"):
+        return operator
+    return replace(operator, computed="fp32", reason=operator.reason or HALF_REASON)
+
+
+def _has_half_kernels() -> bool:
+    """Whether XNNPACK has fp16 arithmetic on this processor."""
+    if platform.machine().lower() not in ("aarch64", "arm64"):
+        return False
+    facts = Path("/proc/cpuinfo")
+    return not facts.exists() or "asimdhp" in facts.read_text(encoding="utf-8", errors="replace")
 
 
 def _least_runtime(path: Path) -> str | None:
@@ -182,4 +247,7 @@ def load(path: Path, threads: int) -> Runner:
     """Open the file in LiteRT's interpreter with `threads` threads."""
     probe()
     with BackendCall(NAME, f"load {path.name}", "The file may be damaged; export it again."):
+        from mcompress.export.tflite_check import check
+
+        check(path)
         return _TFLiteRunner(path, threads)

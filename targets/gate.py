@@ -10,7 +10,7 @@ LEAST_NOISE_PERCENT = 1.0
 """Two loads of one file in one process differ by up to 1 %, by where their memory lies, however long they are timed."""
 
 ALIKE_DB = 60.0
-"""Pictures that are as like as that differ by a quarter of an 8-bit step (root mean square), which no screen shows; beyond it there is only rounding."""
+"""Pictures that are as like as that differ by a quarter of an 8-bit step (root mean square), which no screen shows; beyond it is only rounding."""
 
 Percent = Annotated[float, Field(ge=0, le=1000)]
 Count = Annotated[int, Field(ge=0, le=1_000_000)]

@@ -1,7 +1,7 @@
 """The latency of an operator table as a function of each operator's precision, in the terms in which a solver can minimise it.
 
-`targets.latency.estimate` prices one assignment of precisions. Here is the same sum taken apart: what every operator costs at every precision, and what
-every pair of forms adds on the way from its maker to its readers. Nothing is approximated: for any assignment `of` gives what `estimate` does.
+`targets.latency.estimate` prices one assignment of precisions. Here is the same sum taken apart: what every operator costs at every precision, and
+what every pair of forms adds on the way from its maker to its readers. Nothing is approximated: for any assignment `of` gives what `estimate` does.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ class PrecisionLatency:
     form: Integers
     """Index into `forms`; without meaning where `own_ms` is infinite."""
     forms: Forms
+    computed: tuple[PrecisionName, ...]
+    """By form: in what it computes."""
     invoke_ms: Floats
     """By form: the fixed cost of an inference in which its unit computes so; of a unit's forms the largest counts, once."""
     columns: Columns
@@ -70,6 +72,6 @@ def precision_latency(table: OperatorTable, device: Device, unit: str, precision
                 forms[key] = Form(*key, SpeedArrays.of(speeds), speeds.overhead.dispatch_us / 1e3)
                 invoke_ms.append(speeds.overhead.invoke_us / 1e3)
             form[row, position] = list(forms).index(key)
-    return PrecisionLatency(
-        unit, tuple(precisions), own, form, Forms.of(list(forms.values()), chain), np.array(invoke_ms), columns, edges_of((table,), columns)
-    )
+    computed = tuple(computed for _, computed in forms)
+    arrays = Forms.of(list(forms.values()), chain)
+    return PrecisionLatency(unit, tuple(precisions), own, form, arrays, computed, np.array(invoke_ms), columns, edges_of((table,), columns))

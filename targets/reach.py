@@ -18,6 +18,12 @@ def unit_of(config: Export, device: Device, wanted: Unit) -> Unit | None:
     return next((device.units[name] for name in config.units if name in device.units), None)
 
 
+def reached_units(configs: Sequence[Export], device: Device, wanted: Unit) -> tuple[str, ...]:
+    """Names of the units that the target's files run on, in the order of its backends; the wanted one if none of them reaches the device."""
+    found = [unit.name for unit in (unit_of(config, device, wanted) for config in configs) if unit is not None]
+    return tuple(dict.fromkeys(found)) or (wanted.name,)
+
+
 def floats_on(configs: Sequence[Export], device: Device, wanted: Unit) -> PrecisionName:
     """What a float network runs on the unit as: what the first backend writes that reaches it, else the first at all."""
     reaching = [config for config in configs if unit_of(config, device, wanted) is wanted]

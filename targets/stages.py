@@ -131,20 +131,39 @@ class DistillConfig(TaughtConfig):
 
 
 class QuantizeConfig(Stage):
-    """INT8 post-training quantization; operators whose quantization costs too much stay FP16."""
+    """A precision for every operator, INT8, FP16 or FP32: the fastest plan that keeps the quality floor, or the best one within a latency."""
 
     stage: Literal["quantize"] = "quantize"
     method: Literal["ptq"] = "ptq"
+    goal: Literal["latency", "quality"] = "latency"
+    """What is optimised: the least estimated latency within the quality floor, or the least noise within `latency_ms`."""
+    within: float = Field(default=0.1, ge=0, le=1000)
+    """So much of the task's metric (dB for PSNR) may be lost against the float network, on training samples that nothing was fitted to."""
+    least_sqnr_db: float = Field(default=0.0, ge=0, le=120)
+    """The output's SQNR against the float network must be at least this, dB."""
+    latency_ms: float | None = Field(default=None, gt=0)
+    """Of the goal `quality`: estimated latency, the sum over the units that the target's files reach."""
     samples: int = Field(default=32, ge=1, le=100_000)
-    """Calibration crops from the training data, streamed one at a time."""
+    """Calibration samples from the training data, streamed one at a time."""
+    sensitivity_samples: int = Field(default=4, ge=1, le=100_000)
+    """For how many of them every operator is quantized alone."""
+    sensitivity_size: int = Field(default=48, ge=8, le=8192)
+    """Side of these samples, pixels, if the network takes images of any size; the target's own where it does not, or where that is smaller."""
+    verify_samples: int = Field(default=4, ge=1, le=100_000)
+    """Further samples, on which plans are run and compared with the floor."""
     range: Literal["minmax", "percentile", "mse"] = "mse"
     """How an activation's range is chosen from its histogram."""
-    keep_float_below_db: float = Field(default=40.0, ge=0, le=120)
-    """An operator stays FP16 if quantizing it alone leaves the output's SQNR (dB) below this."""
+
+    @model_validator(mode="after")
+    def _goal_has_its_limit(self) -> Self:
+        if (self.goal == "quality") != (self.latency_ms is not None):
+            raise ValueError("latency_ms belongs to goal: quality; give both, or neither")
+        return self
 
     def quick(self) -> Self:
         """Few samples."""
-        return self.model_copy(update={"samples": min(self.samples, 4)})
+        few = {name: min(getattr(self, name), most) for name, most in (("samples", 4), ("sensitivity_samples", 1), ("verify_samples", 2))}
+        return self.model_copy(update=few)
 
 
 StageConfig = Annotated[SearchConfig | PruneConfig | DistillConfig | QuantizeConfig, Field(discriminator="stage")]

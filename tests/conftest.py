@@ -64,7 +64,13 @@ def make_context(task: SuperResolution, tmp_path: Path) -> Callable[..., StageCo
     """A stage context around a model spec, with a small RRDBNet as the teacher."""
 
     def make(
-        spec: ModelSpec, *, budget: Budget | None = None, seed: int = 0, work: Path | None = None, ships_as: PrecisionName = "int8"
+        spec: ModelSpec,
+        *,
+        budget: Budget | None = None,
+        seed: int = 0,
+        work: Path | None = None,
+        ships_as: PrecisionName = "int8",
+        planned_units: tuple[str, ...] = ("cpu",),
     ) -> StageContext:
         torch.manual_seed(0)
         teacher_spec = ModelSpec("rrdb", {"features": 8, "blocks": 1, "growth": 4}, (), SHAPE)
@@ -85,6 +91,8 @@ def make_context(task: SuperResolution, tmp_path: Path) -> Callable[..., StageCo
             search_folder=work or tmp_path,
             ships_as=ships_as,
             progress=lambda _title: lambda _done, _total, _note: None,
+            planned_units=planned_units,
+            remember=lambda _what, _depends_on, compute: compute(),
         )
 
     return make

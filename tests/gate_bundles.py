@@ -73,8 +73,13 @@ def gate_bundle(
     if weights is not None:
         made = with_weights(made, weights)
     made = export(made)
-    compared = comparison or a_comparison()
+    compared = with_pictures(comparison or a_comparison(), made)
     return write_bundle(folder / "bundle", run=a_run(made.record), target=a_target(**(target or {})), files=(made,), plan=PLAN, comparison=compared)
+
+
+def with_pictures(comparison: Comparison, *files: ExportedFile) -> Comparison:
+    """What a run puts in of each file's pictures."""
+    return comparison.model_copy(update={"pictures": {file.path.name: file.record.pictures for file in files if file.record.pictures}})
 
 
 def with_weights(made: ExportedFile, weights: np.ndarray) -> ExportedFile:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from mcompress.compress.quantize import ptq
+from mcompress.compress.quantize.calibrating import calibrate
 from mcompress.compress.quantize.plan import PrecisionPlan
 from mcompress.compress.quantize.program import export_program, graph_of
+from mcompress.compress.quantize.uniform import uniform_plan
 
 
 def quiet(_done: int, _total: int, _note: str) -> None:
@@ -18,6 +19,6 @@ def quiet(_done: int, _total: int, _note: str) -> None:
 def int8_plan(network: nn.Module, inputs: Sequence[Tensor]) -> PrecisionPlan:
     """Calibrated with all of these inputs, whose values are between 0 and 1; no loss is too large."""
     program = graph_of(export_program(network, inputs[0]))
-    ranges, seen = ptq.calibrate(program, iter(inputs), "mse", (0.0, 1.0), len(inputs), quiet)
+    ranges, seen = calibrate(program, iter(inputs), "mse", (0.0, 1.0), len(inputs), quiet)
     assert seen == len(inputs)
-    return ptq.make_plan(program, ranges, ptq.measure_sensitivity(program, inputs[:2], ranges, quiet), 0.0)
+    return uniform_plan(program, ranges)

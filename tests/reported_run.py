@@ -12,14 +12,17 @@ from PIL import Image
 
 from mcompress.breakdown import breakdown_of, ceilings_of
 from mcompress.compress.tasks.super_resolution.photos import HELD_OUT_PHOTOS, bicubic_upsample, embedded_photos, whole_pair
+from mcompress.export.fidelity import fidelity_of, quality_worst
 from mcompress.record import (
     BudgetRecord,
     CoverageRecord,
     EnvironmentRecord,
     ExportRecord,
+    Likeness,
     ModelRecord,
     OperatorFallback,
     ParityRecord,
+    PictureRecord,
     Run,
     StageRecord,
     TargetRecord,
@@ -158,6 +161,19 @@ def model(
     )
 
 
+def some_pictures(*, mixed: bool) -> dict[str, PictureRecord]:
+    """Four photographs, the later the worse, as a mixed or a float file might compute them."""
+    found = {}
+    for index, name in enumerate(("flower", "chelsea", "coffee", "rocket")):
+        student = Likeness(
+            psnr_db=44.0 - index if mixed else 118.0, ssim=0.991 - index / 1000 if mixed else 1.0, colour_shift=(0.2 * index, -0.1, 0.0),
+            largest_shift=max(0.2 * index, 0.1), delta_e=0.4 + index / 10,
+        )  # fmt: skip
+        teacher = Likeness(psnr_db=36.5 - index, ssim=0.96, colour_shift=(0.3, -0.7, 0.1), largest_shift=0.7, delta_e=1.1)
+        found[name] = PictureRecord(quality={"psnr_db": 31.0 - index}, against={"teacher": teacher, "float_student": student})
+    return found
+
+
 def exported(
     backend: str,
     variant: str,
@@ -182,6 +198,7 @@ def exported(
         if host is None
         else (Measurement(what="latency", value=host, unit="ms", how="host", on=f"{backend}, 1 thread", p50=host, p90=host * 1.2, n=50),)
     )
+    pictures = {} if quality is None else some_pictures(mixed=mixed)
     return ExportRecord(
         backend=backend,
         variant="mixed" if mixed else "float",
@@ -201,6 +218,9 @@ def exported(
         walked=WalkedRecord(macs=1_234_000_000, peak_activation_bytes=7_654_321, peak_at="node_add_9 (Add)") if backend == "onnx" else None,
         latency=latency,
         quality=quality or {},
+        pictures=pictures,
+        fidelity=fidelity_of(pictures),
+        quality_worst=quality_worst(pictures),
         recommended=recommended,
     )
 

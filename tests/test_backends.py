@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mcompress.errors import DiskFullError, ExportError, MissingBackendError, ParityError
-from mcompress.export import backend, backend_of, parity
+from mcompress.export import backend_of, parity
 from mcompress.export.backend import BackendCall, Port, captured
 from mcompress.targets.exports import CoreMLConfig, ExecuTorchConfig, ExportConfig, OnnxConfig, TFLiteConfig
 
@@ -44,7 +44,7 @@ class Known:
         return np.asarray(self.execute(value), dtype=np.float32)
 
 
-def test_parity_is_the_formula(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parity_is_the_formula() -> None:
     inputs = [np.array([[[[0.0, 1.0], [2.0, 4.0]]]], dtype=np.float32)]
     record = parity.float_parity(Known(0.01), nn.Identity(), inputs, 1e-3)
     assert record.value == pytest.approx(0.01 / 4, rel=1e-4)
@@ -56,22 +56,7 @@ def test_parity_is_the_formula(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parity.int8_parity(Known(0.0), nn.Identity(), inputs, 35.0).value == parity.HIGHEST_DB
     with pytest.raises(ParityError, match="NaN"):
         parity.float_parity(Known(float("nan")), nn.Identity(), inputs, 1e-3)
-    monkeypatch.setattr("mcompress.export.parity.saturates_int8_sums", lambda: True)
-    assert "host artefact" in parity.int8_parity(Known(0.5), nn.Identity(), inputs, 35.0).runtime
     assert parity.not_executed("PyTorch", "x", 1.0, "no macOS").passed is None
-
-
-def test_vnni_is_read_from_the_processor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    facts = tmp_path / "cpuinfo"
-    monkeypatch.setattr(backend, "CPU_FACTS", facts)
-    monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    facts.write_text("flags : avx2 avx512bw\n")
-    assert backend.saturates_int8_sums()
-    facts.write_text("flags : avx2 avx512_vnni\n")
-    assert not backend.saturates_int8_sums()
-    monkeypatch.setattr("platform.machine", lambda: "aarch64")
-    facts.write_text("Features : asimd\n")
-    assert not backend.saturates_int8_sums()
 
 
 def test_chatter_goes_to_the_log_even_below_python(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

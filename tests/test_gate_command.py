@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 from gate_bundles import OTHER_WEIGHTS, PACKAGES, a_comparison, gate_bundle, recorded, table
-from tiny_bundle import make_bundle
+from tiny_bundle import PICTURES, make_bundle
 
 from mcompress import checking
 from mcompress.cli import main
@@ -22,6 +22,9 @@ from mcompress.export.comparison import NAME, read_comparison
 from mcompress.reports.gate.measuring import time_files
 
 Command = Callable[..., tuple[int, str, str]]
+
+
+WHOLE = a_comparison(pictures={"tiny-float.onnx": PICTURES})
 
 
 @pytest.fixture
@@ -60,7 +63,7 @@ def rewritten(bundle: Path, name: str, change: Callable[[dict], None]) -> None: 
 def test_equal_bundles_pass(check: Command, baseline: Path) -> None:
     code, out, _ = check(baseline, baseline)
     assert code == 0
-    assert "verdict  ok  (10 ok)" in out
+    assert "verdict  ok  (17 ok)" in out
     assert "measured latency" in out
 
 
@@ -138,7 +141,7 @@ def test_a_required_measurement_that_decides_nothing_ends_with_3(
         new = gate_bundle(tmp_path / name, a_comparison(gate={"measured_required": required}), weights=OTHER_WEIGHTS)
         code, out, err = check(new, baseline, *options)
         assert code == expected
-        assert "verdict  not decided  (1 not decided, 9 ok)" in out
+        assert "verdict  not decided  (1 not decided, 16 ok)" in out
         assert "the time ended during a measurement" in " ".join(out.split())
         assert ("the target requires a measurement" in err) == required
         (found,) = ElementTree.parse(files[0]).getroot().findall(f".//{tag}")
@@ -234,7 +237,7 @@ def test_outputs_that_cannot_be_written_are_refused_before_anything_is_measured(
     code, _, err = check(baseline, baseline, "--markdown", str(baseline / "manifest.json"))
     assert code == 2
     assert "one of the bundles that are compared; write it elsewhere" in err
-    assert read_comparison(baseline) == a_comparison()
+    assert read_comparison(baseline) == WHOLE
     code, _, err = check(baseline, baseline, "--junit", str(tmp_path / "one"), "--markdown", str(tmp_path / "x" / ".." / "one"))
     assert code == 2
     assert "--junit and --markdown are both" in err
@@ -257,7 +260,7 @@ def test_a_comparison_that_breaks_off_leaves_nothing_of_the_last_one(
 
 def test_the_bundle_carries_what_the_gate_needs(baseline: Path) -> None:
     comparison = read_comparison(baseline)
-    assert comparison == a_comparison()
+    assert comparison == WHOLE
     assert comparison.operators() == table()
     again = comparison.estimates_with(comparison.constants)["tiny-float.onnx"]
     assert again.latency_ms == pytest.approx(comparison.files["tiny-float.onnx"].latency_ms)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from gate_bundles import PACKAGES, a_comparison, gate_bundle, recorded, second_file, table
+from gate_bundles import PACKAGES, a_comparison, gate_bundle, recorded, second_file, table, with_pictures
 from gate_checks import check, row
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +23,8 @@ def test_a_bundle_is_as_good_as_itself(baseline: Path) -> None:
     assert {row.verdict for row in found.rows} == {"ok"}
     assert [row.field for row in found.rows] == [
         "multiply-adds", "parameters", "planned peak memory, fp32", "estimated latency", "size", "fallbacks", "operators wider than fp32",
-        "parity, share of the range", "quality, psnr_db",
+        "parity, share of the range", "quality, psnr_db", "worst picture, psnr_db",
+        "PSNR, teacher, dB", "SSIM, teacher", "colour shift, teacher", "PSNR, float student, dB", "SSIM, float student", "colour shift, float student",
     ]  # fmt: skip
     assert not found.operators
     assert not found.failing
@@ -174,7 +175,7 @@ def test_a_new_fallback_is_named_with_its_reason(baseline: Path, tmp_path: Path)
 
 def two_files(folder: Path) -> Path:
     files = (an_export(folder / "made"), second_file(folder))
-    comparison = a_comparison(files=("tiny-float.onnx", "tiny-mixed.onnx"))
+    comparison = with_pictures(a_comparison(files=("tiny-float.onnx", "tiny-mixed.onnx")), *files)
     run = a_run(*(file.record for file in files))
     return write_bundle(folder / "bundle", run=run, target=a_target(), files=files, plan=PLAN, comparison=comparison)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -17,14 +16,13 @@ from torch.nn import functional
 
 from mcompress.calibration.observers import Observer
 from mcompress.compress.models.mfagan import MFAGenerator, mfagan
-from mcompress.compress.models.spec import ModelSpec
-from mcompress.compress.quantize import kinds, ptq
+from mcompress.compress.quantize import kinds
+from mcompress.compress.quantize.calibrating import calibrate, checked
 from mcompress.compress.quantize.fake_quant import fake_quantize, fake_quantize_weight, sqnr_db
-from mcompress.compress.quantize.plan import ActivationRange, PlannedOperator, PrecisionPlan
+from mcompress.compress.quantize.plan import ActivationRange, PlannedOperator
 from mcompress.compress.quantize.program import check_against_plan, export_program, graph_of, int8_operators, reference_program
-from mcompress.compress.stage import StageContext
+from mcompress.compress.tasks.task import Sample
 from mcompress.errors import StageError
-from mcompress.targets.stages import QuantizeConfig
 
 EXAMPLE = (1, 3, 16, 16)
 
@@ -224,55 +222,13 @@ def test_a_plan_that_cannot_be_applied_is_an_error() -> None:
         reference_program(network, x, replace(plan, ranges={}))
 
 
-def test_sensitivity_is_the_reference_with_one_operator() -> None:
-    network = small()
-    module, inputs = graph_of(export_program(network, images(1)[0])), images(2)
-    ranges, _ = ptq.calibrate(module, iter(inputs), "minmax", (0.0, 1.0), 2, quiet)
-    measured = ptq.measure_sensitivity(module, inputs, ranges, quiet)
-    everything = ptq.make_plan(module, ranges, measured, 0.0)
-    for name in ("conv2d", "conv2d_2", "add"):
-        node = next(node for node in module.graph.nodes if node.name == name)
-        alone = {name, fused.name} if (fused := kinds.fused_activation(node)) else {name}
-        one = replace(everything, operators=tuple(o if o.name in alone else replace(o, precision="fp16") for o in everything.operators))
-        reference = reference_program(network, inputs[0], one)
-        with torch.no_grad():
-            value = sqnr_db(torch.cat([network(x) for x in inputs]), torch.cat([reference(x) for x in inputs]))
-        assert measured[name] == pytest.approx(value, abs=0.2)
-
-
-@settings(max_examples=15, deadline=None)
-@given(limit=st.floats(30, 90))
-def test_plans_at_any_threshold_can_be_applied(limit: float) -> None:
-    module, ranges, measured = _measured()
-    plan = ptq.make_plan(module, ranges, measured, limit)
-    for operator in plan.operators:
-        if operator.sqnr_db is not None and operator.precision == "fp16":
-            assert operator.sqnr_db < limit
-        if operator.kind == "conv2d" and operator.precision == "int8":
-            assert operator.sqnr_db is not None
-            assert operator.sqnr_db >= limit
-    check_against_plan(reference_program(small(), images(1)[0], plan), plan)
-    assert PrecisionPlan.from_json(plan.to_json()) == plan
-
-
-_CACHE: list[tuple[torch.fx.GraphModule, dict[str, ActivationRange], dict[str, float]]] = []
-
-
-def _measured() -> tuple[torch.fx.GraphModule, dict[str, ActivationRange], dict[str, float]]:
-    if not _CACHE:
-        module = graph_of(export_program(small(), images(1)[0]))
-        ranges, _ = ptq.calibrate(module, iter(images(2)), "mse", (0.0, 1.0), 2, quiet)
-        _CACHE.append((module, ranges, ptq.measure_sensitivity(module, images(2), ranges, quiet)))
-    return _CACHE[0]
-
-
 def test_nan_in_calibration_names_the_operator() -> None:
     network = small()
     with torch.no_grad():
         network.head.weight[0, 0, 0, 0] = float("nan")
     module = graph_of(export_program(network, images(1)[0]))
     with pytest.raises(StageError, match=r"'relu' \(network\): activations between nan"):
-        ptq.calibrate(module, iter(images(1)), "mse", (0.0, 1.0), 1, quiet)
+        calibrate(module, iter(images(1)), "mse", (0.0, 1.0), 1, quiet)
 
 
 def test_a_network_that_cannot_be_traced_is_an_error() -> None:
@@ -284,24 +240,35 @@ def test_a_network_that_cannot_be_traced_is_an_error() -> None:
         export_program(Branches(), torch.ones(1, 3, 4, 4))
 
 
-def test_stage_reports_what_it_decided(make_context: Callable[..., StageContext]) -> None:
-    spec = ModelSpec("mfagan", {"channels": 8, "blocks": [[2, 8]]}, (), (1, 3, 32, 32))
-    context = make_context(spec)
-    weights = {name: value.clone() for name, value in context.model.state_dict().items()}
-    output = ptq.quantize(QuantizeConfig(samples=3, keep_float_below_db=0.0), context)
-    assert output.plan is not None
-    assert output.plan.counts()["int8"] == len(output.plan.operators)
-    assert output.fallbacks == ()
-    assert output.details["calibration_samples"] == 3
-    (measured,) = output.measurements
-    assert math.isfinite(measured.value)
-    assert measured.value > 25
-    assert all(torch.equal(value, weights[name]) for name, value in output.model.state_dict().items())
-    again = ptq.quantize(QuantizeConfig(samples=3, keep_float_below_db=0.0), context)
-    assert again.plan == output.plan
-    strict = ptq.quantize(QuantizeConfig(samples=3, keep_float_below_db=120.0), context)
-    assert strict.plan is not None
-    # Operators that only ever see zeros (the untrained tail of this network) lose nothing in INT8.
-    floats = [operator for operator in strict.plan.operators if operator.precision == "fp16"]
-    assert {fallback.what for fallback in strict.fallbacks} == {operator.name for operator in floats}
-    assert any("below 120 dB" in operator.reason for operator in floats)
+def sample(value: Tensor) -> Sample:
+    return Sample("crop", value, value)
+
+
+def test_calibration_samples_are_looked_at() -> None:
+    good = torch.full(EXAMPLE, 0.5)
+    assert [one.name for one in checked([sample(good)], EXAMPLE, (0.0, 1.0))] == ["crop"]
+    spoiled = good.clone()
+    spoiled[0, 0, 0, 0] = float("nan")
+    for bad, words in (
+        ([], "gave no calibration samples"),
+        ([sample(good[:, :, :8])], r"'crop' has shape \(1, 3, 8, 16\); the network is compressed for \(1, 3, 16, 16\)"),
+        ([sample(spoiled)], "'crop' holds NaN or infinity"),
+        ([sample(good * 255)], r"'crop' has values between 127.5 and 127.5; the network's input range is 0 to 1"),
+    ):
+        with pytest.raises(StageError, match=words):
+            list(checked(bad, EXAMPLE, (0.0, 1.0)))
+
+
+def test_dead_channels_and_constant_tensors_are_quantized_to_themselves() -> None:
+    network = small()
+    with torch.no_grad():
+        network.head.weight[0] = 0.0
+        network.head.bias[0] = 0.0
+        network.tail.weight.zero_()
+        network.tail.bias.fill_(0.25)
+    inputs = images(2)
+    plan = int8_plan(network, inputs)
+    assert all(math.isfinite(found.scale) and found.scale > 0 for found in plan.ranges.values())
+    reference = reference_program(network, inputs[0], plan)
+    with torch.no_grad():
+        assert sqnr_db(network(inputs[0]), reference(inputs[0])) > 30

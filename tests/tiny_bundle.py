@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,21 @@ from mcompress.compress.quantize.plan import ActivationRange, PlannedOperator, P
 from mcompress.export import replay
 from mcompress.export.backend import Port
 from mcompress.export.bundle import ExportedFile, TestVector, write_bundle
+from mcompress.export.fidelity import fidelity_of, quality_worst
 from mcompress.export.interface import TensorFacts, facts_of
 from mcompress.export.profile import Rules
-from mcompress.record import CoverageRecord, EnvironmentRecord, ExportRecord, ModelRecord, ParityRecord, Run, StageRecord, TargetRecord
+from mcompress.record import (
+    CoverageRecord,
+    EnvironmentRecord,
+    ExportRecord,
+    Likeness,
+    ModelRecord,
+    ParityRecord,
+    PictureRecord,
+    Run,
+    StageRecord,
+    TargetRecord,
+)
 from mcompress.targets.exports import OnnxConfig
 from mcompress.targets.schema import Fallback, Measurement, Target
 from mcompress.targets.stages import DistillConfig
@@ -56,6 +69,21 @@ def quantized(name: str, side: int, scale: float) -> TensorFacts:
     return facts_of(Port(name, (1, side, side, 3), "int8", "NHWC", scale, -128))
 
 
+def a_likeness(psnr_db: float = 50.0, ssim: float | None = 0.99, shift: tuple[float, ...] = (0.1, -0.2, 0.0)) -> Likeness:
+    return Likeness(psnr_db=psnr_db, ssim=ssim, colour_shift=shift, largest_shift=max(map(abs, shift)), delta_e=0.4)
+
+
+PICTURES = {
+    name: PictureRecord(quality={"psnr_db": quality}, against={"teacher": a_likeness(38.0, 0.97), "float_student": a_likeness()})
+    for name, quality in (("flower", 27.5), ("chelsea", 30.0), ("coffee|dark", 32.5))
+}
+
+
+def about_pictures(pictures: Mapping[str, PictureRecord]) -> dict[str, object]:
+    """What an export's record says of its held-out pictures."""
+    return {"pictures": dict(pictures), "fidelity": fidelity_of(pictures), "quality_worst": quality_worst(pictures)}
+
+
 def model_record(quality: float) -> ModelRecord:
     return ModelRecord(
         spec=None,
@@ -82,6 +110,7 @@ def export_record(path: Path, **more: object) -> ExportRecord:
         "latency": (Measurement(what="latency", value=1.5, unit="ms", how="host", on="onnxruntime, 1 thread", p50=1.5, p90=1.7, n=20),),
         "quality": {"psnr_db": 30.0},
         "recommended": True,
+        **about_pictures(PICTURES),
     }
     return ExportRecord.model_validate({**values, **more})
 

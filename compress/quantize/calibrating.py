@@ -21,16 +21,19 @@ RANGE_TOLERANCE = 1e-3
 def checked(samples: Iterable[Sample], input_shape: tuple[int, ...], input_range: tuple[float, float]) -> Iterator[Sample]:
     """The samples, each looked at before it is used.
 
-    Raises `StageError`, naming the sample, for another shape than `input_shape`, for NaN or infinity, for values outside `input_range`, and if there is
-    no sample at all.
+    Raises `StageError`, naming the sample, for another shape than `input_shape`, for NaN or infinity, for values outside `input_range`, and if
+    there is no sample at all.
     """
     low, high = input_range
     slack = RANGE_TOLERANCE * (high - low)
-    count = 0
-    for count, sample in enumerate(samples, 1):
+    empty = True
+    for sample in samples:
+        empty = False
         value, where = sample.input, f"calibration sample '{sample.name}'"
         if tuple(value.shape) != tuple(input_shape):
-            raise StageError(f"{where} has shape {tuple(value.shape)}; the network is compressed for {tuple(input_shape)}. Give samples of that shape")
+            raise StageError(
+                f"{where} has shape {tuple(value.shape)}; the network is compressed for {tuple(input_shape)}. Give samples of that shape"
+            )
         if not bool(torch.isfinite(value).all()):
             raise StageError(f"{where} holds NaN or infinity; calibration needs finite values. Remove or repair it")
         least, greatest = float(value.min()), float(value.max())
@@ -40,7 +43,7 @@ def checked(samples: Iterable[Sample], input_shape: tuple[int, ...], input_range
                 "Scale the sample as the network's training data were (model.input_range)"
             )
         yield sample
-    if not count:
+    if empty:
         raise StageError("the task gave no calibration samples; quantization needs at least one")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -82,7 +83,9 @@ class Problem:
 
 def named_table(module: fx.GraphModule, input_shape: tuple[int, ...]) -> OperatorTable:
     """The operator table of a graph; rows have the names of the nodes that compute them."""
-    return operator_table(_Named(module), input_shape)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of torch, about the graph module that is copied to the meta device
+        return operator_table(_Named(module), input_shape)
 
 
 class _Named(nn.Module):
@@ -149,14 +152,16 @@ def problem_of(
     for head in heads:
         members = tuple(node for node, of in owner.items() if of is head)
         end, group = members[-1], kinds.group_of(head)
-        allowed = _allowed(head, ranges, row_owner, index[head], latencies, precisions)
+        follows = _companion(head, owner, index, fused_rows)
+        rows = [row for row, of in enumerate(row_owner) if of == (index[head] if follows is None else follows)]
+        allowed = _allowed(head, ranges, rows, latencies, precisions, _alone(sensitivity, head, "fp16"))
         touches: tuple[str, ...] = ()
         if "int8" in allowed:
             touches = tuple(dict.fromkeys(node.name for node in (*kinds.activations(head), end)))
             tensors.update({name: sensitivity.tensors.get(name, 0.0) for name in touches if name not in tensors})
             if group in ("moving", "clamping"):
                 sources = tuple(source.name for source in kinds.activations(head))
-                copied[end.name] = sources
+                copied[end.name], tensors[end.name] = sources, 0.0
                 tensors.update({name: sensitivity.tensors.get(name, 0.0) for name in sources if name not in tensors})
         noise: dict[Precision, float] = {"int8": sensitivity.weights.get(head.name, 0.0), "fp16": _alone(sensitivity, head, "fp16"), "fp32": 0.0}
         decisions.append(
@@ -166,14 +171,19 @@ def problem_of(
                 {precision: noise[precision] for precision in allowed},
                 touches,
                 _between(head, end, owner, index) if group not in (None, "weighted") else (),
-                _companion(head, owner, index, fused_rows),
+                follows,
             )
         )
     return Problem(tuple(decisions), tensors, copied, latencies, row_owner)
 
 
 def plan_of(
-    module: fx.GraphModule, problem: Problem, chosen: Sequence[Precision], ranges: Mapping[str, ActivationRange], reasons: Sequence[str], sensitivity: Sensitivity
+    module: fx.GraphModule,
+    problem: Problem,
+    chosen: Sequence[Precision],
+    ranges: Mapping[str, ActivationRange],
+    reasons: Sequence[str],
+    sensitivity: Sensitivity,
 ) -> PrecisionPlan:
     """The plan that says what was `chosen`; `reasons` has one for each decision."""
     of_node = {name: position for position, decision in enumerate(problem.decisions) for name in decision.nodes}
@@ -199,20 +209,30 @@ def _owners(module: fx.GraphModule) -> dict[fx.Node, fx.Node]:
 def _allowed(
     head: fx.Node,
     ranges: Mapping[str, ActivationRange],
-    row_owner: Sequence[int],
-    position: int,
+    rows: Sequence[int],
     units: Sequence[PrecisionLatency],
     precisions: Sequence[Precision],
+    half: float,
 ) -> tuple[Precision, ...]:
     """What the operator can be, and every unit can run."""
-    rows = [row for row, owner in enumerate(row_owner) if owner == position]
     able = [p for p in precisions if all(np.isfinite(unit.own_ms[row, unit.precisions.index(p)]) for unit in units for row in rows)]
+    if {"fp16", "fp32"} <= set(able) and _alike("fp16", "fp32", rows, units):
+        # Where both are computed in one way, the file holds what is computed: fp32 for a GPU of FP16 only makes it larger, fp16 for other CPUs casts.
+        computed = {str(unit.computed[unit.form[row, unit.precisions.index("fp16")]]) for unit in units for row in rows}
+        able.remove("fp32" if computed == {"fp16"} and np.isfinite(half) else "fp16")
     has_ranges = all(node.name in ranges for node in (*kinds.activations(head), kinds.fused_activation(head) or head))
     if "int8" in able and (kinds.why_float(head) is not None or not has_ranges):
         able.remove("int8")
     if not able:
-        raise StageError(f"no precision of {', '.join(precisions)} runs '{head.name}' ({kinds.kind_of(head)}) on {', '.join(unit.unit for unit in units)}")
+        raise StageError(
+            f"no precision of {', '.join(precisions)} runs '{head.name}' ({kinds.kind_of(head)}) on {', '.join(unit.unit for unit in units)}"
+        )
     return tuple(able)
+
+
+def _alike(one: Precision, other: Precision, rows: Sequence[int], units: Sequence[PrecisionLatency]) -> bool:
+    """Whether every unit computes the rows in the same way for both."""
+    return all(u.form[row, u.precisions.index(one)] == u.form[row, u.precisions.index(other)] for u in units for row in rows)
 
 
 def _alone(sensitivity: Sensitivity, head: fx.Node, precision: Precision) -> float:

@@ -49,6 +49,8 @@ class PlannedOperator:
     reason: str
     sqnr_db: float | None = None
     """Output SQNR when this operator alone is INT8; None where it was not measured on its own."""
+    row: str = ""
+    """The row of the network's operator table that it is computed in; empty where it has none of its own."""
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ class _Program:
         self.noise: dict[int, float] = {}
         self._x = [{precision: self._variable(whole=True) for precision in decision.allowed} for decision in problem.decisions]
         for options in self._x:
-            self._row({column: 1.0 for column in options.values()}, 1.0, 1.0)
+            self._row(dict.fromkeys(options.values(), 1.0), 1.0, 1.0)
         self._add_noise()
         self._add_shape()
         for unit in problem.units:
@@ -80,7 +80,9 @@ class _Program:
 
     def at_most(self, cost: dict[int, float], limit: float) -> None:
         """Bound a sum from above; scaled, so that the solver's absolute tolerance is one relative to the limit."""
-        scale = limit if limit > 0 else 1.0
+        if limit == np.inf:
+            return
+        scale = limit if limit > 0 else min((value for value in cost.values() if value > 0), default=1.0)
         self._row({column: value / scale for column, value in cost.items()}, -np.inf, limit / scale)
 
     def solve(self, cost: dict[int, float], tie: dict[int, float], time_limit_s: float) -> Solution | None:
@@ -146,14 +148,16 @@ class _Program:
                 self._implied(rounded[source], [rounded[name]])
 
     def _add_shape(self) -> None:
-        """What lies between INT8 operators on all sides is INT8, for no file could say anything else; fixed companions agree."""
+        """What lies between INT8 operators on all sides is INT8, for no file could say anything else; what runs inside another has its precision."""
         for index, decision in enumerate(self._problem.decisions):
             options = self._x[index]
             if decision.between and "int8" in options and all("int8" in self._x[other] for other in decision.between):
                 self._implied(options["int8"], *([self._x[other]["int8"]] for other in decision.between))
-            if decision.follows is not None and set(options) == set(self._x[decision.follows]):
-                for precision, column in options.items():
-                    self._row({column: 1.0, self._x[decision.follows][precision]: -1.0}, 0.0, 0.0)
+            if decision.follows is not None:
+                leader = self._x[decision.follows]
+                for precision in [p for p in options if p in leader]:
+                    same = set(options) == set(leader)
+                    self._row({options[precision]: 1.0, leader[precision]: -1.0}, 0.0, 0.0 if same else np.inf)
 
     def _add_latency(self, unit: PrecisionLatency) -> None:
         choices = self._choices_of_rows(unit)
@@ -205,7 +209,9 @@ class _Program:
                 pairs = {there: (np.array([there]), np.array([here])) for there in leaves}
                 in_parts = sum(elements for _, elements in reading) <= written[maker]
                 traffic = {there: 0.0 if in_parts else float(forms.traffic_ms(whole, channels, *pair)[0]) for there, pair in pairs.items()}
-                shared = {there: self._conversion(leaves[there], traffic[there] + float(forms.conversion_ms(*pair)[0])) for there, pair in pairs.items()}
+                shared = {
+                    there: self._conversion(leaves[there], traffic[there] + float(forms.conversion_ms(*pair)[0])) for there, pair in pairs.items()
+                }
                 earlier: list[int] = []
                 for reader, elements in reading:
                     reads = formed[reader][here]

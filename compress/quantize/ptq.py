@@ -1,276 +1,205 @@
-"""INT8 post-training quantization: ranges from streamed calibration data, and a precision for every operator from its measured sensitivity.
+"""The quantize stage: calibrate, measure, plan, run, choose.
 
-The rule is a threshold: every operator is quantized alone, and those that on their own leave the output's SQNR below the limit stay float.
-Operators that only move or clip values follow their inputs: they add no error, and splitting them off would cost a conversion for nothing.
+ranges of activations -> what each operator costs in quality -> what it costs in time -> the optimal plans -> the one that keeps the floor
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
 
 import torch
 from pydantic import JsonValue
-from torch import Tensor, fx
+from torch import fx, nn
 
-from mcompress.calibration.observers import Method, Observer
+from mcompress.compress.cost import operator_table
 from mcompress.compress.quantize import kinds
-from mcompress.compress.quantize.fake_quant import fake_quantize, fake_quantize_weight, sqnr_db
-from mcompress.compress.quantize.plan import ActivationRange, PlannedOperator, PrecisionPlan
+from mcompress.compress.quantize.calibrating import calibrate, checked
+from mcompress.compress.quantize.choosing import Choice, Floor, Run, Tried, best_within, fastest_within, runner
+from mcompress.compress.quantize.decisions import Problem, named_table, plan_of, problem_of
+from mcompress.compress.quantize.plan import PlannedOperator, Precision, PrecisionPlan
 from mcompress.compress.quantize.program import export_program, graph_of, reference_program
+from mcompress.compress.quantize.reasons import reasons_for
+from mcompress.compress.quantize.sensitivity import Sensitivity, decibels, measure_sensitivity
 from mcompress.compress.stage import StageContext, StageOutput
-from mcompress.compress.train import Progress
+from mcompress.compress.tasks.task import Sample
 from mcompress.errors import StageError
+from mcompress.targets.operators import OperatorTable
 from mcompress.targets.schema import Fallback, Measurement
 from mcompress.targets.stages import QuantizeConfig
 
-SENSITIVITY_SAMPLES = 2
-FOLLOWS = "moves or clips values: keeps the precision of its input"
-BETWEEN_INT8 = "everything that it reads and everything that reads it is INT8, so are its tensors"
+HIGHEST_DB = 200.0
 
 
 def quantize(config: QuantizeConfig, context: StageContext) -> StageOutput:
-    """Make the precision plan of `context.model`; the model itself is unchanged, exporters apply the plan."""
-    model = context.model.eval()
-    shape = context.spec.input_shape
-    inputs = list(context.task.calibration_inputs(min(config.samples, SENSITIVITY_SAMPLES), shape, context.seed))
-    if not inputs:
-        raise StageError("the task gave no calibration inputs; quantization needs at least one")
-    module = graph_of(export_program(model, inputs[0]))
-    stream = context.task.calibration_inputs(config.samples, shape, context.seed)
-    ranges, seen = calibrate(module, stream, config.range, context.spec.input_range, config.samples, context.progress("calibrate"))
-    sensitivity = measure_sensitivity(module, inputs, ranges, context.progress("sensitivity"))
-    plan = make_plan(module, ranges, sensitivity, config.keep_float_below_db)
-    together = _reference_sqnr_db(context, plan, inputs)
-    fallbacks = tuple(
-        Fallback(where="quantize", what=operator.name, reason=operator.reason) for operator in plan.operators if operator.precision != "int8"
+    """Make the precision plan of `context.model`; the float network itself is unchanged, exporters apply the plan."""
+    model, shape = context.model.eval(), context.spec.input_shape
+    example = next(_samples(1, context)).input
+    module = graph_of(export_program(model, example))
+    inputs = (sample.input for sample in _samples(config.samples, context))
+    ranges, seen = calibrate(module, inputs, config.range, context.spec.input_range, config.samples, context.progress("calibrate"))
+
+    def measured() -> str:
+        small, small_shape = _reduced(model, module, shape, config.sensitivity_size)
+        samples = _samples(config.sensitivity_samples, context, small_shape)
+        return measure_sensitivity(
+            small, samples, ranges, context.task.quality, config.sensitivity_samples, context.progress("sensitivity")
+        ).to_json()
+
+    sensitivity = Sensitivity.from_json(context.remember("sensitivity", _sensitivity_key(config), measured))
+    table = named_table(module, shape)
+    problem = problem_of(module, table, ranges, sensitivity, context.device, context.planned_units)
+
+    def plan_for(chosen: Sequence[Precision], reasons: Sequence[str] | None = None) -> PrecisionPlan:
+        return plan_of(module, problem, chosen, ranges, reasons or [""] * len(problem.decisions), sensitivity)
+
+    # Plans are judged on samples that no range and no sensitivity was taken from.
+    def fresh() -> Iterator[Sample]:
+        return islice(_samples(config.samples + config.verify_samples, context), config.samples, None)
+
+    choice = _choose(config, problem, runner(module, module, plan_for, fresh, context.task.quality))
+    chosen = choice.taken.solution.chosen
+    plan = plan_for(chosen, reasons_for(module, problem, chosen, sensitivity))
+    plan = _with_rows(plan, table, operator_table(model, shape))
+    reference_program(model, example, plan)  # raises if the plan cannot be applied
+    return StageOutput(
+        model,
+        context.spec,
+        plan,
+        (_measurement(choice, config.verify_samples),),
+        tuple(_fallbacks(module, problem, plan)),
+        _details(config, problem, table, plan, choice, sensitivity, seen),
     )
-    details: dict[str, JsonValue] = {
-        "sensitivity": [_row(operator) for operator in plan.operators],
-        "output_sqnr_db": _finite(together),
-        "calibration_samples": seen,
-        "range": config.range,
-        "keep_float_below_db": config.keep_float_below_db,
-        "counts": dict(plan.counts()),
-    }
-    measurement = Measurement(
+
+
+def _samples(count: int, context: StageContext, shape: tuple[int, ...] | None = None) -> Iterator[Sample]:
+    shape = shape or context.spec.input_shape
+    return checked(context.task.calibration_samples(count, shape, context.seed), shape, context.spec.input_range)
+
+
+def _reduced(model: nn.Module, module: fx.GraphModule, shape: tuple[int, ...], size: int) -> tuple[fx.GraphModule, tuple[int, ...]]:
+    """The same network for smaller images, with the input shape: what quantizing costs does not depend on their size, what finding out takes does.
+
+    A network that does not take other sizes, or becomes another graph with them, is measured as it is.
+    """
+    smaller = (*shape[:2], *(min(side, size) for side in shape[2:]))
+    if smaller == shape:
+        return module, shape
+    try:
+        found = graph_of(export_program(model, torch.zeros(smaller)))
+    except StageError:
+        return module, shape
+    if [(node.name, node.target) for node in found.graph.nodes] != [(node.name, node.target) for node in module.graph.nodes]:
+        return module, shape
+    found.load_state_dict(module.state_dict())
+    return found, smaller
+
+
+def _sensitivity_key(config: QuantizeConfig) -> dict[str, JsonValue]:
+    """What the sensitivities depend on besides the network, the data and the seed."""
+    return {name: getattr(config, name) for name in ("samples", "range", "sensitivity_samples", "sensitivity_size")}
+
+
+def _choose(config: QuantizeConfig, problem: Problem, run: Run) -> Choice:
+    if config.goal == "quality" and config.latency_ms is not None:
+        return best_within(problem, config.latency_ms, run)
+    return fastest_within(problem, Floor(config.within, config.least_sqnr_db), run)
+
+
+def _with_rows(plan: PrecisionPlan, table: OperatorTable, network: OperatorTable) -> PrecisionPlan:
+    """The plan with the names that the network's own operator table has for what the graph's table calls by nodes: both have the same rows."""
+    names = {row.name: other.name for row, other in zip(table.operators, network.operators, strict=False)}
+    if [(row.kind, row.macs) for row in table.operators] != [(row.kind, row.macs) for row in network.operators]:
+        names = {}
+    return replace(plan, operators=tuple(replace(operator, row=names.get(operator.name, "")) for operator in plan.operators))
+
+
+def _measurement(choice: Choice, samples: int) -> Measurement:
+    return Measurement(
         what="output SQNR of the quantized network",
-        value=min(together, 200.0),
+        value=min(choice.taken.sqnr_db, HIGHEST_DB),
         unit="dB",
         how="host",
-        on="PyTorch, fake-quantized reference against float",
-        n=len(inputs),
-        source="calibration inputs",
+        on="PyTorch, fake-quantized network against float",
+        n=samples,
+        source="calibration samples that nothing was fitted to",
     )
-    return StageOutput(model, context.spec, plan, (measurement,), fallbacks, details)
 
 
-def calibrate(
-    module: fx.GraphModule, inputs: Iterator[Tensor], method: Method, input_range: tuple[float, float], total: int, progress: Progress
-) -> tuple[dict[str, ActivationRange], int]:
-    """One pass over `inputs`: the range of every tensor that an INT8 operator could read or write, by node name; and the number of inputs.
-
-    The network's input has exactly `input_range`. Raises `StageError` for NaN or infinite activations.
-    """
-    groups = kinds.scale_groups(module.graph)
-    observed = {node: representative for node, representative in groups.items() if _needs_observer(node)}
-    observers = {representative: Observer() for representative in observed.values()}
-    recorder = _Recorder(module, {node: observers[representative] for node, representative in observed.items()})
-    seen = 0
-    with torch.no_grad():
-        for value in inputs:
-            recorder.run(value)
-            seen += 1
-            progress(seen, total, "")
-    if seen == 0:
-        raise StageError("the task gave no calibration inputs; quantization needs at least one")
-    bounds = {representative: observer.bounds(method) for representative, observer in observers.items()}
-    for node in module.graph.nodes:
-        if node.op == "placeholder":
-            representative = groups.get(node, node)
-            low, high = bounds.get(representative, input_range)
-            bounds[representative] = min(low, input_range[0]), max(high, input_range[1])
-            groups[node] = representative
-    return {node.name: ActivationRange.from_bounds(*bounds[groups[node]]) for node in groups if groups[node] in bounds}, seen
+def _fallbacks(module: fx.GraphModule, problem: Problem, plan: PrecisionPlan) -> Iterator[Fallback]:
+    """What cannot be INT8, whatever it would cost; and INT8 that does not pay at all."""
+    nodes = {node.name: node for node in module.graph.nodes}
+    for operator in plan.operators:
+        if operator.precision != "int8" and kinds.why_float(nodes[operator.name]) is not None:
+            yield Fallback(where="quantize", what=operator.name, reason=operator.reason)
+    if not plan.counts()["int8"]:
+        yield Fallback(where="quantize", what="no operator is INT8", reason=_why_none(problem))
 
 
-def _needs_observer(node: fx.Node) -> bool:
-    """A tensor that is clipped by its only reader takes the range of what comes out there."""
-    return node.op == "call_function" and kinds.borrowed_range(node) is None
+def _why_none(problem: Problem) -> str:
+    int8, plain = problem.uniform("int8"), problem.uniform("fp16")
+    both = ((unit.unit, problem.latency_on(unit, int8), problem.latency_on(unit, plain)) for unit in problem.units)
+    found = [f"{quantized:.3g} ms on {unit} against {in_float:.3g} ms in float" for unit, quantized, in_float in both]
+    pays = problem.latency_ms(int8) < problem.latency_ms(plain)
+    why = "what INT8 would save costs more quality than the floor allows" if pays else "INT8 does not pay there"
+    return f"{' and '.join(found)}: {why}"
 
 
-class _Recorder(fx.Interpreter):
-    """Runs the graph and shows every tensor to its observer."""
-
-    def __init__(self, module: fx.GraphModule, observers: dict[fx.Node, Observer]) -> None:
-        super().__init__(module)
-        self.extra_traceback = False  # our errors name the operator themselves
-        self._observers = observers
-
-    def run_node(self, n: fx.Node) -> object:
-        """Compute `n`, then observe it."""
-        value = super().run_node(n)
-        observer = self._observers.get(n)
-        if observer is not None and isinstance(value, Tensor):
-            try:
-                observer.observe(value)
-            except ValueError as problem:
-                raise StageError(f"calibration stopped at operator '{n.name}' ({kinds.module_of(n) or 'network'}): {problem}") from problem
-        return value
-
-
-def measure_sensitivity(module: fx.GraphModule, inputs: list[Tensor], ranges: dict[str, ActivationRange], progress: Progress) -> dict[str, float]:
-    """Operator -> output SQNR in dB when this operator alone (with the ReLU fused into it) is INT8.
-
-    Only weighted and arithmetic operators are measured. Everything in front of the operator is computed once and kept.
-    """
-    measured = [node for node in kinds.operators(module.graph) if kinds.group_of(node) in ("weighted", "arithmetic")]
-    signal, noise = 0.0, dict.fromkeys((node.name for node in measured), 0.0)
-    with torch.no_grad():
-        for position, value in enumerate(inputs):
-            tape = _Tape(module, value)
-            signal += float(tape.output.double().square().sum())
-            for done, node in enumerate(measured):
-                difference = tape.output_with(node, ranges).double() - tape.output.double()
-                noise[node.name] += float(difference.square().sum())
-                progress(position * len(measured) + done + 1, len(inputs) * len(measured), node.name)
-    return {name: math.inf if value == 0 else (10 * math.log10(signal / value) if signal else -math.inf) for name, value in noise.items()}
+def _details(
+    config: QuantizeConfig, problem: Problem, table: OperatorTable, plan: PrecisionPlan, choice: Choice, sensitivity: Sensitivity, seen: int
+) -> dict[str, JsonValue]:
+    chosen = choice.taken.solution.chosen
+    everything: dict[str, tuple[Precision, ...]] = {"chosen": chosen, "all int8": problem.uniform("int8"), "all float": problem.uniform("fp16")}
+    return {
+        "sensitivity": [_row(operator, sensitivity) for operator in plan.operators],
+        "output_sqnr_db": _finite(choice.taken.sqnr_db),
+        "quality_lost": _finite(choice.taken.lost),
+        "calibration_samples": seen,
+        "sensitivity_samples": sensitivity.samples,
+        "range": config.range,
+        "goal": config.goal,
+        "within": config.within,
+        "least_sqnr_db": config.least_sqnr_db,
+        "latency_limit_ms": config.latency_ms,
+        "planned_units": [unit.unit for unit in problem.units],
+        "planned_ms": {name: {unit.unit: problem.latency_on(unit, one) for unit in problem.units} for name, one in everything.items()},
+        "precision_front": [_point(problem, table, one, taken=one is choice.taken) for one in choice.tried],
+        "faster_plans_that_broke_the_floor": choice.broken,
+        "optimality_gap": choice.taken.solution.gap,
+        "counts": dict(plan.counts()),
+    }
 
 
-class _Tape:
-    """The float value of every node for one input, and the output when one operator is replaced by its INT8 form."""
-
-    def __init__(self, module: fx.GraphModule, value: Tensor) -> None:
-        self._module = module
-        interpreter = fx.Interpreter(module, garbage_collect_values=False)
-        interpreter.run(value)
-        self._interpreter = interpreter
-        self._values: dict[fx.Node, object] = dict(interpreter.env)
-        self._output_node = next(node for node in module.graph.nodes if node.op == "output")
-        self.output = self._output_of(self._values)
-
-    def _output_of(self, values: dict[fx.Node, object]) -> Tensor:
-        (node,) = self._output_node.all_input_nodes
-        value = values[node]
-        if not isinstance(value, Tensor):
-            raise StageError(f"the network returns a {type(value).__name__}; quantization needs one tensor")
-        return value
-
-    def output_with(self, node: fx.Node, ranges: dict[str, ActivationRange]) -> Tensor:
-        """The network's output when `node` and the ReLU fused into it are INT8; only what lies behind it is computed again."""
-        changed: dict[fx.Node, object] = {}
-        end = kinds.fused_activation(node) or node
-        local = {source: self._quantized_input(node, source, ranges) for source in node.all_input_nodes}
-        value = self._compute(node, local)
-        if end is not node:
-            value = self._compute(end, {node: value})
-        changed[end] = fake_quantize(_tensor(value), ranges[end.name])
-        for later in self._module.graph.nodes:
-            if later in changed or later.op != "call_function" or not any(source in changed for source in later.all_input_nodes):
-                continue
-            changed[later] = self._compute(later, changed)
-        return self._output_of({**self._values, **changed})
-
-    def _quantized_input(self, node: fx.Node, source: fx.Node, ranges: dict[str, ActivationRange]) -> object:
-        value = self._values[source]
-        if source in kinds.activations(node):
-            return fake_quantize(_tensor(value), ranges[source.name])
-        if node.target in kinds.WEIGHTED and source is node.args[1]:
-            return fake_quantize_weight(_tensor(value), kinds.WEIGHTED[node.target])
-        return value
-
-    def _compute(self, node: fx.Node, replaced: dict[fx.Node, object]) -> object:
-        self._interpreter.env = {source: replaced.get(source, self._values[source]) for source in node.all_input_nodes}
-        return self._interpreter.run_node(node)
+def _point(problem: Problem, table: OperatorTable, one: Tried, *, taken: bool) -> dict[str, JsonValue]:
+    solution = one.solution
+    return {
+        "latency_ms": solution.latency_ms,
+        "predicted_sqnr_db": _finite(decibels(solution.noise)),
+        "sqnr_db": _finite(one.sqnr_db),
+        "quality_lost": _finite(one.lost),
+        "int8_macs": problem.macs_share(table, solution.chosen),
+        "counts": {precision: solution.chosen.count(precision) for precision in ("int8", "fp16", "fp32")},
+        "gap": solution.gap,
+        "seconds": round(solution.seconds, 3),
+        "taken": taken,
+    }
 
 
-def make_plan(module: fx.GraphModule, ranges: dict[str, ActivationRange], sensitivity: dict[str, float], keep_float_below_db: float) -> PrecisionPlan:
-    """Decide every operator's precision by the threshold; see the module's docstring for the rule."""
-    planned: dict[fx.Node, PlannedOperator] = {}
-    for node in kinds.operators(module.graph):
-        planned[node] = _decide(node, planned, sensitivity, keep_float_below_db)
-    _close_gaps(planned)
-    needed = _tensors(planned)
-    return PrecisionPlan(tuple(planned.values()), {name: found for name, found in ranges.items() if name in needed})
-
-
-def _decide(node: fx.Node, planned: dict[fx.Node, PlannedOperator], sensitivity: dict[str, float], limit_db: float) -> PlannedOperator:
-    name, module, kind = node.name, kinds.module_of(node), kinds.kind_of(node)
-    reason = kinds.why_float(node)
-    if reason is not None:
-        return PlannedOperator(name, module, kind, "fp16", reason)
-    if name in sensitivity:
-        value = sensitivity[name]
-        if value < limit_db:
-            return PlannedOperator(
-                name, module, kind, "fp16", f"alone in INT8 it leaves {value:.1f} dB at the output, below {limit_db:g} dB", _known(value)
-            )
-        return PlannedOperator(name, module, kind, "int8", f"at least {limit_db:g} dB", _known(value))
-    sources = kinds.activations(node)
-    if kinds.is_fused(node):
-        return PlannedOperator(name, module, kind, planned[sources[0]].precision, f"fused into {sources[0].name}")
-    from_int8 = all(source.op == "placeholder" or (source in planned and planned[source].precision == "int8") for source in sources)
-    return PlannedOperator(name, module, kind, "int8" if sources and from_int8 else "fp16", FOLLOWS)
-
-
-def _close_gaps(planned: dict[fx.Node, PlannedOperator]) -> None:
-    """An operator without weights between INT8 operators computes on INT8 tensors whatever it is called, so call it INT8."""
-    again = True
-    while again:
-        again = False
-        for node, operator in list(planned.items()):
-            if operator.precision == "int8" or kinds.group_of(node) in (None, "weighted"):
-                continue
-            end = kinds.fused_activation(node) or node
-            sources, users = kinds.activations(node), list(end.users)
-            if users and all(_is_int8(other, planned) for other in [*sources, *users]):
-                for member in {node, end}:
-                    found = planned[member]
-                    planned[member] = PlannedOperator(found.name, found.module, found.kind, "int8", BETWEEN_INT8, found.sqnr_db)
-                again = True
-
-
-def _is_int8(node: fx.Node, planned: dict[fx.Node, PlannedOperator]) -> bool:
-    return node in planned and planned[node].precision == "int8"
-
-
-def _tensors(planned: dict[fx.Node, PlannedOperator]) -> set[str]:
-    """Names of all tensors that an INT8 operator reads or writes."""
-    found: set[str] = set()
-    for node, operator in planned.items():
-        if operator.precision == "int8":
-            found.update(source.name for source in kinds.activations(node))
-            found.add(node.name)
-    return found
-
-
-def _reference_sqnr_db(context: StageContext, plan: PrecisionPlan, inputs: list[Tensor]) -> float:
-    """SQNR of the whole fake-quantized network; building it also checks that the plan can be applied."""
-    reference = reference_program(context.model, inputs[0], plan)
-    with torch.no_grad():
-        return sqnr_db(torch.cat([context.model(value) for value in inputs]), torch.cat([reference(value) for value in inputs]))
-
-
-def _tensor(value: object) -> Tensor:
-    if not isinstance(value, Tensor):
-        raise StageError(f"expected a tensor in the network's graph, found a {type(value).__name__}")
-    return value
-
-
-def _known(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _finite(value: float) -> float | None:
-    return round(value, 3) if math.isfinite(value) else None
-
-
-def _row(operator: PlannedOperator) -> dict[str, JsonValue]:
+def _row(operator: PlannedOperator, sensitivity: Sensitivity) -> dict[str, JsonValue]:
+    lost = sensitivity.quality_lost.get(operator.name, {})
     return {
         "operator": operator.name,
         "module": operator.module,
         "kind": operator.kind,
         "precision": operator.precision,
-        "sqnr_db": None if operator.sqnr_db is None else round(operator.sqnr_db, 3),
+        "sqnr_db": _finite(operator.sqnr_db),
+        "fp16_sqnr_db": _finite(sensitivity.sqnr_db(operator.name, "fp16")),
+        "quality_lost": _finite(lost.get("int8")),
         "reason": operator.reason,
     }
+
+
+def _finite(value: float | None) -> float | None:
+    return round(value, 4) if value is not None and math.isfinite(value) else None

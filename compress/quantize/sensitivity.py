@@ -1,7 +1,7 @@
 """What quantizing costs, operator by operator: the noise that it adds to the network's output, and the task's quality that it takes.
 
-Samples are streamed. Of each one, every activation is captured once; then one operator after the other is quantized alone, and only what lies behind it
-is computed again. What is kept are sums, so memory does not depend on the number of samples. Besides whole operators, their parts are measured:
+Samples are streamed. Of each one, every activation is captured once; then one operator after the other is quantized alone, and only what lies behind
+it is computed again. What is kept are sums, so memory does not depend on the number of samples. Besides whole operators, their parts are measured:
 rounding one tensor, and rounding one operator's weights. Operators share tensors, and a planner must not pay twice for rounding one.
 """
 

@@ -78,6 +78,10 @@ class Simulated(fx.Interpreter):
         """The weight of the operator `name` on its grid, per output channel."""
         return fake_quantize_weight(weight, axis)
 
+    def bias(self, name: str, bias: Tensor) -> Tensor:  # noqa: ARG002  (for those who override it)
+        """The bias of the INT8 operator `name`, which integer kernels add to their 32-bit sums: not rounded here."""
+        return bias
+
     def _range(self, name: str) -> ActivationRange:
         found = self._ranges.get(name)
         if found is None:
@@ -99,7 +103,7 @@ class Simulated(fx.Interpreter):
     def _read_int8(self, n: fx.Node, source: fx.Node) -> object:
         value = self.env[source]
         if n.target in kinds.WEIGHTED and source is not n.args[0]:
-            return self._weight(n, source, _tensor(source, value)) if source is n.args[1] else value
+            return self._weight(n, source, _tensor(source, value)) if source is n.args[1] else self.bias(n.name, _tensor(source, value))
         if kinds.is_constant(source):
             return self._exact_tensor(_tensor(source, value))
         if kinds.is_fused(n) and self._precision.get(source.name) == "int8":

@@ -1,9 +1,9 @@
 """Weight files of Core ML packages (`weights/weight.bin`): MIL blob storage, version 2.
 
-Facts of the format (coremltools, `mlmodel/src/MILBlob/Blob/StorageFormat.hpp`), all little-endian: a header of 64 bytes (uint32 count, uint32 version 2,
-zeros), then per blob 64 bytes of metadata (uint32 sentinel 0xDEADBEEF, uint32 type, uint64 size in bytes, uint64 offset of the data, uint64 bits of
-padding) and the data, each at a multiple of 64 bytes. A program refers to the offset of the metadata. Values of less than a byte are a stream of bits,
-the lowest bit first.
+Facts of the format (coremltools, `mlmodel/src/MILBlob/Blob/StorageFormat.hpp`), all little-endian: a header of 64 bytes (uint32 count, uint32 version
+2, zeros), then per blob 64 bytes of metadata (uint32 sentinel 0xDEADBEEF, uint32 type, uint64 size in bytes, uint64 offset of the data, uint64 bits of
+padding) and the data, each at a multiple of 64 bytes. A program refers to the offset of the metadata. Values of less than a byte are a stream of
+bits, the lowest bit first.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mcompress.errors import ExportError
 from mcompress.export.mil.types import NUMPY, PACKED_BITS, Array
@@ -77,7 +78,7 @@ def unpacked(content: bytes, dtype: str, shape: tuple[int, ...]) -> Array:
     bits = PACKED_BITS[dtype]
     count = math.prod(shape)
     stream = np.unpackbits(np.frombuffer(content, np.uint8), bitorder="little", count=count * bits).reshape(count, bits)
-    values = (stream << np.arange(bits, dtype=np.uint8)).sum(axis=1, dtype=np.uint8)
+    values: NDArray[np.uint8] = (stream << np.arange(bits, dtype=np.uint8)).sum(axis=1, dtype=np.uint8)
     if dtype == "int4":
         return ((values.astype(np.int8) ^ np.int8(8)) - np.int8(8)).reshape(shape)
     return values.reshape(shape)

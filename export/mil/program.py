@@ -162,8 +162,8 @@ class MilProgram:
 def read_program(path: Path) -> MilProgram:
     """Read a saved `.mlpackage`.
 
-    Raises `ExportError` for a package that is damaged, edited so that it does not fit together, or not an ML program, and `MissingBackendError` without
-    coremltools, whose protobuf classes are used.
+    Raises `ExportError` for a package that is damaged, edited so that it does not fit together, or not an ML program, and `MissingBackendError`
+    without coremltools, whose protobuf classes are used.
     """
     from mcompress.export.mil.reading import PackageReader
 

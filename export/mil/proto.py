@@ -1,7 +1,7 @@
 """The generated protobuf classes of Core ML's model format, without the rest of coremltools.
 
-`import coremltools` imports torch and takes seconds. Its `proto` folder holds generated classes that need protobuf only, so that folder is loaded as a
-package of its own. Where coremltools is already imported, its classes are used.
+`import coremltools` imports torch and takes seconds. Its `proto` folder holds generated classes that need protobuf only, so that folder is loaded as
+a package of its own. Where coremltools is already imported, its classes are used.
 """
 
 from __future__ import annotations

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.generic]
+Array = NDArray[Any]
+"""Of any type: which one, only the file says."""
 FloatArray = NDArray[np.float32]
 
 DTYPES = {

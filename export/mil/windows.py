@@ -37,7 +37,7 @@ class Windows:
         return [tuple(k * d for k, d in zip(place, self.dilations, strict=True)) for place in np.ndindex(*self.kernel)]
 
     def taken(self, position: Sequence[int], counts: Sequence[int], first: int = 0) -> tuple[slice, ...]:
-        """What the element at `position` of all windows is, as slices of the padded input's spatial axes; windows start at `first` on the first axis."""
+        """The element at `position` of all windows, as slices of the padded input's spatial axes; the first window on the first axis is `first`."""
         starts = [offset + (first * self.strides[0] if axis == 0 else 0) for axis, offset in enumerate(position)]
         return tuple(
             slice(start, start + (count - 1) * stride + 1, stride) for start, count, stride in zip(starts, counts, self.strides, strict=True)

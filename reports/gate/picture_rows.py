@@ -25,7 +25,6 @@ class Measure:
 
     field: str
     name: GatedField
-    unit: str
     digits: int
     higher_is_better: bool = True
     enough: float = float("inf")
@@ -37,12 +36,12 @@ class Measure:
 
     def allowed(self, tolerance: float) -> str:
         """The tolerance in words."""
-        above = f", any above {self.enough:g}" if self.enough < float("inf") else ""
-        return f"{'-' if self.higher_is_better else '+'}{tolerance:g}{self.unit}{above}"
+        below = f" below {self.enough:g}" if self.enough < float("inf") else ""
+        return f"{'-' if self.higher_is_better else '+'}{tolerance:g}{below}"
 
     def cells(self, old: float, new: float) -> tuple[str, str, str]:
         """Baseline, new and change as they are shown."""
-        return f"{old:.{self.digits}f}{self.unit}", f"{new:.{self.digits}f}{self.unit}", f"{new - old:+.{self.digits}f}{self.unit}"
+        return f"{old:.{self.digits}f}", f"{new:.{self.digits}f}", f"{new - old:+.{self.digits}f}"
 
 
 def picture_rows(subject: str, old: Pictures, new: Pictures, tolerances: Tolerances) -> Iterator[Row]:
@@ -53,7 +52,7 @@ def picture_rows(subject: str, old: Pictures, new: Pictures, tolerances: Toleran
         return
     for metric in dict.fromkeys(metric for side in (old, new) for picture in side.values() for metric in picture.quality):
         found = tuple({name: picture.quality[metric] for name, picture in side.items() if metric in picture.quality} for side in (old, new))
-        yield _row(subject, Measure(f"worst change, {metric}", "worst_picture", "", 3), *found, tolerances)
+        yield _row(subject, Measure(f"worst picture, {metric}", "worst_picture", 3), *found, tolerances)
     for reference, title in REFERENCES.items():
         for measure, field in _measures(reference, title):
             yield _row(subject, measure, _values(old, reference, field), _values(new, reference, field), tolerances)
@@ -61,10 +60,11 @@ def picture_rows(subject: str, old: Pictures, new: Pictures, tolerances: Toleran
 
 def _measures(reference: str, title: str) -> Iterator[tuple[Measure, str]]:
     """With the field of `Likeness` that it is."""
+    who = title.removeprefix("the ")
     psnr: GatedField = "teacher_psnr_db" if reference == "teacher" else "float_psnr_db"
-    yield Measure(f"worst change, PSNR against {title}", psnr, " dB", 2, HIGHER_IS_BETTER["psnr_db"], ALIKE_DB), "psnr_db"
-    yield Measure(f"worst change, SSIM against {title}", "ssim", "", 4, HIGHER_IS_BETTER["ssim"]), "ssim"
-    yield Measure(f"worst change, colour shift from {title}", "colour_shift", " steps", 2, HIGHER_IS_BETTER["largest_shift"]), "largest_shift"
+    yield Measure(f"PSNR, {who}, dB", psnr, 2, HIGHER_IS_BETTER["psnr_db"], ALIKE_DB), "psnr_db"
+    yield Measure(f"SSIM, {who}", "ssim", 4, HIGHER_IS_BETTER["ssim"]), "ssim"
+    yield Measure(f"colour shift, {who}", "colour_shift", 2, HIGHER_IS_BETTER["largest_shift"]), "largest_shift"
 
 
 def _values(pictures: Pictures, reference: str, field: str) -> dict[str, float]:
@@ -86,5 +86,5 @@ def _row(subject: str, measure: Measure, old: Mapping[str, float], new: Mapping[
     name = max(common, key=lambda picture: (measure.loss(old[picture], new[picture]), -new[picture] if measure.higher_is_better else new[picture]))
     gated = Gated(subject, measure.field, measure.name, tolerances, measure.allowed)
     values = old[name], new[name]
-    note = f"{name}, of {len(common)} {'pictures' if len(common) > 1 else 'picture'}"
+    note = f"of {len(common)} {'pictures' if len(common) > 1 else 'picture'}, {name} lost most"
     return gated.judged(measure.cells(*values), measure.loss(*values), values, note)

@@ -151,21 +151,30 @@ def estimate(
 
 
 @app.command()
-def verify(bundle: Annotated[Path, typer.Argument(metavar="BUNDLE")], json_: JsonOption = False) -> None:
+def verify(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE")],
+    arm64: Annotated[bool, typer.Option("--arm64", help="Also its TFLite files on emulated Arm64, in the old runtime that apps carry.")] = False,
+    json_: JsonOption = False,
+) -> None:
     """Check a bundle's digests, execute its files, and compare them with its vectors."""
     from mcompress.listing import verify_rows
 
-    rows = verify_rows(bundle)
+    emulated = []
+    if arm64:
+        from mcompress.export.arm64.verifying import verify_on_arm64
+
+        emulated = verify_on_arm64(bundle)
+    rows = [*verify_rows(bundle), *emulated]
     if json_:
         typer.echo(json.dumps(rows, indent=2))
     else:
         for row in rows:
             typer.echo(f"{row['verdict']:<14} {row['file']:<36} {row['detail']}")
-    failed = [str(row["file"]) for row in rows if row["verdict"] == "FAIL"]
+    failed = list(dict.fromkeys(str(row["file"]) for row in rows if row["verdict"] == "FAIL"))
     if failed:
         from mcompress.errors import ParityError
 
-        raise ParityError(f"{len(failed)} of {len(rows)} files do not compute what they should: {', '.join(failed)}")
+        raise ParityError(f"{len(failed)} of {len({row['file'] for row in rows})} files do not compute what they should: {', '.join(failed)}")
     if not any(row["verdict"] == "PASS" for row in rows):
         from mcompress.errors import MissingBackendError
 

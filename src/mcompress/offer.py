@@ -7,16 +7,16 @@ because it is smaller. Where that or this machine's timing contradicts what quan
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from mcompress.compress.quantize.plan import Precision, PrecisionPlan
+from mcompress.compress.quantize.plan import PrecisionPlan
 from mcompress.planning import Plan
 from mcompress.record import ExportRecord
 from mcompress.targets.device import Unit
 from mcompress.targets.latency import Precisions, estimate
-from mcompress.targets.operators import Operator, OperatorTable
+from mcompress.targets.operators import OperatorTable
 from mcompress.targets.reach import unit_of
 from mcompress.targets.schema import Fallback, Measurement
 from mcompress.targets.speeds import PrecisionName
@@ -81,28 +81,19 @@ def device_latency(made: Plan, table: OperatorTable, plan: PrecisionPlan | None,
 
 
 def planned_precisions(table: OperatorTable, plan: PrecisionPlan | None, floats: PrecisionName) -> Precisions:
-    """Table row -> precision in a file that holds `floats` for what the plan has not in INT8; all of a float network's rows are that."""
+    """Table row -> precision in a file: what the plan says; without one, and for rows that it does not know, `floats`."""
     if plan is None:
         return floats
-    written: dict[Precision, PrecisionName] = {"int8": "int8", "fp16": floats, "fp32": "fp32"}
-    of_module = {operator.module: written[operator.precision] for operator in plan.operators if operator.module}
-    return {row.name: of_module.get(_module_of(row, of_module), floats) for row in table.operators if row.macs}
+    of_row: dict[str, PrecisionName] = {operator.row: operator.precision for operator in plan.operators if operator.row}
+    return {row.name: of_row.get(row.name, floats) for row in table.operators if row.macs or row.name in of_row}
 
 
 def unplanned(table: OperatorTable, plan: PrecisionPlan | None) -> Iterator[Fallback]:
-    """Rows that the plan does not name, such as a convolution called as a function: the estimate takes them as float, and says so."""
-    modules = {operator.module for operator in plan.operators if operator.module} if plan is not None else set()
+    """Rows that the plan does not name: the estimate takes them as float, and says so."""
+    rows = {operator.row for operator in plan.operators} if plan is not None else set()
     for row in table.operators:
-        if plan is not None and row.macs and _module_of(row, modules) not in modules:
-            yield Fallback(
-                where="estimate", what=row.name, reason="the precision plan knows no module of this name; it is estimated and sized as float"
-            )
-
-
-def _module_of(row: Operator, modules: Collection[str]) -> str:
-    """The module behind a row; a module that is called again has further rows, with a number behind its name."""
-    first, _, number = row.name.rpartition("_")
-    return first if row.name not in modules and number.isdecimal() and first in modules else row.name
+        if plan is not None and row.macs and row.name not in rows:
+            yield Fallback(where="estimate", what=row.name, reason="the precision plan knows no such operator; it is estimated and sized as float")
 
 
 def offered(records: Sequence[ExportRecord], offers: Mapping[str, Offer]) -> tuple[ExportRecord, ...]:

@@ -26,7 +26,7 @@ from mcompress.errors import MCompressError, MissingBackendError, PlanError, Sta
 from mcompress.export import backend_of
 from mcompress.targets.device import Device, Unit
 from mcompress.targets.device_files import load_device
-from mcompress.targets.reach import floats_on
+from mcompress.targets.reach import floats_on, reached_units
 from mcompress.targets.schema import SMALLEST_SIDE, Target
 from mcompress.targets.speeds import PrecisionName
 from mcompress.targets.stages import PruneConfig, QuantizeConfig, SearchConfig, StageConfig, TrainingConfig
@@ -56,6 +56,11 @@ class Plan:
     def floats(self) -> PrecisionName:
         """What a float network runs as on the unit."""
         return floats_on(self.target.exports, self.device, self.unit)
+
+    @property
+    def planned_units(self) -> tuple[str, ...]:
+        """The units that the target's files reach, for which precisions are planned."""
+        return reached_units(self.target.exports, self.device, self.unit)
 
     @property
     def ships_as(self) -> PrecisionName:
@@ -90,6 +95,8 @@ class Plan:
         if isinstance(stage, SearchConfig | PruneConfig):
             parts["ships_as"] = self.ships_as
             parts["units"] = [unit.model_dump(mode="json") for unit in self.device.chain(self.unit.name)]
+        if isinstance(stage, QuantizeConfig):
+            parts["units"] = [[unit.model_dump(mode="json") for unit in self.device.chain(name)] for name in self.planned_units]
         if isinstance(stage, SearchConfig):
             parts["budget"] = self.target.budget.model_dump(mode="json", exclude={"quality"})
         return parts

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,6 +24,9 @@ from mcompress.record import StageRecord
 from mcompress.targets.schema import Fallback
 from mcompress.targets.stages import SearchConfig, StageConfig
 
+SHARED = "shared.json"
+Remember = Callable[[str, dict[str, JsonValue], Callable[[], str]], str]
+
 
 @dataclass(frozen=True)
 class StageResult:
@@ -41,7 +44,8 @@ def run_stages(made: Plan, run_folder: Path, cache: Cache, force: Sequence[str],
     for name, stage in zip(made.target.stage_names(), made.target.stages, strict=True):
         previous = results[-1].artifact if results else None
         parts = made.key_parts(name, stage, parent)
-        entry = cache.get(parts, partial(_compute, made, stage, previous, parts, run_folder, reporter), force=name in force)
+        remember = partial(_remember, cache, parts)
+        entry = cache.get(parts, partial(_compute, made, stage, previous, parts, run_folder, reporter, remember), force=name in force)
         artifact = load_artifact(entry.folder)
         reporter.note(f"{name}: {_how_long(entry)}")
         if entry.rebuilt_because:
@@ -66,6 +70,17 @@ def _how_long(entry: Entry) -> str:
     return f"{entry.seconds:.0f} s{' since it was continued' if entry.continued else ''}"
 
 
+def _remember(cache: Cache, parts: dict[str, JsonValue], what: str, depends_on: dict[str, JsonValue], compute: Callable[[], str]) -> str:
+    """A text in an entry of its own, shared by all configurations of a stage."""
+
+    def build(folder: Path, _work: Path) -> None:
+        (folder / SHARED).write_text(compute(), encoding="utf-8")
+
+    shared = {name: value for name, value in parts.items() if name not in ("config", "units", "budget", "ships_as")}
+    entry = cache.get({**shared, "name": f"{parts['name']}: {what}", "depends_on": depends_on}, build)
+    return (entry.folder / SHARED).read_text(encoding="utf-8")
+
+
 def _compute(
     made: Plan,
     stage: StageConfig,
@@ -73,6 +88,7 @@ def _compute(
     parts: dict[str, JsonValue],
     run_folder: Path,
     reporter: Reporter,
+    remember: Remember,
     folder: Path,
     work: Path,
 ) -> None:
@@ -80,10 +96,12 @@ def _compute(
     shared = search_folder(run_folder, parts)
     # Where this attempt has left no training state (it is the first one, or forced, or mends a damaged entry) a journal is not its own.
     with leading(shared, parts, anew=not any(work.iterdir())) if isinstance(stage, SearchConfig) else nullcontext():
-        save_output(_run_stage(made, stage, previous, work, shared, reporter), folder)
+        save_output(_run_stage(made, stage, previous, work, shared, reporter, remember), folder)
 
 
-def _run_stage(made: Plan, stage: StageConfig, previous: Artifact | None, work: Path, shared: Path, reporter: Reporter) -> StageOutput:
+def _run_stage(
+    made: Plan, stage: StageConfig, previous: Artifact | None, work: Path, shared: Path, reporter: Reporter, remember: Remember
+) -> StageOutput:
     torch.manual_seed(made.target.seed)  # initial weights of new layers; everything else is seeded by step
     model = previous.network() if previous else build(made.start_spec)
     if previous is None:
@@ -109,6 +127,8 @@ def _run_stage(made: Plan, stage: StageConfig, previous: Artifact | None, work: 
         search_folder=shared,
         ships_as=made.ships_as,
         progress=reporter.progress,
+        planned_units=made.planned_units,
+        remember=remember,
     )
     output = STAGES[type(stage)](stage, context)
     where = f"stage {stage.stage}"

@@ -131,7 +131,8 @@ def compare_search(task: SuperResolution, teacher_spec: ModelSpec, teacher: nn.M
         with tempfile.TemporaryDirectory() as work:
             context = StageContext(
                 task, device, unit, BUDGET, teacher, teacher_spec, teacher, teacher_spec, None, seed,
-                lambda _name: NoCheckpoints(), Path(work), "int8", lambda _title: lambda _done, _total, _note: None,
+                lambda _name: NoCheckpoints(), Path(work), "int8", lambda _title: lambda _done, _total, _note: None, ("cpu",),
+                lambda _what, _depends_on, compute: compute(),
             )  # fmt: skip
             output = search(SearchConfig(steps=steps, trials=60, batch_size=8, crop_size=24), context)
         pick = ModelSpec("mfagan", output.spec.args, (), SHAPE)

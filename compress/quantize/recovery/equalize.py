@@ -8,6 +8,7 @@ the step of a tensor follows from its widest channel. The minimum is found by gr
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -20,20 +21,23 @@ from mcompress.compress.quantize.recovery import parameters
 from mcompress.compress.quantize.recovery.channels import KEPT, ChannelClasses, channel_classes
 from mcompress.compress.quantize.recovery.noise import NoiseModel, by_output_and_input, input_channels, like_weight, noise_sources
 
-ITERATIONS = 400
-RATE = 0.05  # of log s per iteration
+ITERATIONS = 150
+RATE = 0.1  # of log s per iteration
 LARGEST = 5.0  # |log s|; a channel scaled by more than 150 is a dead one, and FP16 operators have to hold it too
 LEVELS = INT8_MAX - INT8_MIN
 
 
-def equalize(module: fx.GraphModule, plan: PrecisionPlan, noise: NoiseModel) -> tuple[fx.GraphModule, float]:
+def equalize(
+    module: fx.GraphModule, plan: PrecisionPlan, noise: NoiseModel, feedback: Mapping[str, Tensor] | None = None
+) -> tuple[fx.GraphModule, float]:
     """A copy of `module` with equalized channels, and the predicted noise power at the output relative to that of `module` (at most 1).
 
-    Ranges have to be calibrated again. Without a channel that may be scaled the copy is unchanged.
+    `feedback` (`rounding.feedback_shares`) says that weights will be rounded with error feedback, which leaves less of their noise. Ranges have to be
+    calibrated again. Without a channel that may be scaled the copy is unchanged.
     """
     classes = channel_classes(module)
     found = parameters.copied(module)
-    predicted = PredictedNoise(module, plan, noise, classes)
+    predicted = PredictedNoise(module, plan, noise, classes, feedback or {})
     scales, share = predicted.minimise()
     by_name = {node.name: node for node in found.graph.nodes}
     with torch.no_grad():
@@ -76,7 +80,9 @@ class _Weights:
 class PredictedNoise:
     """Noise power at the output as a function of log s of every class."""
 
-    def __init__(self, module: fx.GraphModule, plan: PrecisionPlan, noise: NoiseModel, classes: ChannelClasses) -> None:
+    def __init__(
+        self, module: fx.GraphModule, plan: PrecisionPlan, noise: NoiseModel, classes: ChannelClasses, feedback: Mapping[str, Tensor]
+    ) -> None:
         """Gather extents and gains by range; see the module's docstring."""
         self._count = classes.count
         self._tensors = _tensors(module, plan, noise, classes)
@@ -86,8 +92,9 @@ class PredictedNoise:
             (source,) = kinds.activations(node)
             if node.name in int8 and source in classes.of:
                 weight = parameters.weight_of(module, node).detach()
+                gain = noise.weight_gain[node.name] * feedback.get(node.name, torch.ones(()))
                 inputs = torch.from_numpy(classes.of[source])[input_channels(weight, node)]
-                self._weights.append(_Weights(by_output_and_input(weight, node).abs().amax(2), noise.weight_gain[node.name], inputs))
+                self._weights.append(_Weights(by_output_and_input(weight, node).abs().amax(2), gain.sum(2), inputs))
 
     def of(self, logs: Tensor) -> Tensor:
         """The noise power; differentiable."""

@@ -27,7 +27,7 @@ GROUPS_ARGUMENT = 6  # position of `groups` in conv1d, conv2d and conv_transpose
 @dataclass(frozen=True)
 class NoiseModel:
     """Per tensor (by node name): the least and greatest value of every channel (C), and the gain of every channel (C); per weighted operator: the gain
-    of its weights (O, I / groups), summed over the kernel. Means over inputs."""
+    of its weights, (O, I / groups, kernel). Means over inputs."""
 
     low: dict[str, Tensor]
     high: dict[str, Tensor]
@@ -100,7 +100,7 @@ class _Probe(fx.Interpreter):
                 _add(self._sums, node.name, power.detach().transpose(0, CHANNEL_AXIS).flatten(1).sum(1))
             for node, weight, gradient in zip(self._weighted, weights, gradients[len(tensors) :], strict=True):
                 power = torch.zeros_like(weight) if gradient is None else gradient.square()
-                _add(self._weight_sums, node.name, by_output_and_input(power.detach(), node).sum(2))
+                _add(self._weight_sums, node.name, by_output_and_input(power.detach(), node))
         self._values.clear()
         self._seen += 1
 

@@ -92,7 +92,7 @@ class SuperResolution:
     def calibration_samples(self, count: int, input_shape: tuple[int, ...], seed: int) -> Iterator[Sample]:
         """Crops of training photographs, reduced to `input_shape`, mirrored at the border where a photograph is too small."""
         batch, _, height, width = input_shape
-        highs = [photos.whole_pair(photo)[1] for photo in self.training_photos.photos]
+        highs = [photo.pixels[None].float() / 255.0 for photo in self.training_photos.photos]
         generator = torch.Generator().manual_seed(seed)
         for index in range(count):
             which = [(index * batch + k) % len(highs) for k in range(batch)]

@@ -1,0 +1,176 @@
+"""Computes a MIL program with numpy, operation by operation.
+
+Arithmetic `as written` keeps every tensor in the type that the file states: results of fp16 operators are rounded to half precision after each operator
+(to the nearest, ties to even, beyond 65504 to infinity), and constants are what the file holds. Inside one operator everything is computed in fp32, also
+the sums of convolutions and matrix products: Apple does not document in which width its units accumulate. Arithmetic `fp32` rounds nothing: all
+floating-point tensors are fp32, so that what is left is the error of the conversion, and of the weights as the file holds them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Literal
+
+import numpy as np
+
+from mcompress.errors import ExportError
+from mcompress.export.mil import convolutions, gathering, pointwise, pooling, products, quantization, reductions, resizing, shapes
+from mcompress.export.mil.arguments import Arguments, Given, Operator
+from mcompress.export.mil.program import Argument, Block, Constant, Function, MilProgram, Operation
+from mcompress.export.mil.types import FLOATS, Array, ValueType
+
+Arithmetic = Literal["as written", "fp32"]
+
+OPERATORS: dict[str, Operator] = {
+    **convolutions.OPERATORS,
+    **gathering.OPERATORS,
+    **pointwise.OPERATORS,
+    **pooling.OPERATORS,
+    **products.OPERATORS,
+    **quantization.OPERATORS,
+    **reductions.OPERATORS,
+    **resizing.OPERATORS,
+    **shapes.OPERATORS,
+}
+"""MIL's name of an operator -> what computes it; `const` is read, not computed."""
+
+CONSTANTS = ("const", "constexpr_")
+"""Beginnings of the names of operations that give constants."""
+
+
+def is_constant(operation: Operation) -> bool:
+    """Whether the operation gives a constant: it is stored, or unpacked from what is stored."""
+    return operation.type.startswith(CONSTANTS)
+
+
+def check_operators(program: MilProgram) -> None:
+    """Raise `ExportError` naming all operations that cannot be computed, and where they are."""
+    unknown = list(_unknown(program.main.block))
+    if unknown:
+        kinds = Counter(operation.type for operation in unknown)
+        places = "; ".join(f"{operation.type} '{operation.name}' ({operation.place})" for operation in unknown[:20])
+        more = f"; and {len(unknown) - 20} more" if len(unknown) > 20 else ""
+        raise ExportError(
+            f"{program.path} has operations that cannot be computed here: {', '.join(f'{count} {kind}' for kind, count in sorted(kinds.items()))}. "
+            f"They are: {places}{more}. Nothing was computed; only Core ML itself can run this program, or replace these operators in the network"
+        )
+
+
+def _unknown(block: Block) -> Iterator[Operation]:
+    for operation in block.operations:
+        if operation.type != "const" and operation.type not in OPERATORS:
+            yield operation
+        for inner in operation.blocks:
+            yield from _unknown(inner)
+
+
+def evaluate(program: MilProgram, inputs: Mapping[str, Array], arithmetic: Arithmetic = "as written") -> dict[str, Array]:
+    """Outputs by name. `inputs` has an array for every input of the program, of its shape.
+
+    Raises `ExportError` for operators that cannot be computed, inputs that do not fit, and results that are not what the file states.
+    """
+    wanted = set(program.main.block.outputs)
+    return {name: value for _, results in steps(program, inputs, arithmetic) for name, value in results.items() if name in wanted}
+
+
+def steps(program: MilProgram, inputs: Mapping[str, Array], arithmetic: Arithmetic = "as written") -> Iterator[tuple[Operation, dict[str, Array]]]:
+    """Every operation that computes (constants left out), in order, with its results by name. A result is freed after its last reader.
+
+    What is given must not be changed in place: later operations read the same array. Raises as `evaluate` does.
+    """
+    check_operators(program)
+    function = program.main
+    values: dict[str, Given] = {value.name: _given(inputs, value.name, value.type, arithmetic) for value in function.inputs}
+    strange = sorted(set(inputs) - set(values))
+    if strange:
+        raise ExportError(f"{program.path} has no inputs {', '.join(strange)}; it has {', '.join(values)}")
+    last = _last_readers(function)
+    for number, operation in enumerate(function.operations):
+        results = _results(operation, values, arithmetic)
+        values.update(results)
+        if not is_constant(operation):
+            yield operation, {name: value for name, value in results.items() if isinstance(value, np.ndarray)}
+        for name in (*operation.names_read(), *results):
+            if last.get(name, number) <= number:
+                values.pop(name, None)
+
+
+def constant_value(function: Function, argument: Argument) -> Array | None:
+    """What an argument holds if it is a constant, stored or unpacked (`constexpr_*`), as the file states its type; None for a computed value."""
+    if isinstance(argument, Constant):
+        return argument.array
+    producer = function.producers().get(argument)
+    if producer is None or not is_constant(producer):
+        return None
+    values: dict[str, Given] = {}
+    for name in producer.names_read():
+        value = constant_value(function, name)
+        if value is None:
+            return None
+        values[name] = value
+    result = _results(producer, values, "as written")[argument]
+    return result if isinstance(result, np.ndarray) else None
+
+
+def _last_readers(function: Function) -> dict[str, int]:
+    last: dict[str, int] = {}
+    for number, operation in enumerate(function.operations):
+        last.update(dict.fromkeys(operation.names_read(), number))
+    return last
+
+
+def _given(inputs: Mapping[str, Array], name: str, kind: ValueType, arithmetic: Arithmetic) -> Array:
+    if name not in inputs:
+        raise ExportError(f"the program needs the input '{name}', {kind}; given are {', '.join(inputs) or 'none'}")
+    value = np.asarray(inputs[name])
+    if not kind.fits(value.shape):
+        raise ExportError(f"the input '{name}' has the shape {value.shape}; the program takes {kind}")
+    return _kept(value, kind, arithmetic)
+
+
+def _results(operation: Operation, values: Mapping[str, Given], arithmetic: Arithmetic) -> dict[str, Given]:
+    if operation.type == "const":
+        return {operation.outputs[0].name: _held(operation.attributes["val"], arithmetic)}
+    given = {
+        name: tuple(values[item] if isinstance(item, str) else _held(item, arithmetic) for item in items) for name, items in operation.inputs.items()
+    }
+    if is_constant(operation):
+        given |= {name: (_held(value, arithmetic),) for name, value in operation.attributes.items()}
+    arguments = Arguments(operation, given)
+    try:
+        with np.errstate(all="ignore"):  # infinities and NaN are results like others
+            results = OPERATORS[operation.type](arguments)
+    except (ValueError, IndexError, TypeError) as problem:
+        raise arguments.wrong(
+            f"its arguments do not fit together ({problem}); the package was edited, or this reading of the operator is wrong"
+        ) from problem
+    results = results if isinstance(results, tuple) else (results,)
+    if len(results) < len(operation.outputs):
+        raise arguments.wrong(f"it gives {len(results)} results, and the file states {len(operation.outputs)}")
+    kept: dict[str, Given] = {}
+    for output, result in zip(operation.outputs, results, strict=False):
+        if not output.type.fits(result.shape):
+            raise arguments.wrong(f"it gives an array of shape {result.shape}, and the file states {output.type}")
+        if result.dtype.kind == "f" and output.type.dtype not in FLOATS:
+            raise arguments.wrong(f"it gives floating-point numbers, and the file states {output.type}")
+        kept[output.name] = _kept(result, output.type, arithmetic)
+    return kept
+
+
+def _held(constant: Constant, arithmetic: Arithmetic) -> Given:
+    if isinstance(constant.held, (str, tuple)):
+        return constant.held
+    value = constant.array
+    return value.astype(np.float32) if arithmetic == "fp32" and value.dtype == np.float16 else value
+
+
+def _kept(value: Array, kind: ValueType, arithmetic: Arithmetic) -> Array:
+    """A result in the type that the file states; half precision stays single in `fp32`."""
+    wanted = kind.numpy_dtype()
+    if arithmetic == "fp32" and wanted == np.float16:
+        wanted = np.dtype(np.float32)
+    if value.dtype == wanted:
+        return value
+    with np.errstate(over="ignore", invalid="ignore"):
+        return value.astype(wanted)

@@ -1,0 +1,106 @@
+"""Operators that read or write at computed places. An index outside the array is an error: Core ML promises nothing for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from mcompress.export.mil.arguments import Arguments, Operator
+from mcompress.export.mil.types import Array
+
+
+def gather(arguments: Arguments) -> Array:
+    """Slices along an axis, one per index; with `batch_dims`, per batch."""
+    x, axis = arguments.stored("x"), arguments.integer("axis", 0) % arguments.stored("x").ndim
+    indices = _checked(arguments, "indices", x.shape[axis])
+    batch = arguments.integer("batch_dims", 0)
+    if not batch:
+        return np.take(x, indices, axis=axis)
+    outer = x.shape[:batch]
+    parts = [np.take(x[place], indices[place], axis=axis - batch) for place in np.ndindex(*outer)]
+    return np.stack(parts).reshape(*outer, *parts[0].shape)
+
+
+def gather_along_axis(arguments: Arguments) -> Array:
+    """One element per index, along an axis."""
+    x, axis = arguments.stored("x"), arguments.integer("axis", 0)
+    return np.take_along_axis(x, _checked(arguments, "indices", x.shape[axis]), axis)
+
+
+def gather_nd(arguments: Arguments) -> Array:
+    """Slices at the places that the last axis of the indices names."""
+    x, indices, batch = arguments.stored("x"), arguments.stored("indices").astype(np.int64), arguments.integer("batch_dims", 0)
+    depth = indices.shape[-1]
+    if np.any(indices < -np.array(x.shape[batch : batch + depth])) or np.any(indices >= np.array(x.shape[batch : batch + depth])):
+        raise arguments.wrong(f"an index lies outside an array of shape {x.shape}")
+    if not batch:
+        return x[tuple(np.moveaxis(indices, -1, 0))]
+    outer = x.shape[:batch]
+    parts = [x[place][tuple(np.moveaxis(indices[place], -1, 0))] for place in np.ndindex(*outer)]
+    return np.stack(parts).reshape(*outer, *parts[0].shape)
+
+
+_AT: dict[str, Callable[[Array, tuple[Array | slice, ...], Array], None]] = {
+    "add": np.add.at,
+    "sub": np.subtract.at,
+    "mul": np.multiply.at,
+    "div": np.divide.at,
+    "max": np.maximum.at,
+    "min": np.minimum.at,
+}
+
+
+def scatter(arguments: Arguments) -> Array:
+    """Slices of the data along an axis replaced by, or combined with, the updates."""
+    data, axis = arguments.array("data").copy(), arguments.integer("axis", 0) % arguments.stored("data").ndim
+    indices = _checked(arguments, "indices", data.shape[axis])
+    _put(arguments, data, (slice(None),) * axis + (indices,), arguments.array("updates"))
+    return data
+
+
+def scatter_along_axis(arguments: Arguments) -> Array:
+    """One element of the data per index, along an axis."""
+    data, axis = arguments.array("data").copy(), arguments.integer("axis", 0) % arguments.stored("data").ndim
+    indices = _checked(arguments, "indices", data.shape[axis])
+    places: list[Array] = list(np.indices(indices.shape))
+    places[axis] = indices
+    _put(arguments, data, tuple(places), arguments.array("updates"))
+    return data
+
+
+def scatter_nd(arguments: Arguments) -> Array:
+    """Slices of the data at the places that the last axis of the indices names."""
+    data, indices = arguments.array("data").copy(), arguments.stored("indices").astype(np.int64)
+    limits = np.array(data.shape[: indices.shape[-1]])
+    if np.any(indices < -limits) or np.any(indices >= limits):
+        raise arguments.wrong(f"an index lies outside an array of shape {data.shape}")
+    _put(arguments, data, tuple(np.moveaxis(indices, -1, 0)), arguments.array("updates"))
+    return data
+
+
+def _put(arguments: Arguments, data: Array, places: tuple[Array | slice, ...], updates: Array) -> None:
+    mode = arguments.text("mode", "update")
+    if mode == "update":
+        data[places] = updates
+    elif mode in _AT:
+        _AT[mode](data, places, updates)
+    else:
+        raise arguments.wrong(f"its mode is '{mode}'; known are update, {', '.join(_AT)}")
+
+
+def _checked(arguments: Arguments, name: str, size: int) -> Array:
+    indices = arguments.stored(name).astype(np.int64)
+    if indices.size and (indices.min() < -size or indices.max() >= size):
+        raise arguments.wrong(f"its indices run from {indices.min()} to {indices.max()}, and the axis has {size} elements")
+    return indices
+
+
+OPERATORS: dict[str, Operator] = {
+    "gather": gather,
+    "gather_along_axis": gather_along_axis,
+    "gather_nd": gather_nd,
+    "scatter": scatter,
+    "scatter_along_axis": scatter_along_axis,
+    "scatter_nd": scatter_nd,
+}
