@@ -136,6 +136,8 @@ def _origins(name: str, nodes: Mapping[str, SourceNode], written: set[str]) -> s
 
 def _reason(operation: Operation, precision: PrecisionName, stood: Sequence[str], planned: Mapping[str, str], graph: _Graph) -> str:
     wanted = {planned[name] for name in stood if name in planned}
+    if len(wanted) > 1 and len(operation.outputs) > 1:
+        return f"one {operation.type} of the file gives {' and '.join(stood)}; it has the widest precision that one of them was planned in"
     if len(wanted) > 1:
         return f"coremltools merged {' and '.join(stood)} into one operator; it has the widest precision that one of them was planned in"
     if "int8" in wanted:

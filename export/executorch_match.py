@@ -52,6 +52,7 @@ XNNPACK_KINDS = {
     "upsample_bilinear2d": ("XNNStaticResizeBilinear2D",),
     "reshape": ("XNNStaticReshape",),
     "permute": ("XNNStaticTranspose",),
+    "permute_copy": ("XNNStaticTranspose",),
     "slice": ("XNNStaticSlice",),
     "cat": ("XNNConcatenate2", "XNNConcatenate3", "XNNConcatenate4", "XNNConcatenate5"),
     "pad": ("XNNStaticConstantPad",),
@@ -59,6 +60,7 @@ XNNPACK_KINDS = {
     "matmul": ("XNNBatchMatrixMultiply",),
     "bmm": ("XNNBatchMatrixMultiply",),
 }
+PERMUTING = {aten.permute.default, aten.permute_copy.default}
 CLIPPING = {aten.relu.default, aten.relu6.default, aten.hardtanh.default, aten.clamp.default}
 WIDTH = {"int8": 0, "fp16": 1, "fp32": 2}
 NAMES: dict[str, PrecisionName] = {"int8": "int8", "fp16": "fp16", "fp32": "fp32"}
@@ -199,7 +201,9 @@ class _Overlay:
 
     def _reads(self, node: FileNode) -> list[int]:
         """The tensors that it reads and that are computed, each once."""
-        return sorted({self._same.of(number) for number in node.inputs if number in self._file.tensors and self._file.tensors[number].content is None})
+        return sorted(
+            {self._same.of(number) for number in node.inputs if number in self._file.tensors and self._file.tensors[number].content is None}
+        )
 
     def _fits(self, node: fx.Node, candidate: FileNode) -> bool:
         kind = kinds.kind_of(node)
@@ -212,12 +216,14 @@ class _Overlay:
             if weight is not None and stored.type == "fp32":
                 weight = weight.float()
             return weight is not None and any(layout == stored.content for layout in _layouts(node, weight))
-        if node.target == aten.permute.default and candidate.unit == "xnnpack":
+        if node.target in PERMUTING and candidate.unit == "xnnpack":
             return candidate.attributes.get("perm") == node.args[1]
         if node.target == aten.reshape.default and candidate.unit == "xnnpack":
             return candidate.attributes.get("new_shape") == node.args[1]
         if node.target == aten.leaky_relu.default and candidate.unit == "xnnpack":
-            return bool(np.isclose(float(str(candidate.attributes["negative_slope"])), float(str(node.args[1])) if len(node.args) > 1 else 0.01, rtol=1e-3))
+            return bool(
+                np.isclose(float(str(candidate.attributes["negative_slope"])), float(str(node.args[1])) if len(node.args) > 1 else 0.01, rtol=1e-3)
+            )
         return True
 
     def _sources(self, node: fx.Node) -> list[fx.Node]:
@@ -233,7 +239,7 @@ class _Overlay:
         if node.target == aten.reshape.default:
             places = self._file.tensors.get(self._place[source])
             return places is not None and list(places.shape) == node.args[1]
-        if node.target == aten.permute.default:
+        if node.target in PERMUTING:
             return node.args[1] in LAYOUTS  # not to be told from the transposes that the delegate adds
         return node.target in (aten.clone.default, aten.contiguous.default)
 

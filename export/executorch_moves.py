@@ -41,6 +41,8 @@ def keep_moves_in_delegate(module: fx.GraphModule) -> None:
         if node.op != "call_function":
             continue
         source = node.args[0] if node.args else None
+        if node.target == aten.cat.default and isinstance(source, list | tuple) and len(source) == 1:
+            source = source[0]
         if not isinstance(source, fx.Node):
             continue
         quantized = source.target == DEQUANTIZE and bool(node.users) and all(user.target == QUANTIZE for user in node.users)
@@ -84,15 +86,16 @@ def _dimension(split: fx.Node) -> int:
 
 def _steps(module: fx.GraphModule, node: fx.Node, *, quantized: bool) -> list[Step]:
     graph = module.graph
-    given, result = _shape(node.args[0]), _shape(node)
+    given, result = _shape(node.all_input_nodes[0]), _shape(node)
 
     def view(*shape: int) -> Step:
         return lambda value: graph.call_function(aten.reshape.default, (value, list(shape)))
 
     def permute(*order: int) -> Step:
-        return lambda value: graph.call_function(aten.permute.default, (value, list(order)))
+        # The copying form: behind a transposed view, ExecuTorch would put a copy in front of the next reshape, and that one would be fp32.
+        return lambda value: graph.call_function(aten.permute_copy.default, (value, list(order)))
 
-    if node.target in RESHAPING and given and result:
+    if (node.target in RESHAPING or (node.target == aten.cat.default and len(node.all_input_nodes) == 1)) and given and result:
         return [view(*result)]
     if node.target == aten.transpose.int:
         order = list(range(len(given)))

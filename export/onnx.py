@@ -1,7 +1,8 @@
 """ONNX, executed by onnxruntime: INT8 as QDQ, fp16 and fp32 as the types of tensors and weights, each operator as the plan says.
 
 onnxruntime turns quantize/dequantize sandwiches into integer kernels, where it has one (`mcompress.export.tables.onnx_integer`). What it makes of
-fp16 is in `mcompress.export.onnx_reading`; where its integer sums are not exact, and how they become so, in `mcompress.export.onnx_host`.
+fp16 is in `mcompress.export.onnx_reading`; where its integer sums are not exact, and how they become so, in `mcompress.export.onnx_host`. TensorRT
+takes INT8 with zero points of 0 only (NVIDIA/TensorRT issues 2774 and 4698), and plans are asymmetric: what it takes are files of fp16 and fp32.
 """
 
 from __future__ import annotations

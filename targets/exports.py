@@ -26,6 +26,8 @@ class Export(BaseModel):
     """Largest absolute difference of the float file to PyTorch, as a share of the output range."""
     int8_limit_db: float = Field(default=35.0, ge=0, le=120)
     """Least SQNR of the quantized file against the fake-quantized reference, dB."""
+    keep_slower: bool = False
+    """Whether the mixed file is shipped even if it is slower than the float file in the backend's runtime on the machine that makes the bundle."""
     profile_s: float = Field(default=3.0, gt=0, le=600)
     """A file is run on this machine for at most so many seconds to time it (at least 10 and at most 50 runs)."""
 

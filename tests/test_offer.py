@@ -10,9 +10,9 @@ from operator_rows import row
 
 from mcompress.budget import check_budget
 from mcompress.compress.quantize.plan import PlannedOperator, PrecisionPlan
-from mcompress.offer import Offer, against_expectation, offered, planned_precisions, unplanned
+from mcompress.offer import Offer, against_expectation, offered, planned_precisions, unplanned, withheld
 from mcompress.planning import Plan
-from mcompress.record import CoverageRecord, ExportRecord, ModelRecord, ParityRecord, WalkedRecord
+from mcompress.record import CoverageRecord, ExportRecord, ModelRecord, OperatorRecord, ParityRecord, WalkedRecord
 from mcompress.targets.device import Unit
 from mcompress.targets.device_files import load_device
 from mcompress.targets.exports import CoreMLConfig, ExecuTorchConfig, Export, OnnxConfig, TFLiteConfig
@@ -93,18 +93,23 @@ def table(*names: str) -> OperatorTable:
     return OperatorTable(tuple(row(inputs=8, outputs=8, side=4, name=name) for name in names), 576)
 
 
-def test_rows_have_the_precision_of_their_module_also_when_it_is_called_again() -> None:
-    entries = [PlannedOperator("a", "body.0", "conv2d", "int8", "planned"), PlannedOperator("b", "tail", "conv2d", "fp16", "sensitive")]
+def test_rows_have_the_precision_that_was_planned_for_them_or_read_back_from_the_file() -> None:
+    entries = [
+        PlannedOperator("a", "body", "conv2d", "int8", "planned", row="body.0"),
+        PlannedOperator("b", "tail", "conv2d", "fp16", "sensitive", row="tail"),
+        PlannedOperator("c", "tail", "relu", "fp16", "fused"),
+    ]
     plan = PrecisionPlan(tuple(entries), {})
-    rows = table("body.0", "body.0_1", "tail", "conv_7")
-    assert planned_precisions(rows, plan, "fp32") == {"body.0": "int8", "body.0_1": "int8", "tail": "fp32", "conv_7": "fp32"}
-    assert planned_precisions(rows, plan, "fp16")["tail"] == "fp16"
+    rows = table("body.0", "tail", "conv_7")
+    assert planned_precisions(rows, plan, "fp32") == {"body.0": "int8", "tail": "fp16", "conv_7": "fp32"}
+    read = [OperatorRecord(name="n", kind="Conv", stands_for=("b", "c"), precision="fp32", computed="fp32", unit="cpu")]
+    assert planned_precisions(rows, plan, "fp32", read)["tail"] == "fp32"
     assert planned_precisions(rows, None, "fp32") == "fp32"
     assert [fallback.what for fallback in unplanned(rows, plan)] == ["conv_7"]
 
 
-def planned(backends: str, unit: str = "gpu") -> Plan:
-    exports = [{"backend": name} for name in backends.split()]
+def planned(backends: str, unit: str = "gpu", *, keep_slower: bool = False) -> Plan:
+    exports = [{"backend": name, "keep_slower": keep_slower} for name in backends.split()]
     target = Target.model_validate({"name": "t", "device": "snapdragon865", "unit": unit, "stages": [{"stage": "quantize"}], "exports": exports})
     device = load_device("snapdragon865")
     return cast("Plan", SimpleNamespace(target=target, device=device, unit=device.units[unit]))
@@ -128,10 +133,17 @@ def test_quantization_that_does_not_pay_is_said(mixed_ms: float, what: str | Non
     assert all(f"estimated {mixed_ms:.2f} ms on phone gpu, the float file 8.00 ms" in f.reason for f in said)
 
 
-@pytest.mark.parametrize(("mixed_ms", "said"), [(4.0, 0), (10.4, 0), (10.6, 1)])
-def test_a_mixed_file_that_is_slower_here_is_said(mixed_ms: float, said: int) -> None:
-    records = [export("float", 10.0), export("mixed", mixed_ms)]
-    assert len(list(against_expectation(planned("tflite"), records, {"tflite": Offer(GPU, ms(8.0), ms(5.0))}))) == said
+@pytest.mark.parametrize(("mixed_ms", "keep", "shipped", "said"), [(4.0, False, True, None), (10.4, False, True, None),
+    (10.6, False, False, "the mixed file is not shipped"), (10.6, True, True, "the mixed file is slower than the float file here")])  # fmt: skip
+def test_a_mixed_file_that_is_slower_here_is_shipped_only_if_the_target_asks(mixed_ms: float, keep: bool, shipped: bool, said: str | None) -> None:
+    made = planned("tflite", keep_slower=keep)
+    records = withheld(made, [export("float", 10.0), export("mixed", mixed_ms)])
+    assert [record.shipped for record in records] == [True, shipped]
+    offer = Offer(GPU, ms(8.0), ms(5.0) if shipped else None)
+    assert [fallback.what for fallback in against_expectation(made, records, {"tflite": offer})] == ([] if said is None else [said])
+    marked = offered(records, {"tflite": offer})
+    assert [record.variant for record in marked if record.recommended] == (["mixed"] if shipped else ["float"])
+    assert marked[1].unit == ("gpu" if shipped else None)
 
 
 def test_the_budget_is_compared_with_what_is_offered() -> None:

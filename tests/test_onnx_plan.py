@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from int8_plans import int8_plan
@@ -23,6 +24,7 @@ from mcompress.errors import ExportError
 from mcompress.export import onnx as backend
 from mcompress.export import parity
 from mcompress.export.backend import Written
+from mcompress.export.onnx_host import session_options
 from mcompress.export.onnx_naming import operators_named
 from mcompress.export.onnx_reading import operators_of
 from mcompress.targets.exports import OnnxConfig
@@ -217,6 +219,18 @@ def test_fp16_numbers_are_those_of_fp16_weights(made: Callable[[str], Made]) -> 
     got = backend.load(found.written.path, 1).run(value.numpy())
     assert np.abs(got - expected).max() < 2e-3 * np.abs(expected).max()
     assert 0 < np.abs(got - wide).max() < 5e-3 * np.abs(wide).max()
+
+
+def test_linear_layers_are_computed_in_integers(made: Callable[[str], Made], tmp_path: Path) -> None:
+    found = made("int8")
+    assert {(operator.kind, operator.computed) for operator in found.written.operators if operator.stands_for == ("linear",)} == {
+        ("MatMul", "int8"),
+        ("Add", "int8"),
+    }
+    options = session_options("default", 1)
+    options.optimized_model_filepath = str(tmp_path / "made_of_it.onnx")
+    onnxruntime.InferenceSession(str(found.written.path), options, providers=["CPUExecutionProvider"])
+    assert Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)["QGemm"] == 1
 
 
 def test_what_is_computed_wider_than_written_is_said(made: Callable[[str], Made]) -> None:

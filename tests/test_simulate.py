@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from int8_plans import int8_plan
+from everything_int8 import everything_int8, in_fp32
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from mcompress.compress.models.imdn import imdn
 from mcompress.compress.models.mfagan import mfagan
+from mcompress.compress.quantize import kinds
 from mcompress.compress.quantize.plan import PrecisionPlan
 from mcompress.compress.quantize.program import export_program, graph_of, reference_program
 from mcompress.compress.quantize.simulate import Simulated, simulate
@@ -51,18 +52,20 @@ def networks() -> dict[str, nn.Module]:
     return {"mfagan": small.eval(), "imdn": imdn(features=16, blocks=1).eval(), "everything": everything.eval()}
 
 
+def planned(network: nn.Module, inputs: list[Tensor]) -> tuple[fx.GraphModule, PrecisionPlan]:
+    module = graph_of(export_program(network, inputs[0]))
+    return module, everything_int8(module, inputs)
+
+
 @pytest.mark.parametrize("name", ["mfagan", "imdn", "everything"])
 @pytest.mark.parametrize("kept", ["none", "every third"])
 def test_simulation_is_the_reference_program(name: str, kept: str) -> None:
     network, inputs = networks()[name], images(3)
-    plan = int8_plan(network, inputs)
+    module, plan = planned(network, inputs)
     if kept == "every third":
-        chosen = {operator.name for operator in plan.operators[::3] if operator.kind == "conv2d"}
-        ends = {fused_into(plan, name) for name in chosen} | chosen
-        plan = replace(plan, operators=tuple(replace(o, precision="fp32") if o.name in ends else o for o in plan.operators))
-    plan = replace(plan, operators=tuple(replace(o, precision="fp32") if o.precision == "fp16" else o for o in plan.operators))
+        chosen = [node for node in module.graph.nodes if node.target == torch.ops.aten.conv2d.default][::3]
+        plan = in_fp32(plan, {end.name for node in chosen for end in (node, kinds.fused_activation(node)) if end is not None})
     assert plan.counts()["int8"] > 2
-    module = graph_of(export_program(network, inputs[0]))
     reference, simulated = reference_program(network, inputs[0], plan), Simulated(module, plan)
     with torch.no_grad():
         for value in inputs:
@@ -70,15 +73,10 @@ def test_simulation_is_the_reference_program(name: str, kept: str) -> None:
             assert not torch.equal(simulated(value), network(value))
 
 
-def fused_into(plan: PrecisionPlan, name: str) -> str:
-    """The activation that goes with the operator, as the plan's reasons say."""
-    return next((operator.name for operator in plan.operators if operator.reason == f"fused into {name}"), name)
-
-
 def test_a_float_plan_is_the_network() -> None:
     network, x = networks()["everything"], images(1)[0]
-    module = graph_of(export_program(network, x))
-    plan = PrecisionPlan(tuple(replace(o, precision="fp32") for o in int8_plan(network, images(2)).operators), {})
+    module, plan = planned(network, images(2))
+    plan = in_fp32(plan, set(plan.int8_names()))
     with torch.no_grad():
         assert torch.equal(simulate(module, plan, x), module(x))
 
@@ -88,16 +86,16 @@ def test_fp16_rounds_inputs_weights_and_results() -> None:
     network, x = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1)).eval(), torch.rand(SHAPE)
     convolution = network[0]
     assert isinstance(convolution, nn.Conv2d) and convolution.bias is not None  # noqa: PT018
-    plan = PrecisionPlan(tuple(replace(o, precision="fp16") for o in int8_plan(network, images(2)).operators), {})
+    module, plan = planned(network, images(2))
+    plan = PrecisionPlan(tuple(replace(o, precision="fp16") for o in plan.operators), {})
     with torch.no_grad():
         expected = functional.conv2d(x.half().float(), convolution.weight.half().float(), convolution.bias.half().float(), padding=1).half().float()
-        assert torch.equal(simulate(graph_of(export_program(network, x)), plan, x), expected)
+        assert torch.equal(simulate(module, plan, x), expected)
 
 
 def test_gradients_pass_through_the_rounding() -> None:
     network, x = networks()["mfagan"], images(1)[0]
-    plan = int8_plan(network, images(3))
-    module = graph_of(export_program(network, x))
+    module, plan = planned(network, images(3))
     module.requires_grad_(True)
     loss = (Simulated(module, plan)(x) - module(x).detach()).square().mean()
     loss.backward()  # type: ignore[no-untyped-call]
@@ -108,14 +106,14 @@ def test_gradients_pass_through_the_rounding() -> None:
 
 def test_every_result_is_shown_as_it_is_read() -> None:
     network, x = networks()["mfagan"], images(1)[0]
-    plan = int8_plan(network, images(3))
+    module, plan = planned(network, images(3))
     seen: dict[str, Tensor] = {}
 
     def watch(node: fx.Node, value: Tensor) -> None:
         seen[node.name] = value
 
     with torch.no_grad():
-        output = Simulated(graph_of(export_program(network, x)), plan, watch)(x)
+        output = Simulated(module, plan, watch)(x)
     assert set(seen) == {operator.name for operator in plan.operators} | {"x"}
     assert torch.equal(seen[plan.operators[-1].name], output)
     found = plan.ranges["relu"]
@@ -125,6 +123,6 @@ def test_every_result_is_shown_as_it_is_read() -> None:
 
 def test_a_missing_range_is_an_error() -> None:
     network, x = networks()["mfagan"], images(1)[0]
-    plan = replace(int8_plan(network, images(2)), ranges={})
+    module, plan = planned(network, images(2))
     with pytest.raises(StageError, match="no range for"):
-        simulate(graph_of(export_program(network, x)), plan, x)
+        simulate(module, replace(plan, ranges={}), x)

@@ -142,13 +142,18 @@ def _front(problem: Problem) -> list[Solution]:
     fastest, cleanest = least_latency(problem, math.inf), least_noise(problem, math.inf)
     if fastest is None or cleanest is None:
         raise StageError("no assignment of precisions can be run on the device's units; allow other precisions or another unit")
-    # The least noise at the lowest latency that has it.
-    found = [fastest, least_latency(problem, cleanest.noise * (1 + SAME)) or cleanest]
-    if found[1].latency_ms <= fastest.latency_ms * (1 + SAME):
-        return [found[1]]
+    in_float = problem.noise_of(problem.uniform("fp16"))
+    # What is cleaner than FP16 throughout is slower than that: one point is enough to show it.
+    ends = [least_latency(problem, noise * (1 + SAME)) for noise in dict.fromkeys((max(in_float, cleanest.noise), cleanest.noise))]
+    found = [fastest]
+    for end in ends:
+        if end is not None and end.latency_ms > found[-1].latency_ms * (1 + SAME):
+            found.append(end)
+    if len(found) == 1:
+        return [end for end in ends if end is not None][-1:] or found
     finished = set[float]()
     for _ in range(POINTS - len(found)):
-        steps = [(a, b) for a, b in pairwise(found) if b.latency_ms not in finished]
+        steps = [(a, b) for a, b in pairwise(found) if b.latency_ms not in finished and b.noise >= in_float * (1 - SAME)]
         if not steps:
             break
         faster, slower = max(steps, key=lambda step: (step[1].latency_ms - step[0].latency_ms) * (_db(step[1]) - _db(step[0])))

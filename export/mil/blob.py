@@ -1,8 +1,8 @@
 """Weight files of Core ML packages (`weights/weight.bin`): MIL blob storage, version 2.
 
 Facts of the format (coremltools, `mlmodel/src/MILBlob/Blob/StorageFormat.hpp`), all little-endian: a header of 64 bytes (uint32 count, uint32 version
-2, zeros), then per blob 64 bytes of metadata (uint32 sentinel 0xDEADBEEF, uint32 type, uint64 size in bytes, uint64 offset of the data, uint64 bits of
-padding) and the data, each at a multiple of 64 bytes. A program refers to the offset of the metadata. Values of less than a byte are a stream of
+2, zeros), then per blob 64 bytes of metadata (uint32 sentinel 0xDEADBEEF, uint32 type, uint64 size in bytes, uint64 offset of the data, uint64 bits
+of padding) and the data, each at a multiple of 64 bytes. A program refers to the offset of the metadata. Values of less than a byte are a stream of
 bits, the lowest bit first.
 """
 

@@ -1,6 +1,6 @@
 """Convolutions as matrix products: the input's windows are copied into columns, a bounded number at a time.
 
-All sums are in fp32, also where the file says fp16: the width in which an Apple unit accumulates is not documented, and a narrower one would be a guess.
+All sums are in fp32, also where the file says fp16: the width in which an Apple unit accumulates is not documented, a narrower one would be a guess.
 """
 
 from __future__ import annotations

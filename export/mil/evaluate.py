@@ -1,9 +1,9 @@
 """Computes a MIL program with numpy, operation by operation.
 
-Arithmetic `as written` keeps every tensor in the type that the file states: results of fp16 operators are rounded to half precision after each operator
-(to the nearest, ties to even, beyond 65504 to infinity), and constants are what the file holds. Inside one operator everything is computed in fp32, also
-the sums of convolutions and matrix products: Apple does not document in which width its units accumulate. Arithmetic `fp32` rounds nothing: all
-floating-point tensors are fp32, so that what is left is the error of the conversion, and of the weights as the file holds them.
+Arithmetic `as written` keeps every tensor in the type that the file states: results of fp16 operators are rounded to half precision after each
+operator (to the nearest, ties to even, beyond 65504 to infinity), and constants are what the file holds. Inside one operator everything is computed
+in fp32, also the sums of convolutions and matrix products: Apple does not document in which width its units accumulate. Arithmetic `fp32` rounds
+nothing: all floating-point tensors are fp32, so that what is left is the error of the conversion, and of the weights as the file holds them.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def _results(operation: Operation, values: Mapping[str, Given], arithmetic: Arit
     try:
         with np.errstate(all="ignore"):  # infinities and NaN are results like others
             results = OPERATORS[operation.type](arguments)
-    except (ValueError, IndexError, TypeError) as problem:
+    except (ValueError, IndexError, TypeError, ZeroDivisionError, OverflowError) as problem:
         raise arguments.wrong(
             f"its arguments do not fit together ({problem}); the package was edited, or this reading of the operator is wrong"
         ) from problem

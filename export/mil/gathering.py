@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from mcompress.export.mil.arguments import Arguments, Operator
@@ -35,19 +33,19 @@ def gather_nd(arguments: Arguments) -> Array:
     if np.any(indices < -np.array(x.shape[batch : batch + depth])) or np.any(indices >= np.array(x.shape[batch : batch + depth])):
         raise arguments.wrong(f"an index lies outside an array of shape {x.shape}")
     if not batch:
-        return x[tuple(np.moveaxis(indices, -1, 0))]
+        return np.asarray(x[tuple(np.moveaxis(indices, -1, 0))])
     outer = x.shape[:batch]
     parts = [x[place][tuple(np.moveaxis(indices[place], -1, 0))] for place in np.ndindex(*outer)]
     return np.stack(parts).reshape(*outer, *parts[0].shape)
 
 
-_AT: dict[str, Callable[[Array, tuple[Array | slice, ...], Array], None]] = {
-    "add": np.add.at,
-    "sub": np.subtract.at,
-    "mul": np.multiply.at,
-    "div": np.divide.at,
-    "max": np.maximum.at,
-    "min": np.minimum.at,
+_COMBINED: dict[str, np.ufunc] = {
+    "add": np.add,
+    "sub": np.subtract,
+    "mul": np.multiply,
+    "div": np.divide,
+    "max": np.maximum,
+    "min": np.minimum,
 }
 
 
@@ -83,10 +81,10 @@ def _put(arguments: Arguments, data: Array, places: tuple[Array | slice, ...], u
     mode = arguments.text("mode", "update")
     if mode == "update":
         data[places] = updates
-    elif mode in _AT:
-        _AT[mode](data, places, updates)
+    elif mode in _COMBINED:
+        _COMBINED[mode].at(data, places, updates)  # type: ignore[arg-type]  # numpy takes tuples here, its stubs do not
     else:
-        raise arguments.wrong(f"its mode is '{mode}'; known are update, {', '.join(_AT)}")
+        raise arguments.wrong(f"its mode is '{mode}'; known are update, {', '.join(_COMBINED)}")
 
 
 def _checked(arguments: Arguments, name: str, size: int) -> Array:

@@ -64,7 +64,7 @@ def gelu(arguments: Arguments) -> Array:
     if mode == "EXACT":
         return np.float32(0.5) * x * (1 + _erf(x * np.float32(math.sqrt(0.5))))
     if mode == "TANH_APPROXIMATION":
-        return np.float32(0.5) * x * (1 + np.tanh(np.float32(math.sqrt(2 / math.pi)) * (x + np.float32(0.044715) * x**3)))
+        return np.asarray(np.float32(0.5) * x * (1 + np.tanh(np.float32(math.sqrt(2 / math.pi)) * (x + np.float32(0.044715) * x**3))))
     if mode == "SIGMOID_APPROXIMATION":
         return x * _sigmoid(np.float32(1.702) * x)
     raise arguments.wrong(f"its mode is '{mode}'; known are EXACT, TANH_APPROXIMATION, SIGMOID_APPROXIMATION")
@@ -108,7 +108,7 @@ def _sigmoid_hard(arguments: Arguments) -> Array:
 
 
 def _scaled_tanh(arguments: Arguments) -> Array:
-    return np.float32(arguments.number("alpha")) * np.tanh(arguments.floats("x") * np.float32(arguments.number("beta")))
+    return np.asarray(np.float32(arguments.number("alpha")) * np.tanh(arguments.floats("x") * np.float32(arguments.number("beta"))))
 
 
 def _softplus_parametric(arguments: Arguments) -> Array:
@@ -138,7 +138,7 @@ def cast(arguments: Arguments) -> Array:
     """To another type; floating-point numbers lose their fraction on the way to an integer. Half precision is made by the evaluator's rounding."""
     x, dtype = arguments.array("x"), arguments.text("dtype")
     if dtype == "bool":
-        return x != 0
+        return np.asarray(x != 0)
     if dtype in ("fp16", "fp32"):
         return x.astype(np.float32)
     if dtype not in NUMPY:

@@ -54,10 +54,11 @@ def _prepared(arguments: Arguments) -> tuple[FloatArray, Windows, Windows]:
 
 
 def _over_windows(source: FloatArray, windows: Windows, counts: tuple[int, ...], combine: np.ufunc) -> FloatArray:
-    first, *others = ((..., *windows.taken(position, counts)) for position in windows.positions())
-    total: FloatArray = source[first].copy()
-    for taken in others:
-        combine(total, source[taken], out=total)
+    whole = (slice(None), slice(None))
+    first, *others = windows.positions()
+    total: FloatArray = source[whole + windows.taken(first, counts)].copy()
+    for position in others:
+        combine(total, source[whole + windows.taken(position, counts)], out=total)
     return total
 
 

@@ -48,7 +48,7 @@ def scaled_dot_product_attention(arguments: Arguments) -> Array:
     rows = max(1, SCORE_FLOATS // max(1, math.prod(batch) * key.shape[-2]))
     turned = np.swapaxes(key, -1, -2)
     for first in range(0, query.shape[-2], rows):
-        scores = (query[..., first : first + rows, :] * np.float32(1 / math.sqrt(query.shape[-1]))) @ turned
+        scores = np.asarray((query[..., first : first + rows, :] / np.float32(math.sqrt(query.shape[-1]))) @ turned, dtype=np.float32)
         if mask is not None:
             scores = scores + (mask if mask.shape[-2] == 1 else mask[..., first : first + rows, :])
         out[..., first : first + rows, :] = soft(scores, -1) @ value

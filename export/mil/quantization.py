@@ -26,7 +26,7 @@ def quantize(arguments: Arguments) -> Array:
     codes = np.rint(x / scale)
     if arguments.has("zero_point"):
         codes += _along(arguments, "zero_point", x)
-    return np.clip(np.nan_to_num(codes, nan=0.0), *LIMITS[dtype]).astype(NUMPY[dtype])
+    return np.asarray(np.clip(np.nan_to_num(codes, nan=0.0), *LIMITS[dtype]).astype(NUMPY[dtype]))
 
 
 def dequantize(arguments: Arguments) -> Array:
@@ -73,7 +73,7 @@ def constexpr_lut_to_dense(arguments: Arguments) -> Array:
         shape = arguments.integers("shape")
         bits, count = int(math.log2(lut.size)), math.prod(arguments.integers("shape"))
         stream = np.unpackbits(indices.astype(np.uint8).ravel(), bitorder="little", count=count * bits).reshape(count, bits)
-        return lut[(stream << np.arange(bits, dtype=np.uint8)).sum(axis=1)].reshape(shape)
+        return np.asarray(lut[(stream << np.arange(bits, dtype=np.uint8)).sum(axis=1)].reshape(shape))
     tables = _blown_up(lut, (*indices.shape, *lut.shape[-2:]))
     taken = np.take_along_axis(tables, indices.astype(np.int64)[..., None, None], axis=-2)[..., 0, :]
     if taken.shape[-1] == 1:

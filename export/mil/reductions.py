@@ -12,7 +12,7 @@ from mcompress.export.mil.types import NUMPY, Array, FloatArray
 
 
 class _Reduction(Protocol):
-    def __call__(self, x: Array, *, axis: tuple[int, ...], keepdims: bool) -> Array: ...
+    def __call__(self, x: Array, /, *, axis: tuple[int, ...], keepdims: bool) -> Array: ...
 
 
 def _reduce(function: _Reduction, before: Callable[[Array], Array] = lambda x: x, after: Callable[[Array], Array] = lambda x: x) -> Operator:
@@ -25,7 +25,18 @@ def _reduce(function: _Reduction, before: Callable[[Array], Array] = lambda x: x
     return run
 
 
-def _log_sum_exp(x: Array, *, axis: tuple[int, ...], keepdims: bool) -> Array:
+def _by(function: np.ufunc) -> _Reduction:
+    def run(x: Array, /, *, axis: tuple[int, ...], keepdims: bool) -> Array:
+        return np.asarray(function.reduce(x, axis=axis, keepdims=keepdims))
+
+    return run
+
+
+def _mean(x: Array, /, *, axis: tuple[int, ...], keepdims: bool) -> Array:
+    return np.asarray(np.mean(x, axis=axis, keepdims=keepdims))
+
+
+def _log_sum_exp(x: Array, /, *, axis: tuple[int, ...], keepdims: bool) -> Array:
     top = np.max(x, axis=axis, keepdims=True)
     total = np.log(np.sum(np.exp(x - top), axis=axis, keepdims=True)) + top
     return np.asarray(total if keepdims else np.squeeze(total, axis=axis))
@@ -114,7 +125,8 @@ def layer_norm(arguments: Arguments) -> Array:
 def l2_norm(arguments: Arguments) -> Array:
     """x / sqrt(sum of squares + epsilon) over the last three axes."""
     x = arguments.floats("x")
-    return x / np.sqrt(np.sum(x * x, axis=(-3, -2, -1), keepdims=True) + np.float32(arguments.number("epsilon", 1e-6)))
+    squares = np.sum(x * x, axis=(-3, -2, -1), keepdims=True)
+    return np.asarray(x / np.sqrt(squares + np.float32(arguments.number("epsilon", 1e-6))))
 
 
 def local_response_norm(arguments: Arguments) -> Array:
@@ -149,16 +161,16 @@ OPERATORS: dict[str, Operator] = {
     "local_response_norm": local_response_norm,
     "reduce_argmax": _argument(lambda x, axis: np.argmax(x, axis)),
     "reduce_argmin": _argument(lambda x, axis: np.argmin(x, axis)),
-    "reduce_l1_norm": _reduce(np.sum, before=np.abs),
-    "reduce_l2_norm": _reduce(np.sum, before=np.square, after=np.sqrt),
-    "reduce_log_sum": _reduce(np.sum, after=np.log),
+    "reduce_l1_norm": _reduce(_by(np.add), before=np.abs),
+    "reduce_l2_norm": _reduce(_by(np.add), before=np.square, after=np.sqrt),
+    "reduce_log_sum": _reduce(_by(np.add), after=np.log),
     "reduce_log_sum_exp": _reduce(_log_sum_exp),
-    "reduce_max": _reduce(np.max),
-    "reduce_mean": _reduce(np.mean),
-    "reduce_min": _reduce(np.min),
-    "reduce_prod": _reduce(np.prod),
-    "reduce_sum": _reduce(np.sum),
-    "reduce_sum_square": _reduce(np.sum, before=np.square),
+    "reduce_max": _reduce(_by(np.maximum)),
+    "reduce_mean": _reduce(_mean),
+    "reduce_min": _reduce(_by(np.minimum)),
+    "reduce_prod": _reduce(_by(np.multiply)),
+    "reduce_sum": _reduce(_by(np.add)),
+    "reduce_sum_square": _reduce(_by(np.add), before=np.square),
     "softmax": softmax,
     "topk": topk,
 }

@@ -17,7 +17,7 @@ Grid = NDArray[np.float64]
 
 def _nearest(x: Array, axis: int, size: int) -> Array:
     places = np.arange(size) * x.shape[axis] // size
-    return np.take(x, places, axis=axis)
+    return np.asarray(np.take(x, places, axis=axis))
 
 
 def _linear(x: FloatArray, axis: int, grid: Grid) -> FloatArray:

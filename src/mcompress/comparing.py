@@ -20,10 +20,13 @@ def comparison_of(made: Plan, record: Run, table: OperatorTable, plan: Precision
     floats: dict[str, PrecisionName] = {config.backend: config.floats for config in made.target.exports}
     files = {
         _name(export): stored_estimate(
-            table, made.device, export.unit, planned_precisions(table, plan if export.variant == "mixed" else None, floats[export.backend])
+            table,
+            made.device,
+            export.unit,
+            planned_precisions(table, plan if export.variant == "mixed" else None, floats[export.backend], export.operators),
         )
         for export in record.exports
-        if export.unit is not None
+        if export.unit is not None and export.shipped
     }
     return Comparison(
         model=json.loads(made.teacher_spec.to_json()),
@@ -37,7 +40,7 @@ def comparison_of(made: Plan, record: Run, table: OperatorTable, plan: Precision
         ),
         table=plain_operators(table),
         files=files,
-        pictures={_name(export): export.pictures for export in record.exports if export.pictures},
+        pictures={_name(export): export.pictures for export in record.exports if export.pictures and export.shipped},
     )
 
 

@@ -32,7 +32,7 @@ from mcompress.export.profile import profile
 from mcompress.export.replay import digest_of, size_of
 from mcompress.export.walked import confirm
 from mcompress.planning import STAGE_VERSIONS, Plan
-from mcompress.record import ExportRecord, PictureRecord, WalkedRecord
+from mcompress.record import ExportRecord, OperatorRecord, PictureRecord, WalkedRecord
 from mcompress.targets.exports import ExportConfig
 from mcompress.targets.schema import Fallback, Measurement, Target
 
@@ -158,6 +158,7 @@ def _write(made: Plan, network: Network, references: References, config: ExportC
         precision_counts=written.precision_counts,
         parity=parity,
         coverage=written.coverage,
+        operators=tuple(OperatorRecord(**{name: getattr(one, name) for name in OperatorRecord.model_fields}) for one in written.operators),
         latency=latency,
         quality=mean(scores) if scores else {},
         quality_worst=quality_worst(pictures),

@@ -13,13 +13,13 @@ from typing import Literal
 
 from mcompress.compress.quantize.plan import PrecisionPlan
 from mcompress.planning import Plan
-from mcompress.record import ExportRecord
+from mcompress.record import ExportRecord, OperatorRecord
 from mcompress.targets.device import Unit
 from mcompress.targets.latency import Precisions, estimate
 from mcompress.targets.operators import OperatorTable
 from mcompress.targets.reach import unit_of
 from mcompress.targets.schema import Fallback, Measurement
-from mcompress.targets.speeds import PrecisionName
+from mcompress.targets.speeds import PRECISIONS, PrecisionName
 
 NOTABLY_SLOWER = 1.05  # timings of one file on one machine repeat within a few per cent
 SAME = 0.01  # estimates closer than this share are equal
@@ -34,7 +34,7 @@ class Offer:
     unit: Unit
     as_float: Measurement
     as_mixed: Measurement | None
-    """None without a quantize stage."""
+    """None without a quantize stage, or where the mixed file is not shipped."""
     floats: PrecisionName = "fp32"
     """What the files hold for an operator that is not INT8."""
 
@@ -65,7 +65,11 @@ def make_offers(made: Plan, table: OperatorTable, plan: PrecisionPlan | None, re
         if unit is None:
             continue
         as_float = measured.get((config.backend, "float")) or device_latency(made, table, None, unit, config.floats)
-        as_mixed = None if plan is None else measured.get((config.backend, "mixed")) or device_latency(made, table, plan, unit, config.floats)
+        as_mixed = None
+        mixed = next((record for record in records if record.backend == config.backend and record.variant == "mixed" and record.shipped), None)
+        if plan is not None and mixed is not None:
+            estimated = device_latency(made, table, plan, unit, config.floats, mixed.operators)
+            as_mixed = measured.get((config.backend, "mixed")) or estimated
         offers[config.backend] = Offer(unit, as_float, as_mixed, config.floats)
     return offers
 
@@ -75,16 +79,24 @@ def best_of(offers: Mapping[str, Offer]) -> Offer | None:
     return min(offers.values(), key=lambda offer: offer.latency.value, default=None)
 
 
-def device_latency(made: Plan, table: OperatorTable, plan: PrecisionPlan | None, unit: Unit, floats: PrecisionName) -> Measurement:
-    """Estimate on a unit of the target's device, for files that hold `floats` where they hold no INT8."""
-    return estimate(table, made.device, unit.name, planned_precisions(table, plan, floats))
+def device_latency(
+    made: Plan, table: OperatorTable, plan: PrecisionPlan | None, unit: Unit, floats: PrecisionName, written: Sequence[OperatorRecord] = ()
+) -> Measurement:
+    """Estimate on a unit of the target's device, for files that hold what `planned_precisions` says."""
+    return estimate(table, made.device, unit.name, planned_precisions(table, plan, floats, written))
 
 
-def planned_precisions(table: OperatorTable, plan: PrecisionPlan | None, floats: PrecisionName) -> Precisions:
-    """Table row -> precision in a file: what the plan says; without one, and for rows that it does not know, `floats`."""
+def planned_precisions(table: OperatorTable, plan: PrecisionPlan | None, floats: PrecisionName, written: Sequence[OperatorRecord] = ()) -> Precisions:
+    """Table row -> precision in a file: what was read back from it, where `written` has that, else what the plan says.
+
+    Without a plan, and for rows that it does not know, `floats`.
+    """
     if plan is None:
         return floats
-    of_row: dict[str, PrecisionName] = {operator.row: operator.precision for operator in plan.operators if operator.row}
+    held = {name: operator.precision for operator in written for name in operator.stands_for}
+    of_row: dict[str, PrecisionName] = {
+        operator.row: next((p for p in PRECISIONS if p == held.get(operator.name)), operator.precision) for operator in plan.operators if operator.row
+    }
     return {row.name: of_row.get(row.name, floats) for row in table.operators if row.macs or row.name in of_row}
 
 
@@ -96,12 +108,23 @@ def unplanned(table: OperatorTable, plan: PrecisionPlan | None) -> Iterator[Fall
             yield Fallback(where="estimate", what=row.name, reason="the precision plan knows no such operator; it is estimated and sized as float")
 
 
+def withheld(made: Plan, records: Sequence[ExportRecord]) -> tuple[ExportRecord, ...]:
+    """The exports; a mixed file that is slower here than the float file in its runtime is marked as not shipped, unless the target asks for it."""
+    asked = {config.backend for config in made.target.exports if config.keep_slower}
+    return tuple(
+        record.model_copy(update={"shipped": False})
+        if record.variant == "mixed" and record.backend not in asked and _slower(records, record.backend) is not None
+        else record
+        for record in records
+    )
+
+
 def offered(records: Sequence[ExportRecord], offers: Mapping[str, Offer]) -> tuple[ExportRecord, ...]:
     """The exports with their latency on the device, the offered ones marked as recommended."""
     found = []
     for record in records:
         offer = offers.get(record.backend)
-        if offer is not None:
+        if offer is not None and record.shipped:
             latency = offer.of(record.variant)
             known = latency in record.latency  # measured here, where the device is this machine
             record = record.model_copy(
@@ -143,15 +166,26 @@ def _quantization(where: str, offer: Offer) -> Iterator[Fallback]:
 
 
 def _slower_here(records: Sequence[ExportRecord]) -> Iterator[Fallback]:
-    by_file = {(record.backend, record.variant): _host(record) for record in records}
-    for backend in dict.fromkeys(record.backend for record in records):
-        mixed, plain = by_file.get((backend, "mixed")), by_file.get((backend, "float"))
-        if mixed and plain and mixed.value > NOTABLY_SLOWER * plain.value:
-            reason = (
-                f"{mixed.value:.2f} ms against {plain.value:.2f} ms for the float file, measured on this host; the recommendation follows what is "
-                "known of the target's device, so measure both files there before shipping"
-            )
-            yield Fallback(where=f"export {backend}", what="the mixed file is slower than the float file here", reason=reason)
+    for record in records:
+        both = _slower(records, record.backend)
+        if record.variant != "mixed" or both is None:
+            continue
+        mixed_ms, float_ms = both
+        what = "the mixed file is slower than the float file here" if record.shipped else "the mixed file is not shipped"
+        advice = (
+            "the target asks for it (keep_slower)"
+            if record.shipped
+            else f"set keep_slower for {record.backend} if the target's device says otherwise"
+        )
+        reason = f"{mixed_ms:.2f} ms against {float_ms:.2f} ms for the float file in the same runtime, measured on this host; {advice}"
+        yield Fallback(where=f"export {record.backend}", what=what, reason=reason)
+
+
+def _slower(records: Sequence[ExportRecord], backend: str) -> tuple[float, float] | None:
+    """Milliseconds of a backend's mixed and float file on this machine, if the mixed one is notably slower."""
+    by_variant = {record.variant: _host(record) for record in records if record.backend == backend}
+    mixed, plain = by_variant.get("mixed"), by_variant.get("float")
+    return (mixed.value, plain.value) if mixed and plain and mixed.value > NOTABLY_SLOWER * plain.value else None
 
 
 def _host(record: ExportRecord) -> Measurement | None:

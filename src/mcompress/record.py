@@ -150,6 +150,20 @@ class OperatorFallback(Record):
     reason: str
 
 
+class OperatorRecord(Record):
+    """One operator of an exported file, as it was read back from it."""
+
+    name: str
+    kind: str
+    stands_for: tuple[str, ...] = ()
+    """Operators of the precision plan whose work it does."""
+    precision: str
+    """What the file holds."""
+    computed: str
+    """What the runtime of the machine that made it computes it in."""
+    unit: str
+
+
 class CoverageRecord(Record):
     """Operators of the exported graph by where they run, for example {"xnnpack": 31, "portable": 1}."""
 
@@ -233,6 +247,10 @@ class ExportRecord(Record):
     """`teacher` and `float_student` -> how like theirs the file's pictures are."""
     pictures: dict[str, PictureRecord] = Field(default_factory=dict)
     """Sample name -> the same for one picture; what means and worst cases are taken from."""
+    operators: tuple[OperatorRecord, ...] = ()
+    """Every operator of the file."""
+    shipped: bool = True
+    """Whether it is in the bundle; a mixed file that is slower than the float file of its backend is not, unless the target asks for it."""
     recommended: bool = False
     """Whether it is offered for the target's device, before the backend's other file."""
     unit: str | None = None

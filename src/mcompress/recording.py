@@ -26,7 +26,7 @@ from mcompress.environment import commit, cpu_name, package_versions, thread_cou
 from mcompress.evaluate import Scores, mean, score_baseline, score_network
 from mcompress.export.bundle import write_bundle
 from mcompress.exporting import ExportResult
-from mcompress.offer import HOST, against_expectation, best_of, device_latency, make_offers, offered, planned_precisions, unplanned
+from mcompress.offer import HOST, against_expectation, best_of, device_latency, make_offers, offered, planned_precisions, unplanned, withheld
 from mcompress.planning import STAGE_VERSIONS, Plan
 from mcompress.record import EnvironmentRecord, ExportRecord, ModelRecord, Run, StageRecord, TargetRecord
 from mcompress.run_folder import lay_out_samples, link_folder
@@ -91,8 +91,9 @@ def make_record(
     distilled = _counted(made, final.spec, final.network())
     baseline = _evaluate(made, cache, made.task.baseline_name, None)
     scored = {name: _evaluate(made, cache, name, of) for name, of in (("teacher", teacher), ("student", student), ("distilled", distilled))}
-    offers = make_offers(made, distilled.table, final.plan, [result.record for result in exports])
-    records = offered([result.record for result in exports], offers)
+    written = withheld(made, [result.record for result in exports])
+    offers = make_offers(made, distilled.table, final.plan, written)
+    records = offered(written, offers)
     best = best_of(offers)
     unit, variant, floats = (best.unit, best.variant, best.floats) if best else (made.unit, "mixed" if final.plan else "float", made.floats)
     shown = _shown(exports, variant)
@@ -106,7 +107,8 @@ def make_record(
     }
     if best is not None:
         models["compressed"] = models["compressed"].model_copy(update={"latency": (best.latency,)})
-    shipped = planned_precisions(distilled.table, final.plan if variant == "mixed" else None, floats)
+    operators = shown.record.operators if shown and shown.record.variant == variant else ()
+    shipped = planned_precisions(distilled.table, final.plan if variant == "mixed" else None, floats, operators)
     breakdowns = {
         "teacher": breakdown_of(teacher.table, made.device, unit.name, floats, floats=floats),
         "compressed": breakdown_of(distilled.table, made.device, unit.name, shipped, floats=floats),
@@ -151,7 +153,7 @@ def make_record(
 
 def write_bundle_of(made: Plan, record: Run, stages: Sequence[StageLike], exports: Sequence[ExportResult], folder: Path) -> Path:
     """The bundle in the run folder."""
-    files = [replace(result.file, record=entry) for entry, result in zip(record.exports, exports, strict=True)]
+    files = [replace(result.file, record=entry) for entry, result in zip(record.exports, exports, strict=True) if entry.shipped]
     final = stages[-1].artifact
     table = operator_table(final.network().eval(), made.target.model.input_shape)
     comparison = comparison_of(made, record, table, final.plan)

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from mcompress.compress.models.build import build
 from mcompress.compress.models.rrdb import RRDBNet, start_as_bilinear
@@ -36,12 +36,16 @@ class Recipe:
     batch: int
     crop: int
     learning_rate: float
+    side: int
+    """Of the inputs on which quantizers are compared, pixels."""
+    samples: int
+    """Calibration inputs."""
 
 
 RECIPES = {
-    "MFAGAN": Recipe("mfagan", {}, steps=2500, batch=8, crop=24, learning_rate=1e-3),
-    "IMDN": Recipe("imdn", {}, steps=1500, batch=6, crop=24, learning_rate=5e-4),
-    "RRDBNet-6": Recipe("rrdb", {"blocks": 6}, steps=200, batch=3, crop=20, learning_rate=2e-4),
+    "MFAGAN": Recipe("mfagan", {}, steps=2500, batch=8, crop=24, learning_rate=1e-3, side=64, samples=32),
+    "IMDN": Recipe("imdn", {}, steps=1500, batch=6, crop=24, learning_rate=5e-4, side=64, samples=32),
+    "RRDBNet-6": Recipe("rrdb", {"blocks": 6}, steps=200, batch=3, crop=20, learning_rate=2e-4, side=32, samples=16),
 }
 
 
@@ -60,12 +64,25 @@ def embedded_task() -> SuperResolution:
     return SuperResolution.from_config(DataConfig())
 
 
+def calibration_inputs(task: SuperResolution, recipe: Recipe) -> list[Tensor]:
+    """Crops of the training photographs."""
+    return [sample.input for sample in task.calibration_samples(recipe.samples, (1, 3, recipe.side, recipe.side), SEED)]
+
+
+def held_out_inputs(task: SuperResolution, side: int) -> list[Tensor]:
+    """Two crops of every held-out photograph that is large enough, (1, 3, side, side)."""
+    starts = (0, 20)
+    crops = [sample.input[..., start : start + side, start : start + side].contiguous() for sample in task.held_out() for start in starts]
+    return [crop for crop in crops if crop.shape[2:] == (side, side)]
+
+
 def trained(name: str, folder: Path) -> nn.Module:
     """The network `name` of `RECIPES` with trained weights, from `folder` if they are there."""
     recipe = RECIPES[name]
     torch.manual_seed(SEED)
     network = build(ModelSpec(recipe.model, dict(recipe.args), (), (1, 3, 64, 64)))
-    digest = hashlib.sha256(json.dumps([asdict(recipe), SEED], sort_keys=True).encode()).hexdigest()[:8]
+    fields = [recipe.model, recipe.args, recipe.steps, recipe.batch, recipe.crop, recipe.learning_rate, SEED]
+    digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:8]
     path = folder / f"{recipe.model}-{digest}.safetensors"
     if not path.exists():
         if isinstance(network, RRDBNet):

@@ -16,7 +16,7 @@ from mcompress.compress.quantize import kinds
 from mcompress.compress.quantize.recovery.noise import groups_of
 from mcompress.errors import StageError
 
-POSITIONS = 512  # per input and operator: neighbouring positions say much the same
+POSITIONS = 256  # per input and operator: neighbouring positions say much the same
 DILATION_ARGUMENT = {torch.ops.aten.conv_transpose2d.input: 7}
 
 
