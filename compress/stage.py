@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from pydantic import JsonValue
-from torch import nn
+from torch import Tensor, nn
 
 from mcompress.compress.models.spec import ModelSpec
 from mcompress.compress.quantize.plan import PrecisionPlan
@@ -64,3 +64,5 @@ class StageOutput:
     measurements: tuple[Measurement, ...] = ()
     fallbacks: tuple[Fallback, ...] = ()
     details: dict[str, JsonValue] = field(default_factory=dict)
+    recovered: dict[str, Tensor] | None = None
+    """Parameters of the exported program (`quantize.program.graph_of`) with which mixed files are written; None where they are the network's own."""

@@ -32,8 +32,8 @@ REASONS = {
     "upsample_nearest2d": "ExecuTorch has no INT8 nearest-neighbour resize, and only whole factors can be written as a multiplication by ones",
 }
 WIDENED = (
-    "computed in fp16, but its weights are stored as fp32 ({} bytes more): XNNPACK takes the weights of a half convolution as fp32 only, and rounds them "
-    "when the file is loaded"
+    "computed in fp16, but its weights are stored as fp32 ({} bytes more): XNNPACK takes the weights of a half convolution as fp32 only, "
+    "and rounds them when the file is loaded"
 )
 ADVICE = "The message names the operator; replace it in the network, or take this backend out of the target's exports."
 
@@ -46,8 +46,8 @@ def probe() -> None:
 def write(config: ExecuTorchConfig, model: nn.Module, example: Tensor, plan: PrecisionPlan | None, path_stem: Path) -> Written:
     """Write `path_stem`.pte: fp32 without a plan, every operator in its planned precision otherwise. Static shapes, NCHW float32.
 
-    Operators in fp16 need a processor that XNNPACK has half-precision kernels for: Armv8.2 with half arithmetic, or x86 with F16C and AVX2 (which computes
-    in fp32 and rounds every result). Elsewhere the runtime refuses the file.
+    Operators in fp16 need a processor that XNNPACK has half-precision kernels for: Armv8.2 with half arithmetic, or x86 with F16C and AVX2 (which
+    computes in fp32 and rounds every result). Elsewhere the runtime refuses the file.
     """
     del config  # the format has no choices yet
     probe()

@@ -1,7 +1,7 @@
 """Operators that the plan computes in half precision, as PyTorch's graph says it: half weights, half tensors, and casts where a tensor changes.
 
-XNNPACK has one operator for every change of type (XNNConvert). Between INT8 and half the graph goes through fp32, in two of them: measured faster than
-one, for which XNNPACK has only scalar code. ATen's own casts are of no use here: the delegate takes them for changes of memory layout.
+XNNPACK has one operator for every change of type (XNNConvert). Between INT8 and half the graph goes through fp32, in two of them, which was measured
+to be faster than one. ATen's own casts are of no use here: the delegate takes them for changes of memory layout.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+import torch.ao.quantization.fx._decomposed  # registers the quantize and dequantize operators
 from torch import Tensor, fx
 
 from mcompress.compress.quantize.plan import Precision
@@ -22,9 +23,9 @@ STANDS_FOR = "stands_for"
 """Key of a node's meta: names of the operators of the exported program whose work it does."""
 HALF = "half"
 """Key of a node's meta: whether it computes half tensors."""
-LIBRARY = torch.library.Library("mcompress", "FRAGMENT")
-LIBRARY.define("cast(Tensor x, ScalarType dtype) -> Tensor")
-LIBRARY.impl("cast", lambda x, dtype: x.to(dtype, copy=True), "CompositeExplicitAutograd")
+LIBRARY = torch.library.Library("mcompress", "FRAGMENT")  # type: ignore[no-untyped-call]
+LIBRARY.define("cast(Tensor x, ScalarType dtype) -> Tensor")  # type: ignore[no-untyped-call]
+LIBRARY.impl("cast", lambda x, dtype: x.to(dtype, copy=True), "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
 CAST = torch.ops.mcompress.cast.default
 
 

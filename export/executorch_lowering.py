@@ -87,8 +87,8 @@ class _LeakyReLUConfig(LeakyReLUConfig):  # type: ignore[misc]
         (source,) = node.all_input_nodes
         ends = list(node.users)
         if is_dequant(source) and len(ends) == 1 and is_quant(ends[0]):
-            slope = float(node.args[1]) if len(node.args) > 1 else DEFAULT_SLOPE
-            if not leaky_relu_fits(float(source.args[1]), float(ends[0].args[1]), slope):
+            slope = float(str(node.args[1])) if len(node.args) > 1 else DEFAULT_SLOPE
+            if not leaky_relu_fits(float(str(source.args[1])), float(str(ends[0].args[1])), slope):
                 return [node]
         nodes: list[fx.Node] = super().get_node_and_deps(node, ep)
         return nodes

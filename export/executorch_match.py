@@ -1,9 +1,9 @@
 """Which operators of the plan each operator of a .pte file stands for.
 
-ExecuTorch keeps no names in its files. The file's graph is laid over the graph that was to be written: from the input onwards, an operator is found by its
-kind and by the tensors that it reads, a convolution also by the very bytes of its weights, a transpose by its permutation. A convolution whose weights are
-in the file once is found wherever it stands, and its neighbours from there. What is then left on both sides between the same tensors was decomposed by
-ExecuTorch; it stands for all operators there together.
+ExecuTorch keeps no names in its files. The file's graph is laid over the graph that was to be written: from the input onwards, an operator is found
+by its kind and by the tensors that it reads, a convolution also by the very bytes of its weights, a transpose by its permutation. A convolution whose
+weights are in the file once is found wherever it stands, and its neighbours from there. What is then left on both sides between the same tensors was
+decomposed by ExecuTorch; it stands for all operators there together.
 """
 
 from __future__ import annotations

@@ -56,6 +56,7 @@ def keep_moves_in_delegate(module: fx.GraphModule) -> None:
                     value = graph.call_function(DEQUANTIZE, (graph.call_function(QUANTIZE, (value, *source.args[1:])), *source.args[1:]))
                 value = step(value)
                 value.meta[STANDS_FOR] = node.meta.get(STANDS_FOR, ())
+        value.meta["val"] = node.meta.get("val")  # its shape, for a move that reads it
         node.replace_all_uses_with(value)
         graph.erase_node(node)
     graph.eliminate_dead_code()
@@ -86,7 +87,7 @@ def _dimension(split: fx.Node) -> int:
 
 def _steps(module: fx.GraphModule, node: fx.Node, *, quantized: bool) -> list[Step]:
     graph = module.graph
-    given, result = _shape(node.all_input_nodes[0]), _shape(node)
+    given, result = _shape(next(iter(node.all_input_nodes), None)), _shape(node)
 
     def view(*shape: int) -> Step:
         return lambda value: graph.call_function(aten.reshape.default, (value, list(shape)))
@@ -97,7 +98,7 @@ def _steps(module: fx.GraphModule, node: fx.Node, *, quantized: bool) -> list[St
 
     if (node.target in RESHAPING or (node.target == aten.cat.default and len(node.all_input_nodes) == 1)) and given and result:
         return [view(*result)]
-    if node.target == aten.transpose.int:
+    if node.target == aten.transpose.int and given:
         order = list(range(len(given)))
         first, second = node.args[1], node.args[2]
         if isinstance(first, int) and isinstance(second, int):

@@ -1,7 +1,7 @@
 """The result of one operator as ExecuTorch computes it: the network is cut behind it, written and executed.
 
-The runtime in ExecuTorch's package cannot be asked for tensors inside a file. A shorter file, made of the same plan by the same steps, has the operator's
-result as its output.
+The runtime in ExecuTorch's package cannot be asked for tensors inside a file. A shorter file, made of the same plan by the same steps, has the
+operator's result as its output.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def prefix_output(model: nn.Module, example: Tensor, plan: PrecisionPlan | None,
 
 
 def cut_behind(module: fx.GraphModule, operator: str, *, fused: bool) -> None:
-    """Make the result of `operator` the output of a graph that `executorch_lowering.rewritten` made, in place; with `fused`, of the ReLU behind it."""
+    """Make the result of `operator`, with `fused` of the ReLU behind it, the output of a graph that `rewritten` made, in place."""
     import torch
 
     from mcompress.export.executorch_half import CAST, DEQUANTIZE, HALF, QUANTIZE, stands_for

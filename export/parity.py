@@ -7,7 +7,7 @@ the same file, computed in a mode that the experiment found exact, agrees with t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
@@ -17,7 +17,9 @@ from mcompress.export.backend import FloatArray, Runner
 from mcompress.record import ParityRecord
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor
+
+    Reference = Callable[[Tensor], Tensor]
 
 FLOAT_METRIC = "max absolute difference / output range"
 INT8_METRIC = "sqnr_db"
@@ -26,7 +28,7 @@ HIGHEST_DB = 200.0
 """Reported for files that agree to the last bit; JSON has no infinity."""
 
 
-def float_parity(runner: Runner, model: nn.Module, inputs: Sequence[FloatArray], limit: float) -> ParityRecord:
+def float_parity(runner: Runner, model: Reference, inputs: Sequence[FloatArray], limit: float) -> ParityRecord:
     """Largest absolute difference over all `inputs` (float32 NCHW), as a share of the range of PyTorch's outputs."""
     expected, found = _both(runner, model, inputs)
     difference = max(float(np.abs(a - b).max()) for a, b in zip(expected, found, strict=True))
@@ -43,7 +45,7 @@ class HostTrapped(Protocol):
         """The same file in other modes that are exact on this machine; none where an experiment shows that it has no such trap."""
 
 
-def int8_parity(runner: Runner, reference: nn.Module, inputs: Sequence[FloatArray], limit_db: float) -> ParityRecord:
+def int8_parity(runner: Runner, reference: Reference, inputs: Sequence[FloatArray], limit_db: float) -> ParityRecord:
     """SQNR in dB of the file's outputs against `reference_program`'s, over all `inputs` together.
 
     A file that fails is tried in the modes that an experiment showed to be exact, on a machine where others are not (`HostTrapped`).
@@ -58,7 +60,7 @@ def int8_parity(runner: Runner, reference: nn.Module, inputs: Sequence[FloatArra
     return record
 
 
-def _int8_record(runner: Runner, reference: nn.Module, inputs: Sequence[FloatArray], limit_db: float) -> ParityRecord:
+def _int8_record(runner: Runner, reference: Reference, inputs: Sequence[FloatArray], limit_db: float) -> ParityRecord:
     expected, found = _both(runner, reference, inputs)
     noise = sum(float(np.square(a.astype(np.float64) - b).sum()) for a, b in zip(expected, found, strict=True))
     signal = sum(float(np.square(a.astype(np.float64)).sum()) for a in expected)
@@ -71,7 +73,7 @@ def not_executed(reference: str, metric: str, limit: float, why: str) -> ParityR
     return ParityRecord(reference=reference, metric=metric, value=None, limit=limit, passed=None, runtime=f"not executed: {why}")
 
 
-def _both(runner: Runner, reference: nn.Module, inputs: Sequence[FloatArray]) -> tuple[list[FloatArray], list[FloatArray]]:
+def _both(runner: Runner, reference: Reference, inputs: Sequence[FloatArray]) -> tuple[list[FloatArray], list[FloatArray]]:
     """Outputs of PyTorch and of the file; raises `ParityError` for other shapes, NaN or infinity."""
     import torch
 

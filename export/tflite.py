@@ -1,14 +1,15 @@
 """TFLite, converted by litert-torch and executed by ai-edge-litert.
 
-The interface is NHWC, as Android's image code has it; the network itself is not changed. A mixed file starts as a float file with a conversion to INT8
-and back wherever the plan has one; then the operators that the plan says become INT8 kernels (`tflite_integer`) or get float16 weights
-(`tflite_halves`). The converter's own INT8 mode would make INT8 of whatever stands between two conversions. Inputs and outputs are int8 where INT8
-operators read and make them, with scale and zero point in the file, and float32 otherwise.
+The interface is NHWC, as Android's image code has it; the network itself is not changed. A mixed file starts as a float file with a conversion to
+INT8 and back wherever the plan has one; then the operators that the plan says become INT8 kernels (`tflite_integer`) or get float16 weights
+(`tflite_halves`). The converter's own INT8 mode would make INT8 of whatever stands between two conversions. Inputs and outputs are int8 where
+INT8 operators read and make them, with scale and zero point in the file, and float32 otherwise.
 """
 
 from __future__ import annotations
 
 import platform
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,7 +35,9 @@ NAME = "tflite"
 SUFFIX = ".tflite"
 RANK_OF_IMAGES = 4
 HALF_REASON = "XNNPACK computes fp16 on Armv8.2 processors and newer only, and only in files without INT8 operators"
-NOTE_REASON = "only weights can be fp16 in the format; a note that allows fp16 for the rest is for the whole file, and the plan keeps operators in fp32"
+NOTE_REASON = (
+    "only weights can be fp16 in the format; a note that allows fp16 for the rest is for the whole file, and the plan keeps operators in fp32"
+)
 LARGE_REASON = "its weights do not fit into float16"
 FLOAT_REASON = "the format has no INT8 kernel for the form in which the converter left it"
 ADVICE = "The message names the operator; replace it in the network, or take this backend out of the target's exports."
@@ -60,6 +63,7 @@ def write(config: TFLiteConfig, model: nn.Module, example: Tensor, plan: Precisi
         from mcompress.export.tflite_steps import as_steps
 
         program = graph_of(export_program(model, example))
+        facts = planned_program(program)
         module = as_steps(program if plan is None else reference_program(model, example, plan, fold_weights=False))
         images_out = module(example).ndim == RANK_OF_IMAGES
         converted = litert_torch.convert(
@@ -71,9 +75,9 @@ def write(config: TFLiteConfig, model: nn.Module, example: Tensor, plan: Precisi
         if plan is not None:
             tflite_integer.integer_kernels(sheet, plan)
             tflite_moves.without_round_trips(sheet)
-            tflite_halves.half_weights(sheet, plan)
+            tflite_halves.half_weights(sheet, plan, facts.output)
         tflite_edit.save(sheet, path)
-        return _read_back(path, planned_program(program), plan)
+        return _read_back(path, facts, plan)
 
 
 def _read_back(path: Path, program: Program, plan: PrecisionPlan | None) -> Written:
@@ -146,7 +150,7 @@ def _precision(sheet: Sheet, operator: OperatorObject, makers: dict[int, Operato
     return "fp16" if noted or result == types["FLOAT16"] else "fp32"
 
 
-def _reason(kind: str, precision: str, planned: set[PrecisionName]) -> str:
+def _reason(kind: str, precision: str, planned: Collection[str]) -> str:
     from mcompress.export.tflite_integer import WEIGHTED
 
     if "int8" in planned and precision != "int8":

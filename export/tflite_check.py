@@ -51,9 +51,9 @@ def _wrong(sheet: Sheet) -> str:
 
 def _wrong_scales(tensor: object, shape: tuple[int, ...]) -> str:
     found = getattr(tensor, "quantization", None)
-    scales = [] if found is None or found.scale is None else np.asarray(found.scale, dtype=np.float64).tolist()
-    if not scales:
+    if found is None or found.scale is None or not len(found.scale):
         return ""
+    scales = np.asarray(found.scale, dtype=np.float64).tolist()
     zero_points = [] if found.zeroPoint is None else list(found.zeroPoint)
     axis = int(found.quantizedDimension)
     if not all(math.isfinite(scale) and scale > 0 for scale in scales) or len(zero_points) not in (1, len(scales)):

@@ -102,7 +102,12 @@ class Sheet:
         return tensor >= 0 and self.tensors[tensor].type == numbers("TensorType")["FLOAT32"]
 
     def add_tensor(
-        self, name: bytes, shape: Sequence[int], kind: str, quantization: schema.QuantizationParametersT | None, data: NDArray[np.generic] | None = None
+        self,
+        name: bytes,
+        shape: Sequence[int],
+        kind: str,
+        quantization: schema.QuantizationParametersT | None,
+        data: NDArray[np.generic] | None = None,
     ) -> int:
         """Add a tensor, with a buffer if it is a constant; gives its number."""
         tensor = schema.TensorT()

@@ -24,16 +24,20 @@ _VERSION = 3
 _RUNTIME = "1.15.0"
 
 
-def half_weights(sheet: Sheet, plan: PrecisionPlan) -> None:
-    """Store the weights of operators planned fp16 as float16, in place, and set the note if every float operator is planned fp16."""
+def half_weights(sheet: Sheet, plan: PrecisionPlan, output: str) -> None:
+    """Store the weights of operators planned fp16 as float16, in place, and set the note if every float operator is planned fp16.
+
+    `output` is the operator whose value the network gives: the graph's own output has no name of an operator.
+    """
     planned = {operator.name: operator.precision for operator in plan.operators}
     conversions: list[OperatorObject] = []
     made: dict[int, int] = {}
     too_large = False
     for operator in sheet.operators:
         kind = sheet.kind(operator)
-        names = [name for name in sheet.names(int(operator.outputs[0])) if name in planned]
-        if kind not in WEIGHTED or not sheet.is_float(int(operator.outputs[0])) or not names or any(planned[name] == "fp32" for name in names):
+        result = int(operator.outputs[0])
+        names = [name for name in ((output,) if result in sheet.outputs else sheet.names(result)) if name in planned]
+        if kind not in WEIGHTED or not sheet.is_float(result) or not names or any(planned[name] == "fp32" for name in names):
             continue
         place = WEIGHTED[kind][1]
         tensor = int(operator.inputs[place])

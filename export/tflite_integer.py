@@ -12,15 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from ai_edge_litert import schema_py_generated as schema
-from numpy.typing import NDArray
 
 from mcompress.compress.quantize.plan import INT8_MAX, INT8_MIN, PrecisionPlan
 from mcompress.export.tflite_edit import OperatorObject, Sheet, shape_of
+from mcompress.export.tflite_scales import WEIGHT_MAX, FloatArray, Scale, parameters, quantized_weights, scale_of
 
-FloatArray = NDArray[np.float32]
-WEIGHT_MAX = 127
-_SMALLEST_SCALE = float(np.finfo(np.float32).eps)
 WEIGHTED: Mapping[str, tuple[int, int, int, int]] = {
     "CONV_2D": (0, 1, 2, 0),
     "DEPTHWISE_CONV_2D": (0, 1, 2, 3),
@@ -44,21 +40,21 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
 }
 LIMITS = frozenset(("MAXIMUM", "MINIMUM"))
 """With a constant, half of a clamp."""
-_VERSIONS = {"CONV_2D": 3, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 4, "LEAKY_RELU": 1, "RESHAPE": 1, "SQUEEZE": 1, "EXPAND_DIMS": 1, "RELU_N1_TO_1": 1}
+_VERSIONS = {
+    "CONV_2D": 3,
+    "DEPTHWISE_CONV_2D": 3,
+    "FULLY_CONNECTED": 4,
+    "LEAKY_RELU": 1,
+    "RESHAPE": 1,
+    "SQUEEZE": 1,
+    "EXPAND_DIMS": 1,
+    "RELU_N1_TO_1": 1,
+}
 """Versions of the definitions that take INT8; 2 for the others."""
 _RUNTIMES = {"TRANSPOSE_CONV": "2.3.0", "MIRROR_PAD": "2.3.0", "DEPTH_TO_SPACE": "2.5.0", "RELU": "2.1.0", "MUL": "1.15.0"}
 """TensorFlow versions that first had them; 1.14.0 for the others (tensorflow/lite/tools/versioning/runtime_version.cc)."""
 _RUNTIME = "1.14.0"
 _REQUANTIZE_VERSION = 2
-
-
-@dataclass(frozen=True)
-class _Scale:
-    scale: float
-    zero_point: int
-
-    def quantized(self, values: NDArray[np.float64]) -> NDArray[np.int64]:
-        return np.clip(np.rint(values / self.scale) + self.zero_point, INT8_MIN, INT8_MAX).astype(np.int64)
 
 
 @dataclass
@@ -104,7 +100,7 @@ def integer_kernels(sheet: Sheet, plan: PrecisionPlan) -> None:
 
 def _take(work: _Work, operator: OperatorObject) -> None:
     kind = work.sheet.kind(operator)
-    if kind == "DEQUANTIZE" and _scale(work.sheet, _first(operator.inputs)) is not None:
+    if kind == "DEQUANTIZE" and scale_of(work.sheet, _first(operator.inputs)) is not None:
         work.stored[_first(operator.outputs)] = _held(work, _first(operator.inputs))
     elif kind == "QUANTIZE" and _first(operator.inputs) in work.stored:
         _requantize(work, operator)
@@ -130,7 +126,7 @@ def _is_planned(work: _Work, operator: OperatorObject) -> bool:
 def _moved(work: _Work, operator: OperatorObject, kind: str) -> bool:
     given = [int(index) for index in operator.inputs if work.sheet.is_float(int(index))]
     held = [work.stored.get(tensor) for tensor in given]
-    scales = {_scale(work.sheet, tensor) for tensor in held if tensor is not None}
+    scales = {scale_of(work.sheet, tensor) for tensor in held if tensor is not None}
     if kind not in MOVING or None in held or len(scales) != 1:
         return False
     (scale,) = scales
@@ -141,7 +137,7 @@ def _moved(work: _Work, operator: OperatorObject, kind: str) -> bool:
 def _clamped(work: _Work, operator: OperatorObject, kind: str) -> bool:
     source, result = _first(operator.inputs), _first(operator.outputs)
     held = work.stored.get(source)
-    given, wanted = (_scale(work.sheet, held) if held is not None else None), _wanted(work, result)
+    given, wanted = (scale_of(work.sheet, held) if held is not None else None), _wanted(work, result)
     limit = work.sheet.constant(int(operator.inputs[1])) if kind in LIMITS else None
     if given is None or held is None or (kind not in BOUNDS and (limit is None or limit.size != 1)):
         return False
@@ -160,7 +156,7 @@ def _clamped(work: _Work, operator: OperatorObject, kind: str) -> bool:
     return True
 
 
-def _keeps_all(scale: _Scale, low: float, high: float) -> bool:
+def _keeps_all(scale: Scale, low: float, high: float) -> bool:
     """Whether rounding the bounds to INT8 leaves every number as it is."""
     ends = scale.quantized(np.clip(np.array([low, high]), -1e30, 1e30))
     return bool(ends[0] <= INT8_MIN and ends[1] >= INT8_MAX)
@@ -183,7 +179,7 @@ def _computed(work: _Work, operator: OperatorObject, kind: str) -> bool:
     inputs = [int(index) for index in operator.inputs]
     held, values = work.stored.get(inputs[activation]), work.sheet.constant(inputs[weights])
     offset = inputs[bias] if len(inputs) > bias else -1
-    given_scale = _scale(work.sheet, held) if held is not None else None
+    given_scale = scale_of(work.sheet, held) if held is not None else None
     if given_scale is None or values is None or (offset >= 0 and work.sheet.constant(offset) is None):
         return False
     inputs[weights], scales = _weights(work, inputs[weights], axis)
@@ -198,27 +194,19 @@ def _weights(work: _Work, tensor: int, axis: int) -> tuple[int, FloatArray]:
     """The INT8 weights of a float constant: symmetric, the largest magnitude of an output channel is 127."""
     if (tensor, axis) not in work.weights:
         integers, scales = quantized_weights(np.asarray(work.sheet.constant(tensor), dtype=np.float32), axis)
-        made = work.sheet.add_tensor(work.sheet.tensors[tensor].name, integers.shape, "INT8", _parameters(scales, 0, axis), integers)
+        made = work.sheet.add_tensor(work.sheet.tensors[tensor].name, integers.shape, "INT8", parameters(scales, 0, axis), integers)
         work.weights[tensor, axis] = made, scales
     return work.weights[tensor, axis]
 
 
-def quantized_weights(values: FloatArray, axis: int) -> tuple[NDArray[np.int8], FloatArray]:
-    """Symmetric INT8 per output channel (dimension `axis`) and the scales: the largest magnitude of a channel is 127, as in `fake_quant`."""
-    other = tuple(dimension for dimension in range(values.ndim) if dimension != axis)
-    scales = np.maximum(np.abs(values).max(other) / np.float32(WEIGHT_MAX), np.float32(_SMALLEST_SCALE)).astype(np.float32)
-    spread = scales.reshape([-1 if dimension == axis else 1 for dimension in range(values.ndim)])
-    return np.clip(np.rint(values * (np.float32(1) / spread)), -WEIGHT_MAX, WEIGHT_MAX).astype(np.int8), scales
-
-
-def _bias(work: _Work, tensor: int, scales: FloatArray, given: _Scale) -> int:
+def _bias(work: _Work, tensor: int, scales: FloatArray, given: Scale) -> int:
     values, steps = np.asarray(work.sheet.constant(tensor), dtype=np.float64), scales * np.float32(given.scale)
     limits = np.iinfo(np.int32)
     integers = np.clip(np.rint(values / steps.astype(np.float64)), limits.min, limits.max).astype(np.int32)
-    return work.sheet.add_tensor(work.sheet.tensors[tensor].name, values.shape, "INT32", _parameters(steps, 0, 0), integers)
+    return work.sheet.add_tensor(work.sheet.tensors[tensor].name, values.shape, "INT32", parameters(steps, 0, 0), integers)
 
 
-def _emit(work: _Work, operator: OperatorObject, kind: str, scale: _Scale | None, *, constants: Sequence[int] = ()) -> None:
+def _emit(work: _Work, operator: OperatorObject, kind: str, scale: Scale | None, *, constants: Sequence[int] = ()) -> None:
     """Let the operator read and give INT8; `constants` are places of inputs that are one number."""
     if scale is None:
         return
@@ -226,10 +214,10 @@ def _emit(work: _Work, operator: OperatorObject, kind: str, scale: _Scale | None
     for place in constants:
         value = np.asarray(work.sheet.constant(inputs[place]), dtype=np.float64)
         # A factor is 127 or -127 at its own scale, which is exact; a bound is compared with the values, and has theirs.
-        own = scale if kind in LIMITS else _Scale(float(np.float32(max(float(np.abs(value).max()), 1e-12) / WEIGHT_MAX)), 0)
-        integers = own.quantized(value).astype(np.int8)
-        parameters = _parameters(np.array([own.scale], np.float32), own.zero_point, 0)
-        inputs[place] = work.sheet.add_tensor(work.sheet.tensors[inputs[place]].name, value.shape, "INT8", parameters, integers)
+        own = scale if kind in LIMITS else Scale(float(np.float32(max(float(np.abs(value).max()), 1e-12) / WEIGHT_MAX)), 0)
+        integers = own.quantized(value)
+        packed = parameters(np.array([own.scale], np.float32), own.zero_point, 0)
+        inputs[place] = work.sheet.add_tensor(work.sheet.tensors[inputs[place]].name, value.shape, "INT8", packed, integers)
     operator.inputs = [work.stored.get(tensor, tensor) for tensor in inputs]
     _store(work, result, scale)
     operator.outputs = [work.stored[result]]
@@ -239,18 +227,20 @@ def _emit(work: _Work, operator: OperatorObject, kind: str, scale: _Scale | None
     work.done.append(operator)
 
 
-def _store(work: _Work, tensor: int, scale: _Scale) -> None:
+def _store(work: _Work, tensor: int, scale: Scale) -> None:
     """Add the INT8 tensor whose dequantized form `tensor` is; it is named after the operators that make it and the value that it holds."""
     names = [work.sheet.tensors[tensor].name or b""]
-    names += [work.sheet.tensors[_first(reader.outputs)].name or b"" for reader in work.readers.get(tensor, []) if work.sheet.kind(reader) == "QUANTIZE"]
-    parameters = _parameters(np.array([scale.scale], np.float32), scale.zero_point, 0)
-    work.stored[tensor] = work.sheet.add_tensor(b";".join(names), shape_of(work.sheet.tensors[tensor]), "INT8", parameters)
+    names += [
+        work.sheet.tensors[_first(reader.outputs)].name or b"" for reader in work.readers.get(tensor, []) if work.sheet.kind(reader) == "QUANTIZE"
+    ]
+    packed = parameters(np.array([scale.scale], np.float32), scale.zero_point, 0)
+    work.stored[tensor] = work.sheet.add_tensor(b";".join(names), shape_of(work.sheet.tensors[tensor]), "INT8", packed)
 
 
 def _requantize(work: _Work, operator: OperatorObject) -> None:
     """A QUANTIZE of a tensor that is INT8 already: nothing at the same scale, otherwise a conversion between two scales."""
     source, result = work.stored[_first(operator.inputs)], _first(operator.outputs)
-    if _scale(work.sheet, source) == _scale(work.sheet, result):
+    if scale_of(work.sheet, source) == scale_of(work.sheet, result):
         work.same[result] = source
         return
     operator.inputs = [source]
@@ -270,36 +260,20 @@ def _held(work: _Work, tensor: int) -> int:
     return tensor
 
 
-def _wanted(work: _Work, tensor: int) -> _Scale | None:
-    """The one scale at which everything behind a float tensor quantizes it, through operators that move or clip values; None if something does not."""
+def _wanted(work: _Work, tensor: int) -> Scale | None:
+    """The one scale at which all that reads a float tensor quantizes it, directly or through what moves or clips values; None if not all do."""
     if tensor in work.sheet.outputs:
         return None
-    found: set[_Scale | None] = set()
+    found: set[Scale | None] = set()
     for reader in work.readers.get(tensor, []):
         kind = work.sheet.kind(reader)
         if kind == "QUANTIZE":
-            found.add(_scale(work.sheet, _first(reader.outputs)))
+            found.add(scale_of(work.sheet, _first(reader.outputs)))
         elif kind in MOVING or (kind in LIMITS and tensor == _first(reader.inputs)):
             found.add(_wanted(work, _first(reader.outputs)) if _is_planned(work, reader) else None)
         else:
             found.add(None)
     return found.pop() if len(found) == 1 else None
-
-
-def _scale(sheet: Sheet, tensor: int) -> _Scale | None:
-    if tensor < 0:
-        return None
-    found = sheet.tensors[tensor].quantization
-    if found is None or found.scale is None or len(found.scale) != 1:
-        return None
-    return _Scale(float(found.scale[0]), int(found.zeroPoint[0]))
-
-
-def _parameters(scales: FloatArray, zero_point: int, axis: int) -> schema.QuantizationParametersT:
-    parameters = schema.QuantizationParametersT()
-    parameters.scale, parameters.zeroPoint = [float(scale) for scale in scales], [zero_point] * len(scales)
-    parameters.quantizedDimension = axis
-    return parameters
 
 
 def _first(tensors: Sequence[int]) -> int:

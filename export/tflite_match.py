@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcompress.export.tflite_edit import OperatorObject, Sheet, numbers, shape_of
-from mcompress.export.tflite_integer import BOUNDS, MOVING, WEIGHTED, quantized_weights
+from mcompress.export.tflite_integer import BOUNDS, MOVING, WEIGHTED
 from mcompress.export.tflite_names import operators_in
 from mcompress.export.tflite_planned import Planned, Program
+from mcompress.export.tflite_scales import quantized_weights
 
 CONVERSIONS = frozenset(("QUANTIZE", "DEQUANTIZE"))
 CLAMPS = frozenset(("relu", "relu6", "clamp", "hardtanh"))
@@ -67,7 +68,7 @@ def matched(sheet: Sheet, program: Program) -> list[Match]:
         for operator in sheet.operators
         if sheet.kind(operator) == "QUANTIZE" and (names := _names(sheet, int(operator.outputs[0]), program))
     }
-    search = _Search(sheet, program, _by_weights(sheet, program), makers_of(sheet), quantized)
+    search = _Search(sheet, program, _by_weights(program), makers_of(sheet), quantized)
     search.values.update(zip(sheet.inputs, program.inputs, strict=False))
     return [_match(search, operator) for operator in sheet.operators]
 
@@ -217,7 +218,7 @@ def _proportional(held: NDArray[np.generic], form: NDArray[np.float32], axis: in
     return bool(np.abs(ours - factors[:, None] * theirs).max() <= tolerance * max(float(np.abs(ours).max()), 1e-30)) and bool(factors.any())
 
 
-def _by_weights(sheet: Sheet, program: Program) -> dict[bytes, list[str]]:
+def _by_weights(program: Program) -> dict[bytes, list[str]]:
     """Digest of weights, in every form and precision that a file can have, -> the operators that have them."""
     found: dict[bytes, list[str]] = {}
     for planned in program.operators.values():

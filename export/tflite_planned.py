@@ -39,7 +39,7 @@ class Program:
 
 def planned_program(module: fx.GraphModule) -> Program:
     """What the plan calls operators: the nodes of `module` that compute a floating-point tensor."""
-    nodes = {node: None for node in kinds.operators(module.graph)}
+    nodes = dict.fromkeys(kinds.operators(module.graph))
     operators = {
         node.name: Planned(node.name, kinds.kind_of(node), tuple(dict.fromkeys(_values(node, nodes))), _weights(module, node)) for node in nodes
     }

@@ -54,7 +54,7 @@ def as_steps(module: fx.GraphModule) -> fx.GraphModule:
 def _value(node: fx.Node) -> str:
     """The operator, or the input of the network, whose result the node gives: quantizing does not make it another value."""
     while node.target in (_PER_TENSOR, _BACK_PER_TENSOR) or _is_step_of_quantization(node):
-        (node,) = [source for source in node.all_input_nodes[:1]]
+        node = node.all_input_nodes[0]
     return node.name
 
 

@@ -1,8 +1,8 @@
 """What every operator of a .tflite file gives: for finding the first one that is wrong.
 
 LiteRT keeps results inside its XNNPACK delegate to itself; its way to see them is to run without the delegate, in other kernels than an app runs.
-Here the file is changed instead, in memory: every operator's result becomes an output, so that the delegate has to give it away. Those are the kernels
-that the file runs in; only what XNNPACK would merge across operators by itself is computed step by step.
+Here the file is changed instead, in memory: every operator's result becomes an output, so that the delegate has to give it away. Those are the
+kernels that the file runs in; only what XNNPACK would merge across operators by itself is computed step by step.
 """
 
 from __future__ import annotations

@@ -153,6 +153,10 @@ class QuantizeConfig(Stage):
     """Further samples, on which plans are run and compared with the floor."""
     range: Literal["minmax", "percentile", "mse"] = "mse"
     """How an activation's range is chosen from its histogram."""
+    recover: tuple[Literal["equalize", "round_weights", "correct_biases"], ...] = ("equalize", "round_weights", "correct_biases")
+    """Steps that change the network of the mixed files so that less is lost in INT8; each is kept only if it helps."""
+    distill_steps: int = Field(default=0, ge=0, le=1_000_000)
+    """Training steps of the mixed files' network towards the float network, under the plan that was chosen; 0 leaves training out."""
 
     @model_validator(mode="after")
     def _goal_has_its_limit(self) -> Self:
@@ -163,7 +167,7 @@ class QuantizeConfig(Stage):
     def quick(self) -> Self:
         """Few samples."""
         few = {name: min(getattr(self, name), most) for name, most in (("samples", 4), ("sensitivity_samples", 1), ("verify_samples", 2))}
-        return self.model_copy(update=few)
+        return self.model_copy(update={**few, "distill_steps": min(self.distill_steps, 2)})
 
 
 StageConfig = Annotated[SearchConfig | PruneConfig | DistillConfig | QuantizeConfig, Field(discriminator="stage")]

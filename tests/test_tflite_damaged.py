@@ -96,5 +96,5 @@ def test_cut_and_changed_bytes_never_raise_anything_else(sound: Path, tmp_path: 
 
 
 def test_a_missing_file_is_an_export_error(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="nothing.tflite"):
+    with pytest.raises(ExportError, match=r"nothing\.tflite"):
         tflite.load(tmp_path / "nothing.tflite", 1)

@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from mcompress.compress.quantize.decisions import Problem
-from mcompress.compress.quantize.plan import Precision, PrecisionPlan
+from mcompress.compress.quantize.plan import Precision
 from mcompress.compress.quantize.planner import Solution, least_latency, least_noise
 from mcompress.compress.quantize.sensitivity import Quality
-from mcompress.compress.quantize.simulate import Simulated
 from mcompress.compress.tasks.task import Sample
 from mcompress.errors import StageError
 
@@ -73,15 +72,14 @@ Run = Callable[[Sequence[Solution]], list[Tried]]
 
 def runner(
     reference: fx.GraphModule,
-    module: fx.GraphModule,
-    plan_of: Callable[[Sequence[Precision]], PrecisionPlan],
+    network_of: Callable[[Sequence[Precision]], Callable[[Tensor], Tensor]],
     samples: Callable[[], Iterable[Sample]],
     quality: Quality,
 ) -> Run:
-    """Executes plans of `module` on samples, which are streamed anew each time, against the float network `reference`."""
+    """Executes assignments on samples, which are streamed anew each time, against the float network `reference`."""
 
     def run(solutions: Sequence[Solution]) -> list[Tried]:
-        networks = [Simulated(module, plan_of(solution.chosen)) for solution in solutions]
+        networks = [network_of(solution.chosen) for solution in solutions]
         signal, noise, lost, count = 0.0, [0.0] * len(networks), [0.0] * len(networks), 0
         with torch.no_grad():
             for sample in samples():

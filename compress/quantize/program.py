@@ -8,6 +8,8 @@ INT8, at exactly the scales of the plan, so whatever a backend makes of it (inte
 from __future__ import annotations
 
 import copy
+import warnings
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, fx, nn
@@ -23,7 +25,9 @@ def export_program(model: nn.Module, example: Tensor) -> ExportedProgram:
 
     Deterministic: the same network gives the same node names. Raises `StageError` when the network cannot be exported.
     """
-    network = copy.deepcopy(model).eval().requires_grad_(False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch copies the description of a graph's inputs by a name that it has deprecated
+        network = copy.deepcopy(model).eval().requires_grad_(False)
     try:
         program = torch.export.export(network, (example,))
     except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError) as problem:
@@ -63,6 +67,21 @@ def graph_of(program: ExportedProgram) -> fx.GraphModule:
     module = program.module(check_guards=False)
     if not isinstance(module, fx.GraphModule):
         raise StageError(f"torch.export gave a {type(module).__name__} instead of a graph module")
+    return module
+
+
+def with_parameters(model: nn.Module, example: Tensor, parameters: Mapping[str, Tensor]) -> fx.GraphModule:
+    """The network's graph with other values of some parameters; `export_program` of it has the same operators by the same names.
+
+    Raises `StageError` for a parameter that the graph does not have, or has in another shape.
+    """
+    module = graph_of(export_program(model, example))
+    state = module.state_dict()
+    for name, value in parameters.items():
+        if name not in state or state[name].shape != value.shape:
+            there = f"has it in shape {tuple(state[name].shape)}" if name in state else "has no such parameter"
+            raise StageError(f"the recovered parameter '{name}' has shape {tuple(value.shape)}; the network {there}. Quantize the network again")
+    module.load_state_dict({**state, **parameters})
     return module
 
 

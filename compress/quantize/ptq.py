@@ -1,18 +1,19 @@
 """The quantize stage: calibrate, measure, plan, run, choose.
 
-ranges of activations -> what each operator costs in quality -> what it costs in time -> the optimal plans -> the one that keeps the floor
+ranges of activations -> a network that bears INT8 better -> what each operator costs in quality, and in time -> the optimal plans -> the one that
+keeps the floor
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 
 import torch
 from pydantic import JsonValue
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from mcompress.compress.cost import operator_table
 from mcompress.compress.quantize import kinds
@@ -22,9 +23,15 @@ from mcompress.compress.quantize.decisions import Problem, named_table, plan_of,
 from mcompress.compress.quantize.plan import PlannedOperator, Precision, PrecisionPlan
 from mcompress.compress.quantize.program import export_program, graph_of, reference_program
 from mcompress.compress.quantize.reasons import reasons_for
+from mcompress.compress.quantize.recovery.distilled import DistillSettings
+from mcompress.compress.quantize.recovery.recover import RecoveryOptions, RecoveryStep, recover
+from mcompress.compress.quantize.recovery.selecting import for_plan
 from mcompress.compress.quantize.sensitivity import Sensitivity, decibels, measure_sensitivity
+from mcompress.compress.quantize.simulate import Simulated
+from mcompress.compress.quantize.uniform import uniform_plan
 from mcompress.compress.stage import StageContext, StageOutput
 from mcompress.compress.tasks.task import Sample
+from mcompress.compress.train import CheckpointStore, Progress
 from mcompress.errors import StageError
 from mcompress.targets.operators import OperatorTable
 from mcompress.targets.schema import Fallback, Measurement
@@ -34,19 +41,22 @@ HIGHEST_DB = 200.0
 
 
 def quantize(config: QuantizeConfig, context: StageContext) -> StageOutput:
-    """Make the precision plan of `context.model`; the float network itself is unchanged, exporters apply the plan."""
-    model, shape = context.model.eval(), context.spec.input_shape
+    """Make the precision plan of `context.model`, and the parameters with which mixed files are written; the float network itself is unchanged."""
+    model, shape, quality = context.model.eval(), context.spec.input_shape, context.task.quality
     example = next(_samples(1, context)).input
-    module = graph_of(export_program(model, example))
-    inputs = (sample.input for sample in _samples(config.samples, context))
-    ranges, seen = calibrate(module, inputs, config.range, context.spec.input_range, config.samples, context.progress("calibrate"))
+    original = graph_of(export_program(model, example))
+
+    def inputs() -> Iterator[Tensor]:
+        return (sample.input for sample in _samples(config.samples, context))
+
+    ranges, seen = calibrate(original, inputs(), config.range, context.spec.input_range, config.samples, context.progress("calibrate"))
+    first = recover(_options(config, context), original, uniform_plan(original, ranges), inputs, context.seed, *_work(context, "recover"))
+    module, ranges = first.module, first.ranges
 
     def measured() -> str:
         small, small_shape = _reduced(model, module, shape, config.sensitivity_size)
-        samples = _samples(config.sensitivity_samples, context, small_shape)
-        return measure_sensitivity(
-            small, samples, ranges, context.task.quality, config.sensitivity_samples, context.progress("sensitivity")
-        ).to_json()
+        samples, count = _samples(config.sensitivity_samples, context, small_shape), config.sensitivity_samples
+        return measure_sensitivity(small, samples, ranges, quality, count, context.progress("sensitivity")).to_json()
 
     sensitivity = Sensitivity.from_json(context.remember("sensitivity", _sensitivity_key(config), measured))
     table = named_table(module, shape)
@@ -55,23 +65,61 @@ def quantize(config: QuantizeConfig, context: StageContext) -> StageOutput:
     def plan_for(chosen: Sequence[Precision], reasons: Sequence[str] | None = None) -> PrecisionPlan:
         return plan_of(module, problem, chosen, ranges, reasons or [""] * len(problem.decisions), sensitivity)
 
-    # Plans are judged on samples that no range and no sensitivity was taken from.
+    # Plans are judged on samples that nothing was fitted to.
     def fresh() -> Iterator[Sample]:
         return islice(_samples(config.samples + config.verify_samples, context), config.samples, None)
 
-    choice = _choose(config, problem, runner(module, module, plan_for, fresh, context.task.quality))
+    def network_of(chosen: Sequence[Precision]) -> Callable[[Tensor], Tensor]:
+        plan = plan_for(chosen)
+        return Simulated(for_plan(first.twin, module, plan), plan)
+
+    choice = _choose(config, problem, runner(original, network_of, fresh, quality))
     chosen = choice.taken.solution.chosen
-    plan = plan_for(chosen, reasons_for(module, problem, chosen, sensitivity))
-    plan = _with_rows(plan, table, operator_table(model, shape))
+    plan = _with_rows(plan_for(chosen, reasons_for(module, problem, chosen, sensitivity)), table, operator_table(model, shape))
+    mixed = for_plan(first.twin, module, plan)
+    last = recover(_options(config, context, final=True), mixed, plan, inputs, context.seed, *_work(context, "recover the plan"), reference=original)
+    mixed, plan = last.module, replace(plan, ranges=last.ranges)
+    (final,) = runner(original, lambda _: Simulated(mixed, plan), fresh, quality)([choice.taken.solution])
     reference_program(model, example, plan)  # raises if the plan cannot be applied
+    details = _details(config, problem, table, plan, choice, sensitivity, seen)
+    details["recovery"] = [_step(step, part) for part, found in (("all INT8", first), ("the plan", last)) for step in found.steps]
+    details["output_sqnr_db"], details["quality_lost"] = _finite(final.sqnr_db), _finite(final.lost)
     return StageOutput(
         model,
         context.spec,
         plan,
-        (_measurement(choice, config.verify_samples),),
-        tuple(_fallbacks(module, problem, plan)),
-        _details(config, problem, table, plan, choice, sensitivity, seen),
+        (_measurement(final, config.verify_samples),),
+        tuple(_fallbacks(original, problem, plan)),
+        details,
+        _changed(original, mixed),
     )
+
+
+def _options(config: QuantizeConfig, context: StageContext, *, final: bool = False) -> RecoveryOptions:
+    """Before there is a plan everything is recovered for INT8 throughout; for the plan itself biases are, and what training can add."""
+    return RecoveryOptions(
+        input_range=context.spec.input_range,
+        range_method=config.range,
+        equalize="equalize" in config.recover and not final,
+        round_weights="round_weights" in config.recover and not final,
+        correct_biases="correct_biases" in config.recover,
+        distill=DistillSettings(config.distill_steps) if final and config.distill_steps else None,
+    )
+
+
+def _work(context: StageContext, title: str) -> tuple[CheckpointStore, Progress]:
+    return context.checkpoints(title), context.progress(title)
+
+
+def _changed(original: fx.GraphModule, module: fx.GraphModule) -> dict[str, Tensor] | None:
+    """The parameters that recovery changed."""
+    before = original.state_dict()
+    found = {name: value for name, value in module.state_dict().items() if not torch.equal(value, before[name])}
+    return found or None
+
+
+def _step(step: RecoveryStep, part: str) -> dict[str, JsonValue]:
+    return {"for": part, "step": step.name, "before_db": _finite(step.before_db), "after_db": _finite(step.after_db), "kept": step.kept}
 
 
 def _samples(count: int, context: StageContext, shape: tuple[int, ...] | None = None) -> Iterator[Sample]:
@@ -99,7 +147,7 @@ def _reduced(model: nn.Module, module: fx.GraphModule, shape: tuple[int, ...], s
 
 def _sensitivity_key(config: QuantizeConfig) -> dict[str, JsonValue]:
     """What the sensitivities depend on besides the network, the data and the seed."""
-    return {name: getattr(config, name) for name in ("samples", "range", "sensitivity_samples", "sensitivity_size")}
+    return config.model_dump(mode="json", include={"samples", "range", "recover", "sensitivity_samples", "sensitivity_size"})
 
 
 def _choose(config: QuantizeConfig, problem: Problem, run: Run) -> Choice:
@@ -116,10 +164,10 @@ def _with_rows(plan: PrecisionPlan, table: OperatorTable, network: OperatorTable
     return replace(plan, operators=tuple(replace(operator, row=names.get(operator.name, "")) for operator in plan.operators))
 
 
-def _measurement(choice: Choice, samples: int) -> Measurement:
+def _measurement(final: Tried, samples: int) -> Measurement:
     return Measurement(
         what="output SQNR of the quantized network",
-        value=min(choice.taken.sqnr_db, HIGHEST_DB),
+        value=min(final.sqnr_db, HIGHEST_DB),
         unit="dB",
         how="host",
         on="PyTorch, fake-quantized network against float",

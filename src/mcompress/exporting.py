@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +19,8 @@ from mcompress.artifact import Artifact
 from mcompress.cache import Cache, Entry
 from mcompress.compress.cost import FP32_BYTES, operator_table
 from mcompress.compress.quantize.plan import PrecisionPlan
-from mcompress.compress.quantize.program import reference_program
+from mcompress.compress.quantize.program import export_program, graph_of, with_parameters
+from mcompress.compress.quantize.simulate import Simulated
 from mcompress.console import Reporter
 from mcompress.environment import cpu_name, package_versions, thread_count
 from mcompress.evaluate import PARITY_INPUTS, References, Scores, mean, parity_inputs, score_file
@@ -57,10 +59,11 @@ class ExportResult:
 
 @dataclass(frozen=True)
 class Network:
-    """What is exported: the float network, its plan if it was quantized, and the digest of both."""
+    """What is exported: the float network, if it was quantized its plan and recovered parameters, and the digest of all of it."""
 
     model: nn.Module
     plan: PrecisionPlan | None
+    recovered: dict[str, Tensor] | None
     digest: str
     input_range: tuple[float, float]
     input_shape: tuple[int, ...]
@@ -71,16 +74,22 @@ class Network:
         return torch.rand(self.input_shape, generator=torch.Generator().manual_seed(0))
 
     @cached_property
-    def quantized(self) -> nn.Module:
+    def mixed(self) -> nn.Module:
+        """What mixed files are written from: the network itself, or with the parameters that quantization recovered."""
+        return self.model if self.recovered is None else with_parameters(self.model, self.example, self.recovered)
+
+    @cached_property
+    def quantized(self) -> Callable[[Tensor], Tensor]:
         """What every mixed file is compared with, made once for all of them. The network has a plan."""
         if self.plan is None:
             raise ValueError("there is no plan")
-        return reference_program(self.model, self.example, self.plan)
+        simulated = Simulated(graph_of(export_program(self.mixed, self.example)), self.plan)
+        return lambda value: simulated(value)
 
 
 def export_all(made: Plan, final: Artifact, cache: Cache, log: Path, reporter: Reporter, *, force: bool) -> list[ExportResult]:
     """Every backend of the target, float and (with a precision plan) mixed."""
-    network = Network(final.network(), final.plan, final.digest, final.spec.input_range, made.target.model.input_shape)
+    network = Network(final.network(), final.plan, final.recovered, final.digest, final.spec.input_range, made.target.model.input_shape)
     jobs = export_jobs(made.target)
     report = reporter.progress("export, execute, compare, time")
     results = []
@@ -128,7 +137,7 @@ def _export(
 def _write(made: Plan, network: Network, references: References, config: ExportConfig, variant: Variant, folder: Path) -> None:
     backend, shape = backend_of(config), network.input_shape
     plan = network.plan if variant == "mixed" else None
-    written = backend.write(config, network.model, network.example, plan, folder / f"{made.target.name}-{variant}")
+    written = backend.write(config, network.model if plan is None else network.mixed, network.example, plan, folder / f"{made.target.name}-{variant}")
     reference = network.model if plan is None else network.quantized
     inputs = parity_inputs(made.task, shape)
     runner = _runner(config, written, thread_count(made.target))

@@ -1,9 +1,9 @@
 """Equalization: activation channels are scaled so that one range per tensor fits all of its channels.
 
-The idea is cross-layer equalization (Nagel et al. 2019, arXiv 1906.04721), which makes the ranges of two neighbouring layers equal. Here the scales of
-all classes of channels (`channels.py`) are chosen together, residual paths and concatenations included, and against the noise that counts, that at the
-network's output (`noise.py`): the sum over tensors of step^2 / 12 x gain plus the same for weights, where a channel scaled by s has gain / s^2 and
-the step of a tensor follows from its widest channel. The minimum is found by gradient descent on log s. The float network computes the same.
+The idea is cross-layer equalization (Nagel et al. 2019, arXiv 1906.04721), which makes the ranges of two neighbouring layers equal. Here the scales
+of all classes of channels (`channels.py`) are chosen together, residual paths and concatenations included, and against the noise that counts, that
+at the network's output (`noise.py`): the sum over tensors of step^2 / 12 x gain plus the same for weights, where a channel scaled by s has gain / s^2
+and the step of a tensor follows from its widest channel. The minimum is found by gradient descent on log s. The float network computes the same.
 """
 
 from __future__ import annotations
@@ -36,15 +36,19 @@ def equalize(
     calibrated again. Without a channel that may be scaled the copy is unchanged.
     """
     classes = channel_classes(module)
+    scales, share = PredictedNoise(module, plan, noise, classes, feedback or {}).minimise()
+    return scale_channels(module, classes, scales), share
+
+
+def scale_channels(module: fx.GraphModule, classes: ChannelClasses, scales: Tensor) -> fx.GraphModule:
+    """A copy of `module` in which channels of class k are `scales[k]` times as large: (classes,), positive, 1 for class 0. The output is the same."""
     found = parameters.copied(module)
-    predicted = PredictedNoise(module, plan, noise, classes, feedback or {})
-    scales, share = predicted.minimise()
     by_name = {node.name: node for node in found.graph.nodes}
     with torch.no_grad():
         for node in parameters.weighted_operators(module.graph):
             if node in classes.of:
                 _scale(found, by_name[node.name], scales[torch.from_numpy(classes.of[node])], _input_scales(node, classes, scales))
-    return found, share
+    return found
 
 
 def _input_scales(node: fx.Node, classes: ChannelClasses, scales: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """Mean and covariance of what the weights of an operator are multiplied with, streamed over calibration inputs.
 
-For a row of weights w of a convolution the output at a position is w . p + bias, where p are the input values under the kernel. When the row is rounded
-to q, the squared error of the output is (w - q)^T C (w - q) with the covariance C of p, once the bias has absorbed the mean error (w - q) . E[p].
+For a row of weights w of a convolution the output at a position is w . p + bias, where p are the input values under the kernel. When the row is
+rounded to q, the squared error of the output is (w - q)^T C (w - q) with the covariance C of p, once the bias has absorbed the mean error
+(w - q) . E[p].
 """
 
 from __future__ import annotations

@@ -26,8 +26,8 @@ GROUPS_ARGUMENT = 6  # position of `groups` in conv1d, conv2d and conv_transpose
 
 @dataclass(frozen=True)
 class NoiseModel:
-    """Per tensor (by node name): the least and greatest value of every channel (C), and the gain of every channel (C); per weighted operator: the gain
-    of its weights, (O, I / groups, kernel). Means over inputs."""
+    """Per tensor (by node name): the least and greatest value of every channel (C), and the gain of every channel (C). Per weighted operator: the
+    gain of its weights, (O, I / groups, kernel). Gains are means over inputs."""
 
     low: dict[str, Tensor]
     high: dict[str, Tensor]

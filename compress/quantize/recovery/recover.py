@@ -60,6 +60,8 @@ class Recovered:
     module: fx.GraphModule
     ranges: dict[str, ActivationRange]
     steps: tuple[RecoveryStep, ...]
+    twin: fx.GraphModule
+    """The same channel scales without rounding: what operators that are not INT8 compute with."""
 
 
 def recover(
@@ -70,8 +72,11 @@ def recover(
     seed: int,
     checkpoints: CheckpointStore,
     progress: Progress,
+    reference: fx.GraphModule | None = None,
 ) -> Recovered:
     """Reduce the noise of `module` (from `graph_of(export_program(...))`) under `plan`, whose precisions stay.
+
+    Noise is the difference to the float network `reference`; left out, to `module` in float, which is the same unless it was recovered before.
 
     Of the inputs `KEPT` are kept in memory; ranges are calibrated on all but the held-back ones. With fewer than `HELD_BACK_EVERY` inputs all of them
     are used and measured on. Raises `StageError` without inputs, `TrainingDiverged` from distillation.
@@ -81,7 +86,7 @@ def recover(
         raise StageError("no calibration inputs were given; recovery needs at least one")
     seen = [value for index, value in enumerate(kept) if not _held_back(index)]
     measured = [value for index, value in enumerate(kept) if _held_back(index)] or kept
-    return _Recovery(options, module, plan, inputs, seen, measured, seed, progress).run(checkpoints)
+    return _Recovery(options, module, reference or module, plan, inputs, seen, measured, seed, progress).run(checkpoints)
 
 
 def _held_back(index: int) -> bool:
@@ -95,6 +100,7 @@ class _Recovery:
         self,
         options: RecoveryOptions,
         module: fx.GraphModule,
+        reference: fx.GraphModule,
         plan: PrecisionPlan,
         inputs: InputStream,
         seen: Sequence[Tensor],
@@ -102,9 +108,9 @@ class _Recovery:
         seed: int,
         progress: Progress,
     ) -> None:
-        self._options, self._original, self._inputs, self._seed, self._progress = options, module, inputs, seed, progress
+        self._options, self._original, self._inputs, self._seed, self._progress = options, reference, inputs, seed, progress
         self._seen, self._measured = seen, measured
-        self._exact = torch.cat([parameters.float_output(module, value) for value in measured])
+        self._exact = torch.cat([parameters.float_output(reference, value) for value in measured])
         self._module, self._twin, self._plan = module, module, plan
         self._steps: list[RecoveryStep] = []
         self._total = sum((options.equalize, options.round_weights, options.correct_biases, options.distill is not None))
@@ -125,7 +131,7 @@ class _Recovery:
         if options.distill is not None:
             student, plan = distill(self._module, self._plan, self._original, self._seen, options.distill, seed, checkpoints, _silent)
             self._try("distill", student, plan)
-        return Recovered(parameters.copied(self._module), dict(self._plan.ranges), tuple(self._steps))
+        return Recovered(parameters.copied(self._module), dict(self._plan.ranges), tuple(self._steps), self._twin)
 
     def _calibrated(self, module: fx.GraphModule) -> dict[str, ActivationRange]:
         stream = (value for index, value in enumerate(self._inputs()) if not _held_back(index) or self._measured[0] is self._seen[0])

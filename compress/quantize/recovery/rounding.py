@@ -1,12 +1,12 @@
 """Weights rounded so that their errors cancel, instead of each to its nearest step.
 
 Error feedback (GPTQ, Frantar et al. 2022, arXiv 2210.17323, after Hassibi and Stork's optimal brain surgeon): the weights of a row are rounded one
-after another, and the error of each is made up for by the weights that are not rounded yet, as far as the inputs' covariance allows. Images are smooth
-and positive, so the values under a kernel are nearly equal: what counts is that the errors of a row sum to nothing, which rounding each weight alone
-does not see. Every row also tries smaller scales, which clip its largest weights.
+after another, and the error of each is made up for by the weights that are not rounded yet, as far as the inputs' covariance allows. Images are
+smooth and positive, so the values under a kernel are nearly equal: what counts is that the errors of a row sum to nothing, which rounding each weight
+alone does not see. Every row also tries smaller scales, which clip its largest weights.
 
-Exporters take the scale of a channel from its largest magnitude, which is 127 steps. So the result keeps one weight of each row at exactly +-127 steps:
-quantizing it again finds the same scale and the same integers.
+Exporters take the scale of a channel from its largest magnitude, which is 127 steps. So the result keeps one weight of each row at exactly +-127
+steps: quantizing it again finds the same scale and the same integers.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def round_weights(module: fx.GraphModule, plan: PrecisionPlan, inputs: Iterable[
     """A copy of `module` in which the weights of INT8 operators lie on their grids, with biases that absorb the mean error.
 
     `inputs` is gone through once for every `MEMORY_MB` of covariances, so it must be a sequence, or a network must be small.
-    Weights that several operators share are left as they are. Raises `StageError` if there are no inputs.
+    Weights that several operators share, and grouped transposed convolutions, are left as they are. Raises `StageError` if there are no inputs.
     """
     found = parameters.copied(module)
     by_name = {node.name: node for node in found.graph.nodes}
@@ -65,12 +65,17 @@ def feedback_shares(module: fx.GraphModule, plan: PrecisionPlan, inputs: Iterabl
 
 
 def _moments(module: fx.GraphModule, plan: PrecisionPlan, inputs: Iterable[Tensor], seed: int) -> Iterator[tuple[fx.Node, Moments]]:
-    """Every INT8 weighted operator with weights of its own, with the moments of what it reads."""
+    """Every INT8 weighted operator with weights of its own, with the moments of what it reads.
+
+    Not grouped transposed convolutions: their groups share the scales of the output channels.
+    """
     int8, shared = plan.int8_names(), parameters.shared_constants(module.graph)
     nodes = [
         node
         for node in parameters.weighted_operators(module.graph)
-        if node.name in int8 and kinds.activations(node) and not any(str(c.target) in shared for c in node.all_input_nodes if kinds.is_constant(c))
+        if node.name in int8
+        and (kinds.WEIGHTED[node.target] == 0 or groups_of(node) == 1)
+        and not any(str(constant.target) in shared for constant in node.all_input_nodes if kinds.is_constant(constant))
     ]
     for part in _parts(module, nodes):
         yield from _measure(module, plan, part, inputs, seed).items()

@@ -1,0 +1,260 @@
+"""Quantizers side by side: how much of the output an all-INT8 network keeps, and how fast the artifact is.
+
+    python tests/benchmarks/quantizers.py write MFAGAN IMDN RRDBNet-6
+    python tests/benchmarks/quantizers.py measure MFAGAN IMDN RRDBNet-6
+    python tests/benchmarks/quantizers.py steps MFAGAN IMDN RRDBNet-6
+
+`write` trains each network shortly on the embedded photographs (once) and quantizes it with every peer and with mcompress, all on the same
+calibration crops, everything INT8 that can be. `measure` executes every artifact in its own runtime, one thread: output SQNR against the float
+network on crops of held-out photographs, and latency, in rounds in which every artifact has its turn. `steps` simulates the recovery's steps, each
+alone and all together. Results are in `results/quantizers.json`; a run of one network leaves the others' results as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import JsonValue
+from torch import Tensor, fx, nn
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from everything_int8 import everything_int8, quiet, simulated_db
+from quantizer_networks import RECIPES, SEED, NoCheckpoints, calibration_inputs, embedded_task, held_out_inputs, trained
+from quantizer_peers import PEERS, PeerFile, node_macs
+
+from mcompress.compress.quantize import kinds
+from mcompress.compress.quantize.fake_quant import sqnr_db
+from mcompress.compress.quantize.plan import PrecisionPlan
+from mcompress.compress.quantize.program import export_program, graph_of
+from mcompress.compress.quantize.recovery.distilled import DistillSettings
+from mcompress.compress.quantize.recovery.recover import RecoveryOptions, recover
+from mcompress.environment import cpu_name, package_versions
+from mcompress.export import backend_named
+from mcompress.targets.exports import ExecuTorchConfig, ExportConfig, OnnxConfig, TFLiteConfig
+
+RESULTS = Path(__file__).parent / "results" / "quantizers.json"
+WORK = Path("runs") / "benchmark-quantizers"
+CONFIGS: dict[str, ExportConfig] = {"executorch": ExecuTorchConfig(), "onnx": OnnxConfig(), "tflite": TFLiteConfig()}
+OURS = "mcompress"
+ROUNDS, LEAST_S = 40, 0.02  # rounds of latency; every artifact runs at least so long in each
+DISTILL_STEPS = 200
+PACKAGES = ("torch", "torchao", "executorch", "nncf", "onnxruntime", "ai-edge-quantizer", "ai-edge-litert", "litert-torch")
+
+logger = logging.getLogger("quantizers")
+FloatArray = NDArray[np.float32]
+
+
+class Row(TypedDict):
+    """One artifact; `ours` says whether mcompress wrote it."""
+
+    quantizer: str
+    ours: bool
+    runtime: str
+    file: str
+    int8_share: float
+    sqnr_db: float
+    latency_ms: float
+    latencies_ms: list[float]
+
+
+def write(name: str) -> None:
+    """Every artifact of one network, and `files.json` that lists them."""
+    recipe, task = RECIPES[name], embedded_task()
+    network = trained(name, WORK / "networks")
+    inputs = calibration_inputs(task, recipe)
+    folder = WORK / name
+    folder.mkdir(parents=True, exist_ok=True)
+    found: list[dict[str, JsonValue]] = []
+    for peer, quantize in PEERS.items():
+        started = time.monotonic()
+        made = quantize(trained(name, WORK / "networks"), inputs, folder / peer.replace(", ", "_").replace(" ", "_"))
+        found.append(_listed(peer, made, ours=False))
+        logger.info("%s: %s, %.0f %% of the MACs in INT8, %.0f s", name, peer, 100 * made.int8_share, time.monotonic() - started)
+    module, plan = _recovered(name, network, inputs)
+    for backend, config in CONFIGS.items():
+        stem = folder / f"{OURS}_{backend}"
+        written = backend_named(backend).write(config, module, inputs[0], plan, stem)
+        found.append(_listed(OURS, PeerFile(written.path, backend, _share(module, plan)), ours=True))
+    (folder / "files.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+
+
+def _listed(quantizer: str, made: PeerFile, *, ours: bool) -> dict[str, JsonValue]:
+    return {"quantizer": quantizer, "ours": ours, "file": made.path.name, "backend": made.backend, "int8_share": round(made.int8_share, 4)}
+
+
+def _recovered(name: str, network: nn.Module, inputs: Sequence[Tensor]) -> tuple[fx.GraphModule, PrecisionPlan]:
+    module = graph_of(export_program(network, inputs[0]))
+    plan = everything_int8(module, inputs)
+    started = time.monotonic()
+    recovered = recover(RecoveryOptions((0.0, 1.0)), module, plan, lambda: iter(inputs), SEED, NoCheckpoints(), quiet)
+    for step in recovered.steps:
+        kept = "kept" if step.kept else "not kept"
+        logger.info("%s: %s %.2f -> %.2f dB on held-back inputs, %s", name, step.name, step.before_db, step.after_db, kept)
+    logger.info("%s: recovery took %.0f s", name, time.monotonic() - started)
+    return recovered.module, replace(plan, ranges=recovered.ranges)
+
+
+def _share(module: fx.GraphModule, plan: PrecisionPlan) -> float:
+    macs = {node.name: node_macs(node) for node in module.graph.nodes if node.target in kinds.WEIGHTED}
+    return sum(value for node, value in macs.items() if node in plan.int8_names()) / sum(macs.values())
+
+
+class _Session:
+    """A file in its own runtime, one thread; takes and gives float32 NCHW, `prepare` gives what `execute` takes."""
+
+    def __init__(self, path: Path, backend: str) -> None:
+        self.prepare: Callable[[FloatArray], NDArray[np.generic]]
+        self.execute: Callable[[NDArray[np.generic]], NDArray[np.generic]]
+        self.decode: Callable[[NDArray[np.generic]], FloatArray]
+        if backend == "onnx":
+            self._onnx(path)
+        else:
+            runner = backend_named(backend).load(path, 1)
+            self.runtime, self.prepare, self.execute, self.decode = runner.runtime, runner.inputs[0].encode, runner.execute, runner.outputs[0].decode
+
+    def _onnx(self, path: Path) -> None:
+        """Without mcompress's reader, which refuses files that other writers word differently."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        given = session.get_inputs()[0].name
+        self.runtime = f"onnxruntime {onnxruntime.__version__} CPU"
+        self.prepare = self.decode = lambda value: value.astype(np.float32)
+        self.execute = lambda value: session.run(None, {given: value})[0]
+
+
+def measure(name: str) -> dict[str, JsonValue]:
+    """SQNR and latency of every artifact of one network."""
+    recipe, task = RECIPES[name], embedded_task()
+    network, folder = trained(name, WORK / "networks"), WORK / name
+    inputs = [value.numpy() for value in held_out_inputs(task, recipe.side)]
+    with torch.no_grad():
+        exact = torch.cat([network(torch.from_numpy(value)) for value in inputs])
+    listed = json.loads((folder / "files.json").read_text(encoding="utf-8"))
+    sessions = [_Session(folder / item["file"], item["backend"]) for item in listed]
+    quality = []
+    for session in sessions:
+        outputs = [torch.from_numpy(session.decode(session.execute(session.prepare(value)))) for value in inputs]
+        quality.append(sqnr_db(exact, torch.cat(outputs)))
+    times = _times_ms(sessions, inputs[0])
+    rows: list[Row] = [
+        {
+            "quantizer": item["quantizer"],
+            "ours": item["ours"],
+            "runtime": session.runtime,
+            "file": item["file"],
+            "int8_share": item["int8_share"],
+            "sqnr_db": round(value, 3),
+            "latency_ms": round(statistics.median(each), 4),
+            "latencies_ms": [round(one, 4) for one in each],
+        }
+        for item, session, value, each in zip(listed, sessions, quality, times, strict=True)
+    ]
+    for row in rows:
+        logger.info("%s: %-32s %-36s %6.2f dB %8.3f ms", name, row["quantizer"], row["runtime"], row["sqnr_db"], row["latency_ms"])
+    return {
+        "recipe": {**asdict(recipe)},
+        "held_out_inputs": len(inputs),
+        "measured": datetime.now(UTC).isoformat(timespec="seconds"),
+        "artifacts": list(rows),  # type: ignore[dict-item]  # a Row is JSON
+    }
+
+
+def _times_ms(sessions: Sequence[_Session], value: FloatArray) -> list[list[float]]:
+    """Per artifact the mean time of each round; the artifacts' order turns from round to round."""
+    given = [session.prepare(value) for session in sessions]
+    repeats = []
+    for session, encoded in zip(sessions, given, strict=True):
+        for _ in range(3):
+            session.execute(encoded)
+        started = time.perf_counter()
+        session.execute(encoded)
+        repeats.append(max(1, round(LEAST_S / (time.perf_counter() - started))))
+    times: list[list[float]] = [[] for _ in sessions]
+    for round_number in range(ROUNDS):
+        for offset in range(len(sessions)):
+            index = (round_number + offset) % len(sessions)
+            started = time.perf_counter()
+            for _ in range(repeats[index]):
+                sessions[index].execute(given[index])
+            times[index].append((time.perf_counter() - started) * 1000 / repeats[index])
+    return times
+
+
+def steps(name: str) -> dict[str, JsonValue]:
+    """Simulated SQNR on held-out inputs of each step alone, and of all with one left out."""
+    recipe, task = RECIPES[name], embedded_task()
+    inputs, held_out = calibration_inputs(task, recipe), held_out_inputs(task, recipe.side)
+    module = graph_of(export_program(trained(name, WORK / "networks"), inputs[0]))
+    plan = everything_int8(module, inputs)
+    found: dict[str, JsonValue] = {}
+    for method in ("minmax", "percentile", "mse"):
+        found[f"ranges {method}"] = round(simulated_db(module, module, everything_int8(module, inputs, method), held_out), 3)
+    none = RecoveryOptions((0.0, 1.0), equalize=False, round_weights=False, correct_biases=False)
+    ways = {
+        "equalize alone": replace(none, equalize=True),
+        "correct biases alone": replace(none, correct_biases=True),
+        "round weights alone": replace(none, round_weights=True),
+        "equalize, round weights": replace(none, equalize=True, round_weights=True),
+        "equalize, round weights, correct biases": RecoveryOptions((0.0, 1.0)),
+        "distill alone": replace(none, distill=DistillSettings(DISTILL_STEPS)),
+        "all, distill": RecoveryOptions((0.0, 1.0), distill=DistillSettings(DISTILL_STEPS)),
+    }
+    for title, options in ways.items():
+        recovered = recover(options, module, plan, lambda: iter(inputs), SEED, NoCheckpoints(), quiet)
+        found[title] = round(simulated_db(module, recovered.module, replace(plan, ranges=recovered.ranges), held_out), 3)
+        logger.info("%s: %s: %s dB", name, title, found[title])
+    return found
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = dict(package_versions())
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def main() -> None:
+    """See the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["write", "measure", "steps"])
+    parser.add_argument("networks", nargs="+", choices=list(RECIPES))
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logger.setLevel(logging.INFO)
+    torch.set_num_threads(1)
+    for name in arguments.networks:
+        if arguments.what == "write":
+            write(name)
+            continue
+        results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {"networks": {}, "steps": {}}
+        if arguments.what == "measure":
+            results["networks"][name] = {**measure(name), "processor": cpu_name(), "versions": _versions(), "threads": 1}
+        else:
+            results["steps"][name] = steps(name)
+        RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
