@@ -48,6 +48,8 @@ class StageContext:
     remember: Callable[[str, dict[str, JsonValue], Callable[[], str]], str]
     """`remember(what, depends_on, compute)`: a text that other configurations of the stage share. It is kept by the network, the data and the seed,
     which are known, and by `depends_on`."""
+    given_plan: PrecisionPlan | None = None
+    """A precision plan that the target gives for the quantize stage to apply."""
 
     def generator(self, offset: int = 0) -> torch.Generator:
         """A fresh source of randomness for this stage."""

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
     from mcompress.compress.quantize.plan import PrecisionPlan
+    from mcompress.export.mil.evaluate import Arithmetic
 
 NAME = "coreml"
 SUFFIX = ".mlpackage"
@@ -88,6 +89,7 @@ class _CoreMLRunner:
     def __init__(self, path: Path) -> None:
         import coremltools as ct
 
+        self._path = path
         self._model = ct.models.MLModel(str(path))
         description = self._model.get_spec().description
         (given,), (result,) = description.input, description.output
@@ -102,6 +104,10 @@ class _CoreMLRunner:
     def run(self, value: FloatArray) -> FloatArray:
         """Float32 NCHW in and out."""
         return self.outputs[0].decode(self.execute(self.inputs[0].encode(value)))
+
+    def in_fp32(self) -> Runner:
+        """The same package in the evaluator, with FP32 arithmetic. Raises `MissingBackendError` for operations that it does not know."""
+        return _evaluator(self._path, "fp32")
 
 
 def executes_here() -> bool:
@@ -119,12 +125,16 @@ def load(path: Path, threads: int) -> Runner:
     with BackendCall(NAME, f"load {path.name}", "The package may be damaged; export it again."):
         if executes_here():
             return _CoreMLRunner(path)
-        from mcompress.export.mil.evaluate import check_operators
-        from mcompress.export.mil.runner import MilRunner
+        return _evaluator(path, "as written")
 
-        package = read_program(path)
-        try:
-            check_operators(package)
-        except ExportError as unknown:
-            raise MissingBackendError(str(unknown)) from unknown
-        return MilRunner(path)
+
+def _evaluator(path: Path, arithmetic: Arithmetic) -> Runner:
+    from mcompress.export.mil.evaluate import check_operators
+    from mcompress.export.mil.runner import MilRunner
+
+    package = read_program(path)
+    try:
+        check_operators(package)
+    except ExportError as unknown:
+        raise MissingBackendError(str(unknown)) from unknown
+    return MilRunner(path, arithmetic)

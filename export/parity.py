@@ -1,18 +1,24 @@
 """Does the exported file compute what PyTorch computes? Float files against the network, INT8 files against the fake-quantized reference.
 
+Files that are FP16 throughout are compared twice. As they are written, with the network whose FP16 is simulated: rounding differs in order only, which
+dB tell. And, where something computes the file in FP32, with the network whose constants are rounded: there nothing is left but the order of sums, so
+that a limit can be so narrow that a changed weight is seen.
+
 Some processors do not add up 8-bit products exactly. A failure is put down to that only where an experiment has shown that this machine does so, and
 the same file, computed in a mode that the experiment found exact, agrees with the reference; the record is then that of the exact mode, and says so.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
-from mcompress.errors import ParityError
+from mcompress.errors import MissingBackendError, ParityError
 from mcompress.export.backend import FloatArray, Runner
 from mcompress.record import ParityRecord
 
@@ -24,17 +30,53 @@ if TYPE_CHECKING:
 FLOAT_METRIC = "max absolute difference / output range"
 INT8_METRIC = "sqnr_db"
 FLOAT_REFERENCE, INT8_REFERENCE = "PyTorch fp32", "fake-quantized PyTorch"
+HALF_REFERENCE, ROUNDED_REFERENCE = "PyTorch, FP16 simulated", "PyTorch, constants in FP16"
 HIGHEST_DB = 200.0
 """Reported for files that agree to the last bit; JSON has no infinity."""
 
 
-def float_parity(runner: Runner, model: Reference, inputs: Sequence[FloatArray], limit: float) -> ParityRecord:
+def float_parity(runner: Runner, model: Reference, inputs: Sequence[FloatArray], limit: float, name: str = FLOAT_REFERENCE) -> ParityRecord:
     """Largest absolute difference over all `inputs` (float32 NCHW), as a share of the range of PyTorch's outputs."""
     expected, found = _both(runner, model, inputs)
     difference = max(float(np.abs(a - b).max()) for a, b in zip(expected, found, strict=True))
     span = max(float(a.max()) for a in expected) - min(float(a.min()) for a in expected)
     value = difference / span if span > 0 else difference
-    return ParityRecord(reference=FLOAT_REFERENCE, metric=FLOAT_METRIC, value=value, limit=limit, passed=value <= limit, runtime=runner.runtime)
+    return ParityRecord(reference=name, metric=FLOAT_METRIC, value=value, limit=limit, passed=value <= limit, runtime=runner.runtime)
+
+
+@runtime_checkable
+class ComputesFP32(Protocol):
+    """A runner of FP16 files that can also be had with FP32 arithmetic."""
+
+    def in_fp32(self) -> Runner:
+        """The same file, its constants as stored, all tensors FP32. Raises `MissingBackendError` if it has operators that only its runtime knows."""
+
+
+@dataclass(frozen=True)
+class Halved:
+    """The network that a file which is FP16 throughout is compared with; both are in compress/quantize/halves.py."""
+
+    simulated: Reference
+    """Every operator's operands and results rounded to half precision."""
+    rounded: Reference
+    """Constants rounded, everything computed in FP32."""
+
+
+def half_parity(runner: Runner, network: Halved, inputs: Sequence[FloatArray], limit_db: float, limit: float) -> ParityRecord:
+    """SQNR in dB of a file that is FP16 throughout against `network.simulated`, at least `limit_db`.
+
+    Where the runner computes in FP32 as well (`ComputesFP32`), the file also has to be within `limit`, a share of the range, of `network.rounded`: the
+    record is of that comparison if it fails, and its `runtime` says how it came out otherwise.
+    """
+    note = ""
+    if isinstance(runner, ComputesFP32):
+        with contextlib.suppress(MissingBackendError):
+            exact = float_parity(runner.in_fp32(), network.rounded, inputs, limit, ROUNDED_REFERENCE)
+            if not exact.passed:
+                return exact
+            note = f"; computed in FP32 it is within {exact.value:.1e} of the range of {ROUNDED_REFERENCE}, limit {limit:g}"
+    record = _sqnr(runner, network.simulated, inputs, limit_db, HALF_REFERENCE)
+    return record.model_copy(update={"runtime": record.runtime + note})
 
 
 @runtime_checkable
@@ -50,22 +92,22 @@ def int8_parity(runner: Runner, reference: Reference, inputs: Sequence[FloatArra
 
     A file that fails is tried in the modes that an experiment showed to be exact, on a machine where others are not (`HostTrapped`).
     """
-    record = _int8_record(runner, reference, inputs, limit_db)
+    record = _sqnr(runner, reference, inputs, limit_db, INT8_REFERENCE)
     if record.passed or not isinstance(runner, HostTrapped):
         return record
     for exact in runner.exact_alternatives():
-        again = _int8_record(exact, reference, inputs, limit_db)
+        again = _sqnr(exact, reference, inputs, limit_db, INT8_REFERENCE)
         if again.passed:
             return again.model_copy(update={"runtime": f"{exact.runtime} (host artefact: {record.value:.1f} dB in {runner.runtime})"})
     return record
 
 
-def _int8_record(runner: Runner, reference: Reference, inputs: Sequence[FloatArray], limit_db: float) -> ParityRecord:
+def _sqnr(runner: Runner, reference: Reference, inputs: Sequence[FloatArray], limit_db: float, name: str) -> ParityRecord:
     expected, found = _both(runner, reference, inputs)
     noise = sum(float(np.square(a.astype(np.float64) - b).sum()) for a, b in zip(expected, found, strict=True))
     signal = sum(float(np.square(a.astype(np.float64)).sum()) for a in expected)
     value = HIGHEST_DB if noise == 0 else min(HIGHEST_DB, 10 * math.log10(max(signal, 1e-30) / noise))
-    return ParityRecord(reference=INT8_REFERENCE, metric=INT8_METRIC, value=value, limit=limit_db, passed=value >= limit_db, runtime=runner.runtime)
+    return ParityRecord(reference=name, metric=INT8_METRIC, value=value, limit=limit_db, passed=value >= limit_db, runtime=runner.runtime)
 
 
 def not_executed(reference: str, metric: str, limit: float, why: str) -> ParityRecord:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
@@ -44,14 +45,42 @@ class PrunedLayer(_Read):
 
 
 class OperatorPrecision(_Read):
-    """One operator of the precision plan."""
+    """One operator of the precision plan, and what the output is worth when it alone has another precision."""
 
     name: str = Field(validation_alias=AliasChoices("name", "operator"))
     module: str = ""
     kind: str = ""
     precision: str
     sqnr_db: float | None = None
+    """In INT8."""
+    fp16_sqnr_db: float | None = None
+    quality_lost: float | None = None
+    """Of the task's metric, in INT8."""
     reason: str = ""
+
+
+class TriedPlan(_Read):
+    """A precision plan that was run; `latency_ms` is estimated and summed over the planned units."""
+
+    latency_ms: float
+    predicted_sqnr_db: float | None = None
+    sqnr_db: float | None = None
+    quality_lost: float | None = None
+    int8_macs: float | None = None
+    counts: dict[str, int] = Field(default_factory=dict)
+    gap: float | None = None
+    seconds: float | None = None
+    taken: bool = False
+
+
+class RecoveryTried(_Read):
+    """A step that was to make the network bear INT8 better; `plan` says under which plan."""
+
+    plan: str = Field(validation_alias=AliasChoices("plan", "for"), default="")
+    step: str
+    before_db: float | None = None
+    after_db: float | None = None
+    kept: bool
 
 
 class StageDetails(_Read):
@@ -66,9 +95,24 @@ class StageDetails(_Read):
     after: dict[str, float] = Field(default_factory=dict)
     layers: tuple[PrunedLayer, ...] = ()
     operators: tuple[OperatorPrecision, ...] = Field(default=(), validation_alias=AliasChoices("operators", "sensitivity"))
-    keep_float_below_db: float | None = None
+    given: bool = False
+    """The plan was given with the target instead of being made."""
+    goal: Literal["latency", "quality"] = "latency"
+    within: float | None = None
+    least_sqnr_db: float | None = None
+    latency_limit_ms: float | None = None
+    counts: dict[str, int] = Field(default_factory=dict)
+    planned_units: tuple[str, ...] = ()
+    planned_ms: dict[str, dict[str, float | None]] = Field(default_factory=dict)
+    """`chosen`, `all int8`, `all float` -> unit -> estimated milliseconds."""
+    precision_front: tuple[TriedPlan, ...] = ()
+    faster_plans_that_broke_the_floor: int = 0
+    optimality_gap: float | None = None
     output_sqnr_db: float | None = None
+    quality_lost: float | None = None
+    recovery: tuple[RecoveryTried, ...] = ()
     calibration_samples: int | None = None
+    sensitivity_samples: int | None = None
 
     def rejected_by(self) -> dict[str, int]:
         """Limit -> how many candidates were over it; one candidate may be over several."""

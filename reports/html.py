@@ -18,9 +18,8 @@ from mcompress.reports import roofline as roofs
 from mcompress.reports.advice import advice
 from mcompress.reports.details import FoundCandidate, StageDetails, read_details
 from mcompress.reports.pictures import Photograph, WorstPlace, photographs, worst_place
+from mcompress.reports.precision import precision_part, triple
 from mcompress.targets.schema import Fallback, How, Measurement
-
-MOST_BARS = 48  # operators in the plot; the table behind it lists all
 
 
 @dataclass(frozen=True)
@@ -102,6 +101,7 @@ def write_report(folder: Path) -> Path:
         budget_name=wording.budget_name,
         kind=wording.kind,
         obtained=wording.obtained,
+        triple=triple,
     )
     spent, roof = milliseconds.latency_budget(run), roofs.roofline(run)
     page = environment.get_template("report.html.j2").render(
@@ -129,7 +129,7 @@ def write_report(folder: Path) -> Path:
         search=_search(run, details),
         curves=_curves(details),
         pruned=[(name, found) for name, found in details.items() if found.layers],
-        precision=_precision(details),
+        precision=precision_part(run, details),
         fallbacks=fallback_groups(wording.all_fallbacks(run)),
         fallback_count=len(wording.all_fallbacks(run)),
         metric=wording.metric,
@@ -161,7 +161,8 @@ def load_run(folder: Path) -> Run:
 
 def shipped(run: Run) -> ExportRecord | None:
     """The file that the headline speaks of: the recommended one, else the smallest."""
-    return next((e for e in run.exports if e.recommended), None) or min(run.exports, key=lambda e: e.bytes, default=None)
+    inside = [export for export in run.exports if export.shipped]
+    return next((e for e in inside if e.recommended), None) or min(inside, key=lambda e: e.bytes, default=None)
 
 
 def headlines(run: Run) -> list[Headline]:
@@ -342,14 +343,3 @@ def _points(candidates: Sequence[FoundCandidate]) -> list[plots.Candidate]:
 
 def _curves(details: Mapping[str, StageDetails]) -> list[StagePart]:
     return [StagePart(name, found, Markup(plots.curves(found.curve, title=name))) for name, found in details.items() if found.curve]
-
-
-def _precision(details: Mapping[str, StageDetails]) -> StagePart | None:
-    for name, found in details.items():
-        if found.operators:
-            bars = [plots.Sensitivity(o.name, o.precision, o.sqnr_db) for o in found.operators if o.sqnr_db is not None]
-            most_sensitive = sorted(bars, key=lambda bar: bar.sqnr_db)[:MOST_BARS]
-            shown = [bar for bar in bars if bar in most_sensitive]
-            plot = plots.sensitivity(shown, floor_db=found.keep_float_below_db) if shown else ""
-            return StagePart(name, found, Markup(plot))
-    return None

@@ -53,15 +53,6 @@ class Candidate:
     picked: bool = False
 
 
-@dataclass(frozen=True)
-class Sensitivity:
-    """One operator: its precision, and the output's SQNR (dB) when it alone is INT8."""
-
-    name: str
-    precision: str
-    sqnr_db: float
-
-
 def pareto(
     front: Sequence[Candidate],
     trials: Sequence[Candidate],
@@ -147,31 +138,6 @@ def curves(curve: Sequence[tuple[int, Mapping[str, float]]], *, title: str) -> s
         legend(figure)
         last = curve[-1][0] if curve else 0
         return as_svg(figure, f"Training curves of {title}: {', '.join(names)} over {last} steps.")
-
-
-def sensitivity(operators: Sequence[Sensitivity], *, floor_db: float | None = None) -> str:
-    """How much each operator costs when it alone is INT8: short bars are sensitive."""
-    with mpl.rc_context(STYLE):
-        figure, axes = new_figure(WIDTH, 0.7 + 0.22 * len(operators))
-        rows = range(len(operators))
-        for precision in sorted({o.precision for o in operators}, reverse=True):
-            chosen = [(row, o.sqnr_db) for row, o in zip(rows, operators, strict=True) if o.precision == precision]
-            kept = precision != "int8"
-            axes.barh(
-                [row for row, _ in chosen],
-                [value for _, value in chosen],
-                height=0.68,
-                color=WARN if kept else ACCENT,
-                label=precision.upper() if not kept else f"kept in {precision.upper()}",
-            )
-        if floor_db is not None:
-            axes.axvline(floor_db, color=INK, linewidth=1, linestyle=(0, (4, 3)), label="floor of the target")
-        axes.set_yticks(list(rows), [o.name for o in operators], fontsize=8)
-        axes.set_ylim(len(operators) - 0.4, -0.6)
-        axes.grid(visible=False, axis="y")
-        axes.set_xlabel("SQNR of the output when this operator alone is INT8, dB")
-        legend(figure)
-        return as_svg(figure, f"Bar chart: output SQNR of each of {len(operators)} operators when it alone is quantized.")
 
 
 def new_figure(width: float, height: float) -> tuple[Figure, Axes]:

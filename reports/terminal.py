@@ -14,6 +14,7 @@ from rich.text import Text
 from mcompress.export.fidelity import FLOAT_STUDENT, TEACHER
 from mcompress.record import BudgetRecord, ExportRecord, ModelRecord, Run
 from mcompress.reports import latency_budget, likeness, wording
+from mcompress.reports.precision import plan_line
 from mcompress.targets.schema import How
 
 NARROW = 120  # columns below which the second table breaks its cells where they can be broken
@@ -34,7 +35,7 @@ def render(run: Run, console: Console, *, folder: Path | None = None) -> None:
         parts.append(_pictures(run, console))
     if run.budget:
         parts += [Text("Budget", style="bold"), _budget(run.budget), Text()]
-    parts += _remarks(run)
+    parts += _remarks(run, folder)
     if folder is not None:
         parts += [Text(), Text(f"bundle  {folder / 'bundle'}", overflow="fold"), Text(f"report  {folder / 'report.html'}", overflow="fold")]
     console.print(Group(*parts))
@@ -113,11 +114,13 @@ def _files(run: Run, console: Console) -> Table:
         counts = "/".join(str(export.precision_counts.get(p, 0)) for p in ("int8", "fp16", "fp32"))
         units = ", ".join(f"{n} {unit}" for unit, n in export.coverage.by_unit.items()) or "not known"
         gap = "\n" if narrow else " "
-        name = f"{export.backend}{gap}{export.variant}" + (" [bold cyan]*[/]" if export.recommended else "")
+        mark = " [bold cyan]*[/]" if export.recommended else "" if export.shipped else " [yellow]-[/]"
+        name = f"{export.backend}{gap}{export.variant}{mark}"
         table.add_row(name, wording.size(export.bytes), counts, f"[{style}]{verdict}[/]{gap}{escape(value)}", escape(units), _host(export))
-    if any(export.recommended for export in run.exports):
-        table.caption = "* recommended for the target's device"
-        table.caption_justify = "left"
+    captions = ["* recommended for the target's device"] if any(export.recommended for export in run.exports) else []
+    captions += ["- not in the bundle"] if not all(export.shipped for export in run.exports) else []
+    if captions:
+        table.caption, table.caption_justify = "; ".join(captions), "left"
     return table
 
 
@@ -159,10 +162,21 @@ def _budget(lines: tuple[BudgetRecord, ...]) -> RenderableType:
     return Padding(grid, (0, 0, 0, 2))
 
 
-def _remarks(run: Run) -> list[RenderableType]:
+def _remarks(run: Run, folder: Path | None) -> list[RenderableType]:
     found = len(wording.all_fallbacks(run))
     spent = latency_budget.summary(run)
     remarks: list[RenderableType] = [Text(f"Where the time goes: {spent}")] if spent else []
+    remarks += [
+        Text(f"First wrong operator of {wording.file_name(export)}: {export.divergence.sentence()}", style="bold red")
+        for export in run.exports
+        if export.divergence is not None
+    ]
+    planned = plan_line(run, folder) if folder is not None else ""
+    if planned:
+        remarks.append(Text(f"Precision plan: {planned}"))
+    withheld = [wording.file_name(export) for export in run.exports if not export.shipped]
+    if withheld:
+        remarks.append(Text(f"Not in the bundle: {', '.join(withheld)}; the reason is among the fallbacks", style="yellow"))
     remarks += [Text(f"Fallbacks: {found}" + (", each with its reason in the report" if found else ""), style="yellow" if found else "")]
     if run.not_measured:
         remarks.append(Text("Not measured:"))

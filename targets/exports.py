@@ -58,13 +58,18 @@ class ExecuTorchConfig(Export):
 
 
 class CoreMLConfig(Export):
-    """Core ML program; executed on macOS only, elsewhere its parity says `not executed`."""
+    """Core ML program; executed by Core ML on macOS, elsewhere by mcompress's evaluator, which says nothing about time."""
 
     systems: ClassVar[tuple[str, ...]] = ("ios", "macos")
     units: ClassVar[tuple[str, ...]] = ("npu", "gpu", "cpu")
     floats: ClassVar[PrecisionName] = "fp16"
 
     backend: Literal["coreml"] = "coreml"
+    float_limit: float = Field(default=1e-4, gt=0, le=1)
+    """Largest absolute difference of the float file, which is FP16 and here computed in FP32, to PyTorch with the same constants in FP16, as a share of
+    the output range. Right files are below 3e-6; what a converter folds in a way that is not foreseen may add half precision's rounding of it."""
+    half_limit_db: float = Field(default=40.0, ge=0, le=120)
+    """Least SQNR of the float file, computed as written, against PyTorch with FP16 simulated, dB. Right files have 64 dB and more."""
     minimum_deployment_target: Literal["iOS16", "iOS17", "iOS18"] = "iOS17"
 
 

@@ -144,10 +144,13 @@ def _resolve_paths(document: Document, folder: Path) -> None:
     """Make paths absolute and check that they exist."""
     device = document.data.get("device") if isinstance(document.data, dict) else None
     device_file = (("device",),) if isinstance(device, str) and device.endswith(DEVICE_SUFFIXES) else ()
-    for path in (*_FOLDERS, *_FILES, *device_file):
+    for path in (*_FOLDERS, *_FILES, *_plan_files(document), *device_file):
         holder: JsonValue = document.data
         for key in path[:-1]:
-            holder = holder.get(str(key)) if isinstance(holder, dict) else None
+            if isinstance(key, int):
+                holder = holder[key] if isinstance(holder, list) else None
+            else:
+                holder = holder.get(key) if isinstance(holder, dict) else None
         name = str(path[-1])
         if not isinstance(holder, dict) or not isinstance(holder.get(name), str):
             continue
@@ -165,6 +168,12 @@ def _resolve_paths(document: Document, folder: Path) -> None:
             what = "folder" if path in _FOLDERS else "file"
             start = "the working directory" if overridden else "the folder of the target file"
             document.problems.append(f"{place}: {show_path(path)} is {show(written)}; there is no such {what} (relative paths start at {start})")
+
+
+def _plan_files(document: Document) -> list[yaml_document.Path]:
+    """Where stages name a precision plan."""
+    stages = document.data.get("stages") if isinstance(document.data, dict) else None
+    return [("stages", index, "plan") for index, stage in enumerate(stages if isinstance(stages, list) else []) if isinstance(stage, dict)]
 
 
 def _coercions(document: Document, target: Target) -> list[str]:

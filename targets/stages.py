@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -157,9 +158,17 @@ class QuantizeConfig(Stage):
     """Steps that change the network of the mixed files so that less is lost in INT8; each is kept only if it helps."""
     distill_steps: int = Field(default=0, ge=0, le=1_000_000)
     """Training steps of the mixed files' network towards the float network, under the plan that was chosen; 0 leaves training out."""
+    keep: dict[Annotated[str, Field(min_length=1)], Literal["fp16", "fp32"]] = Field(default_factory=dict)
+    """Operators that get this precision whatever the planner would choose, by name (`conv2d_3`), module (`blocks.0`) or pattern (`blocks.*.add`)."""
+    plan: Path | None = None
+    """A precision plan to apply instead of making one, for example `precision_plan.json` of a bundle; its content counts, not its name."""
 
     @model_validator(mode="after")
     def _goal_has_its_limit(self) -> Self:
+        if self.plan is not None and (self.goal == "quality" or self.latency_ms is not None):
+            raise ValueError("plan is applied as it is, so there is nothing to choose; remove goal: quality and latency_ms, or plan")
+        if self.plan is not None and self.keep:
+            raise ValueError("plan is applied as it is, so keep would change nothing; change the precisions in the plan, or remove one of the two")
         if (self.goal == "quality") != (self.latency_ms is not None):
             raise ValueError("latency_ms belongs to goal: quality; give both, or neither")
         return self

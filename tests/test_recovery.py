@@ -163,8 +163,9 @@ def test_equalization_recovers_uneven_channels(name: str) -> None:
     assert gained > 3
 
 
-def test_predicted_noise_is_the_simulated_noise() -> None:
-    module, inputs = graph("mfagan"), images(8)
+@pytest.mark.parametrize("name", ["imdn", "rrdb"])
+def test_predicted_noise_is_the_simulated_noise(name: str) -> None:
+    module, inputs = graph(name), images(8)
     plan = everything_int8(module, inputs, "minmax")
     classes = channel_classes(module)
     predicted = PredictedNoise(module, plan, measure_noise(module, plan, inputs, 0), classes, {})

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import operator
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from torch import Tensor, fx, nn
@@ -35,6 +37,8 @@ class Decision:
     """Makers and readers of its tensors, where INT8 of them all makes this INT8 too: an operator without weights between quantized tensors."""
     follows: int | None = None
     """The decision whose precision this one shares, because the operator table has both in one row."""
+    kept: bool = False
+    """Whether the target says its precision."""
 
 
 @dataclass(frozen=True)
@@ -131,8 +135,9 @@ def problem_of(
     device: Device,
     units: Sequence[str],
     precisions: Sequence[Precision] = ALL,
+    keep: Mapping[str, Precision] = MappingProxyType({}),
 ) -> Problem:
-    """The decisions of a network (`table` from `named_table`) on units of a device.
+    """The decisions of a network (`table` from `named_table`) on units of a device; operators in `keep` have the precision that it says.
 
     Raises `StageError` if an operator of the table belongs to no operator of the graph, `TargetError` for an unknown unit.
     """
@@ -154,7 +159,7 @@ def problem_of(
         end, group = members[-1], kinds.group_of(head)
         follows = _companion(head, owner, index, fused_rows)
         rows = [row for row, of in enumerate(row_owner) if of == (index[head] if follows is None else follows)]
-        allowed = _allowed(head, ranges, rows, latencies, precisions, _alone(sensitivity, head, "fp16"))
+        allowed = _allowed(head, ranges, rows, latencies, precisions, _alone(sensitivity, head, "fp16"), keep.get(head.name))
         touches: tuple[str, ...] = ()
         if "int8" in allowed:
             touches = tuple(dict.fromkeys(node.name for node in (*kinds.activations(head), end)))
@@ -172,6 +177,7 @@ def problem_of(
                 touches,
                 _between(head, end, owner, index) if group not in (None, "weighted") else (),
                 follows,
+                head.name in keep,
             )
         )
     return Problem(tuple(decisions), tensors, copied, latencies, row_owner)
@@ -213,9 +219,13 @@ def _allowed(
     units: Sequence[PrecisionLatency],
     precisions: Sequence[Precision],
     half: float,
+    kept: Precision | None,
 ) -> tuple[Precision, ...]:
-    """What the operator can be, and every unit can run."""
+    """What the operator can be, and every unit can run; what it is `kept` in, where it is."""
     able = [p for p in precisions if all(np.isfinite(unit.own_ms[row, unit.precisions.index(p)]) for unit in units for row in rows)]
+    if kept is not None:
+        _check_kept(head, kept, able, units, half)
+        return (kept,)
     if {"fp16", "fp32"} <= set(able) and _alike("fp16", "fp32", rows, units):
         # Where both are computed in one way, the file holds what is computed: fp32 for a GPU of FP16 only makes it larger, fp16 for other CPUs casts.
         computed = {str(unit.computed[unit.form[row, unit.precisions.index("fp16")]]) for unit in units for row in rows}
@@ -228,6 +238,14 @@ def _allowed(
             f"no precision of {', '.join(precisions)} runs '{head.name}' ({kinds.kind_of(head)}) on {', '.join(unit.unit for unit in units)}"
         )
     return tuple(able)
+
+
+def _check_kept(head: fx.Node, kept: Precision, able: Sequence[Precision], units: Sequence[PrecisionLatency], half: float) -> None:
+    what = f"the quantize stage keeps '{head.name}' ({kinds.kind_of(head)}) in {kept}"
+    if kept not in able:
+        raise StageError(f"{what}, which {' and '.join(unit.unit for unit in units)} cannot run; there it can be {', '.join(able) or 'nothing'}")
+    if kept == "fp16" and not np.isfinite(half):
+        raise StageError(f"{what}, and its values are beyond what FP16 holds (65504); keep it in fp32")
 
 
 def _alike(one: Precision, other: Precision, rows: Sequence[int], units: Sequence[PrecisionLatency]) -> bool:
@@ -256,6 +274,10 @@ def _rows_of_nodes(module: fx.GraphModule, rows: set[str]) -> dict[fx.Node, str]
 
 
 def _companion(head: fx.Node, owner: Mapping[fx.Node, fx.Node], index: Mapping[fx.Node, int], rows: Mapping[fx.Node, str]) -> int | None:
+    if head.target is operator.getitem:
+        # The parts of one split are one operator in a file, which has one precision.
+        first = next((user for user in head.all_input_nodes[0].users if user in owner), head)
+        return index[owner[first]] if first is not head else None
     if rows[head] in ("", head.name):
         return None
     maker = next(node for node in owner if node.name == rows[head])

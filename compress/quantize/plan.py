@@ -7,22 +7,32 @@ program. Activations are INT8 per tensor, asymmetric; weights INT8 per output ch
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import asdict, dataclass
-from typing import Literal
+from functools import cache
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from mcompress.errors import UsageError
 
 Precision = Literal["int8", "fp16", "fp32"]
 INT8_MIN, INT8_MAX = -128, 127
 SMALLEST_SCALE = 1e-9  # a tensor that is always zero still needs a scale that integer kernels can divide by
+LARGEST_FLOAT32 = 3e38
+_MOST_PROBLEMS = 5
+_EXACT_KEYS = ConfigDict(extra="forbid")
 
 
 @dataclass(frozen=True)
 class ActivationRange:
     """Affine INT8 parameters of one tensor: real = scale * (q - zero_point), q in [-128, 127]."""
 
-    scale: float
-    zero_point: int
+    __pydantic_config__ = _EXACT_KEYS
+
+    scale: Annotated[float, Field(gt=0, lt=LARGEST_FLOAT32, allow_inf_nan=False)]
+    zero_point: Annotated[int, Field(ge=INT8_MIN, le=INT8_MAX)]
 
     @classmethod
     def from_bounds(cls, low: float, high: float) -> ActivationRange:
@@ -42,7 +52,9 @@ class ActivationRange:
 class PlannedOperator:
     """One operator: node name, module path, kind (`conv2d`, `add`, ...), precision, and why it has it."""
 
-    name: str
+    __pydantic_config__ = _EXACT_KEYS
+
+    name: Annotated[str, Field(min_length=1)]
     module: str
     kind: str
     precision: Precision
@@ -56,6 +68,8 @@ class PlannedOperator:
 @dataclass(frozen=True)
 class PrecisionPlan:
     """Operators in execution order, and the range of every tensor that an INT8 operator reads or writes, by node name."""
+
+    __pydantic_config__ = _EXACT_KEYS
 
     operators: tuple[PlannedOperator, ...]
     ranges: dict[str, ActivationRange]
@@ -78,7 +92,39 @@ class PrecisionPlan:
 
     @classmethod
     def from_json(cls, text: str) -> PrecisionPlan:
-        """Inverse of `to_json`."""
-        data = json.loads(text)
-        ranges = {name: ActivationRange(**values) for name, values in data["ranges"].items()}
-        return cls(tuple(PlannedOperator(**operator) for operator in data["operators"]), ranges)
+        """Inverse of `to_json`. Raises `UsageError`, naming what is wrong, for a text that is no plan."""
+        try:
+            plan = _plans().validate_json(text, strict=True)
+        except ValidationError as error:
+            found = error.errors(include_url=False)
+            if found[0]["type"] == "json_invalid":
+                raise UsageError(f"it is not JSON: {found[0]['ctx']['error']}") from error
+            said = [f"{_path(one['loc'])} {_what(one['type'], one['msg'], one['input'])}" for one in found[:_MOST_PROBLEMS]]
+            more = f"; and {len(found) - _MOST_PROBLEMS} more" if len(found) > _MOST_PROBLEMS else ""
+            raise UsageError(f"it is not a precision plan: {'; '.join(said)}{more}") from error
+        twice = [name for name, times in Counter(operator.name for operator in plan.operators).items() if times > 1]
+        if twice:
+            raise UsageError(f"it is not a precision plan: the operator '{twice[0]}' is in it more than once")
+        return plan
+
+
+@cache
+def _plans() -> TypeAdapter[PrecisionPlan]:
+    return TypeAdapter(PrecisionPlan)
+
+
+def _path(place: tuple[int | str, ...]) -> str:
+    """`operators[3].precision`; the whole for an empty place."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".")
+    return text or "the whole"
+
+
+def _what(kind: str, message: str, seen: object) -> str:
+    if kind == "missing":
+        return "is missing"
+    if kind in ("unexpected_keyword_argument", "extra_forbidden"):
+        return "is not known"
+    if isinstance(seen, dict | list):
+        seen = "a mapping" if isinstance(seen, dict) else "a list"
+        return f"is {seen}: {message[0].lower()}{message[1:]}"
+    return f"is {ascii(seen)[:40]}: {message[0].lower()}{message[1:]}"

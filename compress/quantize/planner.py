@@ -153,6 +153,8 @@ class _Program:
             options = self._x[index]
             if decision.between and "int8" in options and all("int8" in self._x[other] for other in decision.between):
                 self._implied(options["int8"], *([self._x[other]["int8"]] for other in decision.between))
+            elif decision.between and all("int8" in self._x[other] for other in decision.between):
+                self._row({self._x[other]["int8"]: 1.0 for other in decision.between}, 0.0, len(decision.between) - 1.0)
             if decision.follows is not None:
                 leader = self._x[decision.follows]
                 for precision in [p for p in options if p in leader]:

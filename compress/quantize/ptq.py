@@ -20,6 +20,8 @@ from mcompress.compress.quantize import kinds
 from mcompress.compress.quantize.calibrating import calibrate, checked
 from mcompress.compress.quantize.choosing import Choice, Floor, Run, Tried, best_within, fastest_within, runner
 from mcompress.compress.quantize.decisions import Problem, named_table, plan_of, problem_of
+from mcompress.compress.quantize.given_plan import assigned, check_plan, details_of_given, doubts_about_given, network_for
+from mcompress.compress.quantize.keeping import kept_operators
 from mcompress.compress.quantize.plan import PlannedOperator, Precision, PrecisionPlan
 from mcompress.compress.quantize.program import export_program, graph_of, reference_program
 from mcompress.compress.quantize.reasons import reasons_for
@@ -45,6 +47,9 @@ def quantize(config: QuantizeConfig, context: StageContext) -> StageOutput:
     model, shape, quality = context.model.eval(), context.spec.input_shape, context.task.quality
     example = next(_samples(1, context)).input
     original = graph_of(export_program(model, example))
+    given = context.given_plan
+    if given is not None:
+        check_plan(given, original)
 
     def inputs() -> Iterator[Tensor]:
         return (sample.input for sample in _samples(config.samples, context))
@@ -58,9 +63,11 @@ def quantize(config: QuantizeConfig, context: StageContext) -> StageOutput:
         samples, count = _samples(config.sensitivity_samples, context, small_shape), config.sensitivity_samples
         return measure_sensitivity(small, samples, ranges, quality, count, context.progress("sensitivity")).to_json()
 
-    sensitivity = Sensitivity.from_json(context.remember("sensitivity", _sensitivity_key(config), measured))
+    # A plan that is given is not chosen, so nothing is measured for choosing it.
+    sensitivity = Sensitivity() if given is not None else Sensitivity.from_json(context.remember("sensitivity", _sensitivity_key(config), measured))
     table = named_table(module, shape)
-    problem = problem_of(module, table, ranges, sensitivity, context.device, context.planned_units)
+    kept = kept_operators(module, config.keep)
+    problem = problem_of(module, table, ranges, sensitivity, context.device, context.planned_units, keep=kept)
 
     def plan_for(chosen: Sequence[Precision], reasons: Sequence[str] | None = None) -> PrecisionPlan:
         return plan_of(module, problem, chosen, ranges, reasons or [""] * len(problem.decisions), sensitivity)
@@ -73,23 +80,32 @@ def quantize(config: QuantizeConfig, context: StageContext) -> StageOutput:
         plan = plan_for(chosen)
         return Simulated(for_plan(first.twin, module, plan), plan)
 
-    choice = _choose(config, problem, runner(original, network_of, fresh, quality))
-    chosen = choice.taken.solution.chosen
-    plan = _with_rows(plan_for(chosen, reasons_for(module, problem, chosen, sensitivity)), table, operator_table(model, shape))
-    mixed = for_plan(first.twin, module, plan)
+    if given is None:
+        choice = _choose(config, problem, runner(original, network_of, fresh, quality))
+        chosen = choice.taken.solution.chosen
+        plan = plan_for(chosen, reasons_for(module, problem, chosen, sensitivity))
+        mixed, steps = for_plan(first.twin, module, plan), first.steps
+    else:
+        choice, plan = assigned(given, problem), given
+        mixed, steps = network_for(given, original, first, inputs)
+    plan = _with_rows(plan, table, operator_table(model, shape))
     last = recover(_options(config, context, final=True), mixed, plan, inputs, context.seed, *_work(context, "recover the plan"), reference=original)
     mixed, plan = last.module, replace(plan, ranges=last.ranges)
     (final,) = runner(original, lambda _: Simulated(mixed, plan), fresh, quality)([choice.taken.solution])
     reference_program(model, example, plan)  # raises if the plan cannot be applied
     details = _details(config, problem, table, plan, choice, sensitivity, seen)
-    details["recovery"] = [_step(step, part) for part, found in (("all INT8", first), ("the plan", last)) for step in found.steps]
+    details["recovery"] = [_step(step, part) for part, found in (("all INT8", steps), ("the plan", last.steps)) for step in found]
     details["output_sqnr_db"], details["quality_lost"] = _finite(final.sqnr_db), _finite(final.lost)
+    fallbacks = tuple(_fallbacks(original, problem, plan))
+    if given is not None:
+        details = details_of_given(details)
+        fallbacks = tuple(doubts_about_given(problem, choice, final, Floor(config.within, config.least_sqnr_db)))
     return StageOutput(
         model,
         context.spec,
         plan,
         (_measurement(final, config.verify_samples),),
-        tuple(_fallbacks(original, problem, plan)),
+        fallbacks,
         details,
         _changed(original, mixed),
     )

@@ -21,6 +21,9 @@ def reasons_for(module: fx.GraphModule, problem: Problem, chosen: Sequence[Preci
     found = []
     for position, (decision, precision) in enumerate(zip(problem.decisions, chosen, strict=True)):
         head = nodes[decision.nodes[0]]
+        if decision.kept:
+            found.append(f"the target keeps it in {precision}")
+            continue
         if "int8" not in decision.allowed:
             found.append(kinds.why_float(head) or f"{_units(problem)} cannot run {kinds.kind_of(head)} in INT8")
             continue

@@ -8,9 +8,11 @@ rounded to half precision and the sum itself is FP32, as in kernels with FP32 ac
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, fx
+from torch.fx.node import Argument, Target
 
 from mcompress.compress.quantize import kinds
 from mcompress.compress.quantize.fake_quant import WEIGHT_MAX, fake_quantize, fake_quantize_weight
@@ -90,8 +92,7 @@ class Simulated(fx.Interpreter):
 
     def _int8(self, n: fx.Node) -> object:
         args = tuple(self._exact(value) if self._is_operand(n, value) else value for value in n.args)
-        args, kwargs = fx.node.map_arg((args, n.kwargs), lambda source: self._read_int8(n, source))
-        value = self.call_function(n.target, args, kwargs)  # type: ignore[arg-type]  # the target of a call_function node is a function
+        value = self._call(n, args, lambda source: self._read_int8(n, source))
         fused = kinds.fused_activation(n)
         if fused is not None and self._precision.get(fused.name) == "int8":
             return value  # it is rounded behind the activation
@@ -120,9 +121,13 @@ class Simulated(fx.Interpreter):
         return self._constants[key]
 
     def _fp16(self, n: fx.Node) -> object:
-        args, kwargs = fx.node.map_arg((n.args, n.kwargs), self._read_fp16)
-        value = self.call_function(n.target, args, kwargs)  # type: ignore[arg-type]  # the target of a call_function node is a function
+        value = self._call(n, n.args, self._read_fp16)
         return half(value) if isinstance(value, Tensor) else value
+
+    def _call(self, n: fx.Node, args: tuple[Argument, ...], read: Callable[[fx.Node], object]) -> object:
+        """Compute `n` with the values that `read` gives for the nodes among its arguments."""
+        values, keywords = fx.node.map_arg((args, dict(n.kwargs)), cast("Callable[[fx.Node], Argument]", read))
+        return self.call_function(cast("Target", n.target), cast("tuple[Argument, ...]", values), cast("dict[str, Argument]", keywords))
 
     def _read_fp16(self, source: fx.Node) -> object:
         value = self.env[source]

@@ -45,6 +45,10 @@ class MilRunner:
         """Float32 NCHW in and out."""
         return self.outputs[0].decode(self.execute(self.inputs[0].encode(value)))
 
+    def in_fp32(self) -> MilRunner:
+        """The same package with FP32 arithmetic."""
+        return MilRunner(self.program.path, "fp32")
+
     def intermediates(self, encoded: NDArray[np.generic]) -> Iterator[tuple[str, NDArray[np.generic]]]:
         """Every tensor that the program computes, by its name in the file (that of the operation's output), in execution order.
 

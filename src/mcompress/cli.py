@@ -174,7 +174,10 @@ def verify(
     if failed:
         from mcompress.errors import ParityError
 
-        raise ParityError(f"{len(failed)} of {len({row['file'] for row in rows})} files do not compute what they should: {', '.join(failed)}")
+        raise ParityError(
+            f"{len(failed)} of {len({row['file'] for row in rows})} files do not compute what they should: {', '.join(failed)}. Which operator it is "
+            "cannot be said without the network: `mcompress run TARGET --force export` on this machine compares each with PyTorch and names the first"
+        )
     if not any(row["verdict"] == "PASS" for row in rows):
         from mcompress.errors import MissingBackendError
 

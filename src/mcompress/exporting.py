@@ -29,8 +29,9 @@ from mcompress.export.backend import FloatArray, Runner, Written, captured
 from mcompress.export.bundle import ExportedFile, TestVector
 from mcompress.export.fidelity import fidelity_of, quality_worst
 from mcompress.export.interface import TensorFacts, facts_of
-from mcompress.export.parity import FLOAT_METRIC, FLOAT_REFERENCE, INT8_METRIC, INT8_REFERENCE, float_parity, int8_parity, not_executed
+from mcompress.export.parity import FLOAT_METRIC, FLOAT_REFERENCE, INT8_METRIC, INT8_REFERENCE, not_executed
 from mcompress.export.profile import profile
+from mcompress.export.proof import Networks, Proof, proven
 from mcompress.export.replay import digest_of, size_of
 from mcompress.export.walked import confirm
 from mcompress.planning import STAGE_VERSIONS, Plan
@@ -145,14 +146,11 @@ def _write(made: Plan, network: Network, references: References, config: ExportC
     outputs: list[FloatArray | None] = [None] * VECTORS
     if runner is None:
         metric, limit = (FLOAT_METRIC, config.float_limit) if plan is None else (INT8_METRIC, config.int8_limit_db)
-        parity = not_executed(FLOAT_REFERENCE if plan is None else INT8_REFERENCE, metric, limit, NOT_HERE)
+        proof = Proof(not_executed(FLOAT_REFERENCE if plan is None else INT8_REFERENCE, metric, limit, NOT_HERE))
         latency: tuple[Measurement, ...] = ()
     else:
-        parity = (
-            float_parity(runner, network.model, inputs, config.float_limit)
-            if plan is None
-            else int8_parity(runner, reference, inputs, config.int8_limit_db)
-        )
+        networks = Networks(network.model if plan is None else network.mixed, reference, inputs)
+        proof = proven(config.backend, written, networks, plan, runner, config.float_limit if plan is None else config.int8_limit_db)
         pictures = score_file(made.task, runner.run, shape, references, folder / "pictures", "file")
         outputs = [runner.run(value) for value in inputs[:VECTORS]]
         latency = profile(config.backend, written.path, shape, precision=_label(written), threads=1, seconds=config.profile_s)
@@ -165,7 +163,8 @@ def _write(made: Plan, network: Network, references: References, config: ExportC
         bytes=size_of(written.path),
         sha256=digest_of(written.path),
         precision_counts=written.precision_counts,
-        parity=parity,
+        parity=proof.parity,
+        divergence=proof.divergence,
         coverage=written.coverage,
         operators=tuple(OperatorRecord(**{name: getattr(one, name) for name in OperatorRecord.model_fields}) for one in written.operators),
         latency=latency,
@@ -177,7 +176,7 @@ def _write(made: Plan, network: Network, references: References, config: ExportC
     )
     with torch.no_grad():
         expected = [reference(torch.from_numpy(value)).numpy() for value in inputs[:VECTORS]]
-    written = replace(written, fallbacks=(*written.fallbacks, *doubts))
+    written = replace(written, fallbacks=(*written.fallbacks, *doubts, *proof.doubts))
     _store(folder, record, written, scores, made, network, (inputs[:VECTORS], outputs, expected))
 
 

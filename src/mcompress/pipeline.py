@@ -21,7 +21,7 @@ from mcompress.console import Reporter, Silent
 from mcompress.environment import thread_count
 from mcompress.errors import BudgetMissed, ParityError, UsageError
 from mcompress.receipt import inputs_of, settled, still_holds, write_receipt
-from mcompress.record import Run
+from mcompress.record import ExportRecord, Run
 from mcompress.targets.load import digest, load_target, resolved_yaml
 from mcompress.targets.own_modules import import_beside
 from mcompress.targets.schema import Target
@@ -42,7 +42,9 @@ class Outcome:
     def raise_for_status(self) -> None:
         """Raise `ParityError` or `BudgetMissed` if the result is not what the target asked for; everything was written before."""
         failed = [
-            f"{e.file}: {e.parity.metric} is {e.parity.value:.4g}, limit {e.parity.limit:g}" for e in self.record.exports if e.parity.passed is False
+            f"{e.file}: {e.parity.metric} is {e.parity.value:.4g}, limit {e.parity.limit:g}. {_where(e)}"
+            for e in self.record.exports
+            if e.parity.passed is False
         ]
         if failed:
             raise ParityError("an artifact does not compute what PyTorch computes:\n" + "\n".join(failed))
@@ -127,6 +129,12 @@ def execute(made: Plan, folder: Path, cache: Cache, *, force: Sequence[str], rep
     reporter.note("writing the report")
     write_report(folder)
     return record
+
+
+def _where(export: ExportRecord) -> str:
+    if export.divergence is None:
+        return "No single operator was found that is wrong; the run's fallbacks say why"
+    return f"The first operator that is wrong: {export.divergence.sentence()}"
 
 
 @contextmanager

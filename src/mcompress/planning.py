@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import TypeVar
 
@@ -17,7 +18,9 @@ from mcompress.compress.candidates import smallest_cost
 from mcompress.compress.cost import FP32_BYTES, operator_table
 from mcompress.compress.models.build import FAILURES, build_meta
 from mcompress.compress.models.spec import ModelSpec
-from mcompress.compress.quantize.program import export_program
+from mcompress.compress.quantize.given_plan import check_plan, read_plan
+from mcompress.compress.quantize.plan import PrecisionPlan
+from mcompress.compress.quantize.program import export_program, graph_of
 from mcompress.compress.tasks import load_task
 from mcompress.compress.tasks.task import Task
 from mcompress.compress.teacher import load_network, load_start, load_teacher
@@ -51,6 +54,8 @@ class Plan:
     teacher: nn.Module
     start_spec: ModelSpec
     start: nn.Module
+    given_plan: PrecisionPlan | None = None
+    """That of the file which the quantize stage names; None where the stage makes its own."""
 
     @property
     def floats(self) -> PrecisionName:
@@ -82,7 +87,7 @@ class Plan:
         parts: dict[str, JsonValue] = {
             "name": name,
             "version": STAGE_VERSIONS[stage.stage],
-            "config": stage.model_dump(mode="json", exclude={"checkpoint_every_s"}),
+            "config": stage.model_dump(mode="json", exclude={"checkpoint_every_s", "plan"}),
             "parent": parent,
             "teacher": self.teacher_digest,
             "data": self.data_digest,
@@ -97,6 +102,8 @@ class Plan:
             parts["units"] = [unit.model_dump(mode="json") for unit in self.device.chain(self.unit.name)]
         if isinstance(stage, QuantizeConfig):
             parts["units"] = [[unit.model_dump(mode="json") for unit in self.device.chain(name)] for name in self.planned_units]
+            if self.given_plan is not None:
+                parts["plan"] = json.loads(self.given_plan.to_json())
         if isinstance(stage, SearchConfig):
             parts["budget"] = self.target.budget.model_dump(mode="json", exclude={"quality"})
         return parts
@@ -127,18 +134,19 @@ def plan(target: Target) -> Plan:
     channels = _channel_problems(target, task) if task else []
     found.add(*channels, *(_data_problems(target, task) if task else ()))
     found.add(*_weight_problems(target))
+    given = _given_plan(target, found)
     teacher = found.of(lambda: _teacher(target, task))
     start = found.of(lambda: _start(target, *teacher)) if teacher else None
     if teacher and start and not channels:
         shapes = _shape_problems(target, task, teacher, start)
         found.add(*shapes)
         if device and unit and not shapes:
-            found.add(*_network_problems(target, device, unit, teacher, start))
+            found.add(*_network_problems(target, device, unit, teacher, start, given))
     if found.problems or device is None or unit is None or task is None or teacher is None or start is None:
         raise PlanError([f"target '{target.name}': {problem}" for problem in found.problems + missing])
     if missing:
         raise MissingBackendError("\n".join(missing))
-    return Plan(target, device, unit, task, *teacher, *start)
+    return Plan(target, device, unit, task, *teacher, *start, given)
 
 
 Part = TypeVar("Part")
@@ -228,7 +236,15 @@ def _order_problems(stages: tuple[StageConfig, ...]) -> list[str]:
     return problems
 
 
-def _network_problems(target: Target, device: Device, unit: Unit, teacher: Network, start: Network) -> list[str]:
+def _given_plan(target: Target, found: _Problems) -> PrecisionPlan | None:
+    """The precision plan that the target names; None where it names none, or one with problems, which are noted."""
+    for stage in target.stages:
+        if isinstance(stage, QuantizeConfig) and stage.plan is not None:
+            return found.of(partial(read_plan, stage.plan))
+    return None
+
+
+def _network_problems(target: Target, device: Device, unit: Unit, teacher: Network, start: Network, given: PrecisionPlan | None) -> list[str]:
     """A budget that no candidate can meet, and a network that no backend could take."""
     problems: list[str] = []
     searches = [stage for stage in target.stages if isinstance(stage, SearchConfig)]
@@ -248,7 +264,9 @@ def _network_problems(target: Target, device: Device, unit: Unit, teacher: Netwo
             )
     if not searches:
         try:
-            export_program(start[1], torch.zeros(target.model.input_shape))
+            program = export_program(start[1], torch.zeros(target.model.input_shape))
+            if given is not None:  # what comes before the stage changes weights and channels, not operators
+                check_plan(given, graph_of(program))
         except MCompressError as error:
             problems.append(str(error))
         if not any(isinstance(stage, PruneConfig) for stage in target.stages):

@@ -182,6 +182,46 @@ class WalkedRecord(Record):
     """The node of the file at which that much memory is live first."""
 
 
+NO_OPERATOR = "all"
+"""Stands for an operator where a file as a whole is not what its network is written as."""
+
+
+class DivergenceRecord(Record):
+    """The first operator of a file that leaves its tolerance, looked for when parity fails; `mcompress.export.divergence` says how."""
+
+    operator: str
+    """In the precision plan; `all` where no single operator can be named."""
+    together: tuple[str, ...] = ()
+    """Operators of the plan that could not be told apart from it."""
+    in_file: str
+    """What the file calls it."""
+    module: str
+    kind: str
+    precision: str
+    """What the file holds."""
+    planned: str | None
+    measure: str
+    value: float
+    limit: float
+    alone: bool
+    """Whether it was recomputed from the file's own inputs to it; else differences in front of it have their part."""
+    suggestion: str
+    not_seen: tuple[str, ...] = ()
+    """Operators of the file in front of it that could not be looked at."""
+
+    def sentence(self) -> str:
+        """All of it, for people."""
+        numbers = f"{self.measure} {self.value:.3g}, limit {self.limit:.3g}; {self.suggestion}"
+        if self.operator == NO_OPERATOR:
+            return f"no single operator, but the file: {numbers}"
+        together = f" (with {', '.join(self.together)})" if self.together else ""
+        planned = "" if self.planned in (None, self.precision) else f", planned {self.planned}"
+        where = f" in {self.module}" if self.module else ""
+        fault = "gives something else than PyTorch from the same inputs" if self.alone else "is where the differences become too large"
+        unseen = f". In front of it these could not be looked at: {', '.join(self.not_seen)}" if self.not_seen else ""
+        return f"{self.operator}{together}, {self.kind}{where}, {self.precision}{planned}, {fault}: {numbers}{unseen}"
+
+
 class Finite(Record):
     """Frozen; unknown keys are errors; no NaN."""
 
@@ -257,6 +297,8 @@ class ExportRecord(Record):
     """The compute unit of the device that it is offered for; None where its backend does not run there."""
     walked: WalkedRecord | None = None
     """For ONNX files, whose graph can be walked."""
+    divergence: DivergenceRecord | None = None
+    """Where parity fails; None where no operator leaves its tolerance."""
 
 
 class BudgetRecord(Record):

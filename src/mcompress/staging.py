@@ -22,7 +22,7 @@ from mcompress.joining import leading, search_folder
 from mcompress.planning import Plan
 from mcompress.record import StageRecord
 from mcompress.targets.schema import Fallback
-from mcompress.targets.stages import SearchConfig, StageConfig
+from mcompress.targets.stages import QuantizeConfig, SearchConfig, StageConfig
 
 SHARED = "shared.json"
 Remember = Callable[[str, dict[str, JsonValue], Callable[[], str]], str]
@@ -129,6 +129,7 @@ def _run_stage(
         progress=reporter.progress,
         planned_units=made.planned_units,
         remember=remember,
+        given_plan=made.given_plan if isinstance(stage, QuantizeConfig) else None,
     )
     output = STAGES[type(stage)](stage, context)
     where = f"stage {stage.stage}"

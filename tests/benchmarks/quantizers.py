@@ -16,6 +16,7 @@ import argparse
 import json
 import logging
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -28,7 +29,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import JsonValue
-from torch import Tensor, fx, nn
+from safetensors.torch import load_file, save_file
+from torch import fx, nn
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
@@ -50,6 +52,7 @@ RESULTS = Path(__file__).parent / "results" / "quantizers.json"
 WORK = Path("runs") / "benchmark-quantizers"
 CONFIGS: dict[str, ExportConfig] = {"executorch": ExecuTorchConfig(), "onnx": OnnxConfig(), "tflite": TFLiteConfig()}
 OURS = "mcompress"
+LIST, RECOVERED, PLAN = "files.json", "recovered.safetensors", "plan.json"
 ROUNDS, LEAST_S = 40, 0.02  # rounds of latency; every artifact runs at least so long in each
 DISTILL_STEPS = 200
 PACKAGES = ("torch", "torchao", "executorch", "nncf", "onnxruntime", "ai-edge-quantizer", "ai-edge-litert", "litert-torch")
@@ -72,31 +75,51 @@ class Row(TypedDict):
 
 
 def write(name: str) -> None:
-    """Every artifact of one network, and `files.json` that lists them."""
-    recipe, task = RECIPES[name], embedded_task()
+    """Every artifact of one network, and `files.json` that lists them; each in a process of its own, because the libraries disturb one another."""
+    (WORK / name).mkdir(parents=True, exist_ok=True)
+    (WORK / name / LIST).unlink(missing_ok=True)
     network = trained(name, WORK / "networks")
-    inputs = calibration_inputs(task, recipe)
-    folder = WORK / name
-    folder.mkdir(parents=True, exist_ok=True)
-    found: list[dict[str, JsonValue]] = []
-    for peer, quantize in PEERS.items():
-        started = time.monotonic()
-        made = quantize(trained(name, WORK / "networks"), inputs, folder / peer.replace(", ", "_").replace(" ", "_"))
-        found.append(_listed(peer, made, ours=False))
-        logger.info("%s: %s, %.0f %% of the MACs in INT8, %.0f s", name, peer, 100 * made.int8_share, time.monotonic() - started)
-    module, plan = _recovered(name, network, inputs)
-    for backend, config in CONFIGS.items():
-        stem = folder / f"{OURS}_{backend}"
-        written = backend_named(backend).write(config, module, inputs[0], plan, stem)
-        found.append(_listed(OURS, PeerFile(written.path, backend, _share(module, plan)), ours=True))
-    (folder / "files.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+    _recover(name, network)
+    for maker in [*PEERS, *CONFIGS]:
+        done = subprocess.run([sys.executable, __file__, "write-one", name, "--maker", maker], check=False)
+        listed = json.loads((WORK / name / LIST).read_text(encoding="utf-8")) if (WORK / name / LIST).exists() else []
+        if not listed or listed[-1]["maker"] != maker:  # some libraries crash when the process ends, with the file written
+            raise SystemExit(f"{maker} did not write {name} (exit status {done.returncode})")
 
 
-def _listed(quantizer: str, made: PeerFile, *, ours: bool) -> dict[str, JsonValue]:
-    return {"quantizer": quantizer, "ours": ours, "file": made.path.name, "backend": made.backend, "int8_share": round(made.int8_share, 4)}
+def write_one(name: str, maker: str) -> None:
+    """One artifact: `maker` is a peer, or the backend with which mcompress writes."""
+    recipe, folder = RECIPES[name], WORK / name
+    network, inputs = trained(name, WORK / "networks"), calibration_inputs(embedded_task(), recipe)
+    started = time.monotonic()
+    if maker in PEERS:
+        made = PEERS[maker](network, inputs, folder / maker.replace(", ", "_").replace(" ", "_"))
+    else:
+        module = graph_of(export_program(network, inputs[0]))
+        module.load_state_dict(load_file(folder / RECOVERED))
+        plan = PrecisionPlan.from_json((folder / PLAN).read_text(encoding="utf-8"))
+        written = backend_named(maker).write(CONFIGS[maker], module, inputs[0], plan, folder / f"{OURS}_{maker}")
+        made = PeerFile(written.path, maker, _share(module, plan))
+    path = folder / LIST
+    listed = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    ours = maker not in PEERS
+    listed.append(
+        {
+            "maker": maker,
+            "quantizer": OURS if ours else maker,
+            "ours": ours,
+            "file": made.path.name,
+            "backend": made.backend,
+            "int8_share": round(made.int8_share, 4),
+        }
+    )
+    path.write_text(json.dumps(listed, indent=1), encoding="utf-8")
+    logger.info("%s: %s, %.0f %% of the MACs in INT8, %.0f s", name, maker, 100 * made.int8_share, time.monotonic() - started)
 
 
-def _recovered(name: str, network: nn.Module, inputs: Sequence[Tensor]) -> tuple[fx.GraphModule, PrecisionPlan]:
+def _recover(name: str, network: nn.Module) -> None:
+    """The network and the plan that mcompress writes, kept for `write_one`."""
+    inputs = calibration_inputs(embedded_task(), RECIPES[name])
     module = graph_of(export_program(network, inputs[0]))
     plan = everything_int8(module, inputs)
     started = time.monotonic()
@@ -105,7 +128,8 @@ def _recovered(name: str, network: nn.Module, inputs: Sequence[Tensor]) -> tuple
         kept = "kept" if step.kept else "not kept"
         logger.info("%s: %s %.2f -> %.2f dB on held-back inputs, %s", name, step.name, step.before_db, step.after_db, kept)
     logger.info("%s: recovery took %.0f s", name, time.monotonic() - started)
-    return recovered.module, replace(plan, ranges=recovered.ranges)
+    save_file({key: value.contiguous() for key, value in recovered.module.state_dict().items()}, WORK / name / RECOVERED)
+    (WORK / name / PLAN).write_text(replace(plan, ranges=recovered.ranges).to_json(), encoding="utf-8")
 
 
 def _share(module: fx.GraphModule, plan: PrecisionPlan) -> float:
@@ -146,7 +170,7 @@ def measure(name: str) -> dict[str, JsonValue]:
     inputs = [value.numpy() for value in held_out_inputs(task, recipe.side)]
     with torch.no_grad():
         exact = torch.cat([network(torch.from_numpy(value)) for value in inputs])
-    listed = json.loads((folder / "files.json").read_text(encoding="utf-8"))
+    listed = json.loads((folder / LIST).read_text(encoding="utf-8"))
     sessions = [_Session(folder / item["file"], item["backend"]) for item in listed]
     quality = []
     for session in sessions:
@@ -238,8 +262,9 @@ def _versions() -> dict[str, str]:
 def main() -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["write", "measure", "steps"])
+    parser.add_argument("what", choices=["write", "write-one", "measure", "steps"])
     parser.add_argument("networks", nargs="+", choices=list(RECIPES))
+    parser.add_argument("--maker", choices=[*PEERS, *CONFIGS], help="with write-one: which artifact")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logger.setLevel(logging.INFO)
@@ -247,6 +272,9 @@ def main() -> None:
     for name in arguments.networks:
         if arguments.what == "write":
             write(name)
+            continue
+        if arguments.what == "write-one":
+            write_one(name, arguments.maker)
             continue
         results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {"networks": {}, "steps": {}}
         if arguments.what == "measure":

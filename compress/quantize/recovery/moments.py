@@ -18,7 +18,7 @@ from mcompress.compress.quantize.recovery.noise import groups_of
 from mcompress.errors import StageError
 
 POSITIONS = 256  # per input and operator: neighbouring positions say much the same
-DILATION_ARGUMENT = {torch.ops.aten.conv_transpose2d.input: 7}
+DILATION_ARGUMENT: dict[object, int] = {torch.ops.aten.conv_transpose2d.input: 7}
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def patches_of(node: fx.Node, value: Tensor, kernel: tuple[int, ...]) -> Tensor:
         return value.reshape(1, -1, value.shape[-1]).transpose(1, 2)
     if len(kernel) == 1:
         value, kernel = value.unsqueeze(2), (1, kernel[0])
-    stride, dilation = _pair(node, 3, 1), _pair(node, DILATION_ARGUMENT.get(node.target, 5), 1)  # type: ignore[call-overload]
+    stride, dilation = _pair(node, 3, 1), _pair(node, DILATION_ARGUMENT.get(node.target, 5), 1)
     if kinds.WEIGHTED[node.target] == 1:
         value = _spread(node, value, kernel, stride, dilation)
         columns = functional.unfold(value, kernel, dilation=dilation)
@@ -101,6 +101,6 @@ def _spread(node: fx.Node, value: Tensor, kernel: tuple[int, ...], stride: tuple
 def _pair(node: fx.Node, position: int, default: int) -> tuple[int, int]:
     """An argument with one number or one per dimension; one dimension is the horizontal one."""
     found = node.args[position] if len(node.args) > position else default
-    numbers = [int(value) for value in found] if isinstance(found, list | tuple) else [int(found)]  # type: ignore[arg-type,call-overload]
+    numbers = [int(value) for value in found] if isinstance(found, list | tuple) else [int(found)]  # type: ignore[arg-type]
     neutral = default if len(numbers) == 1 and node.target is torch.ops.aten.conv1d.default else numbers[0]
     return (numbers[0], numbers[1]) if len(numbers) > 1 else (neutral, numbers[0])

@@ -153,5 +153,5 @@ class _Recovery:
             return sqnr_db(self._exact, torch.cat([simulated(value) for value in self._measured]))
 
 
-def _silent(_done: int, _total: int, _note: str) -> None:
+def _silent(done: int, total: int, note: str) -> None:
     """Steps inside a step are not shown."""

@@ -191,7 +191,8 @@ def _inverse_factor(covariance: Tensor) -> Tensor:
     factor, info = torch.linalg.cholesky_ex(covariance)
     if int(info):
         raise StageError("the covariance of an operator's inputs is not positive definite; were the calibration inputs finite?")
-    return torch.linalg.cholesky(torch.cholesky_inverse(factor), upper=True)
+    found: Tensor = torch.linalg.cholesky(torch.cholesky_inverse(factor), upper=True)
+    return found
 
 
 def _as_weight(rows: Tensor, weight: Tensor, node: fx.Node) -> Tensor:

@@ -1,0 +1,139 @@
+"""The first operator of an exported file that does not compute what it should, with its module, its precision and what can be done.
+
+Where the runtime can be asked for the results inside a file, every operator is recomputed in PyTorch from the file's own inputs to it, as the plan
+says: errors that it was given are not its own, however much they have grown. Only where no operator is wrong in itself is the file's result compared
+with PyTorch's result for the whole network, which it leaves where roundings add up. ExecuTorch cannot be asked; see `mcompress.export.divergence_prefixes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mcompress.export import backend_named
+from mcompress.export.backend import FloatArray
+from mcompress.export.honoured import FileOperator
+from mcompress.record import NO_OPERATOR, DivergenceRecord
+from mcompress.targets.speeds import PrecisionName
+
+if TYPE_CHECKING:
+    from torch import Tensor, fx, nn
+
+    from mcompress.compress.quantize.plan import PrecisionPlan
+    from mcompress.export.divergence_reference import Expected, Found
+
+WITHOUT_VALUES = "executorch"
+"""The backend whose runtime gives no results from inside a file."""
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """One operator, and by how much it leaves its tolerance."""
+
+    operator: str
+    """Name in the precision plan; `all` where the whole file is not what the network would be written as."""
+    together: tuple[str, ...]
+    """Operators of the plan that were computed with it, without a result that could be looked at between them."""
+    in_file: str
+    """The operator's name in the file."""
+    module: str
+    """Path of the module it came from; empty for the network itself."""
+    kind: str
+    """As plans call it: `conv2d`."""
+    precision: PrecisionName
+    """What the file holds."""
+    planned: PrecisionName | None
+    """None in a float file."""
+    measure: str
+    value: float
+    limit: float
+    alone: bool
+    """Whether it was recomputed from the file's own inputs to it, so that the error is its own; else it is where errors have grown too large."""
+    suggestion: str
+    not_seen: tuple[str, ...] = ()
+    """Operators of the file in front of it that could not be looked at."""
+
+
+def first_divergence(
+    backend: str, path: Path, module: nn.Module, plan: PrecisionPlan | None, operators: Sequence[FileOperator], value: FloatArray
+) -> Divergence | None:
+    """The first operator of `path` that leaves its tolerance for the input `value` (float32 NCHW of the network's shape); None if none does.
+
+    `module` is the network that the file was written from, `plan` its precisions (None for a float file), `operators` those of `Written`.
+    Raises `ExportError` for a file that cannot be run.
+    """
+    from mcompress.export.divergence_prefixes import first_in_prefixes
+    from mcompress.export.divergence_reference import Expected
+
+    runner = backend_named(backend).load(path, 1)
+    encoded = runner.inputs[0].encode(value)
+    expected = Expected(module, plan, operators, value, runner.inputs[0].decode(encoded))
+    if backend == WITHOUT_VALUES:
+        found = first_in_prefixes(module, expected, value, runner.run(value))
+    else:
+        from mcompress.export.divergence_values import values_in_file
+
+        values = values_in_file(backend, path, encoded, operators, expected.exact, {} if plan is None else plan.ranges)
+        found = _first_alone(expected, values) or _first_grown(expected, values)
+    return None if found is None else _described(expected, found, operators)
+
+
+def as_record(found: Divergence) -> DivergenceRecord:
+    """The same for the run's record."""
+    return DivergenceRecord(**{name: getattr(found, name) for name in DivergenceRecord.model_fields})
+
+
+def _first_alone(expected: Expected, values: Mapping[str, Tensor]) -> Found | None:
+    for node in expected.operators:
+        if node.name in values:
+            found = expected.judge_alone(node, values)
+            if found is not None:
+                return found
+    return None
+
+
+def _first_grown(expected: Expected, values: Mapping[str, Tensor]) -> Found | None:
+    """Only where what the file gives is itself too far from PyTorch's: in between, a difference may be harmless."""
+    seen = [node for node in expected.operators if node.name in values]
+    if not seen or expected.judge_grown(seen[-1], values[seen[-1].name]) is None:
+        return None
+    return next((found for node in seen if (found := expected.judge_grown(node, values[node.name])) is not None), None)
+
+
+def _described(expected: Expected, found: Found, operators: Sequence[FileOperator]) -> Divergence:
+    from mcompress.compress.quantize import kinds
+    from mcompress.export.divergence_advice import suggestion_for
+
+    head = _head(found.nodes)
+    names = [node.name for node in found.nodes]
+    doing = [operator for operator in operators if set(operator.stands_for) & set(names)]
+    own = next((operator for operator in doing if head.name in operator.stands_for), doing[-1] if doing else None)
+    place = operators.index(own) if own is not None else len(operators)
+    return Divergence(
+        operator=NO_OPERATOR if found.whole_file else head.name,
+        together=() if found.whole_file else tuple(name for name in names if name != head.name),
+        in_file="" if own is None else own.name,
+        module="" if found.whole_file else expected.module_of(head),
+        kind=kinds.kind_of(head),
+        precision=expected.stated(head.name),
+        planned=expected.planned(head.name),
+        measure=found.measure,
+        value=found.value,
+        limit=found.limit,
+        alone=found.alone,
+        suggestion=suggestion_for(found, head, expected),
+        not_seen=_not_seen(operators[:place], found),
+    )
+
+
+def _head(nodes: Sequence[fx.Node]) -> fx.Node:
+    """The operator with weights among several that were computed together, else the last."""
+    from mcompress.compress.quantize import kinds
+
+    return next((node for node in nodes if node.target in kinds.WEIGHTED), nodes[-1])
+
+
+def _not_seen(before: Sequence[FileOperator], found: Found) -> tuple[str, ...]:
+    return tuple(operator.name for operator in before if operator.stands_for and not set(operator.stands_for) & found.seen)

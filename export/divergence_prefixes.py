@@ -1,0 +1,111 @@
+"""The first wrong operator of an ExecuTorch file, whose runtime gives no results from inside: found by bisection over the network's graph.
+
+The network is written again as far as one operator, by the same steps, and its result compared with PyTorch's (`executorch_prefix`). A wrong result
+leaves its operator and those that it depends on as suspects, a right one clears them; about log2(n) operators are asked, as in a search for the change
+that broke a program. The operator that is left is then recomputed from what ExecuTorch gives for its inputs, so that it is not blamed for theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from mcompress.compress.quantize import kinds
+from mcompress.errors import ExportError
+from mcompress.export.backend import FloatArray
+from mcompress.export.divergence_reference import OF_LARGEST, Expected, Found
+
+if TYPE_CHECKING:
+    from mcompress.compress.quantize.plan import PrecisionPlan
+
+SAME = 1e-6
+"""Two files of one network may differ by this share of the largest value."""
+
+
+def first_in_prefixes(module: nn.Module, expected: Expected, value: FloatArray, output: FloatArray) -> Found | None:
+    """The operator with which the results become wrong; None where none does. `output` is what the whole file gives for `value`.
+
+    A file that is not what the network would be written as now was changed, or is another network's: no operator is named then.
+    """
+    prefix = _Prefixes(module, expected.plan, torch.from_numpy(value))
+    nodes = [node for node in expected.operators if expected.rounds(node) or expected.planned(node.name) != "int8"]
+    last = expected.end
+    whole, given = prefix(last.name), torch.from_numpy(np.array(output, dtype=np.float32))
+    if whole is None or whole.shape != given.shape:
+        whole = given
+    largest = max(float(whole.abs().max()), torch.finfo(torch.float32).tiny)
+    difference = float((whole - given).abs().max()) / largest
+    if not difference <= SAME:
+        everything = frozenset(node.name for node in expected.operators)
+        return Found((last,), OF_LARGEST, difference, SAME, alone=True, exact=expected.exact[last.name], given=given, seen=everything, whole_file=True)
+    return None if expected.judge_grown(last, given) is None else _bisected(expected, nodes, prefix)
+
+
+def bisect(ancestors: Mapping[str, frozenset[str]], end: str, is_wrong: Callable[[str], bool | None]) -> str:
+    """The first wrong one among `end`, which is wrong, and what it depends on (`ancestors`, each with itself).
+
+    `is_wrong` gives None where it cannot say. Asks for the one that splits the suspects most evenly.
+    """
+    suspects, silent = set(ancestors[end]), set[str]()
+    while len(suspects) > 1:
+        asked = sorted(suspects - {end} - silent, key=lambda name: (abs(2 * len(ancestors[name] & suspects) - len(suspects)), name))
+        if not asked:
+            return end
+        wrong = is_wrong(asked[0])
+        if wrong is None:
+            silent.add(asked[0])
+        elif wrong:
+            end, suspects = asked[0], suspects & ancestors[asked[0]]
+        else:
+            suspects -= ancestors[asked[0]]
+    return end
+
+
+def ancestors_of(nodes: Sequence[fx.Node]) -> dict[str, frozenset[str]]:
+    """Operator -> those of `nodes`, in execution order, whose results reach it, and itself; others in between are passed through."""
+    names = {node.name for node in nodes}
+    found: dict[fx.Node, frozenset[str]] = {}
+    for node in nodes[-1].graph.nodes:
+        before = frozenset[str]().union(*(found[source] for source in node.all_input_nodes))
+        found[node] = before | {node.name} if node.name in names else before
+    return {node.name: found[node] for node in nodes}
+
+
+def _bisected(expected: Expected, nodes: Sequence[fx.Node], prefix: _Prefixes) -> Found | None:
+    by_name = {node.name: node for node in nodes}
+
+    def is_wrong(name: str) -> bool | None:
+        value = prefix(name)
+        return None if value is None else expected.judge_grown(by_name[name], value) is not None
+
+    node = by_name[bisect(ancestors_of(nodes), expected.end.name, is_wrong)]
+    near = {source.name for each in expected.behind(node, by_name) for source in each.all_input_nodes} & by_name.keys()
+    values = {name: value for name in (*sorted(near), node.name) if (value := prefix(name)) is not None}
+    if node.name not in values:
+        return None
+    return expected.judge_alone(node, values) or expected.judge_grown(node, values[node.name])
+
+
+class _Prefixes:
+    """Results of files that end at an operator, each written once."""
+
+    def __init__(self, module: nn.Module, plan: PrecisionPlan | None, value: Tensor) -> None:
+        self._module, self._plan, self._value = module, plan, value
+        self._known: dict[str, Tensor | None] = {}
+
+    def __call__(self, name: str) -> Tensor | None:
+        """None where ExecuTorch cannot write a file that ends at this operator."""
+        from mcompress.export import executorch_prefix
+
+        if name not in self._known:
+            try:
+                given = executorch_prefix.prefix_output(self._module, self._value, self._plan, name, self._value.numpy())
+                self._known[name] = torch.from_numpy(np.array(given, dtype=np.float32))
+            except ExportError:
+                self._known[name] = None
+        return self._known[name]
+

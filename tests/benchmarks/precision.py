@@ -1,0 +1,306 @@
+"""The precision planner against all-INT8, greedy and random choice, side by side in one run, on trained networks. Writes `results/precision.json`.
+
+    python tests/benchmarks/precision.py [--networks FOLDER] [NAME ...]
+
+Every choice is judged by running the network on samples that nothing was fitted to. Each rival has the same network, the same recovered parameters,
+the same sensitivities, and at most the same estimated latency as the planner's plan. Trained weights are kept in FOLDER.
+
+Three questions more: how long sensitivity and planning take, how long the program takes for 500 operators, and whether memory depends on the number
+of calibration samples.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from quantizer_networks import RECIPES, SEED, NoCheckpoints, embedded_task, trained
+from torch import Tensor, fx, nn
+
+from mcompress.compress.models.build import build
+from mcompress.compress.models.spec import ModelSpec
+from mcompress.compress.quantize.calibrating import calibrate
+from mcompress.compress.quantize.choosing import Run, Tried, runner
+from mcompress.compress.quantize.decisions import Problem, named_table, plan_of, problem_of
+from mcompress.compress.quantize.plan import ActivationRange, Precision, PrecisionPlan
+from mcompress.compress.quantize.planner import Solution, least_latency, least_noise
+from mcompress.compress.quantize.program import export_program, graph_of
+from mcompress.compress.quantize.recovery.recover import Recovered, RecoveryOptions, recover
+from mcompress.compress.quantize.recovery.selecting import for_plan
+from mcompress.compress.quantize.sensitivity import Sensitivity, measure_sensitivity
+from mcompress.compress.quantize.simulate import Simulated
+from mcompress.compress.quantize.uniform import uniform_plan
+from mcompress.compress.tasks.super_resolution.task import SuperResolution
+from mcompress.compress.tasks.task import Sample
+from mcompress.environment import cpu_name
+from mcompress.targets.device_files import load_device
+from mcompress.targets.operators import OperatorTable
+
+RESULTS = Path(__file__).parent / "results" / "precision.json"
+DEVICES = (("snapdragon865", ("cpu",)), ("host", ("cpu",)))
+SENSITIVITY_SIDE, SENSITIVITY_SAMPLES, VERIFY_SAMPLES = 48, 4, 6
+STEPS = (0.02, 0.1, 0.25, 0.5)
+"""Latency limits: this far from the fastest plan to the one without INT8."""
+RANDOM_CHOICES = 8
+RECOVERED = 0.8
+"""Share of what all-INT8 loses that the plan has to bring back, with `RECOVERED` of the multiply-adds in INT8."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A network with everything that does not depend on the device."""
+
+    name: str
+    original: fx.GraphModule
+    plain_ranges: dict[str, ActivationRange]
+    first: Recovered
+    sensitivity: Sensitivity
+    table: OperatorTable
+    task: SuperResolution
+    side: int
+    samples: int
+    seconds: dict[str, float]
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return (1, 3, self.side, self.side)
+
+    def fresh(self) -> Iterator[Sample]:
+        return islice(self.task.calibration_samples(self.samples + VERIFY_SAMPLES, self.shape, SEED), self.samples, None)
+
+
+def prepare(name: str, network: nn.Module, task: SuperResolution) -> Prepared:
+    """Calibrate, recover, measure."""
+    recipe = RECIPES[name]
+    shape = (1, 3, recipe.side, recipe.side)
+    seconds: dict[str, float] = {}
+
+    def timed(what: str) -> Callable[[], None]:
+        started = time.monotonic()
+        return lambda: seconds.__setitem__(what, round(time.monotonic() - started, 1))
+
+    def inputs() -> Iterator[Tensor]:
+        return (sample.input for sample in task.calibration_samples(recipe.samples, shape, SEED))
+
+    original = graph_of(export_program(network, torch.zeros(shape)))
+    done = timed("calibrate")
+    ranges, _ = calibrate(original, inputs(), "mse", (0.0, 1.0), recipe.samples, quiet)
+    done()
+    done = timed("recover")
+    first = recover(RecoveryOptions((0.0, 1.0)), original, uniform_plan(original, ranges), inputs, SEED, NoCheckpoints(), quiet)
+    done()
+    small = (1, 3, min(SENSITIVITY_SIDE, recipe.side), min(SENSITIVITY_SIDE, recipe.side))
+    module = graph_of(export_program(network, torch.zeros(small)))
+    module.load_state_dict(first.module.state_dict())
+    done = timed("sensitivity")
+    samples = task.calibration_samples(SENSITIVITY_SAMPLES, small, SEED)
+    sensitivity = measure_sensitivity(module, samples, first.ranges, task.quality, SENSITIVITY_SAMPLES, quiet)
+    done()
+    table = named_table(first.module, shape)
+    return Prepared(name, original, ranges, first, sensitivity, table, task, recipe.side, recipe.samples, seconds)
+
+
+def quiet(done: int, total: int, note: str) -> None:
+    """No progress line."""
+
+
+def compare(prepared: Prepared, device: str, units: Sequence[str]) -> dict[str, object]:
+    """One network on one device."""
+    problem = problem_of(prepared.first.module, prepared.table, prepared.first.ranges, prepared.sensitivity, load_device(device), units)
+    run = runner(prepared.original, lambda chosen: network_of(prepared, problem, chosen), prepared.fresh, prepared.task.quality)
+    int8, plain = problem.uniform("int8"), problem.uniform("fp16")
+    fastest, slowest = problem.latency_ms(int8), problem.latency_ms(plain)
+    (everything,) = run([solution(problem, int8)])
+    naive = naive_loss(prepared)
+    points = []
+    for step in STEPS:
+        limit = fastest + step * (slowest - fastest)
+        best = least_noise(problem, limit)
+        if best is None:
+            continue
+        greedy = greedily(problem, prepared.sensitivity, int8, plain, limit)
+        chance = [randomly(problem, int8, plain, limit, seed) for seed in range(RANDOM_CHOICES)]
+        planned, by_greed, *by_chance = run([best, solution(problem, greedy), *(solution(problem, one) for one in chance)])
+        points.append(
+            {
+                "limit_ms": limit,
+                "planner": figures(prepared, problem, planned),
+                "greedy": figures(prepared, problem, by_greed),
+                "random": [figures(prepared, problem, one) for one in by_chance],
+            }
+        )
+    kept = cheapest_recovering(prepared, problem, run, naive[1])
+    return {
+        "device": device,
+        "units": list(units),
+        "all_int8_ms": fastest,
+        "all_float_ms": slowest,
+        "all_int8_without_recovery": {"sqnr_db": naive[0], "quality_lost": naive[1]},
+        "all_int8": figures(prepared, problem, everything),
+        "points": points,
+        "recovering": kept,
+    }
+
+
+def network_of(prepared: Prepared, problem: Problem, chosen: Sequence[Precision]) -> Callable[[Tensor], Tensor]:
+    """The network of an assignment, as the quantize stage makes it."""
+    plan = plan_for(prepared, problem, chosen)
+    return Simulated(for_plan(prepared.first.twin, prepared.first.module, plan), plan)
+
+
+def plan_for(prepared: Prepared, problem: Problem, chosen: Sequence[Precision]) -> PrecisionPlan:
+    return plan_of(prepared.first.module, problem, chosen, prepared.first.ranges, [""] * len(chosen), prepared.sensitivity)
+
+
+def solution(problem: Problem, chosen: Sequence[Precision]) -> Solution:
+    """An assignment that no program was solved for."""
+    return Solution(tuple(chosen), problem.latency_ms(chosen), problem.noise_of(chosen), math.inf, 0.0)
+
+
+def naive_loss(prepared: Prepared) -> tuple[float, float]:
+    """(SQNR in dB, loss of the metric) of INT8 throughout without recovery."""
+    plan = uniform_plan(prepared.original, prepared.plain_ranges)
+    run = runner(prepared.original, lambda _: Simulated(prepared.original, plan), prepared.fresh, prepared.task.quality)
+    (found,) = run([Solution((), 0.0, 0.0, 0.0, 0.0)])
+    return found.sqnr_db, found.lost
+
+
+def cheapest_recovering(prepared: Prepared, problem: Problem, run: Run, naive_lost: float) -> dict[str, object] | None:
+    """The plan with the most multiply-adds in INT8 that brings back `RECOVERED` of the naive loss, among optimal plans."""
+    int8 = problem.uniform("int8")
+    noise = problem.noise_of(int8)
+    tried = [solution(problem, int8)]
+    tried += [one for one in (least_latency(problem, noise * 10 ** (-db / 10)) for db in (1, 2, 3, 5, 8)) if one is not None]
+    for one in run(tried):
+        if one.lost <= (1 - RECOVERED) * naive_lost:
+            return {**figures(prepared, problem, one), "recovered_share": 1 - one.lost / naive_lost if naive_lost > 0 else None}
+    return None
+
+
+def greedily(
+    problem: Problem, sensitivity: Sensitivity, int8: Sequence[Precision], plain: Sequence[Precision], limit: float
+) -> tuple[Precision, ...]:
+    """From INT8 throughout, make one operator float after the other, the most sensitive first, as long as the limit allows: what most tools do."""
+    chosen = list(int8)
+    noise = [sensitivity.alone.get(decision.nodes[0], {}).get("int8", 0.0) for decision in problem.decisions]
+    for position in sorted(range(len(chosen)), key=lambda position: -noise[position]):
+        changed = [*chosen[:position], plain[position], *chosen[position + 1 :]]
+        if problem.latency_ms(changed) <= limit:
+            chosen = changed
+    return tuple(chosen)
+
+
+def randomly(problem: Problem, int8: Sequence[Precision], plain: Sequence[Precision], limit: float, seed: int) -> tuple[Precision, ...]:
+    """From INT8 throughout, make operators float in random order, as long as the limit allows."""
+    chosen, order = list(int8), list(range(len(int8)))
+    random.Random(seed).shuffle(order)
+    for position in order:
+        changed = [*chosen[:position], plain[position], *chosen[position + 1 :]]
+        if problem.latency_ms(changed) <= limit:
+            chosen = changed
+    return tuple(chosen)
+
+
+def figures(prepared: Prepared, problem: Problem, one: Tried) -> dict[str, object]:
+    found = one.solution
+    return {
+        "latency_ms": found.latency_ms,
+        "sqnr_db": one.sqnr_db if math.isfinite(one.sqnr_db) else None,
+        "quality_lost": one.lost,
+        "int8_macs": problem.macs_share(prepared.table, found.chosen),
+        "gap": found.gap if math.isfinite(found.gap) else None,
+        "seconds": round(found.seconds, 3),
+    }
+
+
+def five_hundred() -> dict[str, object]:
+    """Planning time of a chain of residual blocks with 500 operators and made-up sensitivities, on the Snapdragon 865's CPU: three precisions."""
+
+    class Chain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Conv2d(16, 16, 3, padding=1) for _ in range(250))
+
+        def forward(self, x: Tensor) -> Tensor:
+            for layer in self.layers:
+                x = x + torch.relu(layer(x))
+            return x
+
+    shape = (1, 16, 64, 64)
+    graph = graph_of(export_program(Chain().eval(), torch.zeros(shape)))
+    rng = np.random.default_rng(SEED)
+    names = [node.name for node in graph.graph.nodes if node.op in ("call_function", "placeholder")]
+    noise = {name: float(10 ** rng.uniform(-7, -4)) for name in names}
+    alone: dict[str, dict[Precision, float]] = {name: {"fp16": value / 1000, "int8": value} for name, value in noise.items()}
+    sensitivity = Sensitivity(1, 1.0, 0.0, alone, {}, noise, {name: value / 3 for name, value in noise.items() if "conv" in name})
+    ranges = {name: ActivationRange.from_bounds(-1.0, 1.0) for name in names}
+    problem = problem_of(graph, named_table(graph, shape), ranges, sensitivity, load_device("snapdragon865"), ("cpu",))
+    most = problem.noise_of(problem.uniform("int8"))
+    found = []
+    for share in (0.5, 0.2, 0.05):
+        one = least_latency(problem, share * most)
+        if one is not None:
+            found.append({"noise_share": share, "seconds": one.seconds, "gap": one.gap, "latency_ms": one.latency_ms})
+    return {"operators": len(problem.decisions), "solutions": found}
+
+
+def peak_mb(samples: int) -> float:
+    """Peak memory of a process that calibrates MFAGAN with so many samples and measures its sensitivities with as many."""
+    command = [sys.executable, __file__, "--memory", str(samples)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def use_memory(samples: int) -> None:
+    """What `peak_mb` runs; prints MB."""
+    torch.set_num_threads(1)
+    task, side = embedded_task(), 24
+    network = build(ModelSpec("mfagan", {"channels": 8, "blocks": [[2, 8]]}, (), (1, 3, side, side)))
+    graph = graph_of(export_program(network, torch.zeros(1, 3, side, side)))
+
+    def stream() -> Iterator[Sample]:
+        return task.calibration_samples(samples, (1, 3, side, side), SEED)
+
+    ranges, _ = calibrate(graph, (one.input for one in stream()), "mse", (0.0, 1.0), samples, quiet)
+    measure_sensitivity(graph, stream(), ranges, task.quality, samples, quiet)
+    sys.stdout.write(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3}\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", default=list(RECIPES))
+    parser.add_argument("--networks", type=Path, default=Path(tempfile.gettempdir()) / "mcompress-benchmark-networks")
+    parser.add_argument("--memory", type=int, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.memory:
+        use_memory(given.memory)
+        return
+    task = embedded_task()
+    results: dict[str, object] = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    results["machine"] = {"cpu": cpu_name(), "python": platform.python_version(), "torch": torch.__version__, "threads": torch.get_num_threads()}
+    networks = results.setdefault("networks", {})
+    for name in given.names:
+        prepared = prepare(name, trained(name, given.networks), task)
+        found = [compare(prepared, device, units) for device, units in DEVICES]
+        networks[name] = {"seconds": prepared.seconds, "operators": len(prepared.table.operators), "devices": found}  # type: ignore[index]
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    results["five_hundred_operators"] = five_hundred()
+    results["memory_mb"] = {str(count): peak_mb(count) for count in (8, 512)}
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
