@@ -19,8 +19,9 @@ from mcompress.export.backend import FloatArray, Runner
 from mcompress.export.comparison import Comparison, write_comparison
 from mcompress.export.interface import TensorFacts
 from mcompress.export.manifest import Content, Manifest, ModelFile, Source, VectorFiles
+from mcompress.export.mil import EVALUATOR
 from mcompress.export.replay import Result, digest_of, size_of
-from mcompress.export.stated import default_unit, postprocessing_of, preprocessing_of, quality_of, runtime_of, scale_of, tolerance_of
+from mcompress.export.stated import computed_by, default_unit, postprocessing_of, preprocessing_of, quality_of, runtime_of, scale_of, tolerance_of
 from mcompress.record import ExportRecord, Run
 from mcompress.targets.schema import Target
 
@@ -34,7 +35,7 @@ class TestVector:
     reference: FloatArray
     """What PyTorch computes: the model, or its fake-quantized form for a mixed file."""
     expected: FloatArray | None = None
-    """What the file itself computed in its runtime; None if it could not be executed, then the reference is expected."""
+    """What the file itself computed; None if it could not be executed, then the reference is expected."""
 
     __test__ = False  # not a class of tests
 
@@ -129,20 +130,20 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def _verify_file(folder: Path, file: ModelFile) -> Result:
+    facts, seen = _plain(file.outputs[0]), []
     try:
         runner = _load(file.backend, folder / file.path)
+        for vector in file.vectors:
+            got = runner.run(np.load(folder / vector.input_npy, allow_pickle=False))
+            seen.append(replay.difference(got, replay.decode(replay.read_raw(folder / vector.expected_bin, facts), facts)))
     except MissingBackendError as error:
         return Result(file.path, file.backend, "not executed", None, None, str(error))
     except ExportError as error:
         return Result(file.path, file.backend, "failed", None, None, f"its runtime refused it: {error}")
-    facts = _plain(file.outputs[0])
-    seen = []
-    for vector in file.vectors:
-        got = runner.run(np.load(folder / vector.input_npy, allow_pickle=False))
-        seen.append(replay.difference(got, replay.decode(replay.read_raw(folder / vector.expected_bin, facts), facts)))
     if not seen:
         return Result(file.path, file.backend, "not executed", None, None, "the bundle holds no vector for it")
-    return replay.verdict(_plain_file(file), seen)
+    found = replay.verdict(_plain_file(file), seen)
+    return found._replace(reason=f"{found.reason}; computed by the {EVALUATOR}") if EVALUATOR in runner.runtime else found
 
 
 def _load(backend: str, path: Path) -> Runner:
@@ -181,7 +182,7 @@ def _ship(file: ExportedFile, run: Run, bundle: Path) -> ModelFile:
         latency=record.latency,
         quality=quality_of(record, run),
         fidelity=record.fidelity,
-        tolerance=tolerance_of(record.variant, gave),
+        tolerance=tolerance_of(record.variant, gave, halves=record.precision_counts.get("fp16", 0) > 0),
         vectors=tuple(_write_vector(bundle, file, index) for index in range(len(file.vectors))),
     )
 
@@ -201,7 +202,7 @@ def _write_vector(bundle: Path, file: ExportedFile, index: int) -> VectorFiles:
         input_npy=_store(folder, f"{stem}.input", vector.input, raw=False),
         input_bin=_store(folder, f"{stem}.input.{took.layout.lower()}.{took.dtype}", native["input"], raw=True),
         expected_bin=_store(folder, f"{stem}.expected.{_safe(file.path.name)}", native["expected"], raw=True),
-        expected_from="PyTorch" if vector.expected is None else "this file in its runtime",
+        expected_from="PyTorch" if vector.expected is None else computed_by(file.record),
         reference_npy=_store(folder, f"{stem}.pytorch.{file.record.variant}", vector.reference, raw=False),
     )
 

@@ -11,6 +11,8 @@ from mcompress.record import CoverageRecord, Fidelity, ParityRecord, WorstPictur
 from mcompress.targets.schema import Measurement
 
 SCHEMA = 1
+ComputedBy = Literal["this file in its runtime", "this file in mcompress's evaluator", "PyTorch"]
+"""What computed a number or picture of the manifest. The evaluator executes Core ML files where there is no Core ML."""
 
 
 class Part(BaseModel):
@@ -63,7 +65,7 @@ class VectorFiles(Part):
     input_npy: str
     input_bin: str
     expected_bin: str
-    expected_from: Literal["this file in its runtime", "PyTorch"]
+    expected_from: ComputedBy
     reference_npy: str
     """What PyTorch computes for the input."""
 
@@ -73,7 +75,7 @@ class Quality(Part):
 
     before: dict[str, float]
     after: dict[str, float]
-    after_from: Literal["this file in its runtime", "PyTorch"]
+    after_from: ComputedBy
     baseline: dict[str, float]
     """What costs nothing (bicubic enlargement), where there is such a thing."""
     worst: dict[str, WorstPicture] = Field(default_factory=dict)

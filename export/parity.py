@@ -1,8 +1,8 @@
 """Does the exported file compute what PyTorch computes? Float files against the network, INT8 files against the fake-quantized reference.
 
-Files that are FP16 throughout are compared twice. As they are written, with the network whose FP16 is simulated: rounding differs in order only, which
-dB tell. And, where something computes the file in FP32, with the network whose constants are rounded: there nothing is left but the order of sums, so
-that a limit can be so narrow that a changed weight is seen.
+Files that are FP16 throughout are compared twice. As they are written, with the network whose FP16 is simulated: values on the edge between two halves
+go either way and the largest difference is at least one half, so the power of all differences is judged. And computed in FP32, with the network whose
+constants are rounded: nothing is left there but the order of sums, and a limit can be so narrow that a changed weight is seen.
 
 Some processors do not add up 8-bit products exactly. A failure is put down to that only where an experiment has shown that this machine does so, and
 the same file, computed in a mode that the experiment found exact, agrees with the reference; the record is then that of the exact mode, and says so.
@@ -60,13 +60,15 @@ class Halved:
     """Every operator's operands and results rounded to half precision."""
     rounded: Reference
     """Constants rounded, everything computed in FP32."""
+    limit_db: float
+    """Least SQNR of the file as it is written against `simulated`."""
 
 
-def half_parity(runner: Runner, network: Halved, inputs: Sequence[FloatArray], limit_db: float, limit: float) -> ParityRecord:
-    """SQNR in dB of a file that is FP16 throughout against `network.simulated`, at least `limit_db`.
+def half_parity(runner: Runner, network: Halved, inputs: Sequence[FloatArray], limit: float) -> ParityRecord:
+    """SQNR in dB of a file that is FP16 throughout against `network.simulated`, over all `inputs` together.
 
-    Where the runner computes in FP32 as well (`ComputesFP32`), the file also has to be within `limit`, a share of the range, of `network.rounded`: the
-    record is of that comparison if it fails, and its `runtime` says how it came out otherwise.
+    Where the runner computes in FP32 as well (`ComputesFP32`), the file also has to be within `limit`, a share of the range, of `network.rounded`:
+    the record is of that comparison if it fails, and its `runtime` says how it came out otherwise.
     """
     note = ""
     if isinstance(runner, ComputesFP32):
@@ -75,7 +77,7 @@ def half_parity(runner: Runner, network: Halved, inputs: Sequence[FloatArray], l
             if not exact.passed:
                 return exact
             note = f"; computed in FP32 it is within {exact.value:.1e} of the range of {ROUNDED_REFERENCE}, limit {limit:g}"
-    record = _sqnr(runner, network.simulated, inputs, limit_db, HALF_REFERENCE)
+    record = _sqnr(runner, network.simulated, inputs, network.limit_db, HALF_REFERENCE)
     return record.model_copy(update={"runtime": record.runtime + note})
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from mcompress.errors import ExportError, ParityError, StageError
 from mcompress.export.backend import FloatArray, Runner, Written
 from mcompress.export.divergence import as_record, first_divergence
-from mcompress.export.parity import float_parity, int8_parity
+from mcompress.export.parity import Halved, float_parity, half_parity, int8_parity
 from mcompress.record import DivergenceRecord, ParityRecord
 from mcompress.targets.schema import Fallback
 
@@ -43,15 +43,20 @@ class Proof:
     """Why nothing could be found although parity fails."""
 
 
-def proven(backend: str, written: Written, networks: Networks, plan: PrecisionPlan | None, runner: Runner, limit: float) -> Proof:
+def proven(
+    backend: str, written: Written, networks: Networks, plan: PrecisionPlan | None, runner: Runner, limit: float, halved: Halved | None = None
+) -> Proof:
     """Parity of `written` on all inputs, and where it fails its first divergence, for the input that is furthest off.
 
-    `limit` is that of `float_parity` without a plan, of `int8_parity` with one. Raises `ParityError` for a file that gives another shape, NaN or
-    infinity, with the operator that does it.
+    `limit` is that of `float_parity` without a plan, of `int8_parity` with one, of `half_parity` with `halved`, for files that are FP16 throughout.
+    Raises `ParityError` for a file that gives another shape, NaN or infinity, with the operator that does it.
     """
     measure = float_parity if plan is None else int8_parity
     try:
-        parity = measure(runner, networks.reference, networks.inputs, limit)
+        if halved is None:
+            parity = measure(runner, networks.reference, networks.inputs, limit)
+        else:
+            parity = half_parity(runner, halved, networks.inputs, limit)
     except ParityError as problem:
         divergence, _ = _searched(backend, written, networks, plan, runner) if networks.inputs else (None, ())
         raise ParityError(f"{written.path.name}: {problem}" + (f". {divergence.sentence()}" if divergence is not None else "")) from problem

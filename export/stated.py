@@ -7,12 +7,14 @@ from importlib.metadata import version
 
 from mcompress.export.fidelity import quality_worst
 from mcompress.export.interface import TensorFacts
-from mcompress.export.manifest import ProcessingStep, Quality, Recommended, Runtime, Tolerance
+from mcompress.export.manifest import ComputedBy, ProcessingStep, Quality, Recommended, Runtime, Tolerance
+from mcompress.export.mil import EVALUATOR
 from mcompress.record import ExportRecord, ModelRecord, PictureRecord, Run
 
 FLOAT_TOLERANCE = 1e-3  # share of the output range: the parity limit of float files, and what another CPU's order of additions stays below
 INT8_STEPS = 2  # two runtimes may round the last operator and the one before it differently
 INT8_SQNR_DB = 35.0  # the parity limit of quantized files: other CPUs' integer kernels round inside the network as well
+HALF_SQNR_DB = 40.0  # the parity limit of files that are FP16 throughout
 PHONE_THREADS = 4  # the big cores of a phone's CPU
 
 RUNTIMES: Mapping[str, tuple[str, str]] = {
@@ -27,12 +29,22 @@ DELEGATES: Mapping[tuple[str, str], str] = {
     ("tflite", "gpu"): "LiteRT's GPU delegate",
     ("executorch", "cpu"): "XNNPACK",
 }
+BY_COREML: Mapping[ComputedBy, str] = {
+    "PyTorch": "not executed",
+    "this file in mcompress's evaluator": "computed by mcompress's evaluator",
+    "this file in its runtime": "executed by Core ML on the machine that made it",
+}
 OWN_CHOICE = ("all", "Core ML's own choice of CPU, GPU and Neural Engine")
 
 
-def tolerance_of(variant: str, output: TensorFacts) -> Tolerance:
-    """How far another machine may be from the expected output: float files by range, quantized ones by steps of the output or by SQNR."""
+def tolerance_of(variant: str, output: TensorFacts, *, halves: bool = False) -> Tolerance:
+    """How far another machine may be from the expected output: float files by range, those of `halves` (FP16) also by SQNR, quantized ones by steps
+    of the output or by SQNR.
+    """
     low, high = output.value_range
+    if variant == "float" and halves:
+        basis = f"{FLOAT_TOLERANCE:g} of the output range, or {HALF_SQNR_DB:g} dB SQNR: the file is FP16, and units sum in different ways"
+        return Tolerance(max_abs=FLOAT_TOLERANCE * (high - low), or_sqnr_db=HALF_SQNR_DB, basis=basis)
     if variant == "float":
         return Tolerance(max_abs=FLOAT_TOLERANCE * (high - low), basis=f"{FLOAT_TOLERANCE:g} of the output range")
     step = output.scale if output.scale is not None else (high - low) / 255.0
@@ -79,7 +91,8 @@ def runtime_of(record: ExportRecord, least_runtime: str | None) -> Runtime:
         how = "not executed here" if record.parity.passed is None else f"executed here by {runtime}"
         return Runtime(name=name, least_version=least_runtime, basis=f"stated in the file; {how}")
     if backend == "coreml":
-        return Runtime(name=name, least_version="not known", basis="not executed: Core ML runs on Apple systems only")
+        how = "not executed here" if record.parity.passed is None else f"executed here by {runtime}"
+        return Runtime(name=name, least_version="not known", basis=f"the file does not say; {how}")
     return Runtime(name=name, least_version=version(package), basis="the version that executed it; older ones were not tried")
 
 
@@ -87,12 +100,19 @@ def default_unit(record: ExportRecord) -> Recommended:
     """Where and how to run the file when nothing was measured on a phone: on the unit that its estimate is for."""
     if record.backend == "coreml":
         unit, delegate = OWN_CHOICE
-        return Recommended(unit=unit, delegate=delegate, threads=PHONE_THREADS, basis="not executed; not measured on a phone")
+        return Recommended(unit=unit, delegate=delegate, threads=PHONE_THREADS, basis=f"{BY_COREML[computed_by(record)]}; not measured on a phone")
     unit = record.unit or "cpu"
     executed = (
         "executed so on the machine that made it" if unit == "cpu" else f"executed by {DELEGATES[record.backend, 'cpu']} on the CPU that made it"
     )
     return Recommended(unit=unit, delegate=DELEGATES[record.backend, unit], threads=PHONE_THREADS, basis=f"{executed}; not measured on a phone")
+
+
+def computed_by(record: ExportRecord) -> ComputedBy:
+    """What computed the file's own results; PyTorch if the file was not executed."""
+    if record.parity.passed is None:
+        return "PyTorch"
+    return "this file in mcompress's evaluator" if EVALUATOR in record.parity.runtime else "this file in its runtime"
 
 
 def quality_of(record: ExportRecord, run: Run) -> Quality:
@@ -101,7 +121,7 @@ def quality_of(record: ExportRecord, run: Run) -> Quality:
     baseline = run.baseline.get("mean", {})
     before = teacher.quality if teacher else {}
     if record.quality:
-        return Quality(before=before, after=record.quality, after_from="this file in its runtime", baseline=baseline, worst=record.quality_worst)
+        return Quality(before=before, after=record.quality, after_from=computed_by(record), baseline=baseline, worst=record.quality_worst)
     model = run.models.get("distilled")
     after, worst = ({}, {}) if model is None else (model.quality, quality_worst(_pictures(model)))
     return Quality(before=before, after=after, after_from="PyTorch", baseline=baseline, worst=worst)

@@ -57,6 +57,7 @@ class FileRow:
     planned: str
     held: str
     computed: str
+    """On the machine that made it; empty where it was not executed."""
     merged: int
     """Operators of the plan that no operator of the file stands for: they were merged into their neighbours."""
     own: int
@@ -251,7 +252,7 @@ def _file_row(export: ExportRecord, plan: StageDetails) -> FileRow:
         wording.file_name(export),
         triple(planned_counts),
         triple(held),
-        triple(computed),
+        triple(computed) if export.parity.passed is not None else "",
         merged,
         len(export.operators),
         len(export.coverage.fallbacks),

@@ -66,8 +66,8 @@ class CoreMLConfig(Export):
 
     backend: Literal["coreml"] = "coreml"
     float_limit: float = Field(default=1e-4, gt=0, le=1)
-    """Largest absolute difference of the float file, which is FP16 and here computed in FP32, to PyTorch with the same constants in FP16, as a share of
-    the output range. Right files are below 3e-6; what a converter folds in a way that is not foreseen may add half precision's rounding of it."""
+    """Largest absolute difference of the float file, which is FP16 and for this computed in FP32, to PyTorch with its constants in FP16, as a share
+    of the output range. Right files are below 3e-6; a constant that the converter folds in an unforeseen way may add its rounding."""
     half_limit_db: float = Field(default=40.0, ge=0, le=120)
     """Least SQNR of the float file, computed as written, against PyTorch with FP16 simulated, dB. Right files have 64 dB and more."""
     minimum_deployment_target: Literal["iOS16", "iOS17", "iOS18"] = "iOS17"

@@ -191,11 +191,8 @@ def exported(
 ) -> ExportRecord:
     mixed = variant == "mixed"
     operators = operators_of(variant, halves=backend == "coreml")
-    fallbacks = (
-        (OperatorFallback(operator="conv2d_30", reason="fp16 in the file, computed in fp32 here: XNNPACK has no fp16 kernel on this host"),)
-        if mixed
-        else ()
-    )
+    wider = "fp16 in the file, computed in fp32 here: XNNPACK has no fp16 kernel on this host"
+    fallbacks = (OperatorFallback(operator="conv2d_30", reason=wider),) if mixed and backend != "coreml" else ()
     if "portable" in units:
         fallbacks += tuple(
             OperatorFallback(operator=f"pixel_shuffle_{i}", reason="not taken by the XNNPACK delegate") for i in range(units["portable"])

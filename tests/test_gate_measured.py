@@ -53,4 +53,4 @@ def test_a_decision_can_be_required(baseline: Path, tmp_path: Path) -> None:
     for timing in (Timing((ratio(1.0, noise=0.1),)), NotTimed("the time ended during a measurement", "not decided")):
         found = check(baseline, required, timing)
         assert [(row.field, row.verdict) for row in found.failing] == [("measured latency", "not decided")]
-    assert not check(baseline, required, NotTimed("coreml files are not executed on this machine", "not comparable")).failing
+    assert not check(baseline, required, NotTimed("coreml files are not timed on this machine", "not comparable")).failing

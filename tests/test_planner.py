@@ -80,7 +80,10 @@ def made_up(graph: fx.GraphModule, seed: int) -> Sensitivity:
     names = [node.name for node in graph.graph.nodes if node.op in ("call_function", "placeholder")]
     noise = {name: float(10 ** rng.uniform(-6, -3)) for name in names}
     alone: dict[str, dict[Precision, float]] = {name: {"fp16": noise[name] / 1000, "int8": noise[name]} for name in names}
-    return Sensitivity(1, 1.0, 0.0, alone, {}, noise, {name: value / 3 for name, value in noise.items() if "conv" in name})
+    weights = {name: value / 3 for name, value in noise.items() if "conv" in name}
+    calls = [node for node in graph.graph.nodes if node.op == "call_function"]
+    reads = {node.name: {source.name: float(10 ** rng.uniform(-6, -3)) for source in node.all_input_nodes if source.name in noise} for node in calls}
+    return Sensitivity(1, 1.0, 0.0, alone, {}, noise, reads, weights)
 
 
 def every_assignment(problem: Problem) -> list[tuple[Precision, ...]]:
@@ -112,9 +115,9 @@ def test_the_solution_is_the_best_of_all_assignments(
         found = least_latency(problem, share * most)
         assert (found is None) == (best is None)
         if found is not None and best is not None:
-            assert found.latency_ms == pytest.approx(best, rel=1e-5)
+            assert found.latency_ms == pytest.approx(best, rel=1e-4)
             assert found.noise <= share * most * (1 + 1e-6)
-            assert found.gap <= 1e-5
+            assert found.gap <= 1e-4
     for factor in (1.0, 1.05, 1.3):
         quietest = min(noise for latency, noise in costs if latency <= factor * fastest * (1 + 1e-9))
         found = least_noise(problem, factor * fastest * (1 + 1e-9))
@@ -154,18 +157,21 @@ def test_every_plan_can_be_applied(
         torch.testing.assert_close(simulate(graph, plan, x), reference(x), rtol=0, atol=2e-5)
 
 
-def test_noise_of_all_int8_counts_every_tensor_once(graph: fx.GraphModule, table: OperatorTable, ranges: dict[str, ActivationRange]) -> None:
-    sensitivity = made_up(graph, 5)
-    problem = problem_of(graph, table, ranges, sensitivity, load_device("host"), ("cpu",), ("int8", "fp32"))
+def test_noise_counts_every_rounding_once(graph: fx.GraphModule, table: OperatorTable, ranges: dict[str, ActivationRange]) -> None:
+    found = made_up(graph, 5)
+    problem = problem_of(graph, table, ranges, found, load_device("host"), ("cpu",), ("int8", "fp32"))
     chosen = problem.uniform("int8")
-    plan = plan_of(graph, problem, chosen, ranges, [""] * len(chosen), sensitivity)
+    plan = plan_of(graph, problem, chosen, ranges, [""] * len(chosen), found)
     assert plan.int8_names() == uniform_plan(graph, ranges).int8_names()
-    nodes = {node.name: node for node in graph.graph.nodes}
-    weighted = [name for name in plan.int8_names() if "conv" in name]
-    # The ReLU's input is not rounded, and what concatenation and resize copy is rounded where it was made.
-    rounded = {"x", "relu", "sigmoid", "add", "conv2d_2", "conv2d_3", "conv2d_1"}
-    assert rounded <= nodes.keys()
-    assert problem.noise_of(chosen) == pytest.approx(sum(sensitivity.tensors[n] for n in rounded) + sum(sensitivity.weights[n] for n in weighted))
+    convolutions = [name for name in plan.int8_names() if "conv" in name]
+    # The convolution's result is rounded behind its ReLU; concatenation and resize move what was rounded where it was made.
+    made = sum(found.tensors[name] for name in ("relu", "conv2d_1", "add", "conv2d_2", "conv2d_3"))
+    read = found.reads["conv2d"]["x"] + found.reads["add"]["sigmoid"]  # all other tensors come from INT8 operators
+    assert problem.noise_of(chosen) == pytest.approx(made + read + sum(found.weights[name] for name in convolutions))
+
+    only = tuple("int8" if decision.nodes[0] == "conv2d_1" else "fp32" for decision in problem.decisions)
+    alone = found.reads["conv2d_1"]["relu"] + found.tensors["conv2d_1"] + found.weights["conv2d_1"]
+    assert problem.noise_of(only) == pytest.approx(alone), "the skip connection beside it stays exact"  # type: ignore[arg-type]
 
 
 def test_half_precision_that_overflows_is_never_planned(graph: fx.GraphModule, table: OperatorTable, ranges: dict[str, ActivationRange]) -> None:

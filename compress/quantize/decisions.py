@@ -30,9 +30,10 @@ class Decision:
     nodes: tuple[str, ...]
     allowed: tuple[Precision, ...]
     noise: dict[Precision, float]
-    """What the precision itself adds: INT8 the rounding of the weights, FP16 that of everything."""
-    touches: tuple[str, ...]
-    """Tensors (keys of `Problem.tensors`) that are rounded when this is INT8."""
+    """What the precision itself adds: INT8 the rounding of weights and result (nothing where values are only moved or clamped), FP16 everything."""
+    reads: tuple[tuple[int | None, float], ...] = ()
+    """Of each tensor that it reads: its maker, None for the network's input, and the noise of rounding it for this operator. Where both are INT8 the
+    maker has rounded it."""
     between: tuple[int, ...] = ()
     """Makers and readers of its tensors, where INT8 of them all makes this INT8 too: an operator without weights between quantized tensors."""
     follows: int | None = None
@@ -46,10 +47,6 @@ class Problem:
     """Everything that the planner needs to know of a network and a device."""
 
     decisions: tuple[Decision, ...]
-    tensors: dict[str, float]
-    """Tensor that INT8 operators read or write -> noise when it is rounded; copies of another tensor have none of their own."""
-    copied_from: dict[str, tuple[str, ...]]
-    """Tensor that a moving or clamping operator makes -> the tensors whose values it holds: rounding it rounds them."""
     units: tuple[PrecisionLatency, ...]
     row_owner: tuple[int, ...]
     """Row of the operator table -> its decision."""
@@ -64,15 +61,9 @@ class Problem:
 
     def noise_of(self, chosen: Sequence[Precision]) -> float:
         """The additive prediction, as a share of the output's energy."""
-        rounded = {name for decision, precision in zip(self.decisions, chosen, strict=True) if precision == "int8" for name in decision.touches}
-        pending = list(rounded)
-        while pending:
-            for source in self.copied_from.get(pending.pop(), ()):
-                if source not in rounded:
-                    rounded.add(source)
-                    pending.append(source)
         own = sum(decision.noise.get(precision, 0.0) for decision, precision in zip(self.decisions, chosen, strict=True))
-        return own + sum(self.tensors[name] for name in rounded)
+        reading = (read for decision, precision in zip(self.decisions, chosen, strict=True) if precision == "int8" for read in decision.reads)
+        return own + sum(noise for maker, noise in reading if maker is None or chosen[maker] != "int8")
 
     def uniform(self, precision: Precision) -> tuple[Precision, ...]:
         """`precision` for every operator that can have it; FP16 for those that cannot be INT8, FP32 where that is out of its range too."""
@@ -151,8 +142,6 @@ def problem_of(
     row_owner = tuple(index[owner[by_name[row.name]]] for row in table.operators)
     latencies = tuple(precision_latency(table, device, unit, precisions) for unit in units)
     fused_rows = _rows_of_nodes(module, {row.name for row in table.operators})
-    tensors: dict[str, float] = {}
-    copied: dict[str, tuple[str, ...]] = {}
     decisions = []
     for head in heads:
         members = tuple(node for node, of in owner.items() if of is head)
@@ -160,27 +149,22 @@ def problem_of(
         follows = _companion(head, owner, index, fused_rows)
         rows = [row for row, of in enumerate(row_owner) if of == (index[head] if follows is None else follows)]
         allowed = _allowed(head, ranges, rows, latencies, precisions, _alone(sensitivity, head, "fp16"), keep.get(head.name))
-        touches: tuple[str, ...] = ()
-        if "int8" in allowed:
-            touches = tuple(dict.fromkeys(node.name for node in (*kinds.activations(head), end)))
-            tensors.update({name: sensitivity.tensors.get(name, 0.0) for name in touches if name not in tensors})
-            if group in ("moving", "clamping"):
-                sources = tuple(source.name for source in kinds.activations(head))
-                copied[end.name], tensors[end.name] = sources, 0.0
-                tensors.update({name: sensitivity.tensors.get(name, 0.0) for name in sources if name not in tensors})
-        noise: dict[Precision, float] = {"int8": sensitivity.weights.get(head.name, 0.0), "fp16": _alone(sensitivity, head, "fp16"), "fp32": 0.0}
+        rounding = sensitivity.weights.get(head.name, 0.0) + (sensitivity.tensors.get(end.name, 0.0) if group in ("weighted", "arithmetic") else 0.0)
+        noise: dict[Precision, float] = {"int8": rounding, "fp16": _alone(sensitivity, head, "fp16"), "fp32": 0.0}
+        of_tensor = sensitivity.reads.get(head.name, {})
+        makers = {source: index[owner[source]] if source in owner else None for source in kinds.activations(head)}
         decisions.append(
             Decision(
                 tuple(node.name for node in members),
                 allowed,
                 {precision: noise[precision] for precision in allowed},
-                touches,
+                tuple((maker, of_tensor.get(source.name, 0.0)) for source, maker in makers.items()) if "int8" in allowed else (),
                 _between(head, end, owner, index) if group not in (None, "weighted") else (),
                 follows,
                 head.name in keep,
             )
         )
-    return Problem(tuple(decisions), tensors, copied, latencies, row_owner)
+    return Problem(tuple(decisions), latencies, row_owner)
 
 
 def plan_of(

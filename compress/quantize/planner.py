@@ -4,8 +4,9 @@
     subject to  sum of noise <= what the quality floor leaves          (or the other way round: least noise within a latency)
     over        x[operator, precision] in {0, 1}, one precision for each operator
 
-Noise is additive: rounding errors of different tensors and weights are independent, so the energies that they add to the output add up. A tensor that
-several INT8 operators share is rounded once, and counted once. What the sum leaves out, interactions, is found by running the plan (`choosing`).
+Noise is additive: rounding errors of different tensors and weights are independent, so the energies that they add to the output add up. A tensor
+that an INT8 operator makes is rounded once, for all that read it; one made in float is rounded for the INT8 operators among its readers alone.
+What the sum leaves out, interactions, is found by running the plan (`choosing`).
 """
 
 from __future__ import annotations
@@ -25,8 +26,11 @@ from mcompress.targets.columns import Integers
 from mcompress.targets.precision_latency import PrecisionLatency
 
 TIME_LIMIT_S = 10.0
-RELATIVE_GAP = 1e-6
-"""Latencies closer than this share of one another are equal."""
+TIE = 1e-5
+"""Latencies closer than about this share of one another are equal: of such assignments the one with less noise is taken."""
+RELATIVE_GAP = 1e-7
+OBJECTIVE = 1e4
+"""What the objective's coefficients add up to: large against the solver's absolute tolerance."""
 INFEASIBLE = 2
 """scipy's status of a program without a solution."""
 
@@ -90,10 +94,10 @@ class _Program:
         objective = np.zeros(self._count)
         for column, value in cost.items():
             objective[column] += value
-        scale, small = objective.sum() or 1.0, sum(value for value in tie.values() if np.isfinite(value)) or 1.0
-        objective /= scale
+        objective *= OBJECTIVE / (objective.sum() or 1.0)
+        small = sum(tie.values()) or 1.0
         for column, value in tie.items():
-            objective[column] += value / small * RELATIVE_GAP
+            objective[column] += value / small * TIE * OBJECTIVE
         rows, columns, values = (np.array(part) for part in zip(*self._entries, strict=True))
         matrix = csr_array((values, (rows.astype(np.int64), columns.astype(np.int64))), (len(self._limits), self._count))
         low, high = np.array(self._limits).T
@@ -103,14 +107,14 @@ class _Program:
             integrality=np.array(self._whole, dtype=np.int64),
             bounds=Bounds(0.0, np.array(self._upper)),
             constraints=LinearConstraint(matrix, low, high),
-            options={"time_limit": time_limit_s, "mip_rel_gap": RELATIVE_GAP / 10},
+            options={"time_limit": time_limit_s, "mip_rel_gap": RELATIVE_GAP},
         )
         if found.status == INFEASIBLE:
             return None
         if found.x is None:
             raise StageError(f"the precision planner found no plan within {time_limit_s:g} s for {len(self._x)} operators: {found.message}")
         chosen = tuple(max(options, key=lambda precision: float(found.x[options[precision]])) for options in self._x)
-        gap = max(0.0, float(found.mip_gap or 0.0))
+        gap = max(0.0, float(found.mip_gap or 0.0)) + TIE
         return Solution(chosen, self._problem.latency_ms(chosen), self._problem.noise_of(chosen), gap, monotonic() - started)
 
     def _variable(self, *, whole: bool = False, upper: float = 1.0) -> int:
@@ -129,11 +133,7 @@ class _Program:
         self._row({**entries, consequence: -1.0}, -np.inf, len(reasons) - 1.0)
 
     def _add_noise(self) -> None:
-        problem = self._problem
-        rounded = {name: self._variable() for name in problem.tensors}
-        for name, noise in problem.tensors.items():
-            self.noise[rounded[name]] = noise
-        for decision, options in zip(problem.decisions, self._x, strict=True):
+        for decision, options in zip(self._problem.decisions, self._x, strict=True):
             for precision, noise in decision.noise.items():
                 if precision not in options:
                     continue
@@ -141,11 +141,11 @@ class _Program:
                     self.noise[options[precision]] = noise
                 else:
                     self._upper[options[precision]] = 0.0
-            for name in decision.touches if "int8" in options else ():
-                self._implied(rounded[name], [options["int8"]])
-        for name, sources in problem.copied_from.items():
-            for source in sources:
-                self._implied(rounded[source], [rounded[name]])
+            for maker, noise in decision.reads:
+                made = [] if maker is None or "int8" not in self._x[maker] else [self._x[maker]["int8"]]
+                rounded = self._variable()
+                self.noise[rounded] = noise
+                self._at_least([rounded], [options["int8"]], made)
 
     def _add_shape(self) -> None:
         """What lies between INT8 operators on all sides is INT8, for no file could say anything else; what runs inside another has its precision."""

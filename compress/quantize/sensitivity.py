@@ -2,7 +2,8 @@
 
 Samples are streamed. Of each one, every activation is captured once; then one operator after the other is quantized alone, and only what lies behind
 it is computed again. What is kept are sums, so memory does not depend on the number of samples. Besides whole operators, their parts are measured:
-rounding one tensor, and rounding one operator's weights. Operators share tensors, and a planner must not pay twice for rounding one.
+rounding one tensor for all that read it or for one of them, and rounding one operator's weights. Operators share tensors, and a planner must not pay
+twice for rounding one.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, fx
@@ -42,6 +44,8 @@ class Sensitivity:
     """The same, of the task's metric, mean over samples; negative where rounding happened to help."""
     tensors: dict[str, float] = field(default_factory=dict)
     """Tensor (by the name of what makes it) -> noise when it is rounded to INT8 for everything that reads it, and nothing else is."""
+    reads: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Operator -> tensor that it reads -> noise when the tensor is rounded for this operator alone: a skip connection beside it stays exact."""
     weights: dict[str, float] = field(default_factory=dict)
     """Operator -> noise when only its weights are INT8."""
 
@@ -144,7 +148,9 @@ class _Variant:
 
     name: str
     changed: Callable[[_Tape], dict[fx.Node, object]]
-    part: str = ""
+    source: str = ""
+    """Tensor that is rounded for the operator `name`."""
+    part: Literal["alone", "tensor", "read", "weights"] = "alone"
     precision: Precision | None = None
     noise: float = 0.0
     lost: float = 0.0
@@ -154,12 +160,13 @@ class _Variant:
         if self.precision is not None:
             found.alone.setdefault(self.name, {})[self.precision] = share
             found.quality_lost.setdefault(self.name, {})[self.precision] = self.lost / found.samples
+        elif self.part == "read":
+            found.reads.setdefault(self.name, {})[self.source] = share
         else:
             (found.tensors if self.part == "tensor" else found.weights)[self.name] = share
 
 
 def _variants(module: fx.GraphModule, ranges: dict[str, ActivationRange]) -> Iterator[_Variant]:
-    tensors: dict[fx.Node, None] = {}
     for node in kinds.operators(module.graph):
         if kinds.is_fused(node):
             continue
@@ -171,15 +178,11 @@ def _variants(module: fx.GraphModule, ranges: dict[str, ActivationRange]) -> Ite
         yield _Variant(node.name, _alone(module, node, end, "int8", ranges), precision="int8")
         if group == "weighted":
             yield _Variant(node.name, _with_weights(node), part="weights")
-        # Moving and clamping an INT8 tensor rounds nothing again.
-        tensors.update(dict.fromkeys([*kinds.activations(node), *([end] if group in ("weighted", "arithmetic") else [])]))
-    for node in tensors:
-        if node.name in ranges and not _is_moved(node):
-            yield _Variant(node.name, _rounded(node, ranges[node.name]), part="tensor")
-
-
-def _is_moved(node: fx.Node) -> bool:
-    return node.op == "call_function" and not kinds.is_fused(node) and kinds.group_of(node) in ("moving", "clamping")
+        if group in ("weighted", "arithmetic"):  # moving and clamping an INT8 tensor rounds nothing again
+            yield _Variant(end.name, _rounded(end, ranges[end.name]), part="tensor")
+        for source in kinds.activations(node):
+            if source.name in ranges:
+                yield _Variant(node.name, _read_rounded(node, source, ranges[source.name]), source.name, part="read")
 
 
 def _alone(
@@ -194,6 +197,10 @@ def _alone(
 
 def _rounded(node: fx.Node, found: ActivationRange) -> Callable[[_Tape], dict[fx.Node, object]]:
     return lambda tape: {node: fake_quantize(tape.tensor(node), found)}
+
+
+def _read_rounded(node: fx.Node, source: fx.Node, found: ActivationRange) -> Callable[[_Tape], dict[fx.Node, object]]:
+    return lambda tape: {node: tape.compute(node, {source: fake_quantize(tape.tensor(source), found)})}
 
 
 def _with_weights(node: fx.Node) -> Callable[[_Tape], dict[fx.Node, object]]:

@@ -3,3 +3,6 @@
 `program.read_program` gives the program as the files state it; `runner.MilRunner` executes it. Neither imports torch, coremltools' converters, or
 anything that only macOS has.
 """
+
+EVALUATOR = "mcompress evaluator of Core ML programs"
+"""How results say that they are the evaluator's and not Core ML's."""

@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from mcompress.errors import ExportError
 from mcompress.export.backend import FloatArray, Port
+from mcompress.export.mil import EVALUATOR
 from mcompress.export.mil.evaluate import Arithmetic, check_operators, evaluate, steps
 from mcompress.export.mil.program import MilProgram, Value, read_program
 
 _RUNTIMES: dict[Arithmetic, str] = {
-    "as written": "mcompress evaluator of Core ML programs, simulated FP16",
-    "fp32": "mcompress evaluator of Core ML programs, FP32",
+    "as written": f"{EVALUATOR}, simulated FP16",
+    "fp32": f"{EVALUATOR}, FP32",
 }
 
 

@@ -184,5 +184,5 @@ def _not_to_time(baseline: Side, new: Side, old: ModelFile, now: ModelFile) -> N
     if elsewhere:
         return NotTimed(elsewhere, "re-baseline")
     if now.backend not in BACKENDS.values():
-        return NotTimed(f"{now.backend} files are not executed on this machine", "not comparable")
+        return NotTimed(f"{now.backend} files are not timed on this machine", "not comparable")
     return None

@@ -18,30 +18,31 @@ from torch import Tensor, nn
 from mcompress.artifact import Artifact
 from mcompress.cache import Cache, Entry
 from mcompress.compress.cost import FP32_BYTES, operator_table
+from mcompress.compress.quantize.halves import half_constants, half_simulated
 from mcompress.compress.quantize.plan import PrecisionPlan
 from mcompress.compress.quantize.program import export_program, graph_of, with_parameters
 from mcompress.compress.quantize.simulate import Simulated
 from mcompress.console import Reporter
 from mcompress.environment import cpu_name, package_versions, thread_count
+from mcompress.errors import MissingBackendError
 from mcompress.evaluate import PARITY_INPUTS, References, Scores, mean, parity_inputs, score_file
 from mcompress.export import backend_of
 from mcompress.export.backend import FloatArray, Runner, Written, captured
 from mcompress.export.bundle import ExportedFile, TestVector
 from mcompress.export.fidelity import fidelity_of, quality_worst
 from mcompress.export.interface import TensorFacts, facts_of
-from mcompress.export.parity import FLOAT_METRIC, FLOAT_REFERENCE, INT8_METRIC, INT8_REFERENCE, not_executed
-from mcompress.export.profile import profile
+from mcompress.export.parity import FLOAT_METRIC, FLOAT_REFERENCE, HALF_REFERENCE, INT8_METRIC, INT8_REFERENCE, Halved, not_executed
+from mcompress.export.profile import BACKENDS, profile
 from mcompress.export.proof import Networks, Proof, proven
 from mcompress.export.replay import digest_of, size_of
 from mcompress.export.walked import confirm
 from mcompress.planning import STAGE_VERSIONS, Plan
-from mcompress.record import ExportRecord, OperatorRecord, PictureRecord, WalkedRecord
-from mcompress.targets.exports import ExportConfig
+from mcompress.record import ExportRecord, OperatorRecord, ParityRecord, PictureRecord, WalkedRecord
+from mcompress.targets.exports import CoreMLConfig, ExportConfig
 from mcompress.targets.schema import Fallback, Measurement, Target
 
 logger = logging.getLogger("mcompress")
 Variant = Literal["float", "mixed"]
-NOT_HERE = "Core ML runs on macOS only; the saved program was reloaded and its operators and weights were checked"
 VECTORS = 2
 _PORTS = TypeAdapter(tuple[TensorFacts, ...])
 _FALLBACKS = TypeAdapter(tuple[Fallback, ...])
@@ -144,16 +145,17 @@ def _write(made: Plan, network: Network, references: References, config: ExportC
     runner = _runner(config, written, thread_count(made.target))
     pictures: dict[str, PictureRecord] = {}
     outputs: list[FloatArray | None] = [None] * VECTORS
-    if runner is None:
-        metric, limit = (FLOAT_METRIC, config.float_limit) if plan is None else (INT8_METRIC, config.int8_limit_db)
-        proof = Proof(not_executed(FLOAT_REFERENCE if plan is None else INT8_REFERENCE, metric, limit, NOT_HERE))
-        latency: tuple[Measurement, ...] = ()
+    latency: tuple[Measurement, ...] = ()
+    if isinstance(runner, str):
+        proof = Proof(_not_executed(config, plan, runner))
     else:
         networks = Networks(network.model if plan is None else network.mixed, reference, inputs)
-        proof = proven(config.backend, written, networks, plan, runner, config.float_limit if plan is None else config.int8_limit_db)
+        limit = config.float_limit if plan is None else config.int8_limit_db
+        proof = proven(config.backend, written, networks, plan, runner, limit, _halved(config, network, plan))
         pictures = score_file(made.task, runner.run, shape, references, folder / "pictures", "file")
         outputs = [runner.run(value) for value in inputs[:VECTORS]]
-        latency = profile(config.backend, written.path, shape, precision=_label(written), threads=1, seconds=config.profile_s)
+        if config.backend in BACKENDS.values():
+            latency = profile(config.backend, written.path, shape, precision=_label(written), threads=1, seconds=config.profile_s)
     scores = {name: picture.quality for name, picture in pictures.items()}
     walked, doubts = _walked(config, network, written, shape)
     record = ExportRecord(
@@ -190,14 +192,30 @@ def _walked(config: ExportConfig, network: Network, written: Written, shape: tup
     return WalkedRecord(macs=cost.macs, peak_activation_bytes=cost.peak_activation_elements * FP32_BYTES, peak_at=cost.peak_at), doubts
 
 
-def _runner(config: ExportConfig, written: Written, threads: int) -> Runner | None:
-    """The loaded file; None for Core ML off macOS."""
-    if config.backend == "coreml":
-        from mcompress.export import coreml
+def _runner(config: ExportConfig, written: Written, threads: int) -> Runner | str:
+    """The loaded file, or for Core ML why neither Core ML nor our evaluator can execute it here."""
+    try:
+        return backend_of(config).load(written.path, threads)
+    except MissingBackendError as error:
+        if config.backend != "coreml":
+            raise
+        return str(error)
 
-        if not coreml.executes_here():
-            return None
-    return backend_of(config).load(written.path, threads)
+
+def _halved(config: ExportConfig, network: Network, plan: PrecisionPlan | None) -> Halved | None:
+    """What a file that is FP16 throughout is compared with; None for all others."""
+    if plan is not None or not isinstance(config, CoreMLConfig):
+        return None
+    module = graph_of(export_program(network.model, network.example))
+    return Halved(half_simulated(module), half_constants(module), config.half_limit_db)
+
+
+def _not_executed(config: ExportConfig, plan: PrecisionPlan | None, why: str) -> ParityRecord:
+    if plan is not None:
+        return not_executed(INT8_REFERENCE, INT8_METRIC, config.int8_limit_db, why)
+    if isinstance(config, CoreMLConfig):
+        return not_executed(HALF_REFERENCE, INT8_METRIC, config.half_limit_db, why)
+    return not_executed(FLOAT_REFERENCE, FLOAT_METRIC, config.float_limit, why)
 
 
 def _label(written: Written) -> str:

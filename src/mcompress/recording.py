@@ -25,6 +25,7 @@ from mcompress.console import Reporter
 from mcompress.environment import commit, cpu_name, package_versions, thread_count
 from mcompress.evaluate import Scores, mean, score_baseline, score_network
 from mcompress.export.bundle import write_bundle
+from mcompress.export.profile import BACKENDS
 from mcompress.exporting import ExportResult
 from mcompress.offer import HOST, against_expectation, best_of, device_latency, make_offers, offered, planned_precisions, unplanned, withheld
 from mcompress.planning import STAGE_VERSIONS, Plan
@@ -235,4 +236,6 @@ def _not_measured(made: Plan, exports: Sequence[ExportRecord]) -> Iterator[str]:
     for record in exports:
         if record.parity.passed is None:
             yield f"parity, quality and latency of {record.file}: {record.parity.runtime}"
+        elif record.backend not in BACKENDS.values():
+            yield f"latency of {record.file}: only Core ML itself could tell, and mcompress has nothing that times it, on macOS neither"
     yield "LPIPS, FID and other metrics that need pretrained weights: none were given"

@@ -246,7 +246,9 @@ def five_hundred() -> dict[str, object]:
     names = [node.name for node in graph.graph.nodes if node.op in ("call_function", "placeholder")]
     noise = {name: float(10 ** rng.uniform(-7, -4)) for name in names}
     alone: dict[str, dict[Precision, float]] = {name: {"fp16": value / 1000, "int8": value} for name, value in noise.items()}
-    sensitivity = Sensitivity(1, 1.0, 0.0, alone, {}, noise, {name: value / 3 for name, value in noise.items() if "conv" in name})
+    reads = {node.name: {one.name: noise[one.name] / 2 for one in node.all_input_nodes if one.name in noise} for node in graph.graph.nodes}
+    weights = {name: value / 3 for name, value in noise.items() if "conv" in name}
+    sensitivity = Sensitivity(1, 1.0, 0.0, alone, {}, noise, reads, weights)
     ranges = {name: ActivationRange.from_bounds(-1.0, 1.0) for name in names}
     problem = problem_of(graph, named_table(graph, shape), ranges, sensitivity, load_device("snapdragon865"), ("cpu",))
     most = problem.noise_of(problem.uniform("int8"))
