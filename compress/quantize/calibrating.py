@@ -10,6 +10,7 @@ from torch import Tensor, fx
 from mcompress.calibration.observers import Method, Observer
 from mcompress.compress.quantize import kinds
 from mcompress.compress.quantize.plan import ActivationRange
+from mcompress.compress.quantize.representable import representable
 from mcompress.compress.tasks.task import Sample
 from mcompress.compress.train import Progress
 from mcompress.errors import StageError
@@ -73,7 +74,8 @@ def calibrate(
             low, high = bounds.get(representative, input_range)
             bounds[representative] = min(low, input_range[0]), max(high, input_range[1])
             groups[node] = representative
-    return {node.name: ActivationRange.from_bounds(*bounds[groups[node]]) for node in groups if groups[node] in bounds}, seen
+    found = {node.name: ActivationRange.from_bounds(*bounds[groups[node]]) for node in groups if groups[node] in bounds}
+    return representable(module, found), seen
 
 
 def _needs_observer(node: fx.Node) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -258,10 +257,6 @@ def _rows_of_nodes(module: fx.GraphModule, rows: set[str]) -> dict[fx.Node, str]
 
 
 def _companion(head: fx.Node, owner: Mapping[fx.Node, fx.Node], index: Mapping[fx.Node, int], rows: Mapping[fx.Node, str]) -> int | None:
-    if head.target is operator.getitem:
-        # The parts of one split are one operator in a file, which has one precision.
-        first = next((user for user in head.all_input_nodes[0].users if user in owner), head)
-        return index[owner[first]] if first is not head else None
     if rows[head] in ("", head.name):
         return None
     maker = next(node for node in owner if node.name == rows[head])

@@ -19,7 +19,9 @@ from collections.abc import Iterable
 from typing import Literal
 
 import torch
-from torch import fx
+from torch import Tensor, fx
+
+from mcompress.errors import StageError
 
 Group = Literal["weighted", "arithmetic", "moving", "clamping"]
 
@@ -122,6 +124,18 @@ def value_size(node: fx.Node) -> int:
 def is_constant(node: fx.Node) -> bool:
     """Whether the node is a parameter or buffer."""
     return node.op == "get_attr"
+
+
+def constant_of(module: fx.GraphModule, node: object) -> Tensor | None:
+    """The tensor behind a `get_attr` node; None for anything else."""
+    if not isinstance(node, fx.Node) or not is_constant(node):
+        return None
+    found: object = module
+    for part in str(node.target).split("."):
+        found = getattr(found, part)
+    if not isinstance(found, Tensor):
+        raise StageError(f"'{node.target}' is not a tensor")
+    return found
 
 
 def activations(node: fx.Node) -> list[fx.Node]:

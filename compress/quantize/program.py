@@ -17,11 +17,13 @@ from torch.export import ExportedProgram
 
 from mcompress.compress.quantize import kinds
 from mcompress.compress.quantize.plan import PrecisionPlan
+from mcompress.compress.quantize.splits import SPLITTING, spell_out_splits
 from mcompress.errors import StageError
 
 
 def export_program(model: nn.Module, example: Tensor) -> ExportedProgram:
-    """`torch.export` of the network in evaluation mode at the shape of `example`, batch norms folded into the convolutions in front of them.
+    """`torch.export` of the network in evaluation mode at the shape of `example`, batch norms folded into the convolutions in front of
+    them, splits spelled out as slices.
 
     Deterministic: the same network gives the same node names. Raises `StageError` when the network cannot be exported.
     """
@@ -36,13 +38,14 @@ def export_program(model: nn.Module, example: Tensor) -> ExportedProgram:
             "The network must be a fixed graph: no branches on tensor values, no Python side effects."
         ) from problem
     targets = {node.target for node in program.graph.nodes}
-    if not targets & (kinds.IDENTITY | {torch.ops.aten.batch_norm.default}):
+    if not targets & (kinds.IDENTITY | SPLITTING | {torch.ops.aten.batch_norm.default}):
         return _spelled_out(program)
     graph_module = graph_of(program)
     if torch.ops.aten.batch_norm.default in targets:
         from mcompress.compress.quantize.pt2e import fold_batch_norms  # imports torchao, see there
 
         fold_batch_norms(graph_module)
+    spell_out_splits(graph_module.graph)
     for node in list(graph_module.graph.nodes):
         if node.target in kinds.IDENTITY:
             node.replace_all_uses_with(node.all_input_nodes[0])

@@ -84,7 +84,7 @@ def write(name: str) -> None:
         done = subprocess.run([sys.executable, __file__, "write-one", name, "--maker", maker], check=False)
         listed = json.loads((WORK / name / LIST).read_text(encoding="utf-8")) if (WORK / name / LIST).exists() else []
         if not listed or listed[-1]["maker"] != maker:  # some libraries crash when the process ends, with the file written
-            raise SystemExit(f"{maker} did not write {name} (exit status {done.returncode})")
+            logger.warning("%s did not write %s (exit status %d)", maker, name, done.returncode)
 
 
 def write_one(name: str, maker: str) -> None:
@@ -170,7 +170,12 @@ def measure(name: str) -> dict[str, JsonValue]:
     inputs = [value.numpy() for value in held_out_inputs(task, recipe.side)]
     with torch.no_grad():
         exact = torch.cat([network(torch.from_numpy(value)) for value in inputs])
-    listed = json.loads((folder / LIST).read_text(encoding="utf-8"))
+    every = json.loads((folder / LIST).read_text(encoding="utf-8"))
+    deaths = {item["maker"]: _death_of(folder / item["file"], item["backend"]) for item in every}
+    listed = [item for item in every if not deaths[item["maker"]]]
+    written = {item["maker"] for item in every}
+    failures: dict[str, JsonValue] = {maker: "no file was written: the process died" for maker in [*PEERS, *CONFIGS] if maker not in written}
+    failures.update({maker: how for maker, how in deaths.items() if how})
     sessions = [_Session(folder / item["file"], item["backend"]) for item in listed]
     quality = []
     for session in sessions:
@@ -195,9 +200,17 @@ def measure(name: str) -> dict[str, JsonValue]:
     return {
         "recipe": {**asdict(recipe)},
         "held_out_inputs": len(inputs),
+        "failures": failures,
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
         "artifacts": list(rows),  # type: ignore[dict-item]  # a Row is JSON
     }
+
+
+def _death_of(path: Path, backend: str) -> str:
+    """Empty if a process of its own loads the file and lives, otherwise how it ended: a runtime that crashes would end the comparison."""
+    code = f"import sys; sys.path[:0] = {sys.path!r}\nfrom pathlib import Path\nfrom quantizers import _Session\n_Session(Path({str(path)!r}), {backend!r})"
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    return "" if done.returncode == 0 else f"exit status {done.returncode}: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else ''}"
 
 
 def _times_ms(sessions: Sequence[_Session], value: FloatArray) -> list[list[float]]:

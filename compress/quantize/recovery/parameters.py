@@ -19,21 +19,9 @@ def copied(module: fx.GraphModule) -> fx.GraphModule:
         return copy.deepcopy(module)
 
 
-def constant_of(module: fx.GraphModule, node: object) -> Tensor | None:
-    """The tensor behind a `get_attr` node; None for anything else."""
-    if not isinstance(node, fx.Node) or not kinds.is_constant(node):
-        return None
-    found: object = module
-    for part in str(node.target).split("."):
-        found = getattr(found, part)
-    if not isinstance(found, Tensor):
-        raise StageError(f"'{node.target}' is not a tensor")
-    return found
-
-
 def weight_of(module: fx.GraphModule, node: fx.Node) -> Tensor:
     """The weight of a weighted operator."""
-    found = constant_of(module, node.args[1])
+    found = kinds.constant_of(module, node.args[1])
     if found is None:
         raise StageError(f"the weights of '{node.name}' are computed at run time; recovery needs constants")
     return found
@@ -41,7 +29,7 @@ def weight_of(module: fx.GraphModule, node: fx.Node) -> Tensor:
 
 def bias_of(module: fx.GraphModule, node: fx.Node) -> Tensor | None:
     """The bias of a weighted operator, or None if it has none."""
-    return constant_of(module, node.args[2]) if len(node.args) > 2 else None
+    return kinds.constant_of(module, node.args[2]) if len(node.args) > 2 else None
 
 
 def shared_constants(graph: fx.Graph) -> set[str]:
