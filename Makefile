@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # Each test computes on one thread. The tests of a file stay together, for they share what is expensive to make.
 BOTH_CORES := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: run quick test check lint types benchmarks golden clean
+.PHONY: run quick test arm64 test-arm64 check lint types benchmarks golden clean
 
 run: $(STAMP)
 	$(BIN)/mcompress run targets/snapdragon865.yaml
@@ -16,6 +16,12 @@ quick: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/pytest $(BOTH_CORES)
+
+arm64: $(STAMP)
+	$(BIN)/python -m mcompress.export.arm64
+
+test-arm64: arm64
+	$(BIN)/pytest tests/test_arm64.py tests/test_arm64_emulated.py
 
 check: lint types
 	$(BIN)/pytest $(BOTH_CORES) -m "not export and not pipeline"

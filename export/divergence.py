@@ -2,7 +2,7 @@
 
 Where the runtime can be asked for the results inside a file, every operator is recomputed in PyTorch from the file's own inputs to it, as the plan
 says: errors that it was given are not its own, however much they have grown. Only where no operator is wrong in itself is the file's result compared
-with PyTorch's result for the whole network, which it leaves where roundings add up. ExecuTorch cannot be asked; see `mcompress.export.divergence_prefixes`.
+with PyTorch's for the whole network, which it leaves where roundings add up. ExecuTorch cannot be asked; see `divergence_prefixes`.
 """
 
 from __future__ import annotations

@@ -20,7 +20,8 @@ def suggestion_for(found: Found, head: fx.Node, expected: Expected) -> str:
     precision, planned, kind = expected.stated(head.name), expected.planned(head.name), kinds.kind_of(head)
     largest = float(found.exact.abs().max()) if found.exact.numel() else 0.0
     if found.measure == NOT_FINITE and precision == "fp16":
-        return f"FP16 ends at {LARGEST_FP16:g} and its results reach {largest:.4g}: {_keep(head, 'fp32')}, or scale the network's values down"
+        what = f"its results reach {largest:.4g}" if largest > LARGEST_FP16 else "what it reads or its weights go beyond"
+        return f"FP16 ends at {LARGEST_FP16:g} and {what}: {_keep(head, 'fp32')}, or scale the network's values down"
     if found.measure == NOT_FINITE:
         return f"the converter computes something else for {kind}: replace it in the network"
     advice = [f"{_keep(head, 'fp16')} or fp32"] if precision == "int8" else [_keep(head, "fp32")] if precision == "fp16" else []

@@ -1,8 +1,9 @@
 """The first wrong operator of an ExecuTorch file, whose runtime gives no results from inside: found by bisection over the network's graph.
 
 The network is written again as far as one operator, by the same steps, and its result compared with PyTorch's (`executorch_prefix`). A wrong result
-leaves its operator and those that it depends on as suspects, a right one clears them; about log2(n) operators are asked, as in a search for the change
-that broke a program. The operator that is left is then recomputed from what ExecuTorch gives for its inputs, so that it is not blamed for theirs.
+leaves its operator and those that it depends on as suspects, a right one clears them; about log2(n) operators are asked, as in a search for the
+change that broke a program. The operator that is left is then recomputed from what ExecuTorch gives for its inputs, so
+that it is not blamed for theirs.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from mcompress.compress.quantize import kinds
 from mcompress.errors import ExportError
 from mcompress.export.backend import FloatArray
 from mcompress.export.divergence_reference import OF_LARGEST, Expected, Found
@@ -41,7 +41,9 @@ def first_in_prefixes(module: nn.Module, expected: Expected, value: FloatArray, 
     difference = float((whole - given).abs().max()) / largest
     if not difference <= SAME:
         everything = frozenset(node.name for node in expected.operators)
-        return Found((last,), OF_LARGEST, difference, SAME, alone=True, exact=expected.exact[last.name], given=given, seen=everything, whole_file=True)
+        return Found(
+            (last,), OF_LARGEST, difference, SAME, alone=True, exact=expected.exact[last.name], given=given, seen=everything, whole_file=True
+        )
     return None if expected.judge_grown(last, given) is None else _bisected(expected, nodes, prefix)
 
 
@@ -108,4 +110,3 @@ class _Prefixes:
             except ExportError:
                 self._known[name] = None
         return self._known[name]
-

@@ -30,7 +30,8 @@ def values_in_file(
 ) -> dict[str, Tensor]:
     """Operator of the plan -> its result in the file. Of several operators of the file that stand for it, the last one's.
 
-    `expected` has PyTorch's results, whose shapes say whether a tensor is the result or a step towards it, and in which layout; `ranges` are the plan's.
+    `expected` has PyTorch's results, whose shapes say whether a tensor is the result or a step towards it, and in which layout.
+    `ranges` are the plan's.
     """
     import torch
 

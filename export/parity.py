@@ -1,8 +1,8 @@
 """Does the exported file compute what PyTorch computes? Float files against the network, INT8 files against the fake-quantized reference.
 
 Files that are FP16 throughout are compared twice. As they are written, with the network whose FP16 is simulated: values between two halves go either
-way, so the power of all differences is judged. And computed in FP32, with the network whose constants are rounded: nothing is left there but the order of
-sums, and a limit can be so narrow that a changed weight is seen.
+way, so the power of all differences is judged. And computed in FP32, with the network whose constants are rounded: nothing is left there but the
+order of sums, and a limit can be so narrow that a changed weight is seen.
 
 Some processors do not add up 8-bit products exactly. A failure is put down to that only where an experiment has shown that this machine does so, and
 the same file, computed in a mode that the experiment found exact, agrees with the reference; the record is then that of the exact mode, and says so.

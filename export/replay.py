@@ -295,8 +295,13 @@ def _run_onnx(path: Path, native: Tensor, facts: Facts) -> Tensor:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.add_session_config_entry("session.x64quantprecision", "1")  # exact sums on x86 without VNNI; without effect elsewhere
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return np.asarray(session.run(None, {facts["name"]: native})[0])
+    kinds = vars(onnxruntime.capi.onnxruntime_pybind11_state).values()
+    refusals = tuple(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Exception))  # they have no base class of their own
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return np.asarray(session.run(None, {facts["name"]: native})[0])
+    except refusals as error:
+        raise RuntimeError(str(error)) from error
 
 
 def _run_tflite(path: Path, native: Tensor, facts: Facts) -> Tensor:

@@ -15,7 +15,7 @@ from mcompress.reports import precision_plots, wording
 from mcompress.reports.details import OperatorPrecision, StageDetails, read_details
 
 PRECISIONS = ("int8", "fp16", "fp32")
-MOST_BARS = 48  # operators in the plot; the table behind it lists all
+MOST_BARS = 24  # operators in the plot, the most sensitive; the table behind it lists all
 SENSITIVE_DB = 10.0
 """An operator is called sensitive if, alone in INT8, its noise is at least a tenth of what the whole plan leaves."""
 LEAST_GAP = 1e-6
@@ -79,6 +79,8 @@ class PrecisionPart:
     units: tuple[UnitRow, ...]
     front: Markup
     sensitivity: Markup
+    shown: int
+    """Operators in the plot of sensitivities."""
     operators: tuple[OperatorRow, ...]
     files: tuple[FileRow, ...]
 
@@ -100,6 +102,7 @@ def precision_part(run: Run, details: Mapping[str, StageDetails]) -> PrecisionPa
         tuple(_unit_rows(plan)),
         Markup(precision_plots.front(plan, metric=metric, unit=unit)) if plan.precision_front else Markup(),
         _sensitivity_plot(plan),
+        min(MOST_BARS, sum(operator.sqnr_db is not None for operator in plan.operators)),
         tuple(OperatorRow(operator, _sensitive(operator, plan)) for operator in plan.operators),
         tuple(_file_row(export, plan) for export in run.exports if export.variant == "mixed"),
     )
@@ -152,7 +155,7 @@ def _line(plan: StageDetails, metric: str, unit: str) -> str:
         others = [f"{name} {wording.number(ms)}" for name in ("all float", "all int8") if (ms := total_ms(plan, name)) is not None]
         parts.append(f"estimated {wording.number(chosen)} ms on {' + '.join(plan.planned_units)} ({', '.join(others)})")
     if plan.quality_lost is not None:
-        allowed = f" of {plan.within:g} allowed" if plan.within is not None and _floor_counts(plan) else ""
+        allowed = f" of {plan.within:g} allowed" if plan.within is not None and _floor_counts(plan) and plan.quality_lost >= 0 else ""
         parts.append(f"{_lost(plan.quality_lost, metric, unit)}{allowed}")
     if proof(plan):
         parts.append(proof(plan))
@@ -210,11 +213,17 @@ def _unit_rows(plan: StageDetails) -> Iterator[UnitRow]:
         values = [plan.planned_ms.get(name, {}).get(unit) for name in names]
         longest = max((value for value in values if value is not None), default=0.0) or 1.0
         cells = tuple(("no estimate", 0.0) if ms is None else (f"{wording.number(ms)} ms", 100 * ms / longest) for ms in values)
-        _, in_int8, in_float = values
-        verdict = ""
-        if in_int8 is not None and in_float is not None and in_int8 >= in_float * (1 - PROVEN):
-            verdict = f"INT8 does not pay on {unit}: {wording.number(in_int8)} ms all INT8, {wording.number(in_float)} ms all float"
-        yield UnitRow(unit, cells, verdict)
+        yield UnitRow(unit, cells, _verdict(unit, *values))
+
+
+def _verdict(unit: str, chosen: float | None, in_int8: float | None, in_float: float | None) -> str:
+    """What to say of a unit on which INT8 throughout is not faster than float."""
+    if in_int8 is None or in_float is None or in_int8 < in_float * (1 - PROVEN):
+        return ""
+    both = f"{wording.number(in_int8)} ms all INT8, {wording.number(in_float)} ms all float"
+    if chosen is not None and chosen < in_float * (1 - PROVEN):
+        return f"INT8 throughout does not pay on {unit}, the plan's mixture does: {wording.number(chosen)} ms, {both}"
+    return f"INT8 does not pay on {unit}: {both}"
 
 
 def _sensitive(operator: OperatorPrecision, plan: StageDetails) -> bool:

@@ -20,6 +20,8 @@ def front(plan: StageDetails, *, metric: str, unit: str) -> str:
     uniform = {name: sum(ms) for name, of_units in plan.planned_ms.items() if (ms := [v for v in of_units.values() if v is not None])}
     with mpl.rc_context(plots.STYLE):
         figure, (lost, noise) = plots.new_panels(plots.WIDTH, 3.9, (1, 1))
+        for axes in (lost, noise):
+            axes.margins(0.08, 0.12)  # the ring around the plan needs room
         floor = plan.within if plan.goal == "latency" else None
         _line(lost, [(one.latency_ms, one.quality_lost) for one in ordered], "measured", plots.ACCENT)
         _line(noise, [(one.latency_ms, one.sqnr_db) for one in ordered], "", plots.ACCENT)
@@ -41,7 +43,6 @@ def front(plan: StageDetails, *, metric: str, unit: str) -> str:
             if plan.goal == "quality" and plan.latency_limit_ms is not None:
                 axes.axvline(plan.latency_limit_ms, color=plots.WARN, linewidth=1.2, linestyle=DASHED, label="latency limit" if named else None)
             axes.set_xlabel(f"estimated latency, ms{summed}")
-            axes.margins(x=0.08)
         lost.set_ylabel(f"{plots.literal(metric)} lost{', ' + unit if unit else ''} (lower is better)")
         noise.set_ylabel("output SQNR, dB (higher is better)")
         plots.legend(figure)
@@ -92,8 +93,9 @@ def _predicted(axes: Axes, ordered: Sequence[TriedPlan]) -> None:
 def _floor(axes: Axes, value: float, *, below: bool, label: str) -> None:
     """What the target does not allow is hatched; the line is shown although every plan may be far from it."""
     low, high = axes.get_ylim()
-    room = 0.06 * max(high - low, abs(value), 1e-9)
-    low, high = min(low, value - room), max(high, value + room)
+    low, high = min(low, value), max(high, value)
+    room = 0.08 * max(high - low, 1e-9)
+    low, high = low - room, high + room
     axes.axhspan(*((low, value) if below else (value, high)), facecolor="none", edgecolor=plots.LINE, hatch="///", linewidth=0, label=label or None)
     axes.axhline(value, color=plots.WARN, linewidth=1.2, linestyle=DASHED)
     axes.set_ylim(low, high)

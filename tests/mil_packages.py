@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -69,6 +70,33 @@ def write_built(build: Callable[[Any, Any], list[Any]], shape: tuple[int, ...], 
         )
         converted.save(str(path))
     return read_program(path)
+
+
+def package_of_one(path: Path, kind: str, side: int, scale: int) -> None:
+    """A package of one operation of type `kind`, from `input` to `output`, which is `scale` times as large."""
+    model = proto.model_messages().Model()
+    model.specificationVersion = 8
+    main = model.mlProgram.functions["main"]
+    main.opset = "CoreML7"
+    block = main.block_specializations["CoreML7"]
+    operation = block.operations.add(type=kind)
+    operation.inputs["x"].arguments.add(name="input")
+    block.outputs.append("output")
+    for name, size, described, stated in (
+        ("input", side, model.description.input.add(), main.inputs.add()),
+        ("output", side * scale, model.description.output.add(), operation.outputs.add()),
+    ):
+        described.name = stated.name = name
+        described.type.multiArrayType.dataType = 65568  # float32
+        described.type.multiArrayType.shape.extend((1, 3, size, size))
+        stated.type.tensorType.dataType = 11  # float32
+        stated.type.tensorType.rank = 4
+        for length in (1, 3, size, size):
+            stated.type.tensorType.dimensions.add().constant.size = length
+    (path / "Data").mkdir(parents=True)
+    (path / "Data" / "model.mlmodel").write_bytes(model.SerializeToString())
+    manifest = {"itemInfoEntries": {"model": {"path": "model.mlmodel"}}, "rootModelIdentifier": "model"}
+    (path / "Manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
 
 
 def outputs_of(program: MilProgram, x: Tensor | NDArray[np.float32], arithmetic: Arithmetic) -> list[NDArray[np.generic]]:

@@ -9,30 +9,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_bundle import SCALE, SIDE, an_export, enlarge, export_record, facts, kernel, make_bundle, quantized, replay_in
-from torch import nn
+from mil_packages import package_of_one
+from tiny_bundle import SCALE, SIDE, a_real_export, an_export, enlarge, export_record, facts, make_bundle, quantized, replay_in
 from typer.testing import CliRunner
 
 from mcompress.cli import app
 from mcompress.errors import MissingBackendError, ParityError
-from mcompress.export import backend_of, replay
-from mcompress.export.backend import captured
+from mcompress.export import coreml, replay
 from mcompress.export.bundle import ExportedFile, TestVector, verify_bundle
-from mcompress.export.interface import facts_of
 from mcompress.export.manifest import Manifest
 from mcompress.export.stated import tolerance_of
 from mcompress.record import ParityRecord
-from mcompress.targets.exports import ExecuTorchConfig, TFLiteConfig
+from mcompress.targets.exports import CoreMLConfig, ExecuTorchConfig, TFLiteConfig
 
 
 def an_apple_package(folder: Path) -> ExportedFile:
-    """A Core ML folder that nothing can run: what a bundle made on Linux holds."""
+    """A Core ML package that only Core ML can run."""
     package = folder / "made" / "tiny.mlpackage"
-    (package / "Data").mkdir(parents=True)
-    (package / "Data" / "weights.bin").write_bytes(b"weights")
+    package_of_one(package, "only_apple_knows", SIDE, SCALE)
     picture = np.zeros((1, 3, SIDE, SIDE), np.float32)
     parity = ParityRecord(reference="PyTorch", metric="share of range", value=None, limit=1e-3, passed=None, runtime="not executed")
     record = export_record(package, backend="coreml", parity=parity, quality={}, fidelity={}, pictures={}, quality_worst={}, recommended=False)
@@ -86,7 +82,7 @@ def test_a_file_without_its_runtime_is_not_a_pass(tmp_path: Path) -> None:
         assert "NOT EXECUTED  tiny.mlpackage: Core ML runs on macOS" in done.stdout
         (result,) = verify_bundle(folder)
         assert result.verdict == "NOT EXECUTED"
-        assert "cannot be executed on" in result.detail
+        assert "1 only_apple_knows" in result.detail
         verified = CliRunner().invoke(app, ["verify", str(folder)])
         assert isinstance(verified.exception, MissingBackendError)
         assert str(verified.exception).startswith("none of the 1 files could be executed here")
@@ -95,31 +91,9 @@ def test_a_file_without_its_runtime_is_not_a_pass(tmp_path: Path) -> None:
         verify_bundle(folder)
 
 
-class Enlarger(nn.Module):
-    """The network of `enlarge` in PyTorch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 3 * SCALE * SCALE, 3, padding=1, bias=False)
-        self.conv.weight.data.copy_(torch.from_numpy(kernel()))
-        self.shuffle = nn.PixelShuffle(SCALE)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.as_tensor(self.shuffle(self.conv(x)))
-
-
 @pytest.mark.export
 def test_files_of_the_real_exporters_prove_themselves(tmp_path: Path) -> None:
-    shipped = []
-    picture = np.random.default_rng(5).random((1, 3, SIDE, SIDE), dtype=np.float32)
-    for config in (TFLiteConfig(), ExecuTorchConfig()):
-        backend = backend_of(config)
-        with captured(tmp_path / "log.txt"):
-            written = backend.write(config, Enlarger().eval(), torch.from_numpy(picture), None, tmp_path / "made-float")
-            got = backend.load(written.path, 1).run(picture)
-        record = export_record(written.path, backend=config.backend)
-        inputs, outputs = (tuple(facts_of(port) for port in ports) for ports in (written.inputs, written.outputs))
-        shipped.append(ExportedFile(record, written.path, inputs, outputs, (TestVector("noise", picture, enlarge(picture), got),)))
+    shipped = [a_real_export(config, tmp_path) for config in (TFLiteConfig(), ExecuTorchConfig())]
     folder = make_bundle(tmp_path, *shipped)
     assert [result.verdict for result in verify_bundle(folder)] == ["PASS", "PASS"]
     done = subprocess.run([sys.executable, "-B", str(folder / "verify.py")], capture_output=True, text=True, timeout=120, check=False)
@@ -152,3 +126,19 @@ def test_differences() -> None:
     assert not replay.within(replay.difference(ones * np.float32(np.nan), ones), tight)
     assert not replay.within(replay.difference(ones[:, :1], ones), tight)
     assert replay.within(replay.difference(ones * np.float32(0.99), ones), {"max_abs": 1e-3, "or_sqnr_db": 35.0})
+
+
+@pytest.mark.export
+def test_a_core_ml_file_passes_in_the_evaluator(tmp_path: Path) -> None:
+    export = a_real_export(CoreMLConfig(), tmp_path)
+    runtime = coreml.load(export.path, 1).runtime
+    changes = {"parity": export.record.parity.model_copy(update={"runtime": runtime}), "precision_counts": {"int8": 0, "fp16": 2, "fp32": 0}}
+    folder = make_bundle(tmp_path, replace(export, record=export.record.model_copy(update=changes)))
+    (result,) = verify_bundle(folder)
+    assert result.verdict == "PASS"
+    (file,) = Manifest.model_validate_json((folder / "manifest.json").read_text()).files
+    assert file.tolerance.or_sqnr_db == 40.0
+    if sys.platform != "darwin":
+        assert "computed by the mcompress evaluator" in result.detail
+        assert file.vectors[0].expected_from == file.quality.after_from == "this file in mcompress's evaluator"
+        assert file.run_with.basis == "computed by mcompress's evaluator; not measured on a phone"

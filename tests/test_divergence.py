@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import io
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -13,6 +15,7 @@ import pytest
 import torch
 from int8_plans import int8_plan
 from onnx import numpy_helper
+from rich.console import Console
 from torch import Tensor, nn
 
 from mcompress.compress.models.mfagan import mfagan
@@ -25,6 +28,10 @@ from mcompress.export.backend import FloatArray, Runner, Written, captured
 from mcompress.export.divergence import Divergence, as_record, first_divergence
 from mcompress.export.divergence_prefixes import bisect
 from mcompress.export.proof import Networks, Proof, proven, worst_input
+from mcompress.pipeline import Outcome
+from mcompress.record import DivergenceRecord, Run
+from mcompress.reports.html import write_report
+from mcompress.reports.terminal import render
 from mcompress.targets.exports import CoreMLConfig, ExecuTorchConfig, ExportConfig, OnnxConfig, TFLiteConfig
 
 pytestmark = pytest.mark.export
@@ -134,8 +141,6 @@ def break_tflite(source: Path, name: str, path: Path) -> None:
 
 
 def break_package(source: Path, name: str, path: Path) -> None:
-    import shutil
-
     from mcompress.export.mil.blob import Blob
     from mcompress.export.mil.program import read_program
 
@@ -149,3 +154,180 @@ def break_package(source: Path, name: str, path: Path) -> None:
     data = bytearray(blob.file.read_bytes())
     data[blob.start : blob.start + blob.size_bytes] = constant.array[::-1].tobytes()
     blob.file.write_bytes(bytes(data))
+
+
+class Chain(nn.Module):
+    """Few operators, for a backend that has to write a file for each that is looked at."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = (nn.Conv2d(i, o, 1) for i, o in ((3, 4), (4, 4), (4, 3)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast("Tensor", self.last(torch.relu(self.second(torch.relu(self.first(x))))))
+
+
+def chain(change: str = "") -> nn.Module:
+    torch.manual_seed(2)
+    made = Chain().eval()
+    if change:
+        with torch.no_grad():
+            weight = made.get_submodule(change).get_parameter("weight")
+            weight.copy_(weight.flip(0))
+    return made
+
+
+def test_executorch_is_searched_by_writing_the_network_up_to_an_operator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    whole = executorch_prefix.prefix_output
+
+    def of_the_wrong_network(_model: nn.Module, example: Tensor, plan: PrecisionPlan | None, operator: str, value: FloatArray) -> FloatArray:
+        asked.append(operator)
+        return whole(chain("second"), example, plan, operator, value)
+
+    network = chain()
+    plan = int8_plan(network, images(3))
+    with captured(tmp_path / "log.txt"):
+        written = backend_named("executorch").write(CONFIGS["executorch"], chain("second"), images(1)[0], plan, tmp_path / "wrong")
+        monkeypatch.setattr(executorch_prefix, "prefix_output", of_the_wrong_network)
+        found = Case(network, plan, written, "executorch").first()
+    assert found is not None
+    assert (found.operator, found.module, found.precision) == ("conv2d_1", "second", "int8")
+    assert found.alone
+    assert found.together == ("relu_1",)
+    assert len(set(asked)) == len(asked) <= 3
+
+
+def test_an_executorch_file_that_is_not_what_is_written_now_blames_no_operator(tmp_path: Path) -> None:
+    with captured(tmp_path / "log.txt"):
+        written = backend_named("executorch").write(CONFIGS["executorch"], chain("second"), images(1)[0], None, tmp_path / "other")
+        found = Case(chain(), None, written, "executorch").first()
+    assert found is not None
+    assert (found.operator, found.module) == ("all", "")
+    assert "export it again" in found.suggestion
+    assert "no single operator" in as_record(found).sentence()
+
+
+@pytest.mark.parametrize("wrong", range(9))
+def test_bisection_finds_every_first_wrong_operator_with_few_questions(wrong: int) -> None:
+    # 0 -> 1 -> 2 -> 3 and 0 -> 4 -> 5 -> 6 meet in 7 -> 8
+    sources = {0: (), 1: (0,), 2: (1,), 3: (2,), 4: (0,), 5: (4,), 6: (5,), 7: (3, 6), 8: (7,)}
+    ancestors: dict[str, frozenset[str]] = {}
+    for node, before in sources.items():
+        ancestors[str(node)] = frozenset({str(node)}).union(*(ancestors[str(source)] for source in before))
+    asked: list[str] = []
+
+    def is_wrong(name: str) -> bool | None:
+        asked.append(name)
+        return None if name == "3" else str(wrong) in ancestors[name]
+
+    found = bisect(ancestors, "8", is_wrong)
+    assert found == ("7" if wrong == 3 else str(wrong))  # nothing can be said about 3, so what reads it is the first that is known to be wrong
+    assert len(asked) <= 5
+
+
+class Loud(nn.Module):
+    """The second convolution gives values that FP16 does not hold, and the third makes them small again."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.first, self.loud, self.quiet = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 3, 1)
+        with torch.no_grad():
+            self.first.weight.mul_(30.0)
+            self.loud.weight.mul_(factor)
+            self.quiet.weight.mul_(1e-3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast("Tensor", self.quiet(self.loud(torch.relu(self.first(x)))))
+
+
+def test_what_overflows_in_fp16_is_to_be_kept_in_fp32(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = Loud(1e5).eval()
+    with captured(tmp_path / "log.txt"):
+        written = backend_named("coreml").write(CONFIGS["coreml"], network, images(1)[0], None, tmp_path / "loud")
+        case = Case(network, None, written, "coreml")
+        found = case.first()
+        assert found is not None
+        assert (found.operator, found.module, found.precision) == ("conv2d_1", "loud", "fp16")
+        assert "FP16 ends at 65504 and its results reach" in found.suggestion
+        assert "keep: {conv2d_1: fp32}" in found.suggestion
+        with pytest.raises(ParityError, match=r"loud.mlpackage: .*NaN or infinity.*conv2d_1, conv2d in loud, fp16.*keep it in FP32"):
+            proof_of(case, 1e-3)
+
+
+def proof_of(case: Case, limit: float) -> Proof:
+    from mcompress.export.mil.runner import MilRunner
+
+    path = case.written.path
+    runner: Runner = MilRunner(path) if case.backend == "coreml" else backend_named(case.backend).load(path, 1)
+    reference = case.network if case.plan is None else Simulated(graph_of(export_program(case.network, images(1)[0])), case.plan)
+    return proven(case.backend, case.written, Networks(case.network, reference, [value.numpy() for value in images(3)]), case.plan, runner, limit)
+
+
+def test_a_failing_parity_is_explained_and_a_passing_one_is_not_looked_into(make: Make, tmp_path: Path) -> None:
+    healthy = make("onnx", "int8")
+    passed = proof_of(healthy, 35.0)
+    assert passed.parity.passed
+    assert passed.divergence is None
+    assert not passed.doubts
+    failed = proof_of(broken(healthy, "conv2d_7", tmp_path), 35.0)
+    assert failed.parity.passed is False
+    assert failed.divergence is not None
+    assert (failed.divergence.operator, failed.divergence.module) == ("conv2d_7", "upsampler")
+    stricter = proof_of(healthy, 201.0)  # a limit that no correct file meets is no operator's fault
+    assert stricter.parity.passed is False
+    assert stricter.divergence is None
+    assert "within its tolerance" in stricter.doubts[0].reason
+
+
+class Fixed:
+    """A runner that adds to some inputs."""
+
+    runtime = "made up"
+
+    def run(self, value: FloatArray) -> FloatArray:
+        return value + np.float32(value.flat[0] > 0.5)
+
+
+def test_the_worst_input_is_looked_at() -> None:
+    inputs = [np.full((1, 1, 2, 2), level, np.float32) for level in (0.1, 0.7, 0.2)]
+    assert worst_input(cast("Runner", Fixed()), lambda value: value, inputs) is inputs[1]
+
+
+def test_what_was_found_is_in_the_error_the_report_and_the_terminal(run_folder: Path, tmp_path: Path) -> None:
+    copied = tmp_path / "run"
+    shutil.copytree(run_folder, copied)
+    run = Run.load(copied)
+    divergence = DivergenceRecord(
+        operator="conv2d_3",
+        in_file="CONV_2D #4",
+        module="blocks.0.scales.1",
+        kind="conv2d",
+        precision="int8",
+        planned="int8",
+        measure="steps of its scale",
+        value=41.0,
+        limit=2.0,
+        alone=True,
+        suggestion="keep it in FP16",
+    )
+    failed = run.exports[0].model_copy(
+        update={"parity": run.exports[0].parity.model_copy(update={"value": 11.0, "passed": False}), "divergence": divergence}
+    )
+    run = run.model_copy(update={"exports": (failed, *run.exports[1:])})
+    run.save(copied)
+    assert Run.load(copied).exports[0].divergence == divergence
+    with pytest.raises(ParityError, match=r"conv2d_3, conv2d in blocks\.0\.scales\.1, int8, gives something else .*41, limit 2; keep it in FP16"):
+        Outcome(copied, run).raise_for_status()
+    unexplained = run.model_copy(update={"exports": (failed.model_copy(update={"divergence": None}), *run.exports[1:])})
+    with pytest.raises(ParityError, match="No single operator was found"):
+        Outcome(copied, unexplained).raise_for_status()
+    console = Console(file=io.StringIO(), width=100)
+    render(run, console, folder=copied)
+    assert isinstance(console.file, io.StringIO)
+    assert "First wrong operator" in console.file.getvalue()
+    write_report(copied)
+    page = (copied / "report.html").read_text(encoding="utf-8")
+    assert "First wrong operator" in page
+    assert "blocks.0.scales.1" in page

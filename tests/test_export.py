@@ -20,7 +20,7 @@ from mcompress.compress.models.mfagan import mfagan
 from mcompress.compress.models.rrdb import rrdb
 from mcompress.compress.quantize.plan import PrecisionPlan
 from mcompress.compress.quantize.program import export_program, reference_program
-from mcompress.errors import ExportError, MissingBackendError
+from mcompress.errors import ExportError
 from mcompress.export import backend_named, backend_of, parity
 from mcompress.export.backend import Written, captured
 from mcompress.targets.exports import CoreMLConfig, ExecuTorchConfig, ExportConfig, OnnxConfig, TFLiteConfig
@@ -211,8 +211,7 @@ def test_coreml_weights_are_those_of_the_network(name: str, cases: dict[str, Cas
     with pytest.raises(ExportError, match="are not in the saved package"):
         coreml._read_back(written.path, export_program(other, images(1)[0]), None)
     if not coreml.executes_here():
-        with pytest.raises(MissingBackendError, match="cannot be executed on Linux"):
-            coreml.load(written.path, 1)
+        assert "evaluator" in coreml.load(written.path, 1).runtime
 
 
 @pytest.mark.export

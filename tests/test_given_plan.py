@@ -22,6 +22,7 @@ from mcompress.compress.quantize.ptq import quantize
 from mcompress.compress.stage import StageContext, StageOutput
 from mcompress.errors import PlanError, StageError, TargetError, UsageError
 from mcompress.planning import plan as plan_target
+from mcompress.receipt import inputs_of
 from mcompress.targets.load import load_target
 from mcompress.targets.stages import QuantizeConfig
 
@@ -146,10 +147,14 @@ def test_a_plan_of_another_network_names_the_first_operators_that_differ(fitting
 
 
 def test_what_cannot_be_done_is_named(fitting: PrecisionPlan, graph: fx.GraphModule) -> None:
+    body = nn.Sequential(nn.Conv2d(3, 4, 1), nn.PixelShuffle(2), nn.Conv2d(1, 1, 1)).eval()
+    enclosed, enclosing = graph_of(export_program(body, torch.rand(SHAPE))), int8_plan(body, [torch.rand(SHAPE)])
     with pytest.raises(StageError, match="'sigmoid' is INT8 in the plan and cannot be: sigmoid has no INT8 kernel"):
         check_plan(edited(fitting, "sigmoid", precision="int8"), graph)
     with pytest.raises(StageError, match="'relu' is fp32, and 'conv2d', into which it is fused, is int8"):
         check_plan(edited(fitting, "relu", precision="fp32"), graph)
+    with pytest.raises(StageError, match="'pixel_shuffle' is fp16 in the plan, but all that it reads and is read by is INT8"):
+        check_plan(edited(enclosing, "pixel_shuffle", precision="fp16"), enclosed)
     rest = {name: found for name, found in fitting.ranges.items() if name != "conv2d_1"}
     with pytest.raises(StageError, match="'conv2d_1' is INT8 and the plan has no range for 'conv2d_1'"):
         check_plan(replace(fitting, ranges=rest), graph)
@@ -183,7 +188,7 @@ def applied(context: StageContext, plan: PrecisionPlan, config: QuantizeConfig =
 def test_a_plan_edited_by_hand_is_obeyed_and_its_loss_measured(make_context: MakeContext) -> None:
     model = make_context(SPEC).model
     plan = int8_plan(model, [torch.rand(SHAPE)])
-    chosen = next(o.name for o in plan.operators if o.kind == "conv2d")
+    chosen = plan.operators[next(i for i, o in enumerate(plan.operators) if o.name == "leaky_relu") - 1].name
     mine = edited(edited(plan, chosen, precision="fp32"), "leaky_relu", precision="fp16")
     config = QUICK.model_copy(update={"within": 0.0, "least_sqnr_db": 119.0})
     output = applied(make_context(SPEC), mine, config)
@@ -240,3 +245,14 @@ def test_the_stages_key_follows_the_plans_content_and_not_its_name(tmp_path: Pat
     edited_by_hand = replace(fits, ranges=fits.ranges | {"x": ActivationRange(0.5, 0)})
     assert key("a.json", fits) == key("b.json", fits)
     assert key("a.json", fits) != key("a.json", edited_by_hand)
+
+
+def test_a_finished_runs_receipt_notices_a_change_of_the_plan(tmp_path: Path) -> None:
+    (tmp_path / "mine.json").write_text(PLAN.to_json())
+    target = load_target(a_target(tmp_path, "mine.json"))
+    before = inputs_of(target)
+    (tmp_path / "mine.json").write_text(PLAN.to_json().replace('"int8"', '"fp16"'))
+    after = inputs_of(target)
+    assert before is not None
+    assert after is not None
+    assert {key for key in before if before[key] != after[key]} == {"files"}

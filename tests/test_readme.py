@@ -34,7 +34,7 @@ def test_the_table_has_every_command_and_no_other() -> None:
 
 @pytest.mark.parametrize(("name", "row"), ROWS)
 def test_every_option_of_the_table_exists(name: str, row: str) -> None:
-    assert set(re.findall(r"--[a-z]+(?:-[a-z]+)*", row)) - {"--no-measure"} <= leaves(COMMANDS)[name]
+    assert set(re.findall(r"--[a-z0-9]+(?:-[a-z0-9]+)*", row)) - {"--no-measure"} <= leaves(COMMANDS)[name]
 
 
 def test_the_example_target_plans(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_exit_codes() -> None:
 def test_make_targets_and_files_that_are_named_exist(document: str) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for name in re.findall(r"`?make (\w+)\b`", text):
+    for name in re.findall(r"`?make ([a-z][a-z0-9-]*)\b`", text):
         assert re.search(rf"^{name}:", makefile, flags=re.M), name
     for name in re.findall(r"`((?:tests|src|compress|targets|export|docs|examples)/[\w./]*)`|\]\(([\w./]+)\)", text):
         assert (ROOT / (name[0] or name[1])).exists(), name

@@ -141,7 +141,14 @@ def test_a_plan_that_was_given_says_so(part_of: Callable[..., PrecisionPart], ru
 
 def test_the_plot_marks_the_plan_and_its_bounds() -> None:
     svg = precision_plots.front(details(), metric="PSNR", unit="dB")
-    for words in ("the plan", "all INT8", "all float", "not allowed by the target", "PSNR lost, dB (lower is better)", "summed over the units"):
+    for words in (
+        "the plan",
+        "all INT8",
+        "all float",
+        "not allowed by the target",
+        "PSNR lost, dB (lower is better)",
+        "estimated latency, ms, summed over the units",
+    ):
         assert f">{words}" in svg, words
     assert "6 precision plans" in svg
     assert svg == precision_plots.front(details(), metric="PSNR", unit="dB")
@@ -151,6 +158,16 @@ def test_the_plot_marks_the_plan_and_its_bounds() -> None:
     assert "a $b$ lost" in limited
     lost = [{**point, "quality_lost": None, "sqnr_db": None} for point in quantize_details()["precision_front"]]  # type: ignore[attr-defined]
     assert "<svg" in precision_plots.front(details(precision_front=lost), metric="PSNR", unit="dB")
+
+
+def test_where_int8_does_not_pay(part_of: Callable[..., PrecisionPart]) -> None:
+    def verdict(chosen: float, in_int8: float, in_float: float) -> str:
+        planned = {"chosen": {"cpu": chosen}, "all int8": {"cpu": in_int8}, "all float": {"cpu": in_float}}
+        return part_of(planned_units=["cpu"], planned_ms=planned).units[0].verdict
+
+    assert verdict(5.0, 6.0, 10.0) == ""
+    assert verdict(10.0, 10.0, 10.0) == "INT8 does not pay on cpu: 10.0 ms all INT8, 10.0 ms all float"
+    assert verdict(9.0, 12.0, 10.0) == "INT8 throughout does not pay on cpu, the plan's mixture does: 9.00 ms, 12.0 ms all INT8, 10.0 ms all float"
 
 
 def test_a_run_without_quantization_has_no_section(run: Run) -> None:

@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
 from onnx_graphs import node, write_graph
+from torch import nn
 
 from mcompress.compress.quantize.plan import ActivationRange, PlannedOperator, PrecisionPlan
-from mcompress.export import replay
-from mcompress.export.backend import Port
+from mcompress.export import backend_of, replay
+from mcompress.export.backend import Port, captured
 from mcompress.export.bundle import ExportedFile, TestVector, write_bundle
 from mcompress.export.fidelity import fidelity_of, quality_worst
 from mcompress.export.interface import TensorFacts, facts_of
@@ -29,7 +31,7 @@ from mcompress.record import (
     StageRecord,
     TargetRecord,
 )
-from mcompress.targets.exports import OnnxConfig
+from mcompress.targets.exports import ExportConfig, OnnxConfig
 from mcompress.targets.schema import Fallback, Measurement, Target
 from mcompress.targets.stages import DistillConfig
 
@@ -140,6 +142,31 @@ def an_export(folder: Path) -> ExportedFile:
     picture = np.random.default_rng(5).random((1, 3, SIDE, SIDE), dtype=np.float32)
     vector = TestVector("coffee / left", picture, reference=enlarge(picture), expected=enlarge(picture))
     return ExportedFile(export_record(path), path, (facts("input", SIDE),), (facts("output", SIDE * SCALE),), (vector,))
+
+
+class Enlarger(nn.Module):
+    """The network of `enlarge` in PyTorch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3 * SCALE * SCALE, 3, padding=1, bias=False)
+        self.conv.weight.data.copy_(torch.from_numpy(kernel()))
+        self.shuffle = nn.PixelShuffle(SCALE)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.as_tensor(self.shuffle(self.conv(x)))
+
+
+def a_real_export(config: ExportConfig, folder: Path) -> ExportedFile:
+    """The network as its exporter writes it, in `folder`, with one vector."""
+    backend = backend_of(config)
+    picture = np.random.default_rng(5).random((1, 3, SIDE, SIDE), dtype=np.float32)
+    with captured(folder / "log.txt"):
+        written = backend.write(config, Enlarger().eval(), torch.from_numpy(picture), None, folder / "made-float")
+        got = backend.load(written.path, 1).run(picture)
+    inputs, outputs = (tuple(facts_of(port) for port in ports) for ports in (written.inputs, written.outputs))
+    record = export_record(written.path, backend=config.backend)
+    return ExportedFile(record, written.path, inputs, outputs, (TestVector("noise", picture, enlarge(picture), got),))
 
 
 PLAN = PrecisionPlan((PlannedOperator("conv2d", "head", "conv2d", "int8", "above the floor", 44.0),), {"conv2d": ActivationRange(0.01, 3)})

@@ -121,8 +121,11 @@ def fastest_within(problem: Problem, floor: Floor, run: Run) -> Choice:
     return Choice(taken, tuple(tried), sum(_order(one) < _order(taken) for one in tried))
 
 
-def best_within(problem: Problem, latency_ms: float, run: Run) -> Choice:
-    """The plan with the least noise within a latency. Raises `StageError`, naming the fastest that can be reached, if there is none."""
+def best_within(problem: Problem, latency_ms: float, run: Run, rivals: Sequence[Solution] = ()) -> Choice:
+    """The plan with the least noise within a latency; one of `rivals` within that latency is taken if it turns out better when it is run.
+
+    Raises `StageError`, naming the fastest that can be reached, if there is none.
+    """
     found = least_noise(problem, latency_ms)
     if found is None:
         fastest = least_latency(problem, math.inf)
@@ -130,8 +133,9 @@ def best_within(problem: Problem, latency_ms: float, run: Run) -> Choice:
         raise StageError(
             f"no precision plan runs in {latency_ms:g} ms; the fastest reaches {reached}. Raise latency_ms, or make the network smaller first"
         )
-    tried = run([*_front(problem), found])
-    taken = tried[-1]
+    able = [found, *(rival for rival in rivals if rival.latency_ms <= latency_ms)]
+    tried = run([*_front(problem), *able])
+    taken = max(tried[-len(able) :], key=lambda one: (one.sqnr_db, -one.solution.latency_ms))
     return Choice(taken, tuple(sorted(tried, key=_order)), sum(_order(one) < _order(taken) for one in tried))
 
 

@@ -6,15 +6,16 @@ into the weights before it rounds them, and keeps slopes of LeakyReLU in FP32; b
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
 from torch import Tensor, fx
+from torch.export import ExportedProgram
 
 from mcompress.compress.quantize import kinds
 from mcompress.compress.quantize.plan import PlannedOperator, PrecisionPlan
+from mcompress.compress.quantize.program import graph_of
 from mcompress.compress.quantize.simulate import Simulated, half
 
 aten = torch.ops.aten
@@ -22,40 +23,38 @@ SCALED = {aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor}
 """Operators whose scalar operands become constants of a file."""
 
 
-def half_simulated(module: fx.GraphModule) -> Callable[[Tensor], Tensor]:
-    """The network as `Simulated` computes it with every operator FP16. `module` is from `graph_of(export_program(...))` and must not change."""
+def half_simulated(program: ExportedProgram) -> Callable[[Tensor], Tensor]:
+    """The network of `export_program(...)` as `Simulated` computes it with every operator FP16."""
+    module = graph_of(program)
     operators = (PlannedOperator(node.name, "", kinds.kind_of(node), "fp16", "the whole file is FP16") for node in kinds.operators(module.graph))
     simulated = Simulated(module, PrecisionPlan(tuple(operators), {}))
     return lambda value: simulated(value)
 
 
-def half_constants(module: fx.GraphModule) -> fx.GraphModule:
-    """A copy of the network whose constants are rounded to half precision; everything is computed in FP32."""
-    rounded = copy.deepcopy(module)
-    factors = _factors(rounded.graph)
-    for name, value in (*rounded.named_parameters(), *rounded.named_buffers()):
-        factor = factors.get(name, 1.0)
-        value.data = half(value.data * factor) / factor if value.is_floating_point() else value.data
-    for node in rounded.graph.nodes:
-        if node.target in SCALED and kinds.is_float_tensor(node) and _scale_behind_weights(node) is None:
+def half_constants(program: ExportedProgram) -> fx.GraphModule:
+    """The network of `export_program(...)` with its constants rounded to half precision; everything is computed in FP32."""
+    rounded = graph_of(program)
+    state = rounded.state_dict()
+    rounded.load_state_dict({name: half(value) for name, value in state.items()}, assign=True)
+    for node in list(rounded.graph.nodes):
+        scale = _scale_behind_weights(node)
+        if scale is not None:
+            _scale_first(rounded, node.args[0], scale, state)
+        elif node.target in SCALED and kinds.is_float_tensor(node):
             node.args = tuple(float(np.float16(argument)) if isinstance(argument, float) else argument for argument in node.args)
     rounded.recompile()
     return rounded
 
 
-def _factors(graph: fx.Graph) -> dict[str, float]:
-    """Parameter -> the scalar behind its convolution or linear layer; left out where it has several readers."""
-    found: dict[str, float] = {}
-    for node in graph.nodes:
-        scale = _scale_behind_weights(node)
-        if scale is not None:
-            found |= dict.fromkeys(_parameters(node.args[0]), scale)
-    read = [name for node in graph.nodes if node.op == "call_function" for name in _parameters(node)]
-    return {name: scale for name, scale in found.items() if read.count(name) == 1}
-
-
-def _parameters(node: fx.Node) -> Iterator[str]:
-    return (str(source.target) for source in node.all_input_nodes if kinds.is_constant(source))
+def _scale_first(rounded: fx.GraphModule, node: fx.Node, scale: float, state: Mapping[str, Tensor]) -> None:
+    """Give the operator `node` constants of its own, multiplied by `scale`, rounded, and divided again."""
+    for source in [source for source in node.all_input_nodes if kinds.is_constant(source)]:
+        name = f"{node.name}_{source.name}"
+        rounded.register_buffer(name, half(state[str(source.target)] * scale) / scale)
+        with rounded.graph.inserting_before(node):
+            own = rounded.graph.get_attr(name)
+        own.meta = dict(source.meta)
+        node.replace_input_with(source, own)
 
 
 def _scale_behind_weights(node: fx.Node) -> float | None:

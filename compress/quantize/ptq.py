@@ -21,6 +21,7 @@ from mcompress.compress.quantize.calibrating import calibrate, checked
 from mcompress.compress.quantize.choosing import Choice, Floor, Run, Tried, best_within, fastest_within, runner
 from mcompress.compress.quantize.decisions import Problem, named_table, plan_of, problem_of
 from mcompress.compress.quantize.given_plan import assigned, check_plan, details_of_given, doubts_about_given, network_for
+from mcompress.compress.quantize.greedy import greedy
 from mcompress.compress.quantize.keeping import kept_operators
 from mcompress.compress.quantize.plan import PlannedOperator, Precision, PrecisionPlan
 from mcompress.compress.quantize.program import export_program, graph_of, reference_program
@@ -81,7 +82,7 @@ def quantize(config: QuantizeConfig, context: StageContext) -> StageOutput:
         return Simulated(for_plan(first.twin, module, plan), plan)
 
     if given is None:
-        choice = _choose(config, problem, runner(original, network_of, fresh, quality))
+        choice = _choose(config, problem, sensitivity, runner(original, network_of, fresh, quality))
         chosen = choice.taken.solution.chosen
         plan = plan_for(chosen, reasons_for(module, problem, chosen, sensitivity))
         mixed, steps = for_plan(first.twin, module, plan), first.steps
@@ -166,9 +167,10 @@ def _sensitivity_key(config: QuantizeConfig) -> dict[str, JsonValue]:
     return config.model_dump(mode="json", include={"samples", "range", "recover", "sensitivity_samples", "sensitivity_size"})
 
 
-def _choose(config: QuantizeConfig, problem: Problem, run: Run) -> Choice:
+def _choose(config: QuantizeConfig, problem: Problem, sensitivity: Sensitivity, run: Run) -> Choice:
     if config.goal == "quality" and config.latency_ms is not None:
-        return best_within(problem, config.latency_ms, run)
+        rival = greedy(problem, sensitivity, config.latency_ms)
+        return best_within(problem, config.latency_ms, run, () if rival is None else (rival,))
     return fastest_within(problem, Floor(config.within, config.least_sqnr_db), run)
 
 

@@ -12,7 +12,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, fx
-from torch.fx.node import Argument, Target
+from torch.fx.node import Argument
 
 from mcompress.compress.quantize import kinds
 from mcompress.compress.quantize.fake_quant import WEIGHT_MAX, fake_quantize, fake_quantize_weight
@@ -127,7 +127,7 @@ class Simulated(fx.Interpreter):
     def _call(self, n: fx.Node, args: tuple[Argument, ...], read: Callable[[fx.Node], object]) -> object:
         """Compute `n` with the values that `read` gives for the nodes among its arguments."""
         values, keywords = fx.node.map_arg((args, dict(n.kwargs)), cast("Callable[[fx.Node], Argument]", read))
-        return self.call_function(cast("Target", n.target), cast("tuple[Argument, ...]", values), cast("dict[str, Argument]", keywords))
+        return self.call_function(n.target, values, keywords)
 
     def _read_fp16(self, source: fx.Node) -> object:
         value = self.env[source]

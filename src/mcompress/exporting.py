@@ -206,8 +206,8 @@ def _halved(config: ExportConfig, network: Network, plan: PrecisionPlan | None) 
     """What a file that is FP16 throughout is compared with; None for all others."""
     if plan is not None or not isinstance(config, CoreMLConfig):
         return None
-    module = graph_of(export_program(network.model, network.example))
-    return Halved(half_simulated(module), half_constants(module), config.half_limit_db)
+    program = export_program(network.model, network.example)
+    return Halved(half_simulated(program), half_constants(program), config.half_limit_db)
 
 
 def _not_executed(config: ExportConfig, plan: PrecisionPlan | None, why: str) -> ParityRecord:

@@ -72,10 +72,16 @@ def doctor_rows() -> list[dict[str, str]]:
 
 def _versions(backend: str) -> str:
     from mcompress.environment import package_versions
+    from mcompress.export import coreml
 
     of = {"onnx": ("onnx", "onnxruntime"), "tflite": ("litert-torch", "ai-edge-litert", "ai-edge-quantizer")}
     versions = package_versions()
-    return ", ".join(f"{name} {versions[name]}" for name in of.get(backend, (backend if backend != "coreml" else "coremltools",)))
+    found = ", ".join(f"{name} {versions[name]}" for name in of.get(backend, (backend if backend != "coreml" else "coremltools",)))
+    if backend != "coreml":
+        return found
+    return f"{found}; " + (
+        "Core ML executes its files" if coreml.executes_here() else "mcompress's evaluator executes its files, and does not time them"
+    )
 
 
 def verify_rows(bundle: Path) -> list[dict[str, JsonValue]]:

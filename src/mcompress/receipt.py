@@ -23,6 +23,7 @@ from mcompress.targets.device_files import DEVICE_SUFFIXES
 from mcompress.targets.load import digest
 from mcompress.targets.own_modules import edited_since_loaded, source_digests
 from mcompress.targets.schema import Target
+from mcompress.targets.stages import QuantizeConfig
 
 logger = logging.getLogger(__name__)
 NAME = "receipt.json"
@@ -115,7 +116,7 @@ def _code_digest() -> str:
 
 
 def _named_files(target: Target) -> Iterator[Path]:
-    """What the target names: data folders, checkpoints, and a device file of the user's own."""
+    """What the target names: data folders, checkpoints, a precision plan, and a device file of the user's own."""
     if target.device.endswith(DEVICE_SUFFIXES):
         yield Path(target.device)
     for folder in (target.data.training, target.data.held_out):
@@ -124,6 +125,9 @@ def _named_files(target: Target) -> Iterator[Path]:
     for network in (target.model.teacher, target.model.student):
         if network is not None and network.checkpoint is not None:
             yield network.checkpoint
+    for stage in target.stages:
+        if isinstance(stage, QuantizeConfig) and stage.plan is not None:
+            yield stage.plan
 
 
 def _named_modules(target: Target) -> list[str]:

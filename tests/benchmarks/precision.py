@@ -34,10 +34,11 @@ from torch import Tensor, fx, nn
 from mcompress.compress.models.build import build
 from mcompress.compress.models.spec import ModelSpec
 from mcompress.compress.quantize.calibrating import calibrate
-from mcompress.compress.quantize.choosing import Run, Tried, runner
+from mcompress.compress.quantize.choosing import Run, Tried, best_within, runner
 from mcompress.compress.quantize.decisions import Problem, named_table, plan_of, problem_of
+from mcompress.compress.quantize.greedy import assigned, expressible, greedy
 from mcompress.compress.quantize.plan import ActivationRange, Precision, PrecisionPlan
-from mcompress.compress.quantize.planner import Solution, least_latency, least_noise
+from mcompress.compress.quantize.planner import Solution, least_latency
 from mcompress.compress.quantize.program import export_program, graph_of
 from mcompress.compress.quantize.recovery.recover import Recovered, RecoveryOptions, recover
 from mcompress.compress.quantize.recovery.selecting import for_plan
@@ -52,7 +53,7 @@ from mcompress.targets.operators import OperatorTable
 
 RESULTS = Path(__file__).parent / "results" / "precision.json"
 DEVICES = (("snapdragon865", ("cpu",)), ("host", ("cpu",)))
-SENSITIVITY_SIDE, SENSITIVITY_SAMPLES, VERIFY_SAMPLES = 48, 4, 6
+SENSITIVITY_SIDE, SENSITIVITY_SAMPLES, VERIFY_SAMPLES, JUDGING_SAMPLES = 48, 4, 4, 6
 STEPS = (0.02, 0.1, 0.25, 0.5)
 """Latency limits: this far from the fastest plan to the one without INT8."""
 RANDOM_CHOICES = 8
@@ -80,7 +81,13 @@ class Prepared:
         return (1, 3, self.side, self.side)
 
     def fresh(self) -> Iterator[Sample]:
+        """What plans are chosen on."""
         return islice(self.task.calibration_samples(self.samples + VERIFY_SAMPLES, self.shape, SEED), self.samples, None)
+
+    def judging(self) -> Iterator[Sample]:
+        """What all choices are compared on: no plan has seen it."""
+        last = self.samples + VERIFY_SAMPLES
+        return islice(self.task.calibration_samples(last + JUDGING_SAMPLES, self.shape, SEED), last, None)
 
 
 def prepare(name: str, network: nn.Module, task: SuperResolution) -> Prepared:
@@ -121,20 +128,23 @@ def quiet(done: int, total: int, note: str) -> None:
 def compare(prepared: Prepared, device: str, units: Sequence[str]) -> dict[str, object]:
     """One network on one device."""
     problem = problem_of(prepared.first.module, prepared.table, prepared.first.ranges, prepared.sensitivity, load_device(device), units)
-    run = runner(prepared.original, lambda chosen: network_of(prepared, problem, chosen), prepared.fresh, prepared.task.quality)
+    choosing, run = (
+        runner(prepared.original, lambda chosen: network_of(prepared, problem, chosen), samples, prepared.task.quality)
+        for samples in (prepared.fresh, prepared.judging)
+    )
     int8, plain = problem.uniform("int8"), problem.uniform("fp16")
     fastest, slowest = problem.latency_ms(int8), problem.latency_ms(plain)
-    (everything,) = run([solution(problem, int8)])
+    (everything,) = run([assigned(problem, int8)])
     naive = naive_loss(prepared)
     points = []
     for step in STEPS:
         limit = fastest + step * (slowest - fastest)
-        best = least_noise(problem, limit)
-        if best is None:
+        rival = greedy(problem, prepared.sensitivity, limit)
+        if rival is None:
             continue
-        greedy = greedily(problem, prepared.sensitivity, int8, plain, limit)
-        chance = [randomly(problem, int8, plain, limit, seed) for seed in range(RANDOM_CHOICES)]
-        planned, by_greed, *by_chance = run([best, solution(problem, greedy), *(solution(problem, one) for one in chance)])
+        best = best_within(problem, limit, choosing, (rival,)).taken.solution
+        chance = [assigned(problem, randomly(problem, int8, plain, limit, seed)) for seed in range(RANDOM_CHOICES)]
+        planned, by_greed, *by_chance = run([best, rival, *chance])
         points.append(
             {
                 "limit_ms": limit,
@@ -166,15 +176,10 @@ def plan_for(prepared: Prepared, problem: Problem, chosen: Sequence[Precision]) 
     return plan_of(prepared.first.module, problem, chosen, prepared.first.ranges, [""] * len(chosen), prepared.sensitivity)
 
 
-def solution(problem: Problem, chosen: Sequence[Precision]) -> Solution:
-    """An assignment that no program was solved for."""
-    return Solution(tuple(chosen), problem.latency_ms(chosen), problem.noise_of(chosen), math.inf, 0.0)
-
-
 def naive_loss(prepared: Prepared) -> tuple[float, float]:
     """(SQNR in dB, loss of the metric) of INT8 throughout without recovery."""
     plan = uniform_plan(prepared.original, prepared.plain_ranges)
-    run = runner(prepared.original, lambda _: Simulated(prepared.original, plan), prepared.fresh, prepared.task.quality)
+    run = runner(prepared.original, lambda _: Simulated(prepared.original, plan), prepared.judging, prepared.task.quality)
     (found,) = run([Solution((), 0.0, 0.0, 0.0, 0.0)])
     return found.sqnr_db, found.lost
 
@@ -183,25 +188,12 @@ def cheapest_recovering(prepared: Prepared, problem: Problem, run: Run, naive_lo
     """The plan with the most multiply-adds in INT8 that brings back `RECOVERED` of the naive loss, among optimal plans."""
     int8 = problem.uniform("int8")
     noise = problem.noise_of(int8)
-    tried = [solution(problem, int8)]
+    tried = [assigned(problem, int8)]
     tried += [one for one in (least_latency(problem, noise * 10 ** (-db / 10)) for db in (1, 2, 3, 5, 8)) if one is not None]
     for one in run(tried):
         if one.lost <= (1 - RECOVERED) * naive_lost:
             return {**figures(prepared, problem, one), "recovered_share": 1 - one.lost / naive_lost if naive_lost > 0 else None}
     return None
-
-
-def greedily(
-    problem: Problem, sensitivity: Sensitivity, int8: Sequence[Precision], plain: Sequence[Precision], limit: float
-) -> tuple[Precision, ...]:
-    """From INT8 throughout, make one operator float after the other, the most sensitive first, as long as the limit allows: what most tools do."""
-    chosen = list(int8)
-    noise = [sensitivity.alone.get(decision.nodes[0], {}).get("int8", 0.0) for decision in problem.decisions]
-    for position in sorted(range(len(chosen)), key=lambda position: -noise[position]):
-        changed = [*chosen[:position], plain[position], *chosen[position + 1 :]]
-        if problem.latency_ms(changed) <= limit:
-            chosen = changed
-    return tuple(chosen)
 
 
 def randomly(problem: Problem, int8: Sequence[Precision], plain: Sequence[Precision], limit: float, seed: int) -> tuple[Precision, ...]:
@@ -212,7 +204,7 @@ def randomly(problem: Problem, int8: Sequence[Precision], plain: Sequence[Precis
         changed = [*chosen[:position], plain[position], *chosen[position + 1 :]]
         if problem.latency_ms(changed) <= limit:
             chosen = changed
-    return tuple(chosen)
+    return tuple(expressible(problem, chosen))
 
 
 def figures(prepared: Prepared, problem: Problem, one: Tried) -> dict[str, object]:

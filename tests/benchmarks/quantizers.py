@@ -208,7 +208,8 @@ def measure(name: str) -> dict[str, JsonValue]:
 
 def _death_of(path: Path, backend: str) -> str:
     """Empty if a process of its own loads the file and lives, otherwise how it ended: a runtime that crashes would end the comparison."""
-    code = f"import sys; sys.path[:0] = {sys.path!r}\nfrom pathlib import Path\nfrom quantizers import _Session\n_Session(Path({str(path)!r}), {backend!r})"
+    lines = (f"import sys; sys.path[:0] = {sys.path!r}", "from pathlib import Path", "from quantizers import _Session")
+    code = "\n".join([*lines, f"_Session(Path({str(path)!r}), {backend!r})"])
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     return "" if done.returncode == 0 else f"exit status {done.returncode}: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else ''}"
 
