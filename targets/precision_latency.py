@@ -55,8 +55,9 @@ def precision_latency(table: OperatorTable, device: Device, unit: str, precision
     columns = columns_of((table,))
     count = len(table.operators)
     takes = np.stack([taken_by(one) for one in chain])  # unit x precision x class
-    able = takes[:, [PRECISIONS.index(p) for p in precisions]][:, :, columns.classes].any(0).T
-    runs_as = np.argmax(takes[:, :, columns.classes].any(0), axis=0)  # some precision that each operator can have at all
+    taken = np.any(takes[:, :, columns.classes], axis=0, keepdims=True)[0]  # precision x operator
+    able = taken[[PRECISIONS.index(p) for p in precisions]].T
+    runs_as = np.argmax(taken, axis=0)  # some precision that each operator can have at all
     own = np.full((count, len(precisions)), np.inf)
     form = np.zeros((count, len(precisions)), np.int64)
     forms: dict[tuple[int, PrecisionName], Form] = {}

@@ -12,7 +12,9 @@ NETWORKS = ("MFAGAN", "IMDN", "RRDBNet-6")
 HARMLESS_DB = 0.02
 """All-INT8 that loses less than this of the metric leaves nothing to recover."""
 REPEATS_DB = 0.1
-"""Predicted equal plans may differ by so much when they are run."""
+"""Plans of equal noise may differ by so much on other samples."""
+ALIKE_DB = 60.0
+"""Above this the noise is below that of rounding a picture to 8 bits: such outputs are equal."""
 
 ROWS = [(name, device) for name in NETWORKS for device in FOUND["networks"][name]["devices"]]
 IDS = [f"{name} {device['device']}" for name, device in ROWS]
@@ -26,11 +28,13 @@ def test_the_planner_is_never_worse_at_equal_latency(name: str, found: dict[str,
     for point in points:
         planner = point["planner"]
         assert planner["latency_ms"] <= point["limit_ms"] * (1 + 1e-6)
-        assert planner["gap"] is not None
-        assert planner["gap"] <= 1e-4
+        if planner["gap"] is None:  # running both showed the greedy choice to be better, so it was taken
+            assert planner["sqnr_db"] == point["greedy"]["sqnr_db"]
+        else:
+            assert planner["gap"] <= 1e-4
         for rival in (point["greedy"], *point["random"], found["all_int8"]):
             assert rival["latency_ms"] <= point["limit_ms"] * (1 + 1e-6)
-            assert planner["sqnr_db"] >= rival["sqnr_db"] - REPEATS_DB
+            assert min(planner["sqnr_db"], ALIKE_DB) >= min(rival["sqnr_db"], ALIKE_DB) - REPEATS_DB
 
 
 @pytest.mark.parametrize(("name", "found"), ROWS, ids=IDS)

@@ -21,6 +21,7 @@ LARGEST_FACTOR = 2.0**7
 LEAST_ADDED = 2.0**-9
 LEAST_MULTIPLIED = 2.0**-15
 """Each half or twice the kernels' own limit, so that no rounding of a scale crosses it."""
+LARGEST_BIAS = 2.0**30
 PASSES = 4
 """One scale that grows may make another one too small; chains of them are short."""
 
@@ -57,6 +58,11 @@ def _needed(module: fx.GraphModule, ranges: Mapping[str, ActivationRange]) -> It
             weight = kinds.constant_of(module, node.args[1])
             largest = float(weight_scales(weight, kinds.WEIGHTED[node.target]).max()) if weight is not None else 1.0
             yield end, scales[0] * largest / LARGEST_FACTOR
+            # A bias is an INT32 at the scale of the products. An input that is nearly constant gives it steps too fine to reach its value.
+            bias = kinds.constant_of(module, node.args[2]) if len(node.args) > 2 else None
+            if weight is not None and bias is not None:
+                steps = float((bias.detach().abs() / weight_scales(weight, kinds.WEIGHTED[node.target])).max())
+                yield sources[0], min(steps / LARGEST_BIAS, out / (2 * WEIGHT_MAX * largest))
         elif node.target == aten.mul.Tensor:
             squared = len(node.all_input_nodes) == 1 and not _scalars(node)
             other = scales[1] if len(scales) > 1 else scales[0] if squared else _scale_of_constant(module, node)

@@ -51,8 +51,8 @@ def picture_rows(subject: str, old: Pictures, new: Pictures, tolerances: Toleran
         yield Row(subject, "single pictures", "none", "none", "", "-", "not comparable", why)
         return
     for metric in dict.fromkeys(metric for side in (old, new) for picture in side.values() for metric in picture.quality):
-        found = tuple({name: picture.quality[metric] for name, picture in side.items() if metric in picture.quality} for side in (old, new))
-        yield _row(subject, Measure(f"worst picture, {metric}", "worst_picture", 3), *found, tolerances)
+        before, now = ({name: picture.quality[metric] for name, picture in side.items() if metric in picture.quality} for side in (old, new))
+        yield _row(subject, Measure(f"worst picture, {metric}", "worst_picture", 3), before, now, tolerances)
     for reference, title in REFERENCES.items():
         for measure, field in _measures(reference, title):
             yield _row(subject, measure, _values(old, reference, field), _values(new, reference, field), tolerances)

@@ -169,11 +169,11 @@ class _Finder:
         axis = node.args[1] if len(node.args) > 1 else 0
         if axis != CHANNEL_AXIS:
             self._ids[node] = self._ids[source]
-            return bool(axis != 0)
+            return isinstance(axis, int) and axis != 0
         start, end = (node.args[2] if len(node.args) > 2 else 0), (node.args[3] if len(node.args) > 3 else None)
         step = node.args[4] if len(node.args) > 4 else 1
         self._ids[node] = self._ids[source][slice(start, end, step)]
-        return len(self._ids[node]) == _channels(node)
+        return bool(len(self._ids[node]) == _channels(node))
 
     def _split(self, node: fx.Node) -> bool:
         source, values = node.args[0], node.meta.get("val")
