@@ -248,7 +248,7 @@ def test_damaged_files_are_export_errors(tmp_path: Path) -> None:
     for config in EXECUTED:
         path = tmp_path / f"broken.{config.backend}"
         path.write_bytes(b"not a model" * 100)
-        with captured(tmp_path / "log.txt"), pytest.raises(ExportError, match="(?i)export it again"):
+        with captured(tmp_path / "log.txt"), pytest.raises(ExportError, match=r"(?i)export it again"):
             backend_of(config).load(path, 1)
 
 

@@ -61,7 +61,9 @@ def _needed(module: fx.GraphModule, ranges: Mapping[str, ActivationRange]) -> It
             # A bias is an INT32 at the scale of the products. An input that is nearly constant gives it steps too fine to reach its value.
             bias = kinds.constant_of(module, node.args[2]) if len(node.args) > 2 else None
             if weight is not None and bias is not None:
-                steps = float((bias.detach().abs() / weight_scales(weight, kinds.WEIGHTED[node.target])).max())
+                per_channel = weight_scales(weight, kinds.WEIGHTED[node.target])
+                of_groups = per_channel.repeat(bias.numel() // per_channel.numel())  # a grouped transposed convolution has them once for all groups
+                steps = float((bias.detach().abs() / of_groups).max())
                 yield sources[0], min(steps / LARGEST_BIAS, out / (2 * WEIGHT_MAX * largest))
         elif node.target == aten.mul.Tensor:
             squared = len(node.all_input_nodes) == 1 and not _scalars(node)

@@ -44,9 +44,7 @@ class Artifact:
         return network.eval()
 
 
-def model_digest(
-    spec: ModelSpec, state: dict[str, Tensor], plan: PrecisionPlan | None = None, recovered: dict[str, Tensor] | None = None
-) -> str:
+def model_digest(spec: ModelSpec, state: dict[str, Tensor], plan: PrecisionPlan | None = None, recovered: dict[str, Tensor] | None = None) -> str:
     """SHA-256 over specification, weights, plan and recovered weights: what the model computes, not when or how long it took to make."""
     sha = hashlib.sha256(spec.to_json().encode())
     if ":" in spec.network:  # a user's own network: its code is part of what it computes

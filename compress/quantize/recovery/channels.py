@@ -166,14 +166,16 @@ class _Finder:
         return True
 
     def _slice(self, node: fx.Node, source: fx.Node) -> bool:
-        axis = node.args[1] if len(node.args) > 1 else 0
+        arguments: list[object] = [*node.args]
+        given = [value if isinstance(value, int) else None for value in arguments[1:]]
+        axis, start, end, step = (*given, *(0, 0, None, 1)[len(given) :])
+        if not axis:
+            return False
         if axis != CHANNEL_AXIS:
             self._ids[node] = self._ids[source]
-            return isinstance(axis, int) and axis != 0
-        start, end = (node.args[2] if len(node.args) > 2 else 0), (node.args[3] if len(node.args) > 3 else None)
-        step = node.args[4] if len(node.args) > 4 else 1
+            return True
         self._ids[node] = self._ids[source][slice(start, end, step)]
-        return bool(len(self._ids[node]) == _channels(node))
+        return len(self._ids[node]) == _channels(node)
 
     def _split(self, node: fx.Node) -> bool:
         source, values = node.args[0], node.meta.get("val")
