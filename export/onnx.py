@@ -82,11 +82,13 @@ def write(config: OnnxConfig, model: nn.Module, example: Tensor, plan: Precision
 
 
 def _lowered(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
-    from onnx import version_converter
+    from onnx import checker, version_converter
 
     try:
-        return version_converter.convert_version(proto, opset)
-    except RuntimeError as problem:
+        lowered: onnx.ModelProto = version_converter.convert_version(proto, opset)
+        checker.check_model(lowered)  # the converter leaves attributes that the older operators do not have
+        return lowered
+    except (RuntimeError, checker.ValidationError) as problem:
         raise ExportError(f"this network cannot be written in opset {opset}: {problem}; set opset to {LEAST_EXPORTED} or more") from problem
 
 

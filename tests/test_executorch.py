@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from mcompress.compress.quantize.plan import Precision, PrecisionPlan
+from mcompress.compress.quantize.splits import spell_out_splits
 from mcompress.errors import ExportError
 from mcompress.export import executorch, executorch_check
 from mcompress.export.backend import Written, captured
@@ -32,8 +33,8 @@ PLANNED: dict[str, Precision] = {
     "add": "fp32",
     "linear": "fp16",
     "conv_transpose2d": "int8",
-    "getitem": "fp16",
-    "getitem_1": "fp16",
+    "slice_1": "fp16",
+    "slice_2": "fp16",
     "cat": "fp16",
     "pixel_shuffle": "fp16",
 }
@@ -140,6 +141,8 @@ def test_damaged_files_are_errors(case: Case, tmp_path: Path, monkeypatch: pytes
 def traced(function: nn.Module, *given: Tensor) -> fx.GraphModule:
     module = torch.export.export(function, given).module(check_guards=False)
     assert isinstance(module, fx.GraphModule)
+    spell_out_splits(module.graph)
+    module.recompile()
     for node in module.graph.nodes:
         if node.op == "call_function":
             node.meta[STANDS_FOR] = (node.name,)
