@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,11 +13,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from int8_plans import quiet
+from made_up_device import DEVICE, THREE
+from operator_rows import network as rows_of
+from operator_rows import row
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from mcompress.compress.quantize.calibrating import calibrate
-from mcompress.compress.quantize.decisions import Problem, named_table, plan_of, problem_of
+from mcompress.compress.quantize.decisions import Decision, Problem, named_table, plan_of, problem_of
 from mcompress.compress.quantize.plan import ActivationRange, Precision, PrecisionPlan
 from mcompress.compress.quantize.planner import least_latency, least_noise
 from mcompress.compress.quantize.program import export_program, graph_of, reference_program
@@ -24,9 +28,11 @@ from mcompress.compress.quantize.reasons import reasons_for
 from mcompress.compress.quantize.sensitivity import Sensitivity
 from mcompress.compress.quantize.simulate import simulate
 from mcompress.compress.quantize.uniform import uniform_plan
+from mcompress.targets.device import Device
 from mcompress.targets.device_files import load_device
 from mcompress.targets.latency import estimate
-from mcompress.targets.operators import OperatorTable
+from mcompress.targets.operators import Kind, OperatorTable
+from mcompress.targets.precision_latency import precision_latency
 from mcompress.targets.speeds import PrecisionName
 
 SHAPE = (1, 3, 24, 24)
@@ -124,6 +130,53 @@ def test_the_solution_is_the_best_of_all_assignments(
         assert found is not None
         assert found.noise == pytest.approx(quietest, rel=1e-3, abs=1e-9)
     assert least_noise(problem, 0.9 * fastest) is None
+
+
+KINDS: tuple[Kind, ...] = ("convolution", "elementwise", "shuffle", "concatenate", "depthwise_convolution")
+
+
+def random_problem(rng: np.random.Generator, device: Device) -> tuple[OperatorTable, Problem]:
+    """Six operators, many of which read the same tensors, in parts and as a whole, and some of which only a fallback unit takes."""
+    rows = []
+    for index in range(6):
+        kind, channels = KINDS[int(rng.integers(len(KINDS)))], int(rng.integers(2, 20)) * 8
+        made = row(kind, channels, channels, int(rng.integers(20, 90)), groups=channels if kind == "depthwise_convolution" else 1)
+        makers = dict.fromkeys(int(maker) for maker in rng.integers(index, size=2)) if index else ()
+        shares = rng.choice([1.0, 1.0, 0.5, 0.25], size=len(makers))
+        read = tuple((maker, int(rows[maker].elements_written * share)) for maker, share in zip(makers, shares, strict=True))
+        rows.append(replace(made, sources=read))
+    table = rows_of(*rows)
+    priced = precision_latency(table, device, "npu", ("int8", "fp16"))
+    decisions = []
+    for index, made in enumerate(table.operators):
+        able: list[Precision] = [p for p in ("int8", "fp16") if np.isfinite(priced.own_ms[index, priced.precisions.index(p)])]
+        makers_noise = tuple((maker, float(10 ** rng.uniform(-6, -3))) for maker, _ in made.sources or ())
+        noise: dict[Precision, float] = {p: float(10 ** rng.uniform(-6, -3)) * (1.0 if p == "int8" else 1e-3) for p in able}
+        decisions.append(Decision((made.name,), tuple(able), noise, makers_noise if "int8" in able else ()))
+    return table, Problem(tuple(decisions), (priced,), tuple(range(6)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 100_000), device=st.sampled_from([DEVICE, THREE]))
+def test_hops_and_readers_of_parts_cost_the_planner_what_they_cost_the_estimator(seed: int, device: Device) -> None:
+    rng = np.random.default_rng(seed)
+    table, problem = random_problem(rng, device)
+    every = every_assignment(problem)
+    costs = [(problem.latency_ms(chosen), problem.noise_of(chosen)) for chosen in every]
+    some = every[int(rng.integers(len(every)))]
+    precisions: dict[str, PrecisionName] = {made.name: precision for made, precision in zip(table.operators, some, strict=True)}
+    assert problem.latency_ms(some) == pytest.approx(estimate(table, device, "npu", precisions).value, rel=1e-9)
+    for limit in (math.inf, problem.noise_of(some)):
+        found = least_latency(problem, limit)
+        assert found is not None
+        best = min(latency for latency, noise in costs if noise <= limit * (1 + 1e-9))
+        assert best * (1 - 1e-6) <= found.latency_ms <= best * (1 + found.gap + 1e-9)
+    allowed = problem.latency_ms(some) * (1 + 1e-9)
+    quietest = least_noise(problem, allowed)
+    assert quietest is not None
+    least = min(noise for latency, noise in costs if latency <= allowed)
+    assert quietest.noise <= least * (1 + quietest.gap + 1e-9)
+    assert quietest.latency_ms <= allowed * (1 + 1e-6)
 
 
 @settings(max_examples=20, deadline=None)

@@ -22,11 +22,11 @@ from scipy.sparse import csr_array
 from mcompress.compress.quantize.decisions import Problem
 from mcompress.compress.quantize.plan import Precision
 from mcompress.errors import StageError
-from mcompress.targets.columns import Integers
+from mcompress.targets.columns import Floats, Integers
 from mcompress.targets.precision_latency import PrecisionLatency
 
 TIME_LIMIT_S = 10.0
-TIE = 1e-5
+TIE = 1e-6
 """Latencies closer than about this share of one another are equal: of such assignments the one with less noise is taken."""
 RELATIVE_GAP = 1e-7
 OBJECTIVE = 1e4
@@ -52,14 +52,14 @@ def least_latency(problem: Problem, noise: float, time_limit_s: float = TIME_LIM
     """The fastest assignment whose noise is at most `noise`; None if there is none."""
     program = _Program(problem)
     program.at_most(program.noise, noise)
-    return program.solve(program.latency, tie=program.noise, time_limit_s=time_limit_s)
+    return program.solve(program.latency, tie=program.noise, tie_limit=noise, time_limit_s=time_limit_s)
 
 
 def least_noise(problem: Problem, latency_ms: float, time_limit_s: float = TIME_LIMIT_S) -> Solution | None:
     """The assignment with the least noise whose latency, summed over the units, is at most `latency_ms`; None if there is none."""
     program = _Program(problem)
     program.at_most(program.latency, latency_ms)
-    return program.solve(program.noise, tie=program.latency, time_limit_s=time_limit_s)
+    return program.solve(program.noise, tie=program.latency, tie_limit=latency_ms, time_limit_s=time_limit_s)
 
 
 class _Program:
@@ -89,21 +89,15 @@ class _Program:
         scale = limit if limit > 0 else min((value for value in cost.values() if value > 0), default=1.0)
         self._row({column: value / scale for column, value in cost.items()}, -np.inf, limit / scale)
 
-    def solve(self, cost: dict[int, float], tie: dict[int, float], time_limit_s: float) -> Solution | None:
-        """Minimise `cost`, and among what costs the same `tie`."""
-        objective = np.zeros(self._count)
-        for column, value in cost.items():
-            objective[column] += value
-        objective *= OBJECTIVE / (objective.sum() or 1.0)
-        small = sum(tie.values()) or 1.0
-        for column, value in tie.items():
-            objective[column] += value / small * TIE * OBJECTIVE
+    def solve(self, cost: dict[int, float], tie: dict[int, float], tie_limit: float, time_limit_s: float) -> Solution | None:
+        """Minimise `cost`, and among what costs the same `tie`, which is bounded by `tie_limit`."""
+        main, small = self._dense(cost, OBJECTIVE), self._dense(tie, TIE * OBJECTIVE)
         rows, columns, values = (np.array(part) for part in zip(*self._entries, strict=True))
         matrix = csr_array((values, (rows.astype(np.int64), columns.astype(np.int64))), (len(self._limits), self._count))
         low, high = np.array(self._limits).T
         started = monotonic()
         found = milp(
-            objective,
+            main + small,
             integrality=np.array(self._whole, dtype=np.int64),
             bounds=Bounds(0.0, np.array(self._upper)),
             constraints=LinearConstraint(matrix, low, high),
@@ -114,8 +108,19 @@ class _Program:
         if found.x is None:
             raise StageError(f"the precision planner found no plan within {time_limit_s:g} s for {len(self._x)} operators: {found.message}")
         chosen = tuple(max(options, key=lambda precision: float(found.x[options[precision]])) for options in self._x)
-        gap = max(0.0, float(found.mip_gap or 0.0)) + TIE
+        # The solver bounds both sums together. What the tie adds to the best there is, is at most its limit.
+        allowed = min(tie_limit / (sum(tie.values()) or 1.0), 1.0) * TIE * OBJECTIVE
+        reached = float(main @ found.x)
+        gap = max(0.0, reached + allowed - float(found.mip_dual_bound)) / reached if reached > 0 else 0.0
         return Solution(chosen, self._problem.latency_ms(chosen), self._problem.noise_of(chosen), gap, monotonic() - started)
+
+    def _dense(self, cost: dict[int, float], total: float) -> Floats:
+        """One coefficient for each variable; together they are `total`."""
+        found = np.zeros(self._count)
+        for column, value in cost.items():
+            found[column] = value
+        scaled: Floats = found * (total / (found.sum() or 1.0))
+        return scaled
 
     def _variable(self, *, whole: bool = False, upper: float = 1.0) -> int:
         self._whole.append(whole)
@@ -198,30 +203,19 @@ class _Program:
                         self._implied(used, reasons)
 
     def _add_crossings(self, unit: PrecisionLatency, formed: Sequence[dict[int, list[int]]]) -> None:
-        edges, forms, written = unit.edges, unit.forms, unit.columns.written
+        edges, forms = unit.edges, unit.forms
         readers: dict[int, list[tuple[int, float]]] = {}
         for maker, reader, elements in zip(edges.made_by.tolist(), edges.read_by.tolist(), edges.elements.tolist(), strict=True):
             readers.setdefault(maker, []).append((reader, elements))
         waits: dict[tuple[int, int, int], int] = {}
         for maker, found in readers.items():
-            channels, whole = unit.columns.written_channels[[maker]], written[[maker]]
             for here in sorted({form for reader, _ in found for form in formed[reader]}):
                 reading = [(reader, elements) for reader, elements in found if here in formed[reader]]
                 stays, leaves = formed[maker].get(here, []), {there: made for there, made in formed[maker].items() if there != here}
-                pairs = {there: (np.array([there]), np.array([here])) for there in leaves}
-                in_parts = sum(elements for _, elements in reading) <= written[maker]
-                traffic = {there: 0.0 if in_parts else float(forms.traffic_ms(whole, channels, *pair)[0]) for there, pair in pairs.items()}
-                shared = {
-                    there: self._conversion(leaves[there], traffic[there] + float(forms.conversion_ms(*pair)[0])) for there, pair in pairs.items()
-                }
+                self._add_conversions(unit, reading, formed, leaves, stays, maker, here)
                 earlier: list[int] = []
-                for reader, elements in reading:
+                for reader, _ in reading:
                     reads = formed[reader][here]
-                    self._at_least(list(shared.values()), reads, stays)
-                    if in_parts:
-                        size = np.array([elements])
-                        own = [self._conversion(leaves[there], float(forms.traffic_ms(size, channels, *pair)[0])) for there, pair in pairs.items()]
-                        self._at_least(own, reads, stays)
                     one = int(forms.units[here])
                     for other in sorted({int(forms.units[there]) for there in leaves} - {one}):
                         key = reader, one, other
@@ -232,6 +226,42 @@ class _Program:
                         # Whoever reads the tensor later finds it on this unit already.
                         self._at_least([waits[key]], reads, [*elsewhere, *earlier])
                     earlier += reads
+
+    def _add_conversions(
+        self,
+        unit: PrecisionLatency,
+        reading: Sequence[tuple[int, float]],
+        formed: Sequence[dict[int, list[int]]],
+        leaves: dict[int, list[int]],
+        stays: Sequence[int],
+        maker: int,
+        here: int,
+    ) -> None:
+        """What bringing a tensor into the form `here` costs, once for all that read it so: one conversion, of what they read but never of more than
+        the whole."""
+        forms, written, channels = unit.forms, float(unit.columns.written[maker]), unit.columns.written_channels[[maker]]
+
+        def converted(elements: float, *, dispatched: bool) -> list[int]:
+            """One variable for each form that the tensor can come from."""
+            found = []
+            for there, made in leaves.items():
+                pair = np.array([there]), np.array([here])
+                cost_ms = forms.traffic_ms(np.array([elements]), channels, *pair) + (forms.conversion_ms(*pair) if dispatched else 0.0)
+                found.append(self._conversion(made, float(cost_ms[0])))
+            return found
+
+        parts = [min(elements, written) for _, elements in reading]
+        if len(set(parts)) == 1 and (len(parts) == 1 or parts[0] == written):  # whoever reads, it is as much
+            once = converted(parts[0], dispatched=True)
+            whole: list[int] = []
+            own: list[list[int]] = [[] for _ in parts]
+        else:
+            once = converted(0.0, dispatched=True)
+            whole = converted(written, dispatched=False) if sum(parts) > written else []
+            own = [converted(part, dispatched=False) if part < written or not whole else [] for part in parts]
+        for (reader, _), part in zip(reading, own, strict=True):
+            self._at_least(once, formed[reader][here], stays)
+            self._at_least([*whole, *part], formed[reader][here], stays)
 
     def _conversion(self, made: Sequence[int], cost_ms: float) -> int:
         """A variable for converting a tensor from the form that it is `made` in."""
