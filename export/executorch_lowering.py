@@ -9,14 +9,16 @@ from __future__ import annotations
 from typing import BinaryIO
 
 import torch
+from executorch.backends.xnnpack._passes.channels_last_tagged_reshape_pass import ChannelsLastTaggedReshapePass
 from executorch.backends.xnnpack.operators.node_visitor import NodeVisitor, register_node_visitor
 from executorch.backends.xnnpack.partition.config import ALL_PARTITIONER_CONFIGS
 from executorch.backends.xnnpack.partition.config.generic_node_configs import GenericNodePartitionerConfig, LeakyReLUConfig
 from executorch.backends.xnnpack.partition.config.xnnpack_config import ConfigPrecisionType
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-from executorch.backends.xnnpack.serialization.xnnpack_graph_schema import XNNConvert, XNNGraph, XNode
+from executorch.backends.xnnpack.serialization.xnnpack_graph_schema import XNNConvert, XNNGraph, XNNStaticReshape, XNode
 from executorch.backends.xnnpack.utils.quant_utils import is_dequant, is_quant
 from executorch.exir import to_edge_transform_and_lower
+from executorch.exir.dialects._ops import ops as exir_ops
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
@@ -53,7 +55,7 @@ def rewritten(model: nn.Module, example: Tensor, plan: PrecisionPlan | None) -> 
 def lower(module: fx.GraphModule, example: Tensor, stream: BinaryIO) -> None:
     """Write the .pte file of a rewritten graph."""
     configs = [config for config in ALL_PARTITIONER_CONFIGS if config is not LeakyReLUConfig]
-    partitioner = XnnpackPartitioner(configs=[*configs, _CastConfig, _LeakyReLUConfig])
+    partitioner = XnnpackPartitioner(configs=[*configs, _CastConfig, _LeakyReLUConfig, _PixelsConfig, _ImageConfig])
     program = torch.export.export(module, (example,))
     to_edge_transform_and_lower(program, partitioner=[partitioner]).to_executorch().write_to_file(stream)
 
@@ -77,6 +79,22 @@ class _CastConfig(GenericNodePartitionerConfig):  # type: ignore[misc]  # execut
     def supported_precision_types(self) -> list[ConfigPrecisionType]:
         """Floating point."""
         return [ConfigPrecisionType.FP32]
+
+
+class _PixelsConfig(GenericNodePartitionerConfig):  # type: ignore[misc]
+    """An image as rows of pixels, on tensors of any type."""
+
+    target_name = "pixels.default"
+
+    def supported_precision_types(self) -> list[ConfigPrecisionType]:
+        """Floating point and INT8."""
+        return [ConfigPrecisionType.FP32, ConfigPrecisionType.STATIC_QUANT]
+
+
+class _ImageConfig(_PixelsConfig):
+    """Rows of pixels as an image, on tensors of any type."""
+
+    target_name = "image.default"
 
 
 class _LeakyReLUConfig(LeakyReLUConfig):  # type: ignore[misc]
@@ -110,3 +128,30 @@ class _CastVisitor(NodeVisitor):  # type: ignore[misc]
         (source,) = node.all_input_nodes
         conversion = XNNConvert(input_id=vals_to_ids[source], output_id=vals_to_ids[node], flags=0)
         xnn_graph.xnodes.append(XNode(xnode_union=conversion, debug_handle=debug_handle))
+
+
+class _ReshapeVisitor(NodeVisitor):  # type: ignore[misc]
+    """Writes another shape for a tensor that lies in memory as NHWC: nothing is transposed."""
+
+    def define_node(self, node: fx.Node, xnn_graph: XNNGraph, vals_to_ids: dict[fx.Node, int], debug_handle: int) -> None:
+        """Add the reshape and its two tensors to the delegate's graph."""
+        self.define_nodes_tensor_inputs_outputs(node, xnn_graph, vals_to_ids)
+        (source,) = node.all_input_nodes
+        batch, channels, height, width = node.meta["val"].shape
+        shape = [batch, height, width, channels]
+        reshape = XNNStaticReshape(num_dims=4, new_shape=shape, input_id=vals_to_ids[source], output_id=vals_to_ids[node], flags=0)
+        xnn_graph.xnodes.append(XNode(xnode_union=reshape, debug_handle=debug_handle))
+
+
+@register_node_visitor
+class _PixelsVisitor(_ReshapeVisitor):
+    target = "mcompress.pixels.default"
+
+
+@register_node_visitor
+class _ImageVisitor(_ReshapeVisitor):
+    target = "mcompress.image.default"
+
+
+# Both take and give NHWC, as convolutions do; the pass that adds transposes has to know.
+ChannelsLastTaggedReshapePass.memory_sensitive_ops_nhwc |= {exir_ops.edge.mcompress.pixels.default, exir_ops.edge.mcompress.image.default}

@@ -51,6 +51,8 @@ XNNPACK_KINDS = {
     "max_pool2d": ("XNNMaxPooling2d",),
     "upsample_bilinear2d": ("XNNStaticResizeBilinear2D",),
     "reshape": ("XNNStaticReshape",),
+    "pixels": ("XNNStaticReshape",),
+    "image": ("XNNStaticReshape",),
     "permute": ("XNNStaticTranspose",),
     "permute_copy": ("XNNStaticTranspose",),
     "slice": ("XNNStaticSlice",),

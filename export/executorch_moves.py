@@ -1,8 +1,11 @@
 """Operators that only move values, in terms that ExecuTorch's XNNPACK delegate has.
 
-ExecuTorch's own decomposition of a pixel shuffle leaves three fp32 moves inside an INT8 network, and for a nearest-neighbour resize or a split the
-delegate has nothing, which would cut the network in pieces. All are rewritten as reshape, transpose, slice and multiplication by ones (with
-broadcasting): bit for bit the same values. Between quantize and dequantize, every step gets its own pair at the same scale, so that it runs on INT8.
+ExecuTorch's own decomposition of a pixel shuffle leaves three fp32 moves inside an INT8 network, and for a nearest-neighbour resize the delegate has
+nothing, which would cut the network in pieces. Both are rewritten as reshape, transpose and multiplication by ones (with broadcasting): bit for bit
+the same values. Between quantize and dequantize, every step gets its own pair at the same scale, so that it runs on INT8.
+
+XNNPACK's convolutions write NHWC, and a reshape wants NCHW: ExecuTorch would transpose the tensor first, and for a pixel shuffle XNNPACK would then
+have to gather single bytes. `PIXELS` takes the tensor as it lies in memory, so that whole runs of bytes are moved, and `IMAGE` is the way back.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from mcompress.export.executorch_half import DEQUANTIZE, QUANTIZE, STANDS_FOR
 
@@ -25,6 +28,15 @@ RESHAPING = {
     aten.squeeze.default,
     aten.unsqueeze.default,
 }
+LIBRARY = torch.library.Library("mcompress", "FRAGMENT")  # type: ignore[no-untyped-call]
+LIBRARY.define("pixels(Tensor x) -> Tensor")  # type: ignore[no-untyped-call]
+LIBRARY.define("image(Tensor x, int channels) -> Tensor")  # type: ignore[no-untyped-call]
+LIBRARY.impl("pixels", lambda x: x.permute(0, 2, 3, 1).flatten(2).unsqueeze(1).clone(), "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+LIBRARY.impl("image", lambda x, channels: _image(x, channels), "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+PIXELS = torch.ops.mcompress.pixels.default
+"""(N, C, H, W) -> (N, 1, H, W * C): the rows of an image, all channels of a pixel side by side."""
+IMAGE = torch.ops.mcompress.image.default
+"""(N, 1, H, W * C) -> (N, C, H, W): the way back."""
 ONE = 127
 """The integer that stands for 1.0 in a quantized tensor of ones."""
 
@@ -71,6 +83,9 @@ def _steps(module: fx.GraphModule, node: fx.Node, *, quantized: bool) -> list[St
         # The copying form: behind a transposed view, ExecuTorch would put a copy in front of the next reshape, and that one would be fp32.
         return lambda value: graph.call_function(aten.permute_copy.default, (value, list(order)))
 
+    def pixels(value: fx.Node) -> fx.Node:
+        return graph.call_function(PIXELS, (value,))
+
     if (node.target in RESHAPING or (node.target == aten.cat.default and len(node.all_input_nodes) == 1)) and given and result:
         return [view(*result)]
     if node.target == aten.transpose.int and given:
@@ -85,8 +100,7 @@ def _steps(module: fx.GraphModule, node: fx.Node, *, quantized: bool) -> list[St
     if node.target == aten.pixel_shuffle.default:
         factor = result[2] // height
         inner = channels // factor**2
-        first_view = view(batch, inner, factor, factor, height, width)
-        return [first_view, permute(0, 1, 4, 2, 5, 3), view(batch, inner, height * factor, width * factor)]
+        return [pixels, view(batch, height, width, inner, factor, factor), permute(0, 3, 1, 4, 2, 5), view(*result)]
     if node.target == aten.pixel_unshuffle.default:
         factor = height // result[2]
         first_view = view(batch, channels, result[2], factor, result[3], factor)
@@ -95,20 +109,27 @@ def _steps(module: fx.GraphModule, node: fx.Node, *, quantized: bool) -> list[St
         tall, wide = result[2:]
         if tall % height or wide % width:
             return []
-        ones = _ones(module, f"_ones_{node.name}", (1, 1, 1, tall // height, 1, wide // width), quantized=quantized)
+        ones = _ones(module, f"_ones_{node.name}", (1, 1, tall // height, 1, wide // width, 1), quantized=quantized)
         return [
-            view(batch, channels, height, 1, width, 1),
+            pixels,
+            view(batch, height, 1, width, 1, channels),
             lambda value: graph.call_function(aten.mul.Tensor, (value, ones(value))),
-            view(batch, channels, tall, wide),
+            view(batch, 1, tall, wide * channels),
+            lambda value: graph.call_function(IMAGE, (value, channels)),
         ]
     return []
+
+
+def _image(x: Tensor, channels: int) -> Tensor:
+    batch, _, height, row = x.shape
+    return x.reshape(batch, height, row // channels, channels).permute(0, 3, 1, 2).clone(memory_format=torch.contiguous_format)
 
 
 def _shape(node: object) -> tuple[int, ...]:
     """Shape of the node's value; quantize and dequantize nodes have no note of theirs and keep their input's."""
     while isinstance(node, fx.Node):
         value = node.meta.get("val")
-        if isinstance(value, torch.Tensor):
+        if isinstance(value, Tensor):
             return tuple(int(size) for size in value.shape)
         node = node.args[0] if node.target in (QUANTIZE, DEQUANTIZE) else None
     return ()

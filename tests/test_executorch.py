@@ -13,6 +13,8 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from mcompress.compress.quantize.plan import Precision, PrecisionPlan
+from mcompress.compress.quantize.program import export_program, graph_of
+from mcompress.compress.quantize.simulate import simulate
 from mcompress.compress.quantize.splits import spell_out_splits
 from mcompress.errors import ExportError
 from mcompress.export import executorch, executorch_check
@@ -162,7 +164,42 @@ def test_moves_are_rewritten_bit_for_bit() -> None:
     keep_moves_in_delegate(module)
     assert torch.equal(module(value), Moves()(value))
     kinds = {str(node.target) for node in module.graph.nodes if node.op == "call_function"}
-    assert kinds == {f"aten.{name}" for name in ("reshape.default", "permute_copy.default", "slice.Tensor", "cat.default", "mul.Tensor")}
+    aten = {f"aten.{name}" for name in ("reshape.default", "permute_copy.default", "slice.Tensor", "cat.default", "mul.Tensor")}
+    assert kinds == aten | {"mcompress.pixels.default", "mcompress.image.default"}
+
+
+class Resized(nn.Module):
+    """Moves of what a convolution wrote and of the network's own input, in front of a convolution and of the output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(20, 12, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = functional.interpolate(functional.relu(self.first(x)), scale_factor=(1.0, 2.0))
+        own = functional.interpolate(functional.pixel_unshuffle(x, 2), scale_factor=(2.0, 4.0))
+        return functional.pixel_shuffle(self.last(torch.cat((features, own), 1)), 2)
+
+
+@pytest.mark.export
+@pytest.mark.parametrize("precision", ["fp32", "int8", "fp16"])
+def test_moves_of_images_of_either_layout_are_exact_in_the_runtime(precision: Precision, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    model, inputs = Resized().eval(), [torch.rand(2, 3, 6, 10) for _ in range(2)]
+    plan = int8_plan(model, inputs)
+    plan = replace(plan, operators=tuple(replace(operator, precision=precision) for operator in plan.operators))
+    with captured(tmp_path / "log.txt"):
+        written = executorch.write(ExecuTorchConfig(), model, inputs[0], None if precision == "fp32" else plan, tmp_path / "moved")
+        found = executorch.load(written.path, 1).run(inputs[0].numpy())
+    assert set(written.coverage.by_unit) == {"xnnpack"}
+    assert {operator.precision for operator in written.operators} == {precision}
+    moves = {name for operator in written.operators for name in operator.stands_for}
+    assert {"upsample_nearest2d", "upsample_nearest2d_1", "pixel_unshuffle", "pixel_shuffle"} <= moves
+    graph = graph_of(export_program(model, inputs[0]))
+    with torch.no_grad():
+        exact = (graph(inputs[0]) if precision == "fp32" else simulate(graph, plan, inputs[0])).numpy()
+    step = plan.ranges["conv2d_1"].scale if precision == "int8" else float(np.abs(exact).max()) * {"fp16": 2e-3, "fp32": 1e-6}[precision]
+    assert np.abs(found - exact).max() <= 1.01 * step
 
 
 class Silu(nn.Module):
