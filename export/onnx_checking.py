@@ -39,9 +39,9 @@ def check(path: Path) -> None:
         raise ExportError(f"{path.name} keeps '{outside}' in another file, which files of mcompress never do; export it again")
     checker.check_model(model, full_check=True)
     graph = shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
-    shapes = _shapes(graph)
+    shapes, constants = _shapes(graph), {item.name: item for item in graph.initializer}
     for node in graph.node:
-        problem_seen = _scale_problem(node, graph, shapes) if node.op_type in _SCALED else _channel_problem(node, shapes)
+        problem_seen = _scale_problem(node, constants, shapes) if node.op_type in _SCALED else _channel_problem(node, shapes)
         if problem_seen:
             raise ExportError(
                 f"{path.name} is damaged or was edited: '{node.name or node.output[0]}' ({node.op_type}): {problem_seen}; export it again"
@@ -56,10 +56,10 @@ def _shapes(graph: onnx.GraphProto) -> dict[str, Shape]:
     return found
 
 
-def _scale_problem(node: onnx.NodeProto, graph: onnx.GraphProto, shapes: Mapping[str, Shape]) -> str:
+def _scale_problem(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto], shapes: Mapping[str, Shape]) -> str:
     from onnx import numpy_helper
 
-    held = next((item for item in graph.initializer if item.name == node.input[1]), None)
+    held = constants.get(node.input[1])
     if held is None:
         return "its scale is no constant"
     scale = numpy_helper.to_array(held)

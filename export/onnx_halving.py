@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mcompress.export.onnx_naming import operators_named
 from mcompress.export.onnx_rewriting import CONVERSIONS, drop_unused
-from mcompress.export.tables.onnx_attributes import OWN, bodies, captured
+from mcompress.export.tables.onnx_attributes import OWN, bodies, captured, number
 
 if TYPE_CHECKING:
     import onnx
@@ -25,8 +25,6 @@ FLOAT, HALF = 1, 10
 """TensorProto's numbers."""
 LARGEST = 65504.0
 _HALF_TYPE = "tensor(float16)"
-_TYPED = {"Cast": "to", "RandomNormalLike": "dtype", "RandomUniformLike": "dtype", "EyeLike": "dtype"}
-"""Operators whose result has the type that an attribute names."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +72,8 @@ def why_not_half(node: onnx.NodeProto, kinds: Mapping[str, int], constants: Mapp
         return f"{node.op_type} is no operator of ONNX's opset {opset}"
     if not (ends.outputs if any(kinds.get(name) in (FLOAT, HALF) for name in node.output) else ends.inputs):
         return f"ONNX's {node.op_type} of opset {opset} does not take fp16"
+    if ends.outputs and node.op_type != "Cast" and (not ends.inputs or number(node, "dtype", 0)):
+        return f"{node.op_type} gives fp32 whatever it reads"
     for at in ends.inputs:
         value = constants.get(node.input[at])
         if value is None or value.dtype != np.float32:
@@ -136,6 +136,8 @@ class _Halving:
 
     def rewritten(self) -> Iterator[onnx.NodeProto]:
         """All nodes, with the casts among them."""
+        from onnx import helper
+
         for at, node in enumerate(self.graph.node):
             if at not in self.chosen:
                 yield node
@@ -146,7 +148,9 @@ class _Halving:
             written = [node.output[position] for position in self.ends[at].outputs]
             for position, name in zip(self.ends[at].outputs, written, strict=True):
                 self.halves[name] = node.output[position] = self._name(name)
-            self._retype(node)
+            if node.op_type == "Cast" and written:
+                del node.attribute[:]
+                node.attribute.append(helper.make_attribute("to", HALF))
             yield node
             for name in written:
                 if name in self.wide:
@@ -172,16 +176,6 @@ class _Halving:
             wanted += "_"
         self.taken.add(wanted)
         return wanted
-
-    def _retype(self, node: onnx.NodeProto) -> None:
-        """Let attributes that say which type a node gives say fp16."""
-        from onnx import numpy_helper
-
-        for item in node.attribute:
-            if item.name == _TYPED.get(node.op_type) and item.i == FLOAT:
-                item.i = HALF
-            elif node.op_type == "ConstantOfShape" and item.name == "value" and item.t.data_type == FLOAT:
-                item.t.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(item.t).astype(np.float16), item.t.name))
 
 
 def _cast(source: str, result: str, kind: int) -> onnx.NodeProto:

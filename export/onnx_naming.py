@@ -11,6 +11,7 @@ import operator
 import re
 from collections import Counter
 from collections.abc import Mapping
+from itertools import count
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ AND, STEP = "+", "/"
 _CUSTOM, _MARK = "custom", "mcompress_operator"
 _FX_NODE = "pkg.torch.onnx.fx_node"
 _PART = re.compile(r"(\w+)_split_\d+")
-"""What onnxscript calls the results of a Split that it makes of a sequence; such a node has no notes."""
+"""What onnxscript calls the results of a Split that it makes of a sequence, as of `unsafe_chunk`; such a node has no notes."""
 
 
 def mark_operators(graph: fx.Graph) -> dict[str, tuple[str, ...]]:
@@ -51,13 +52,14 @@ def name_nodes(graph: onnx.GraphProto, decomposed: fx.Graph, computes: Mapping[s
     marks = {node.name: (node.meta.get(_CUSTOM) or {}).get(_MARK, "") for node in decomposed.nodes if node.op == "call_function"}
     standing = [computes.get(marks.get(_origin(node, marks), ""), ()) for node in graph.node]
     steps = Counter(standing)
-    taken: Counter[str] = Counter()
+    taken: set[str] = set()
     for node, operators in zip(graph.node, standing, strict=True):
         name = node.name.removeprefix(PREFIX) or node.op_type
         if operators:
             name = PREFIX + AND.join(operators) + (f"{STEP}{node.op_type}" if steps[operators] > 1 else "")
-        taken[name] += 1
-        node.name = name if taken[name] == 1 else f"{name}_{taken[name]}"
+        numbered = (f"{name}_{number}" for number in count(2))
+        node.name = name if name not in taken else next(other for other in numbered if other not in taken)
+        taken.add(node.name)
 
 
 def operators_named(name: str) -> tuple[str, ...]:

@@ -1,11 +1,12 @@
 """An ONNX file read back, operator by operator: what it holds, and what onnxruntime computes on this machine.
 
 INT8 is what stands between dequantize and quantize nodes, with the steps of an operator and a ReLU behind it taken together; fp16 and fp32 are the
-types of the tensors. Whether onnxruntime computes in INT8 is the rule of `mcompress.export.tables.onnx_integer`, the same everywhere. Whether it
-computes in fp16 differs from processor to processor, so it is asked: it writes the graph that it makes of the file, in which every operator without
-an fp16 kernel stands between casts. onnxruntime 1.31.1 on x86 has fp16 kernels for operators that move values (Concat, Reshape, Transpose, Slice) and
-hardly any other; it computes chains of them in fp32 and drops the casts between, so that activations are not rounded to fp16 at all, only weights
-are. On Arm (the aarch64 wheel, run in emulation) Conv, Relu, Add and Concat are really fp16; DepthToSpace and Resize are not.
+types of the tensors. An operator that was planned float and stands there because its neighbours are INT8 is INT8 if onnxruntime makes it so. Whether
+onnxruntime computes in INT8 is the rule of `mcompress.export.tables.onnx_integer`, the same everywhere. Whether it computes in fp16 differs from
+processor to processor, so it is asked: it writes the graph that it makes of the file, in which every operator without an fp16 kernel stands between
+casts. onnxruntime 1.31.1 on x86 has fp16 kernels for operators that move values (Concat, Reshape, Transpose, Slice) and hardly any other; it
+computes chains of them in fp32 and drops the casts between, so that activations are not rounded to fp16 at all, only weights are. On Arm (the
+aarch64 wheel, run in emulation) Conv, Relu, Add and Concat are really fp16; DepthToSpace and Resize are not.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ OPTIMIZED_FLOAT = "onnxruntime has no integer kernel for {op} in this form: it d
 NO_HALF_KERNEL = "onnxruntime has no fp16 kernel for {op} on this processor: it computes in fp32 with the fp16 weights, and rounds no activation"
 SHARED = "one {op} computes {names}, which are planned in different precisions"
 NOT_QUANTIZED = "{op} is not between quantized tensors in the file"
+MADE_INTEGER = "{op} stands between quantized tensors, where onnxruntime computes it in integers"
 _UNROUNDED = "InsertedPrecisionFreeCast_"
 """What onnxruntime puts before the name of an fp16 tensor that it computes in fp32."""
 
@@ -53,11 +55,12 @@ class OnnxGraph:
     """Tensor -> type of its elements."""
     writers: dict[str, onnx.NodeProto] = field(default_factory=dict)
     readers: dict[str, list[onnx.NodeProto]] = field(default_factory=dict)
+    constants: dict[str, onnx.TensorProto] = field(default_factory=dict)
 
     @classmethod
     def of(cls, model: onnx.ModelProto) -> OnnxGraph:
-        """Infer the types and index the nodes."""
-        found = cls(model, element_kinds(model))
+        """Infer the types and index the nodes and constants."""
+        found = cls(model, element_kinds(model), constants={item.name: item for item in model.graph.initializer})
         for node in model.graph.node:
             found.writers.update(dict.fromkeys((name for name in node.output if name), node))
             for name in node.input:
@@ -82,13 +85,13 @@ def read_back(path: Path, plan: PrecisionPlan | None) -> Written:
     """What the file at `path` holds, compared with `plan`; everything is read from the file."""
     import onnx
 
-    model = onnx.load(str(path))
+    graph = onnx.load(str(path), load_external_data=False).graph
     operators = operators_of(path, plan)
     found = departures(TITLE, plan, operators, {})
     coverage = CoverageRecord(total=len(operators), by_unit=units_of(operators), fallbacks=found)
-    constants = {item.name for item in model.graph.initializer}
-    inputs = tuple(_port(item) for item in model.graph.input if item.name not in constants)
-    outputs = tuple(_port(item) for item in model.graph.output)
+    constants = {item.name for item in graph.initializer}
+    inputs = tuple(_port(item) for item in graph.input if item.name not in constants)
+    outputs = tuple(_port(item) for item in graph.output)
     return Written(path, counts_of(operators), coverage, as_fallbacks(path, found), inputs, outputs, operators=operators)
 
 
@@ -107,20 +110,23 @@ def operators_of(path: Path, plan: PrecisionPlan | None = None) -> tuple[FileOpe
     integer = integer_nodes(graph.model.graph, opset)
     halves = [node.output[0] for node in nodes if node.output[0] not in ends and _float_kind(graph, node) == HALF]
     half_here = _computed_in_half(path, halves)
-    constants = {item.name: numpy_helper.to_array(item) for item in graph.model.graph.initializer}
+    constants = {name: numpy_helper.to_array(item) for name, item in graph.constants.items()}
     planned = {} if plan is None else {operator.name: operator.precision for operator in plan.operators}
     found: list[FileOperator] = []
     for node in nodes:
         result = node.output[0]
         stands_for = operators_named(node.name) if any(graph.is_float(name) for name in (*node.input, *node.output)) else ()
-        precision: PrecisionName = "int8" if result in ends else "fp16" if _float_kind(graph, node) == HALF else "fp32"
-        computed: PrecisionName = "int8" if precision == "int8" and result in integer else "fp16" if result in half_here else "fp32"
         wanted = {planned[name] for name in stands_for if name in planned}
+        quantized = result in ends and (result in integer or not wanted or "int8" in wanted)
+        precision: PrecisionName = "int8" if quantized else "fp16" if _float_kind(graph, node) == HALF else "fp32"
+        computed: PrecisionName = "int8" if precision == "int8" and result in integer else "fp16" if result in half_here else "fp32"
         reason = ""
         if precision == "int8" and computed != "int8":
             reason = OPTIMIZED_FLOAT.format(op=node.op_type)
         elif "int8" in wanted and precision != "int8":
             reason = NOT_QUANTIZED.format(op=node.op_type)
+        elif precision == "int8" and wanted and "int8" not in wanted:
+            reason = MADE_INTEGER.format(op=node.op_type)
         elif precision == "fp16" and computed != "fp16":
             reason = NO_HALF_KERNEL.format(op=node.op_type)
         elif len(wanted) > 1:
@@ -161,10 +167,9 @@ def _behind_relu(graph: OnnxGraph, nodes: list[onnx.NodeProto]) -> onnx.NodeProt
 def _reads_quantized(graph: OnnxGraph, node: onnx.NodeProto, together: list[onnx.NodeProto]) -> bool:
     given = list(node.input[: 2 if node.op_type in MULTIPLIED else len(node.input) if node.op_type in ALL_INPUTS else 1])
     own = {name for other in together for name in other.output}
-    constants = {item.name for item in graph.model.graph.initializer}
     for name in given:
         writer = graph.writers.get(name)
-        beside = name in constants and len(together) > 1 and node.op_type not in MULTIPLIED  # the bias that a step adds
+        beside = name in graph.constants and len(together) > 1 and node.op_type not in MULTIPLIED  # the bias that a step adds
         if not (name in own or beside or not graph.is_float(name) or (writer is not None and writer.op_type == "DequantizeLinear")):
             return False
     return any(graph.is_float(name) for name in given)

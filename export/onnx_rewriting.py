@@ -65,27 +65,22 @@ def turn_weights(graph: onnx.GraphProto) -> None:
 
     constants = {item.name: item for item in graph.initializer}
     producers = {name: node for node in graph.node for name in node.output}
-    for node in list(graph.node):
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
         source = producers.get(node.input[0]) if node.op_type == "Transpose" else None
         if source is None or source.op_type != "DequantizeLinear" or source.input[0] not in constants:
+            nodes.append(node)
             continue
         values = numpy_helper.to_array(constants[source.input[0]])
         order = numbers(node, "perm") or tuple(reversed(range(values.ndim)))
         turned = f"{node.output[0]}_turned"
         graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values.transpose(order)), turned))
         axis = order.index(number(source, "axis", 1) % values.ndim)
-        position = list(graph.node).index(node)
-        graph.node.insert(position, helper.make_node("DequantizeLinear", [turned, *source.input[1:]], node.output, name=f"{turned}_real", axis=axis))
-        graph.node.remove(node)
-    drop_unread(graph)
-
-
-def drop_unread(graph: onnx.GraphProto) -> None:
-    """Remove dequantize nodes that no node reads, and then constants likewise."""
-    used = {name for node in graph.node for name in (*node.input, *captured(node))} | {item.name for item in graph.output}
-    kept = [node for node in graph.node if node.op_type != "DequantizeLinear" or node.output[0] in used]
+        nodes.append(helper.make_node("DequantizeLinear", [turned, *source.input[1:]], node.output, name=f"{turned}_real", axis=axis))
+    used = {name for node in nodes for name in (*node.input, *captured(node))} | {item.name for item in graph.output}
+    nodes = [node for node in nodes if node.op_type != "DequantizeLinear" or node.output[0] in used]
     del graph.node[:]
-    graph.node.extend(kept)
+    graph.node.extend(nodes)
     drop_unused(graph)
 
 
@@ -93,7 +88,7 @@ def unshare(graph: onnx.GraphProto) -> None:
     """Undo the exporter's sharing, which onnxruntime's INT8 passes do not see through.
 
     Every reader gets a dequantize node of its own, or its operator stays float; every quantized constant gets values and zero point of its own, or
-    the exact mode for x86 cannot load the file.
+    the exact mode for x86 cannot load the file. So INT8 weights that two operators share are in the file twice.
     """
     import onnx
 
@@ -112,7 +107,8 @@ def unshare(graph: onnx.GraphProto) -> None:
         for copy, (reader, position) in enumerate(spare):
             clone = onnx.NodeProto()
             clone.CopyFrom(node)
-            clone.name, clone.output[0] = f"{node.name}_{copy}", f"{node.output[0]}_{copy}"
+            # Not a number alone: what torch numbers is called so.
+            clone.name, clone.output[0] = f"{node.name}_copy_{copy}", f"{node.output[0]}_copy_{copy}"
             reader.input[position] = clone.output[0]
             nodes.append(clone)
     for node in nodes:

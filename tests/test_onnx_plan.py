@@ -20,7 +20,6 @@ from torch.nn import functional
 from mcompress.compress.quantize import kinds
 from mcompress.compress.quantize.plan import PlannedOperator, Precision, PrecisionPlan
 from mcompress.compress.quantize.program import export_program, reference_program
-from mcompress.errors import ExportError
 from mcompress.export import onnx as backend
 from mcompress.export import parity
 from mcompress.export.backend import Written
@@ -295,45 +294,3 @@ def test_intermediates_are_the_values_of_the_operators(name: str, made: Callable
         assert np.abs(values[operator.output] - expected[stands_for]).max() <= allowed, stands_for
         compared += 1
     assert compared > len(found.plan.operators) // 2
-
-
-class Awkward(nn.Module):
-    """Constants that fp16 does not hold, and parts of one tensor in different precisions."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        left, right = torch.clamp(x * 1e6, 0.0, 1.0).split([1, 2], 1)
-        return functional.normalize(right, dim=1) + torch.cat((left, left), 1) + torch.clamp(x[:, :2] + 0.5, 0.0, 1e-9)
-
-
-def test_what_fp16_cannot_hold_stays_fp32_with_its_reason(tmp_path: Path) -> None:
-    model = Awkward().eval()
-    program = export_program(model, images(1)[0])
-    chosen = {"slice_1": FP32}
-    plan = PrecisionPlan(
-        tuple(PlannedOperator(n.name, "", kinds.kind_of(n), chosen.get(n.name, FP16), "") for n in kinds.operators(program.graph)), {}
-    )
-    written = backend.write(OnnxConfig(), model, images(1)[0], plan, tmp_path / "awkward")
-    said = {fallback.what: fallback.reason for fallback in written.fallbacks if "the file holds fp32" in fallback.reason}
-    assert "1e+06 is beyond fp16's range" in said["mul"]
-    assert "1e-09 is zero in fp16" in said["clamp_1"]
-    assert "slice_2" not in said, "every part of a split has a precision of its own"
-    value = images(4)[3]
-    expected = model(value).numpy()
-    np.testing.assert_allclose(backend.load(written.path, 1).run(value.numpy()), expected, atol=2e-2)
-
-
-def test_a_plan_of_another_network_is_seen(network: nn.Module, tmp_path: Path) -> None:
-    strange = PrecisionPlan((PlannedOperator("conv2d_77", "", "conv2d", FP16, ""),), {})
-    written = backend.write(OnnxConfig(), network, images(1)[0], strange, tmp_path / "other")
-    reasons = {fallback.what: fallback.reason for fallback in written.fallbacks}
-    assert "not in the file" in reasons["conv2d_77"]
-    assert "which the plan does not know" in reasons["node_conv2d"]
-
-
-def test_an_opset_below_torchs_keeps_the_names_or_is_refused(network: nn.Module, tmp_path: Path) -> None:
-    simple = nn.Sequential(nn.Conv2d(3, 4, 1), nn.GELU()).eval()
-    written = backend.write(OnnxConfig(opset=17), simple, images(1)[0], None, tmp_path / "seventeen")
-    assert onnx.load(str(written.path)).opset_import[0].version == 17
-    assert {name for operator in written.operators for name in operator.stands_for} == {"conv2d", "gelu"}
-    with pytest.raises(ExportError, match=r"(?s)cannot be written in opset 17.*set opset to 18"):
-        backend.write(OnnxConfig(opset=17), network, images(1)[0], None, tmp_path / "refused")

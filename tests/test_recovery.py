@@ -24,13 +24,13 @@ from mcompress.compress.quantize.program import export_program, graph_of
 from mcompress.compress.quantize.recovery import parameters
 from mcompress.compress.quantize.recovery.biases import correct_biases
 from mcompress.compress.quantize.recovery.channels import KEPT, channel_classes
-from mcompress.compress.quantize.recovery.distilled import DistillSettings, distill
+from mcompress.compress.quantize.recovery.distilled import DistillSettings, Student, distill
 from mcompress.compress.quantize.recovery.equalize import PredictedNoise, equalize, scale_channels
 from mcompress.compress.quantize.recovery.moments import patches_of
 from mcompress.compress.quantize.recovery.noise import by_output_and_input, groups_of, input_channels, like_weight, measure_noise
-from mcompress.compress.quantize.recovery.recover import KEPT as KEPT_INPUTS
-from mcompress.compress.quantize.recovery.recover import RecoveryOptions, recover
+from mcompress.compress.quantize.recovery.recover import KEPT_INPUTS, RecoveryOptions, recover
 from mcompress.compress.quantize.recovery.rounding import feedback_shares, round_weights, rounded_rows
+from mcompress.compress.quantize.representable import representable
 from mcompress.errors import StageError
 
 SIDE = 16
@@ -148,6 +148,57 @@ def test_channels_that_are_added_share_a_class_and_shuffled_ones_too() -> None:
     node = next(node for node in shuffled.of if node.target is torch.ops.aten.pixel_shuffle.default)
     given = shuffled.of[node.all_input_nodes[0]]
     assert np.array_equal(given.reshape(-1, 4), np.repeat(shuffled.of[node][:, None], 4, 1))
+
+
+class Meeting(nn.Module):
+    """Channels that meet something on the way from one layer to the next."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.what = what
+        self.first, self.last = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(4 if what == "a part counted from the end" else 8, 3, 3, padding=1)
+        self.one, self.linear, self.second = nn.Conv2d(3, 1, 1), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.each, self.rows = nn.Parameter(torch.randn(1, 8, 1, 1)), nn.Parameter(torch.randn(1, 8, 2, SIDE))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        ways = {
+            "itself, multiplied": lambda: y * y,
+            "itself, divided": lambda: y / y,
+            "a constant under it": lambda: torch.cat((y, self.rows), 2),
+            "a part counted from the end": lambda: y.chunk(2, -3)[1],
+            "one channel becomes many": lambda: self.one(x) * self.each,
+            "tokens": lambda: self.second(torch.relu(self.linear(y[:, :, :2, :2].flatten(2).transpose(1, 2)))).transpose(1, 2).reshape(1, 8, 2, 2),
+            "no batch": lambda: self.first(x[0])[None],
+        }
+        out: Tensor = self.last(ways[self.what]())
+        return out
+
+
+@pytest.mark.parametrize(
+    ("what", "free"),
+    [
+        ("itself, multiplied", 0),
+        ("itself, divided", 0),
+        ("a constant under it", 0),
+        ("a part counted from the end", 8),
+        ("one channel becomes many", 8),
+        ("tokens", 0),
+        ("no batch", 0),
+    ],
+)
+def test_channels_are_scaled_only_where_all_that_they_meet_can_follow(what: str, free: int) -> None:
+    torch.manual_seed(2)
+    module = graph_of(export_program(Meeting(what).eval(), images(1)[0]))
+    classes = channel_classes(module)
+    assert classes.count == 1 + free
+    scales = torch.rand(classes.count, generator=torch.Generator().manual_seed(1)) + 0.5
+    scales[KEPT] = 1.0
+    plan, (value,) = everything_int8(module, images(2)), images(1)
+    equalized, _ = equalize(module, plan, measure_noise(module, plan, images(2), 0))
+    exact = output(module, value)
+    for found in (scale_channels(module, classes, scales), equalized):
+        assert torch.allclose(output(found, value), exact, atol=2e-5 * float(exact.abs().max()))
 
 
 @pytest.mark.parametrize("name", ["imdn", "rrdb"])
@@ -297,6 +348,21 @@ def test_distillation_learns_the_float_output_and_is_seeded() -> None:
     for node in parameters.weighted_operators(found.graph):
         weight = parameters.weight_of(found, node)
         assert torch.allclose(fake_quantize_weight(weight, 0), weight, rtol=1e-5, atol=1e-8)
+
+
+def test_learned_ranges_are_those_that_integer_kernels_take() -> None:
+    module, inputs = graph("mfagan"), images(2)
+    plan = everything_int8(module, inputs)
+    student = Student(module, plan)
+    last = student.group_of["pixel_shuffle"]
+    with torch.no_grad():
+        student.bounds[last].fill_(-30.0)  # a range so small that no kernel brings its sums to it
+    found, changed = student.result()
+    assert changed.ranges["pixel_shuffle"].scale > plan.ranges["pixel_shuffle"].scale * 1e-5
+    assert changed.ranges == representable(found, changed.ranges)
+    student.bounds[last].data.fill_(0.0)
+    _, same = student.result()
+    assert {name: found.scale for name, found in same.ranges.items()} == pytest.approx({name: found.scale for name, found in plan.ranges.items()})
 
 
 @pytest.mark.parametrize("name", ["mfagan", "imdn"])

@@ -27,10 +27,11 @@ def correct_biases(module: fx.GraphModule, plan: PrecisionPlan, reference: fx.Gr
         raise StageError("no calibration inputs were given; recovery needs at least one")
     found = parameters.copied(module)
     shared = parameters.shared_constants(found.graph)
-    correctable = {
-        node.name
+    int8 = plan.int8_names()
+    biases = {
+        node.name: bias
         for node in parameters.weighted_operators(found.graph)
-        if node.name in plan.int8_names() and parameters.bias_of(found, node) is not None and str(node.args[2].target) not in shared  # type: ignore[union-attr]
+        if node.name in int8 and (bias := parameters.bias_of(found, node)) is not None and str(node.args[2].target) not in shared  # type: ignore[union-attr]
     }
     exact = [_Stepwise(fx.Interpreter(reference), value) for value in inputs]
     rounded = [_Stepwise(Simulated(found, plan), value) for value in inputs]
@@ -40,11 +41,9 @@ def correct_biases(module: fx.GraphModule, plan: PrecisionPlan, reference: fx.Gr
                 one.step(float_node)
             for one in rounded:
                 one.step(node)
-            if node.name in correctable:
+            if node.name in biases:
                 errors = [_mean_error(node, a.value(float_node), b.value(node)) for a, b in zip(exact, rounded, strict=True)]
-                bias = parameters.bias_of(found, node)
-                if bias is not None:
-                    bias.add_(torch.stack(errors).mean(0).to(bias))
+                biases[node.name].add_(torch.stack(errors).mean(0).to(biases[node.name]))
                 for one in rounded:
                     one.step(node)
             for one, last in [*((one, float_node) for one in exact), *((one, node) for one in rounded)]:

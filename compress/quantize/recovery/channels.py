@@ -5,7 +5,8 @@ divides again (a convolution: its column of weights). What lies between must be 
 pooling, copies, residual additions. Channels that meet in an addition, in a concatenation along another axis or inside one pixel shuffle belong
 together. Channels that meet anything else keep their scale (class 0): the network's input and output, sigmoids, clamps, products of activations.
 
-Channels are dimension 1 of (N, C, ...) tensors.
+Channels are dimension 1 of (N, C, ...) tensors. Where an operator reads others as its channels (a linear layer on (N, tokens, C), a convolution on
+(C, H, W)), scales are kept.
 """
 
 from __future__ import annotations
@@ -36,11 +37,8 @@ SAME = {
     aten.upsample_nearest2d.vec,
     aten.upsample_nearest2d.default,
     aten.upsample_bilinear2d.vec,
-    aten.dropout.default,
     aten.clone.default,
     aten.contiguous.default,
-    aten.alias.default,
-    aten.detach.default,
 }
 SPATIAL_REDUCTIONS = {aten.mean.dim, aten.amax.default}
 SUMS = {aten.add.Tensor, aten.sub.Tensor}
@@ -53,6 +51,8 @@ class ChannelClasses:
 
     of: dict[fx.Node, Ids]
     count: int
+    scalable: frozenset[fx.Node]
+    """Weighted operators whose weights can take the scales of what they read and make; those of the others stay as they are."""
 
 
 def channel_classes(module: fx.GraphModule) -> ChannelClasses:
@@ -69,7 +69,7 @@ class _Finder:
     def __init__(self, module: fx.GraphModule) -> None:
         self._parent: list[int] = [KEPT]
         self._ids: dict[fx.Node, Ids] = {}
-        self._parts: dict[fx.Node, list[Ids]] = {}
+        self._scalable: set[fx.Node] = set()
         self._shared = parameters.shared_constants(module.graph)
 
     def visit(self, node: fx.Node) -> None:
@@ -87,14 +87,7 @@ class _Finder:
         """Whether the operator is one through which scales can pass; then its result has its classes."""
         sources = kinds.activations(node)
         channels = _channels(node)
-        if node.target in {aten.split_with_sizes.default, aten.split.Tensor, aten.chunk.default}:
-            return self._split(node)
-        if getattr(node.target, "__name__", "") == "getitem" and node.args[0] in self._parts:
-            part, index = node.args
-            assert isinstance(part, fx.Node) and isinstance(index, int)  # noqa: S101, PT018  (getitem of a split, as torch.export writes it)
-            self._ids[node] = self._parts[part][index]
-            return True
-        if channels is None or any(source not in self._ids for source in sources):
+        if channels is None or any(source not in self._ids or _rank(source) != _rank(node) for source in sources):
             return False
         if node.target in kinds.WEIGHTED:
             return self._weighted(node, channels)
@@ -103,10 +96,10 @@ class _Finder:
             return True
         if node.target in SUMS and len(sources) == 2 and node.kwargs.get("alpha", 1) == 1:
             return self._sum(node, sources, channels)
-        if node.target in PRODUCTS and len(sources) == 1 and all(isinstance(value, fx.Node | int | float) for value in node.args):
-            return self._scaled(node, sources[0])
+        if node.target in PRODUCTS and len(sources) == 1:
+            return self._scaled(node, sources[0], channels)
         if node.target is aten.cat.default:
-            return self._cat(node, sources, channels)
+            return self._cat(node, channels)
         if node.target is aten.pixel_shuffle.default:
             return self._shuffle(node, sources[0])
         if node.target is aten.slice.Tensor:
@@ -117,10 +110,10 @@ class _Finder:
         return False
 
     def _weighted(self, node: fx.Node, channels: int) -> bool:
-        constants = [source for source in node.all_input_nodes if kinds.is_constant(source)]
-        value = node.meta["val"]
-        if kinds.why_float(node) or any(str(c.target) in self._shared for c in constants) or (node.target is aten.linear.default and value.ndim != 2):
+        weight = node.args[1]
+        if kinds.why_float(node) or not parameters.owns_constants(node, self._shared) or _rank(node) != _rank(weight):
             return False
+        self._scalable.add(node)
         self._ids[node] = np.arange(len(self._parent), len(self._parent) + channels, dtype=np.int64)
         self._parent += range(len(self._parent), len(self._parent) + channels)
         return True
@@ -133,27 +126,27 @@ class _Finder:
         self._ids[node] = first
         return True
 
-    def _scaled(self, node: fx.Node, source: fx.Node) -> bool:
-        """A product with a number, or with one constant per channel or for all: linear. Division by an activation is not."""
-        if node.target is aten.div.Tensor and node.args[0] is not source:
+    def _scaled(self, node: fx.Node, source: fx.Node, channels: int) -> bool:
+        """A product with a number, or with one constant per channel or for all: linear. Squares and division by an activation are not."""
+        if node.args.count(source) != 1 or (node.target is aten.div.Tensor and node.args[0] is not source) or len(self._ids[source]) != channels:
             return False
         self._ids[node] = self._ids[source]
         return True
 
-    def _cat(self, node: fx.Node, sources: list[fx.Node], channels: int) -> bool:
+    def _cat(self, node: fx.Node, channels: int) -> bool:
         given = node.args[0]
         members = [member for member in given if isinstance(member, fx.Node)] if isinstance(given, list | tuple) else []
         if not members or any(member not in self._ids for member in members):
             return False
-        axis = node.args[1] if len(node.args) > 1 else 0
-        if axis in (CHANNEL_AXIS, CHANNEL_AXIS - node.meta["val"].ndim):
+        axis = _axis(node, 1)
+        if axis == CHANNEL_AXIS:
             self._ids[node] = np.concatenate([self._ids[member] for member in members])
             return len(self._ids[node]) == channels
-        if axis in (0, -node.meta["val"].ndim):
+        if axis == 0:
             return False
-        for source in sources[1:]:
-            self._join(self._ids[sources[0]], self._ids[source])
-        self._ids[node] = self._ids[sources[0]]
+        for member in members[1:]:  # constants as well, which keep their scale
+            self._join(self._ids[members[0]], self._ids[member])
+        self._ids[node] = self._ids[members[0]]
         return True
 
     def _shuffle(self, node: fx.Node, source: fx.Node) -> bool:
@@ -166,25 +159,16 @@ class _Finder:
         return True
 
     def _slice(self, node: fx.Node, source: fx.Node) -> bool:
-        arguments: list[object] = [*node.args]
-        given = [value if isinstance(value, int) else None for value in arguments[1:]]
-        axis, start, end, step = (*given, *(0, 0, None, 1)[len(given) :])
-        if not axis:
+        given = [value if isinstance(value, int) else None for value in node.args[2:]]
+        start, end, step = (*given, *(0, None, 1)[len(given) :])
+        axis = _axis(node, 1)
+        if axis == 0:
             return False
         if axis != CHANNEL_AXIS:
             self._ids[node] = self._ids[source]
             return True
         self._ids[node] = self._ids[source][slice(start, end, step)]
         return len(self._ids[node]) == _channels(node)
-
-    def _split(self, node: fx.Node) -> bool:
-        source, values = node.args[0], node.meta.get("val")
-        axis = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
-        if not isinstance(source, fx.Node) or source not in self._ids or not isinstance(values, list | tuple) or axis != CHANNEL_AXIS:
-            return False
-        ends = np.cumsum([value.shape[CHANNEL_AXIS] for value in values])
-        self._parts[node] = np.split(self._ids[source], ends[:-1])
-        return True
 
     def _find(self, element: int) -> int:
         while self._parent[element] != element:
@@ -199,18 +183,29 @@ class _Finder:
 
     def _keep_all(self, nodes: list[fx.Node]) -> None:
         for node in nodes:
-            for ids in [self._ids[node]] if node in self._ids else self._parts.get(node, []):
-                self._join(ids, np.full(len(ids), KEPT, dtype=np.int64))
+            if node in self._ids:
+                self._join(self._ids[node], np.full(len(self._ids[node]), KEPT, dtype=np.int64))
 
     def result(self) -> ChannelClasses:
         roots = np.array([self._find(element) for element in range(len(self._parent))], dtype=np.int64)
         kept, numbers = np.unique(roots, return_inverse=True)  # sorted, so element 0 gets number 0
-        return ChannelClasses({node: numbers[ids] for node, ids in self._ids.items()}, len(kept))
+        return ChannelClasses({node: numbers[ids] for node, ids in self._ids.items()}, len(kept), frozenset(self._scalable))
 
 
 def _channels(node: fx.Node) -> int | None:
     value = node.meta.get("val")
     return int(value.shape[CHANNEL_AXIS]) if isinstance(value, torch.Tensor) and value.is_floating_point() and value.ndim >= 2 else None
+
+
+def _rank(node: object) -> int:
+    value = node.meta.get("val") if isinstance(node, fx.Node) else None
+    return value.ndim if isinstance(value, torch.Tensor) else 0
+
+
+def _axis(node: fx.Node, position: int) -> int:
+    """An argument that counts dimensions, 0 where it is left out; never negative."""
+    found = node.args[position] if len(node.args) > position else 0
+    return found % _rank(node) if isinstance(found, int) else 0
 
 
 def _keeps_channels(node: fx.Node) -> bool:

@@ -20,12 +20,12 @@ from mcompress.compress.quantize import kinds
 from mcompress.compress.quantize.fake_quant import WEIGHT_MAX, weight_scales
 from mcompress.compress.quantize.plan import INT8_MAX, INT8_MIN, ActivationRange, PrecisionPlan
 from mcompress.compress.quantize.recovery import parameters
+from mcompress.compress.quantize.representable import representable
 from mcompress.compress.quantize.simulate import Simulated
 from mcompress.compress.train import CheckpointStore, Progress, TrainSettings, train
 from mcompress.errors import StageError
 
 RANGE_UNIT = 0.5  # log units of a range's bound per unit of its parameter: the learning rate of weights is in INT8 steps, which are larger
-SCALE_GRADIENT = 1.0
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Student(nn.Module):
         self.bias_steps: dict[str, Tensor] = {}
         int8, shared = plan.int8_names(), parameters.shared_constants(module.graph)
         for node in parameters.weighted_operators(module.graph):
-            if node.name in int8 and not any(str(c.target) in shared for c in node.all_input_nodes if kinds.is_constant(c)):
+            if node.name in int8 and parameters.owns_constants(node, shared):
                 self._prepare(node)
         self.group_of = _groups(module, plan)
         for group in sorted(set(self.group_of.values())):
@@ -147,7 +147,7 @@ class Student(nn.Module):
 
     @torch.no_grad()
     def result(self) -> tuple[fx.GraphModule, PrecisionPlan]:
-        """The network and the plan with what was learned."""
+        """The network and the plan with what was learned; scales are no smaller than integer kernels take."""
         found = parameters.copied(self.network)
         for node in parameters.weighted_operators(found.graph):
             if node.name in self.weights:
@@ -159,7 +159,7 @@ class Student(nn.Module):
         for name in self.group_of:
             scale, zero_point = self.range(name)
             ranges[name] = ActivationRange(float(scale), min(max(round(float(zero_point)), INT8_MIN), INT8_MAX))
-        return found.requires_grad_(False), replace(self.plan, ranges=ranges)
+        return found.requires_grad_(False), replace(self.plan, ranges=representable(found, ranges))
 
 
 class _Learning(Simulated):
@@ -183,7 +183,7 @@ class _Learning(Simulated):
         if name not in student.group_of:
             return super().quantized(name, value)
         scale, zero_point = student.range(name)
-        gradient = SCALE_GRADIENT / (value.numel() * INT8_MAX) ** 0.5
+        gradient = (value.numel() * INT8_MAX) ** -0.5  # LSQ's factor
         return torch._fake_quantize_learnable_per_tensor_affine(value, scale, zero_point, INT8_MIN, INT8_MAX, gradient)
 
 

@@ -43,24 +43,23 @@ def equalize(
 def scale_channels(module: fx.GraphModule, classes: ChannelClasses, scales: Tensor) -> fx.GraphModule:
     """A copy of `module` in which channels of class k are `scales[k]` times as large: (classes,), positive, 1 for class 0. The output is the same."""
     found = parameters.copied(module)
-    by_name = {node.name: node for node in found.graph.nodes}
     with torch.no_grad():
-        for node in parameters.weighted_operators(module.graph):
-            if node in classes.of:
-                _scale(found, by_name[node.name], scales[torch.from_numpy(classes.of[node])], _input_scales(node, classes, scales))
+        for node in classes.scalable:
+            weight, bias = parameters.weight_of(found, node), parameters.bias_of(found, node)
+            outputs, inputs = scales[torch.from_numpy(classes.of[node])], scales[_input_classes(weight, node, classes)]
+            weight.mul_(like_weight(outputs[:, None] / inputs, weight, node))
+            if bias is not None:
+                bias.mul_(outputs)
     return found
 
 
-def _input_scales(node: fx.Node, classes: ChannelClasses, scales: Tensor) -> Tensor:
+def _input_classes(weight: Tensor, node: fx.Node, classes: ChannelClasses) -> Tensor:
+    """Class of the input channel that each entry of `by_output_and_input` reads."""
+    channels = input_channels(weight, node)
+    if node not in classes.scalable:
+        return torch.full_like(channels, KEPT)
     (source,) = kinds.activations(node)
-    return scales[torch.from_numpy(classes.of[source])] if source in classes.of else scales.new_ones(source.meta["val"].shape[1])
-
-
-def _scale(module: fx.GraphModule, node: fx.Node, outputs: Tensor, inputs: Tensor) -> None:
-    weight, bias = parameters.weight_of(module, node), parameters.bias_of(module, node)
-    weight.mul_(like_weight(outputs[:, None] / inputs[input_channels(weight, node)], weight, node))
-    if bias is not None:
-        bias.mul_(outputs)
+    return torch.from_numpy(classes.of[source])[channels]
 
 
 @dataclass(frozen=True)
@@ -93,12 +92,11 @@ class PredictedNoise:
         int8 = plan.int8_names()
         self._weights = []
         for node in parameters.weighted_operators(module.graph):
-            (source,) = kinds.activations(node)
-            if node.name in int8 and source in classes.of:
+            if node.name in int8:
                 weight = parameters.weight_of(module, node).detach()
                 gain = noise.weight_gain[node.name] * feedback.get(node.name, torch.ones(()))
-                inputs = torch.from_numpy(classes.of[source])[input_channels(weight, node)]
-                self._weights.append(_Weights(by_output_and_input(weight, node).abs().amax(2), gain.sum(2), inputs))
+                largest = by_output_and_input(weight, node).abs().amax(2)
+                self._weights.append(_Weights(largest, gain.sum(2), _input_classes(weight, node, classes)))
 
     def of(self, logs: Tensor) -> Tensor:
         """The noise power; differentiable."""

@@ -41,6 +41,11 @@ def shared_constants(graph: fx.Graph) -> set[str]:
     return {target for target, count in readers.items() if count > 1}
 
 
+def owns_constants(node: fx.Node, shared: set[str]) -> bool:
+    """Whether no other operator reads the weight or the bias of this one; `shared` from `shared_constants`."""
+    return not any(kinds.is_constant(source) and str(source.target) in shared for source in node.all_input_nodes)
+
+
 def weighted_operators(graph: fx.Graph) -> list[fx.Node]:
     """Convolutions and linear layers with constant weights, in execution order."""
     return [node for node in kinds.operators(graph) if node.target in kinds.WEIGHTED and kinds.is_constant(node.args[1])]  # type: ignore[arg-type]

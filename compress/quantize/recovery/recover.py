@@ -22,7 +22,7 @@ from mcompress.compress.quantize.simulate import Simulated
 from mcompress.compress.train import CheckpointStore, Progress
 from mcompress.errors import StageError
 
-KEPT = 20  # inputs in memory, however many there are
+KEPT_INPUTS = 20  # inputs in memory, however many there are
 HELD_BACK_EVERY = 5  # of them, every fifth is only measured on
 NOISE_INPUTS = 8
 LEAST_GAIN_DB = 0.02  # a step that gives less is not worth changing the network for
@@ -78,10 +78,10 @@ def recover(
 
     Noise is the difference to the float network `reference`; left out, to `module` in float, which is the same unless it was recovered before.
 
-    Of the inputs `KEPT` are kept in memory; ranges are calibrated on all but the held-back ones. With fewer than `HELD_BACK_EVERY` inputs all of them
-    are used and measured on. Raises `StageError` without inputs, `TrainingDiverged` from distillation.
+    Of the inputs `KEPT_INPUTS` are kept in memory; ranges are calibrated on all but the held-back ones. With fewer than `HELD_BACK_EVERY` inputs
+    all of them are used and measured on. Raises `StageError` without inputs, `TrainingDiverged` from distillation.
     """
-    kept = [value for _, value in zip(range(KEPT), inputs(), strict=False)]
+    kept = [value for _, value in zip(range(KEPT_INPUTS), inputs(), strict=False)]
     if not kept:
         raise StageError("no calibration inputs were given; recovery needs at least one")
     seen = [value for index, value in enumerate(kept) if not _held_back(index)]
@@ -90,7 +90,7 @@ def recover(
 
 
 def _held_back(index: int) -> bool:
-    return index < KEPT and index % HELD_BACK_EVERY == HELD_BACK_EVERY - 1
+    return index < KEPT_INPUTS and index % HELD_BACK_EVERY == HELD_BACK_EVERY - 1
 
 
 class _Recovery:
@@ -134,7 +134,7 @@ class _Recovery:
         return Recovered(parameters.copied(self._module), dict(self._plan.ranges), tuple(self._steps), self._twin)
 
     def _calibrated(self, module: fx.GraphModule) -> dict[str, ActivationRange]:
-        stream = (value for index, value in enumerate(self._inputs()) if not _held_back(index) or self._measured[0] is self._seen[0])
+        stream = (value for index, value in enumerate(self._inputs()) if not _held_back(index))
         ranges, _ = calibrate(module, stream, self._options.range_method, self._options.input_range, len(self._seen), _silent)
         return {name: ranges[name] for name in self._plan.ranges}
 

@@ -73,9 +73,7 @@ def _moments(module: fx.GraphModule, plan: PrecisionPlan, inputs: Iterable[Tenso
     nodes = [
         node
         for node in parameters.weighted_operators(module.graph)
-        if node.name in int8
-        and (kinds.WEIGHTED[node.target] == 0 or groups_of(node) == 1)
-        and not any(str(constant.target) in shared for constant in node.all_input_nodes if kinds.is_constant(constant))
+        if node.name in int8 and (kinds.WEIGHTED[node.target] == 0 or groups_of(node) == 1) and parameters.owns_constants(node, shared)
     ]
     for part in _parts(module, nodes):
         yield from _measure(module, plan, part, inputs, seed).items()
