@@ -170,29 +170,6 @@ def captured(log: Path) -> Iterator[None]:
         os.close(saved_err)
 
 
-def shortfalls(
-    backend: str, plan: PrecisionPlan | None, float_in_file: Mapping[str, int], reasons: Mapping[str, str], fp16_reason: str
-) -> tuple[OperatorFallback, ...]:
-    """Operators that did not get their planned precision.
-
-    `float_in_file` counts, per kind of the plan (`conv2d`, `leaky_relu`), the operators that the file computes in float. More of them than the plan
-    keeps in float were planned INT8 and are not; `reasons` says why, per kind. Every operator planned fp16 is listed with `fp16_reason`.
-    """
-    if plan is None:
-        return ()
-    found = [OperatorFallback(operator=o.name, reason=f"planned fp16: {fp16_reason}") for o in plan.operators if o.precision == "fp16"]
-    for kind, count in float_in_file.items():
-        planned = [operator for operator in plan.operators if operator.kind == kind]
-        wanted = sum(operator.precision != "int8" for operator in planned)
-        int8 = [operator.name for operator in planned if operator.precision == "int8"]
-        if count > wanted and int8:
-            which = int8 if count - wanted >= len(int8) else [f"{count - wanted} of {len(int8)} {kind}"]
-            found += [
-                OperatorFallback(operator=name, reason=reasons.get(kind, f"planned int8, but {backend} computes {kind} in fp32")) for name in which
-            ]
-    return tuple(found)
-
-
 def as_fallbacks(file: Path, found: tuple[OperatorFallback, ...]) -> tuple[Fallback, ...]:
     """The same, for the run's list of everything that happened differently; it says in which file."""
     return tuple(Fallback(where=f"export {file.name}", what=item.operator, reason=item.reason) for item in found)

@@ -130,7 +130,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def _verify_file(folder: Path, file: ModelFile) -> Result:
-    facts, seen = _plain(file.outputs[0]), []
+    facts, seen = plain_facts(file.outputs[0]), []
     try:
         runner = _load(file.backend, folder / file.path)
         for vector in file.vectors:
@@ -140,10 +140,13 @@ def _verify_file(folder: Path, file: ModelFile) -> Result:
         return Result(file.path, file.backend, "not executed", None, None, str(error))
     except ExportError as error:
         return Result(file.path, file.backend, "failed", None, None, f"its runtime refused it: {error}")
+    except (ValueError, EOFError) as error:
+        reason = f"a vector of it does not fit it or cannot be read: {error}. Take the bundle again from where it was made"
+        return Result(file.path, file.backend, "failed", None, None, reason)
     if not seen:
         return Result(file.path, file.backend, "not executed", None, None, "the bundle holds no vector for it")
     found = replay.verdict(_plain_file(file), seen)
-    return found._replace(reason=f"{found.reason}; computed by the {EVALUATOR}") if EVALUATOR in runner.runtime else found
+    return found._replace(reason=f"{found.reason}; computed by the {EVALUATOR}") if runner.runtime.startswith(EVALUATOR) else found
 
 
 def _load(backend: str, path: Path) -> Runner:
@@ -192,7 +195,7 @@ def _write_vector(bundle: Path, file: ExportedFile, index: int) -> VectorFiles:
     expected = vector.reference if vector.expected is None else vector.expected
     folder = bundle / "vectors"
     folder.mkdir(exist_ok=True)
-    native = {"input": replay.encode(vector.input, _plain(took)), "expected": replay.encode(expected, _plain(gave))}
+    native = {"input": replay.encode(vector.input, plain_facts(took)), "expected": replay.encode(expected, plain_facts(gave))}
     for what, (array, facts) in {"input": (native["input"], took), "expected output": (native["expected"], gave)}.items():
         if tuple(array.shape) != facts.shape:
             raise ExportError(f"{file.path.name}: the {what} of vector '{vector.name}' has shape {tuple(array.shape)}; the file has {facts.shape}")
@@ -229,7 +232,8 @@ def _store(folder: Path, stem: str, array: replay.Tensor, *, raw: bool) -> str:
     return f"vectors/{path.name}"
 
 
-def _plain(facts: TensorFacts) -> replay.Facts:
+def plain_facts(facts: TensorFacts) -> replay.Facts:
+    """What the manifest says of one tensor, as the bundle's own `verify.py` reads it."""
     return {
         "name": facts.name,
         "shape": list(facts.shape),
@@ -244,8 +248,8 @@ def _plain_file(file: ModelFile) -> replay.ModelFile:
     return {
         "path": file.path,
         "backend": file.backend,
-        "inputs": [_plain(facts) for facts in file.inputs],
-        "outputs": [_plain(facts) for facts in file.outputs],
+        "inputs": [plain_facts(facts) for facts in file.inputs],
+        "outputs": [plain_facts(facts) for facts in file.outputs],
         "tolerance": {"max_abs": file.tolerance.max_abs, "or_sqnr_db": file.tolerance.or_sqnr_db},
         "vectors": [],
     }

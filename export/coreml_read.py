@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 UNIT = "decided on the device"
 INPUT = "input"
-LARGEST_FP16 = 65504.0
+LARGEST_FP16 = float(np.finfo(np.float16).max)
 COMPUTED = {"conv": ("x", "weight"), "conv_transpose": ("x", "weight"), "linear": ("x", "weight"), "concat": ("values",)} | dict.fromkeys(
     ("add", "sub", "mul"), ("x", "y")
 )

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from mcompress.errors import ExportError
 from mcompress.export.coreml_names import source_of
-from mcompress.export.mil.program import Argument, Constant, Function, Operation
+from mcompress.export.mil.evaluate import constant_value
+from mcompress.export.mil.program import Function, Operation
 from mcompress.record import OperatorFallback
 
 if TYPE_CHECKING:
@@ -55,18 +56,17 @@ def match_weights(main: Function, program: ExportedProgram) -> tuple[WeightMatch
     calls = {node.name for node in program.graph.nodes if node.op == "call_function"}
     expected = torch_weights(program)
     operations = [operation for operation in main.operations if operation.type in WEIGHTED]
-    producers = main.producers()
     unclaimed = {operation.name: operation for operation in operations}
     named = {source: operation for operation in operations if (source := source_of(operation.name, calls)) is not None}
     matches = []
     for name, weight in expected.items():
         mine = named.get(name)
         if mine is not None:
-            matches.append(_compared(name, weight, mine, producers))
+            matches.append(_compared(name, weight, mine, main))
             del unclaimed[mine.name]
     for name, weight in expected.items():
         if name not in named:
-            found = _search(name, weight, unclaimed, producers)
+            found = _search(name, weight, unclaimed, main)
             matches.append(found)
             del unclaimed[found.operator]
     strange = [operation.name for operation in unclaimed.values() if source_of(operation.name, calls - expected.keys()) is None]
@@ -92,79 +92,31 @@ def torch_weights(program: ExportedProgram) -> dict[str, NDArray[np.float64]]:
     return weights
 
 
-def stored_weights(operation: Operation, producers: Mapping[str, Operation]) -> StoredWeights:
+def stored_weights(operation: Operation, main: Function) -> StoredWeights:
     """The operation's weights as Core ML computes with them. Raises `ExportError` if they are not constant."""
     (argument,) = operation.inputs.get("weight", (None,))
-    if isinstance(argument, str):
-        maker = producers.get(argument)
-        if maker is not None and maker.type == "constexpr_affine_dequantize":
-            return StoredWeights(_affine(maker, producers), "int8")
-        if maker is not None and maker.type == "constexpr_blockwise_shift_scale":
-            return StoredWeights(_blockwise(maker, producers), "int8")
-        if maker is not None and maker.type == "cast":
-            return stored_weights(_with_weight(operation, maker), producers)
-        argument = maker.attributes["val"] if maker is not None and maker.type == "const" else None
-    if argument is None:
+    producers = main.producers()
+    while (maker := producers.get(argument) if isinstance(argument, str) else None) is not None and maker.type == "cast":
+        (argument,) = maker.inputs["x"]
+    values = constant_value(main, argument) if argument is not None else None
+    if values is None:
         raise ExportError(f"the weights of {operation.type} '{operation.name}' in the saved package are not constant; {STEM}")
-    return StoredWeights(argument.array.astype(np.float64), argument.type.dtype)
+    compressed = maker is not None and maker.type.startswith("constexpr_")
+    return StoredWeights(values.astype(np.float64), "int8" if compressed else "fp16" if values.dtype == np.float16 else "fp32")
 
 
-def _with_weight(operation: Operation, cast: Operation) -> Operation:
-    return Operation(
-        operation.name,
-        operation.type,
-        {**operation.inputs, "weight": cast.inputs["x"]},
-        operation.outputs,
-        operation.attributes,
-        operation.blocks,
-        operation.place,
-    )
-
-
-def _affine(maker: Operation, producers: Mapping[str, Operation]) -> NDArray[np.float64]:
-    """`(quantized_data - zero_point) * scale` along `axis`; its arguments are attributes in iOS 16 and 17."""
-    data = _argument(maker, "quantized_data", producers).astype(np.float64)
-    scale, zero = (_argument(maker, key, producers).astype(np.float64) for key in ("scale", "zero_point"))
-    axis = int(_argument(maker, "axis", producers))
-    shape = [data.shape[axis] if dimension == axis else 1 for dimension in range(data.ndim)]
-    scale, zero = (value.reshape(shape) if value.size > 1 else value.reshape(()) for value in (scale, zero))
-    return np.asarray((data - zero) * scale, dtype=np.float64)
-
-
-def _blockwise(maker: Operation, producers: Mapping[str, Operation]) -> NDArray[np.float64]:
-    """`(data - offset) * scale`; scale and offset repeat over blocks of equal size, along every axis."""
-    data = _argument(maker, "data", producers).astype(np.float64)
-    for key in ("offset", "scale"):
-        if key == "offset" and key not in maker.inputs and key not in maker.attributes:
-            continue
-        value = _argument(maker, key, producers).astype(np.float64)
-        for axis, size in enumerate(data.shape):
-            value = np.repeat(value, size // value.shape[axis], axis=axis)
-        data = data - value if key == "offset" else data * value
-    return data
-
-
-def _argument(maker: Operation, key: str, producers: Mapping[str, Operation]) -> NDArray[np.generic]:
-    given: Argument | None = maker.attributes.get(key) or next(iter(maker.inputs.get(key, ())), None)
-    if isinstance(given, str):
-        given = producers[given].attributes.get("val") if given in producers else None
-    if not isinstance(given, Constant):
-        raise ExportError(f"{maker.type} '{maker.name}' in the saved package has no constant `{key}`; {STEM}")
-    return given.array
-
-
-def _compared(name: str, weight: NDArray[np.float64], operation: Operation, producers: Mapping[str, Operation]) -> WeightMatch:
-    stored = stored_weights(operation, producers)
+def _compared(name: str, weight: NDArray[np.float64], operation: Operation, main: Function) -> WeightMatch:
+    stored = stored_weights(operation, main)
     factors = _factors(weight, stored)
     if factors is None:
         raise ExportError(f"the weights of '{name}' (shape {weight.shape}) are not in the saved package, whose '{operation.name}' has others; {STEM}")
     return WeightMatch(name, operation.name, _away_from_one(factors) > TOLERANCES[stored.precision])
 
 
-def _search(name: str, weight: NDArray[np.float64], unclaimed: Mapping[str, Operation], producers: Mapping[str, Operation]) -> WeightMatch:
+def _search(name: str, weight: NDArray[np.float64], unclaimed: Mapping[str, Operation], main: Function) -> WeightMatch:
     found = []
     for operation in unclaimed.values():
-        stored = stored_weights(operation, producers)
+        stored = stored_weights(operation, main)
         factors = _factors(weight, stored)
         if factors is not None:
             found.append((_away_from_one(factors), operation.name, stored.precision))

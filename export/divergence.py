@@ -7,8 +7,8 @@ with PyTorch's for the whole network, which it leaves where roundings add up. Ex
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,6 @@ from mcompress.export import backend_named
 from mcompress.export.backend import FloatArray
 from mcompress.export.honoured import FileOperator
 from mcompress.record import NO_OPERATOR, DivergenceRecord
-from mcompress.targets.speeds import PrecisionName
 
 if TYPE_CHECKING:
     from torch import Tensor, fx, nn
@@ -28,37 +27,9 @@ WITHOUT_VALUES = "executorch"
 """The backend whose runtime gives no results from inside a file."""
 
 
-@dataclass(frozen=True)
-class Divergence:
-    """One operator, and by how much it leaves its tolerance."""
-
-    operator: str
-    """Name in the precision plan; `all` where the whole file is not what the network would be written as."""
-    together: tuple[str, ...]
-    """Operators of the plan that were computed with it, without a result that could be looked at between them."""
-    in_file: str
-    """The operator's name in the file."""
-    module: str
-    """Path of the module it came from; empty for the network itself."""
-    kind: str
-    """As plans call it: `conv2d`."""
-    precision: PrecisionName
-    """What the file holds."""
-    planned: PrecisionName | None
-    """None in a float file."""
-    measure: str
-    value: float
-    limit: float
-    alone: bool
-    """Whether it was recomputed from the file's own inputs to it, so that the error is its own; else it is where errors have grown too large."""
-    suggestion: str
-    not_seen: tuple[str, ...] = ()
-    """Operators of the file in front of it that could not be looked at."""
-
-
 def first_divergence(
     backend: str, path: Path, module: nn.Module, plan: PrecisionPlan | None, operators: Sequence[FileOperator], value: FloatArray
-) -> Divergence | None:
+) -> DivergenceRecord | None:
     """The first operator of `path` that leaves its tolerance for the input `value` (float32 NCHW of the network's shape); None if none does.
 
     `module` is the network that the file was written from, `plan` its precisions (None for a float file), `operators` those of `Written`.
@@ -80,11 +51,6 @@ def first_divergence(
     return None if found is None else _described(expected, found, operators)
 
 
-def as_record(found: Divergence) -> DivergenceRecord:
-    """The same for the run's record."""
-    return DivergenceRecord(**{name: getattr(found, name) for name in DivergenceRecord.model_fields})
-
-
 def _first_alone(expected: Expected, values: Mapping[str, Tensor]) -> Found | None:
     for node in expected.operators:
         if node.name in values:
@@ -102,7 +68,7 @@ def _first_grown(expected: Expected, values: Mapping[str, Tensor]) -> Found | No
     return next((found for node in seen if (found := expected.judge_grown(node, values[node.name])) is not None), None)
 
 
-def _described(expected: Expected, found: Found, operators: Sequence[FileOperator]) -> Divergence:
+def _described(expected: Expected, found: Found, operators: Sequence[FileOperator]) -> DivergenceRecord:
     from mcompress.compress.quantize import kinds
     from mcompress.export.divergence_advice import suggestion_for
 
@@ -111,7 +77,7 @@ def _described(expected: Expected, found: Found, operators: Sequence[FileOperato
     doing = [operator for operator in operators if set(operator.stands_for) & set(names)]
     own = next((operator for operator in doing if head.name in operator.stands_for), doing[-1] if doing else None)
     place = operators.index(own) if own is not None else len(operators)
-    return Divergence(
+    return DivergenceRecord(
         operator=NO_OPERATOR if found.whole_file else head.name,
         together=() if found.whole_file else tuple(name for name in names if name != head.name),
         in_file="" if own is None else own.name,
@@ -120,7 +86,7 @@ def _described(expected: Expected, found: Found, operators: Sequence[FileOperato
         precision=expected.stated(head.name),
         planned=expected.planned(head.name),
         measure=found.measure,
-        value=found.value,
+        value=found.value if math.isfinite(found.value) else None,
         limit=found.limit,
         alone=found.alone,
         suggestion=suggestion_for(found, head, expected),

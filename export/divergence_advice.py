@@ -8,7 +8,7 @@ from torch import fx
 from mcompress.compress.quantize import kinds
 from mcompress.export.divergence_reference import NOT_FINITE, Expected, Found
 
-LARGEST_FP16 = 65504.0
+LARGEST_FP16 = torch.finfo(torch.float16).max
 CLIPPED_SHARE = 0.01
 """Of the results; ranges that are chosen for the least error cut off fewer."""
 

@@ -8,7 +8,8 @@ that it is not blamed for theirs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -44,7 +45,7 @@ def first_in_prefixes(module: nn.Module, expected: Expected, value: FloatArray, 
         return Found(
             (last,), OF_LARGEST, difference, SAME, alone=True, exact=expected.exact[last.name], given=given, seen=everything, whole_file=True
         )
-    return None if expected.judge_grown(last, given) is None else _bisected(expected, nodes, prefix)
+    return None if expected.judge_grown(last, given) is None else bisected(expected, nodes, prefix)
 
 
 def bisect(ancestors: Mapping[str, frozenset[str]], end: str, is_wrong: Callable[[str], bool | None]) -> str:
@@ -77,19 +78,40 @@ def ancestors_of(nodes: Sequence[fx.Node]) -> dict[str, frozenset[str]]:
     return {node.name: found[node] for node in nodes}
 
 
-def _bisected(expected: Expected, nodes: Sequence[fx.Node], prefix: _Prefixes) -> Found | None:
-    by_name = {node.name: node for node in nodes}
+def bisected(expected: Expected, nodes: Sequence[fx.Node], prefix: Callable[[str], Tensor | None]) -> Found | None:
+    """The first of `nodes` that is wrong, when the last is; `prefix` gives the result of a file that ends at one, None where no such file can be.
+
+    What a right result behind it cleared counts as seen, and so does what was not asked because nothing wrong comes from there.
+    """
+    by_name, ancestors = {node.name: node for node in nodes}, ancestors_of(nodes)
+    silent, cleared = set[str](), set[str]()
 
     def is_wrong(name: str) -> bool | None:
         value = prefix(name)
-        return None if value is None else expected.judge_grown(by_name[name], value) is not None
+        if value is None:
+            silent.add(name)
+            return None
+        if expected.judge_grown(by_name[name], value) is not None:
+            return True
+        cleared.update(ancestors[name])
+        return False
 
-    node = by_name[bisect(ancestors_of(nodes), expected.end.name, is_wrong)]
-    near = {source.name for each in expected.behind(node, by_name) for source in each.all_input_nodes} & by_name.keys()
+    node = by_name[bisect(ancestors, expected.end.name, is_wrong)]
+    near = _near(expected, node, by_name.keys())
+    while missing := {name for name in near if prefix(name) is None}:
+        silent |= missing
+        near = _near(expected, node, by_name.keys() - silent)
     values = {name: value for name in (*sorted(near), node.name) if (value := prefix(name)) is not None}
     if node.name not in values:
         return None
-    return expected.judge_alone(node, values) or expected.judge_grown(node, values[node.name])
+    found = expected.judge_alone(node, values) or expected.judge_grown(node, values[node.name])
+    unseen = (silent & ancestors[node.name]) - cleared
+    return None if found is None else replace(found, seen=found.seen | {each.name for each in expected.operators if each.name not in unseen})
+
+
+def _near(expected: Expected, node: fx.Node, known: Set[str]) -> Set[str]:
+    """Those of the `known` results that `node` can be computed from."""
+    return {source.name for each in expected.behind(node, known) for source in each.all_input_nodes} & known
 
 
 class _Prefixes:

@@ -2,7 +2,8 @@
 
 INT8: two steps of its scale, because integer kernels round sums to the other side now and then. FP16 and FP32: a share of the largest value, and
 four times what the rounding to FP16 itself changes, because some runtimes compute in FP32 what the file holds in FP16. Behind many operators:
-the noise of quantization itself and 6 dB, which two correct ways of rounding never differ by.
+the noise of quantization itself and 6 dB. Two roundings of one network whose errors have nothing in common are 3 dB further from each other than each
+is from FP32; twice that is allowed.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ IN_STEPS, ROOT_IN_STEPS = "steps of its scale", "root mean square in steps of it
 
 @dataclass(frozen=True)
 class Found:
-    """An operator outside its tolerance. `expected` and `exact`: its result as planned and in FP32, `given`: what the file has."""
+    """An operator outside its tolerance. `exact` is its result in FP32, `given` what the file has."""
 
     nodes: tuple[fx.Node, ...]
     """The operators that gave the result together, in execution order."""

@@ -6,8 +6,9 @@ A backend reads its own file and says, operator by operator, which operators of 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 from mcompress.compress.quantize.plan import PrecisionPlan
 from mcompress.record import OperatorFallback
@@ -37,6 +38,28 @@ class FileOperator:
     """Why `precision` or `computed` is not what the plan says; empty where it is."""
 
 
+class _Stands(Protocol):
+    @property
+    def stands_for(self) -> tuple[str, ...]: ...
+
+
+Standing = TypeVar("Standing", bound=_Stands)
+
+
+def standing_for(operators: Iterable[Standing]) -> dict[str, list[Standing]]:
+    """Operator of the plan -> the operators of the file that do its work, as read back or as recorded, in the file's order."""
+    found: dict[str, list[Standing]] = {}
+    for operator in operators:
+        for name in operator.stands_for:
+            found.setdefault(name, []).append(operator)
+    return found
+
+
+def precision_of_steps(steps: Iterable[str], planned: str) -> str:
+    """The precision of an operator of the plan that a file does in these steps: it departs if one of them does, and is as planned without any."""
+    return next((precision for precision in steps if precision != planned), planned)
+
+
 def counts_of(operators: Sequence[FileOperator]) -> dict[str, int]:
     """Operators per precision that the file holds, always with the keys int8, fp16 and fp32."""
     found = Counter(operator.precision for operator in operators)
@@ -59,10 +82,7 @@ def departures(
 
 
 def _departures(backend: str, plan: PrecisionPlan, operators: Sequence[FileOperator], reasons: Mapping[str, str]) -> Iterator[OperatorFallback]:
-    standing: dict[str, list[FileOperator]] = {}
-    for operator in operators:
-        for name in operator.stands_for:
-            standing.setdefault(name, []).append(operator)
+    standing = standing_for(operators)
     for planned in plan.operators:
         found = standing.get(planned.name, [])
         other = next((operator for operator in found if operator.precision != planned.precision), None)

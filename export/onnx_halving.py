@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 FLOAT, HALF = 1, 10
 """TensorProto's numbers."""
-LARGEST = 65504.0
+LARGEST = float(np.finfo(np.float16).max)
 _HALF_TYPE = "tensor(float16)"
 
 

@@ -24,8 +24,6 @@ AND, STEP = "+", "/"
 """Between the names of operators that one node computes, and behind the name of an operator that takes several nodes. Neither is in an fx name."""
 _CUSTOM, _MARK = "custom", "mcompress_operator"
 _FX_NODE = "pkg.torch.onnx.fx_node"
-_PART = re.compile(r"(\w+)_split_\d+")
-"""What onnxscript calls the results of a Split that it makes of a sequence, as of `unsafe_chunk`; such a node has no notes."""
 
 
 def mark_operators(graph: fx.Graph) -> dict[str, tuple[str, ...]]:
@@ -74,5 +72,4 @@ def _origin(node: onnx.NodeProto, marks: Mapping[str, str]) -> str:
     if found is not None:
         return found.group(1)
     written = next((name for name in node.output if name), "")
-    part = _PART.fullmatch(written)
-    return part.group(1) if part is not None else written if written in marks else ""
+    return written if written in marks else ""

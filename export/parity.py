@@ -10,7 +10,6 @@ the same file, computed in a mode that the experiment found exact, agrees with t
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -68,12 +67,15 @@ def half_parity(runner: Runner, network: Halved, inputs: Sequence[FloatArray], l
     """SQNR in dB of a file that is FP16 throughout against `network.simulated`, over all `inputs` together.
 
     Where the runner computes in FP32 as well (`ComputesFP32`), the file also has to be within `limit`, a share of the range, of `network.rounded`:
-    the record is of that comparison if it fails, and its `runtime` says how it came out otherwise.
+    the record is of that comparison if it fails, and its `runtime` says how it came out otherwise, or why it could not be made.
     """
     note = ""
     if isinstance(runner, ComputesFP32):
-        with contextlib.suppress(MissingBackendError):
+        try:
             exact = float_parity(runner.in_fp32(), network.rounded, inputs, limit, ROUNDED_REFERENCE)
+        except MissingBackendError as problem:
+            note = f"; not compared with {ROUNDED_REFERENCE}, for which it would have to be computed in FP32: {problem}"
+        else:
             if not exact.passed:
                 return exact
             note = f"; computed in FP32 it is within {exact.value:.1e} of the range of {ROUNDED_REFERENCE}, limit {limit:g}"

@@ -10,7 +10,7 @@ import numpy as np
 
 from mcompress.errors import ExportError, ParityError, StageError
 from mcompress.export.backend import FloatArray, Runner, Written
-from mcompress.export.divergence import as_record, first_divergence
+from mcompress.export.divergence import first_divergence
 from mcompress.export.parity import Halved, float_parity, half_parity, int8_parity
 from mcompress.record import DivergenceRecord, ParityRecord
 from mcompress.targets.schema import Fallback
@@ -90,4 +90,4 @@ def _searched(
     if found is None:
         reason = "every operator that can be looked at is within its tolerance, and so is what they give together for the worst input"
         return None, (Fallback(where=where, what="the first operator that diverges", reason=reason),)
-    return as_record(found), ()
+    return found, ()

@@ -52,10 +52,12 @@ class Tolerance(TypedDict):
 
 
 class Vector(TypedDict):
-    """Files of one test vector, relative to the bundle."""
+    """Files of one test vector, relative to the bundle. The `.npy` are read by `mcompress verify`, and checked here with the others."""
 
     input_bin: str
     expected_bin: str
+    input_npy: str
+    reference_npy: str
 
 
 class ModelFile(TypedDict):
@@ -119,6 +121,8 @@ class Result(NamedTuple):
         """What was measured and what is allowed, or why it was not executed."""
         if self.max_abs is None or self.sqnr_db is None:
             return self.reason
+        if not math.isfinite(self.max_abs):
+            return f"it gave NaN, infinity or another shape than expected ({self.reason})"
         if self.max_abs == 0.0:
             return f"equal to what is expected ({self.reason})"
         return f"largest difference {self.max_abs:.3g}, SQNR {self.sqnr_db:.1f} dB ({self.reason})"
@@ -194,7 +198,8 @@ def check_bundle(folder: Path) -> tuple[ManifestData | None, list[Problem]]:
 def _content_problems(folder: Path, manifest: ManifestData) -> list[Problem]:
     listed = {entry["path"]: entry["sha256"] for entry in manifest["contents"]}
     used = [file["path"] for file in manifest["files"]]
-    used += [name for file in manifest["files"] for vector in file["vectors"] for name in (vector["input_bin"], vector["expected_bin"])]
+    vectors = [vector for file in manifest["files"] for vector in file["vectors"]]
+    used += [name for one in vectors for name in (one["input_bin"], one["expected_bin"], one["input_npy"], one["reference_npy"])]
     problems = [problem for name in dict.fromkeys((*listed, *used)) for problem in _path_problems(folder, name)]
     problems += [Problem("usage", f"manifest.json uses '{name}' and states no digest of it.") for name in dict.fromkeys(used) if name not in listed]
     problems += _strangers(folder, set(listed))

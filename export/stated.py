@@ -112,7 +112,7 @@ def computed_by(record: ExportRecord) -> ComputedBy:
     """What computed the file's own results; PyTorch if the file was not executed."""
     if record.parity.passed is None:
         return "PyTorch"
-    return "this file in mcompress's evaluator" if EVALUATOR in record.parity.runtime else "this file in its runtime"
+    return "this file in mcompress's evaluator" if record.parity.runtime.startswith(EVALUATOR) else "this file in its runtime"
 
 
 def quality_of(record: ExportRecord, run: Run) -> Quality:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from mcompress.errors import ExportError
 from mcompress.export.backend import BackendCall, FloatArray, Port, Runner, Written, as_fallbacks, require, version_of
 from mcompress.export.honoured import FileOperator, counts_of, departures, units_of
 from mcompress.record import CoverageRecord, OperatorFallback
@@ -105,12 +106,13 @@ def _read_back(path: Path, program: Program, plan: PrecisionPlan | None) -> Writ
 def _operators(path: Path, program: Program, plan: PrecisionPlan | None) -> tuple[FileOperator, ...]:
     """Every operator of the file but conversions; `output` is the number of the tensor that holds its result."""
     from mcompress.export import tflite_edit
+    from mcompress.export.arm64.program import replaced
     from mcompress.export.tflite_halves import NOTE, NOTE_VALUE
     from mcompress.export.tflite_match import CONVERSIONS, makers_of, matched
 
     sheet = tflite_edit.opened(path)
     makers, noted = makers_of(sheet), sheet.metadata(NOTE) == NOTE_VALUE
-    delegated = _delegated(_interpreter(path, 1)._get_ops_details())  # no public call lists operators after delegation
+    delegated = replaced(_interpreter(path, 1)._get_ops_details())  # no public call lists operators after delegation
     found = []
     for index, (operator, match) in enumerate(zip(sheet.operators, matched(sheet, program), strict=True)):
         kind = sheet.kind(operator)
@@ -137,7 +139,7 @@ def _operators(path: Path, program: Program, plan: PrecisionPlan | None) -> tupl
 def _precision(sheet: Sheet, operator: OperatorObject, makers: dict[int, OperatorObject], *, noted: bool) -> PrecisionName:
     """From the types of tensors; a float operator without weights is fp16 where the file's note allows that."""
     from mcompress.export.tflite_edit import numbers
-    from mcompress.export.tflite_integer import WEIGHTED
+    from mcompress.export.tflite_kinds import WEIGHTED
     from mcompress.export.tflite_match import constant_behind
 
     types, kind = numbers("TensorType"), sheet.kind(operator)
@@ -151,7 +153,7 @@ def _precision(sheet: Sheet, operator: OperatorObject, makers: dict[int, Operato
 
 
 def _reason(kind: str, precision: str, planned: Collection[str]) -> str:
-    from mcompress.export.tflite_integer import WEIGHTED
+    from mcompress.export.tflite_kinds import WEIGHTED
 
     if "int8" in planned and precision != "int8":
         return FLOAT_REASON
@@ -187,27 +189,6 @@ def _least_runtime(path: Path) -> str | None:
     return None
 
 
-def _delegated(details: list[dict[str, object]]) -> set[object]:
-    """Indices of the operators that a DELEGATE node replaces: everything between its outputs and its inputs."""
-
-    def numbers(value: object) -> list[int]:
-        return [int(index) for index in np.asarray(value).reshape(-1) if int(index) >= 0]
-
-    producers = {index: op for op in details if op["op_name"] != "DELEGATE" for index in numbers(op["outputs"])}
-    found: set[object] = set()
-    for delegate in details:
-        if delegate["op_name"] != "DELEGATE":
-            continue
-        given, open_tensors = set(numbers(delegate["inputs"])), numbers(delegate["outputs"])
-        while open_tensors:
-            producer = producers.get(open_tensors.pop())
-            if producer is None or producer["index"] in found:
-                continue
-            found.add(producer["index"])
-            open_tensors += [index for index in numbers(producer["inputs"]) if index not in given]
-    return found
-
-
 def _interpreter(path: Path, threads: int) -> Interpreter:
     from ai_edge_litert.interpreter import Interpreter
 
@@ -220,7 +201,7 @@ class _TFLiteRunner:
     """A LiteRT interpreter with the XNNPACK delegate."""
 
     def __init__(self, path: Path, threads: int) -> None:
-        self._interpreter = _interpreter(path, threads)
+        self._path, self._interpreter = path, _interpreter(path, threads)
         self.runtime = f"ai-edge-litert {version_of('ai-edge-litert')} CPU"
         (given,), (result,) = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         self._input, self._output = int(given["index"]), int(result["index"])
@@ -228,9 +209,12 @@ class _TFLiteRunner:
         self.outputs: tuple[Port, ...] = (_port(result),)
 
     def execute(self, encoded: NDArray[np.generic]) -> NDArray[np.generic]:
-        """The file's own types and layout in and out."""
+        """The file's own types and layout in and out. Raises `ExportError` where LiteRT has no kernel for a type, which it says only now."""
         self._interpreter.set_tensor(self._input, encoded)
-        self._interpreter.invoke()
+        try:
+            self._interpreter.invoke()
+        except RuntimeError as problem:
+            raise ExportError(f"LiteRT loads {self._path.name} and cannot compute it: {' '.join(str(problem).split())} Export it again.") from problem
         return np.asarray(self._interpreter.get_tensor(self._output))
 
     def run(self, value: FloatArray) -> FloatArray:

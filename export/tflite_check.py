@@ -10,7 +10,7 @@ import numpy as np
 
 from mcompress.errors import ExportError, UsageError
 from mcompress.export.tables.tflite_file import decode
-from mcompress.export.tflite_edit import Sheet, numbers, opened, shape_of
+from mcompress.export.tflite_edit import Sheet, named, opened, shape_of
 
 SIZES = {"FLOAT32": 4, "FLOAT16": 2, "INT32": 4, "INT64": 8, "INT8": 1, "UINT8": 1, "INT16": 2, "BOOL": 1}
 """Bytes of an element of the types whose buffers are compared with their shapes."""
@@ -32,7 +32,7 @@ def check(path: Path) -> None:
 
 
 def _wrong(sheet: Sheet) -> str:
-    names = {number: name for name, number in numbers("TensorType").items()}
+    names = named("TensorType")
     for index, tensor in enumerate(sheet.tensors):
         what, shape = f"tensor {index}", shape_of(tensor)
         if tensor.type not in names or any(size < 0 for size in shape) or math.prod(shape) > _MOST_BYTES:

@@ -31,7 +31,8 @@ def numbers(enumeration: str) -> Mapping[str, int]:
 
 
 @cache
-def _names(enumeration: str) -> Mapping[int, str]:
+def named(enumeration: str) -> Mapping[int, str]:
+    """Number -> name of an enumeration of the schema."""
     return {value: name for name, value in numbers(enumeration).items()}
 
 
@@ -80,7 +81,7 @@ class Sheet:
         """`CONV_2D`."""
         code = self.model.operatorCodes[operator.opcodeIndex]
         number = max(code.builtinCode, code.deprecatedBuiltinCode)
-        return _names("BuiltinOperator").get(number, f"BUILTIN_{number}")
+        return named("BuiltinOperator").get(number, f"BUILTIN_{number}")
 
     def version(self, operator: OperatorObject) -> int:
         """Of the operator's definition."""

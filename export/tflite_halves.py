@@ -3,8 +3,8 @@
 The format has no fp16 kernels. Weights are stored as float16 behind a DEQUANTIZE, which runtimes fold: that halves them. Whether the operators are
 then computed in fp16 is the note `reduced_precision_support` of the file: for `fp16accfp16`, XNNPACK computes a partition in fp16 if the processor
 can (Armv8.2 and newer) and no operator of the partition is INT8 (tensorflow/lite/delegates/xnnpack/xnnpack_delegate.cc, XNNPACK's
-src/subgraph.c). It is one note for the whole file, so it is set only where the plan keeps nothing in fp32. The GPU delegate does not read it: there
-the app allows fp16.
+src/subgraph.c). It is one note for the whole file, so it is set only where the plan keeps nothing in fp32. On the GPU the app chooses: the delegate
+computes in fp16 unless its option `inference_priority1` is MAX_PRECISION (tensorflow/lite/delegates/gpu/delegate_options.h).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from mcompress.compress.quantize.plan import PrecisionPlan
 from mcompress.export.tflite_edit import OperatorObject, Sheet, shape_of
-from mcompress.export.tflite_integer import WEIGHTED
+from mcompress.export.tflite_kinds import WEIGHTED
 
 NOTE = "reduced_precision_support"
 NOTE_VALUE = b"fp16accfp16"

@@ -15,45 +15,9 @@ import numpy as np
 
 from mcompress.compress.quantize.plan import INT8_MAX, INT8_MIN, PrecisionPlan
 from mcompress.export.tflite_edit import OperatorObject, Sheet, shape_of
+from mcompress.export.tflite_kinds import ARITHMETIC, BOUNDS, LIMITS, MOVING, WEIGHTED, runtime_of, version_of
 from mcompress.export.tflite_scales import WEIGHT_MAX, FloatArray, Scale, parameters, quantized_weights, scale_of
 
-WEIGHTED: Mapping[str, tuple[int, int, int, int]] = {
-    "CONV_2D": (0, 1, 2, 0),
-    "DEPTHWISE_CONV_2D": (0, 1, 2, 3),
-    "FULLY_CONNECTED": (0, 1, 2, 0),
-    "TRANSPOSE_CONV": (2, 1, 3, 0),
-}
-"""Kind -> which inputs are the activation, the weights and the bias, and the axis of the output channels in the weights."""
-ARITHMETIC = frozenset(("ADD", "SUB", "MUL", "LEAKY_RELU"))
-MOVING = frozenset(
-    (
-        *("TRANSPOSE", "RESHAPE", "PAD", "MIRROR_PAD", "SLICE", "STRIDED_SLICE", "CONCATENATION", "RESIZE_NEAREST_NEIGHBOR", "DEPTH_TO_SPACE"),
-        *("SPACE_TO_DEPTH", "MAX_POOL_2D", "SQUEEZE", "EXPAND_DIMS"),
-    )
-)
-"""They copy values, so that inputs and output have one scale."""
-BOUNDS: Mapping[str, tuple[float, float]] = {
-    "RELU": (0.0, float("inf")),
-    "RELU6": (0.0, 6.0),
-    "RELU_N1_TO_1": (-1.0, 1.0),
-    "RELU_0_TO_1": (0.0, 1.0),
-}
-LIMITS = frozenset(("MAXIMUM", "MINIMUM"))
-"""With a constant, half of a clamp."""
-_VERSIONS = {
-    "CONV_2D": 3,
-    "DEPTHWISE_CONV_2D": 3,
-    "FULLY_CONNECTED": 4,
-    "LEAKY_RELU": 1,
-    "RESHAPE": 1,
-    "SQUEEZE": 1,
-    "EXPAND_DIMS": 1,
-    "RELU_N1_TO_1": 1,
-}
-"""Versions of the definitions that take INT8; 2 for the others."""
-_RUNTIMES = {"TRANSPOSE_CONV": "2.3.0", "MIRROR_PAD": "2.3.0", "DEPTH_TO_SPACE": "2.5.0", "RELU": "2.1.0", "MUL": "1.15.0"}
-"""TensorFlow versions that first had them; 1.14.0 for the others (tensorflow/lite/tools/versioning/runtime_version.cc)."""
-_RUNTIME = "1.14.0"
 _REQUANTIZE_VERSION = 2
 
 
@@ -221,9 +185,9 @@ def _emit(work: _Work, operator: OperatorObject, kind: str, scale: Scale | None,
     operator.inputs = [work.stored.get(tensor, tensor) for tensor in inputs]
     _store(work, result, scale)
     operator.outputs = [work.stored[result]]
-    version = max(work.sheet.version(operator), _VERSIONS.get(kind, 2)) if kind != "MUL" else 3
+    version = max(work.sheet.version(operator), version_of(kind)) if kind != "MUL" else version_of(kind)
     operator.opcodeIndex = work.sheet.code(kind, version)
-    work.runtimes.add(_RUNTIMES.get(kind, _RUNTIME))
+    work.runtimes.add(runtime_of(kind))
     work.done.append(operator)
 
 

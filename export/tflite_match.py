@@ -7,18 +7,17 @@ the values that it reads and the value that it gives. A name that does not fit w
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mcompress.export.tflite_edit import OperatorObject, Sheet, numbers, shape_of
-from mcompress.export.tflite_integer import BOUNDS, MOVING, WEIGHTED
+from mcompress.export.tflite_edit import OperatorObject, Sheet, named, numbers, shape_of
+from mcompress.export.tflite_kinds import BOUNDS, MOVING, WEIGHTED
 from mcompress.export.tflite_names import operators_in
-from mcompress.export.tflite_planned import Planned, Program
-from mcompress.export.tflite_scales import quantized_weights
+from mcompress.export.tflite_planned import Program
+from mcompress.export.tflite_weights import by_weights, digest, is_proportional
 
 CONVERSIONS = frozenset(("QUANTIZE", "DEQUANTIZE"))
 CLAMPS = frozenset(("relu", "relu6", "clamp", "hardtanh"))
@@ -37,8 +36,6 @@ KINDS: Mapping[str, frozenset[str]] = {
     "LEAKY_RELU": frozenset(("leaky_relu",)),
 }
 """What the main operator behind these is called in the plan; others can stand for anything that their name says."""
-_FOLDED = 1e-5
-"""How far weights with a constant factor folded in may be from proportional to the network's, relative."""
 
 
 @dataclass
@@ -68,7 +65,7 @@ def matched(sheet: Sheet, program: Program) -> list[Match]:
         for operator in sheet.operators
         if sheet.kind(operator) == "QUANTIZE" and (names := _names(sheet, int(operator.outputs[0]), program))
     }
-    search = _Search(sheet, program, _by_weights(program), makers_of(sheet), quantized)
+    search = _Search(sheet, program, by_weights(program), makers_of(sheet), quantized)
     search.values.update(zip(sheet.inputs, program.inputs, strict=False))
     return [_match(search, operator) for operator in sheet.operators]
 
@@ -195,51 +192,15 @@ def _weighted(search: _Search, operator: OperatorObject, kind: str, names: Seque
     held = stored(search.sheet, tensor)
     if held is None:
         return None, ""
-    same = search.by_weights.get(_digest(held, scales_of(search.sheet, tensor)), [])
+    same = search.by_weights.get(digest(held, scales_of(search.sheet, tensor)), [])
     chosen = [name for name in same if name in names] or [name for name in same if name not in search.taken] or same
     if chosen:
         return chosen[0], ""
     for name in names:
         one = search.program.operators[name]
-        if any(_proportional(np.asarray(held), form, axis) for form, axis in one.weights):
+        if any(is_proportional(held, form, axis) for form, axis in one.weights):
             return name, ""
     return None, "its weights are not those of any operator of the network"
-
-
-def _proportional(held: NDArray[np.generic], form: NDArray[np.float32], axis: int) -> bool:
-    """Whether `held` is `form` times one factor per output channel: the converter folds constant factors into float weights."""
-    if held.shape != form.shape or held.dtype == np.int8:
-        return False
-    tolerance = _FOLDED if held.dtype == np.float32 else 2.0**-9
-    ours = np.moveaxis(held.astype(np.float64), axis, 0).reshape(held.shape[axis], -1)
-    theirs = np.moveaxis(form.astype(np.float64), axis, 0).reshape(held.shape[axis], -1)
-    sizes = (theirs * theirs).sum(1)
-    factors = np.where(sizes > 0, (ours * theirs).sum(1) / np.where(sizes > 0, sizes, 1.0), 0.0)
-    return bool(np.abs(ours - factors[:, None] * theirs).max() <= tolerance * max(float(np.abs(ours).max()), 1e-30)) and bool(factors.any())
-
-
-def _by_weights(program: Program) -> dict[bytes, list[str]]:
-    """Digest of weights, in every form and precision that a file can have, -> the operators that have them."""
-    found: dict[bytes, list[str]] = {}
-    for planned in program.operators.values():
-        for digest in _digests(planned):
-            found.setdefault(digest, []).append(planned.name)
-    return found
-
-
-def _digests(planned: Planned) -> Iterator[bytes]:
-    for form, axis in planned.weights:
-        yield _digest(form, ())
-        yield _digest(form.astype(np.float16), ())
-        integers, scales = quantized_weights(form, axis)
-        yield _digest(integers, scales)
-
-
-def _digest(values: NDArray[np.generic], scales: Sequence[float] | NDArray[np.float32]) -> bytes:
-    hashed = hashlib.blake2b(f"{values.dtype} {values.size}".encode(), digest_size=16)
-    hashed.update(np.ascontiguousarray(values).tobytes())
-    hashed.update(np.asarray(scales, dtype=np.float32).tobytes())
-    return hashed.digest()
 
 
 def constant_behind(sheet: Sheet, makers: Mapping[int, OperatorObject], tensor: int) -> int:
@@ -251,7 +212,7 @@ def constant_behind(sheet: Sheet, makers: Mapping[int, OperatorObject], tensor: 
 def stored(sheet: Sheet, tensor: int) -> NDArray[np.generic] | None:
     """What a constant of float32, float16 or int8 holds; None for another tensor."""
     formats = {"FLOAT32": "<f4", "FLOAT16": "<f2", "INT8": "i1"}
-    kind = next((name for name, number in numbers("TensorType").items() if number == sheet.tensors[tensor].type), "")
+    kind = named("TensorType").get(sheet.tensors[tensor].type, "")
     data = sheet.model.buffers[sheet.tensors[tensor].buffer].data
     if data is None or kind not in formats:
         return None

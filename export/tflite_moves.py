@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from mcompress.export.tflite_edit import OperatorObject, Sheet, numbers
+from mcompress.export.tflite_match import makers_of
 
 
 def without_round_trips(sheet: Sheet) -> None:
     """Let who reads a tensor that was transposed there and back read the one before, in place."""
-    makers = {int(tensor): operator for operator in sheet.operators for tensor in operator.outputs}
+    makers = makers_of(sheet)
     kept: list[OperatorObject] = []
     same: dict[int, int] = {}
     for operator in sheet.operators:

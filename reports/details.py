@@ -68,7 +68,6 @@ class TriedPlan(_Read):
     quality_lost: float | None = None
     int8_macs: float | None = None
     counts: dict[str, int] = Field(default_factory=dict)
-    gap: float | None = None
     seconds: float | None = None
     taken: bool = False
 

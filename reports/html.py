@@ -111,6 +111,7 @@ def write_report(folder: Path) -> Path:
         verdicts=verdicts(run),
         photographs=[(photo, photo_scores(run, photo)) for photo in pictures],
         photograph_count=count,
+        compressed_by=wording.quality_source(run, "compressed") if "compressed" in run.models else "",
         models=wording.models_of(run),
         costs=cost_rows(wording.models_of(run)),
         qualities=quality_rows(run),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from markupsafe import Markup
 
-from mcompress.record import ExportRecord, OperatorRecord, Run
+from mcompress.export.honoured import precision_of_steps, standing_for
+from mcompress.record import ExportRecord, Run
 from mcompress.reports import precision_plots, wording
 from mcompress.reports.details import OperatorPrecision, StageDetails, read_details
 
@@ -120,8 +121,10 @@ def plan_line(run: Run, folder: Path) -> str:
 def proof(plan: StageDetails) -> str:
     """The optimality gap in words; empty for a plan that nobody chose."""
     gap = plan.optimality_gap
-    if plan.given or gap is None:
+    if plan.given:
         return ""
+    if gap is None:
+        return "not proven optimal: the fallbacks say why"
     better, same = ("has less noise", "latency") if plan.goal == "quality" else ("is faster", "noise")
     share = f"{wording.number(100 * max(gap, LEAST_GAP))} %"
     if gap <= PROVEN:
@@ -184,7 +187,7 @@ def _figures(plan: StageDetails, metric: str, unit: str) -> Iterator[Figure]:
         more = " over the units" if len(plan.planned_units) > 1 else ""
         yield Figure(f"{wording.number(chosen)} ms", f"estimated{more}", ", ".join(others))
     if plan.quality_lost is not None:
-        sign = "+" if plan.quality_lost < 0 else "\N{MINUS SIGN}"
+        sign = "+" if plan.quality_lost < 0 else "\N{MINUS SIGN}" if plan.quality_lost > 0 else ""
         floor = f"at most {plan.within:g}{' ' + unit if unit else ''} may be lost; " if plan.within is not None and _floor_counts(plan) else ""
         sqnr = f"output SQNR {plan.output_sqnr_db:.1f} dB" if plan.output_sqnr_db is not None else "the output is equal"
         value = f"{sign}{wording.number(abs(plan.quality_lost))} {unit}".strip()
@@ -242,10 +245,7 @@ def _sensitivity_plot(plan: StageDetails) -> Markup:
 
 
 def _file_row(export: ExportRecord, plan: StageDetails) -> FileRow:
-    standing: dict[str, list[OperatorRecord]] = {}
-    for operator in export.operators:
-        for name in operator.stands_for:
-            standing.setdefault(name, []).append(operator)
+    standing = standing_for(export.operators)
     held, computed = Counter[str](), Counter[str]()
     merged = 0
     for planned in plan.operators:
@@ -253,9 +253,8 @@ def _file_row(export: ExportRecord, plan: StageDetails) -> FileRow:
         if not found:
             merged += 1
             continue
-        # One that was written in several steps departs if one of them does.
-        held[_unlike([one.precision for one in found], planned.precision)] += 1
-        computed[_unlike([one.computed for one in found], planned.precision)] += 1
+        held[precision_of_steps((one.precision for one in found), planned.precision)] += 1
+        computed[precision_of_steps((one.computed for one in found), planned.precision)] += 1
     planned_counts = Counter(operator.precision for operator in plan.operators)
     return FileRow(
         wording.file_name(export),
@@ -267,7 +266,3 @@ def _file_row(export: ExportRecord, plan: StageDetails) -> FileRow:
         len(export.coverage.fallbacks),
         export.shipped,
     )
-
-
-def _unlike(found: Sequence[str], planned: str) -> str:
-    return next((precision for precision in found if precision != planned), planned)

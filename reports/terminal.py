@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from mcompress.export.fidelity import FLOAT_STUDENT, TEACHER
+from mcompress.export.fidelity import FLOAT_STUDENT, REFERENCES, TEACHER
 from mcompress.record import BudgetRecord, ExportRecord, ModelRecord, Run
 from mcompress.reports import latency_budget, likeness, wording
 from mcompress.reports.precision import plan_line
@@ -19,7 +19,6 @@ from mcompress.targets.schema import How
 
 NARROW = 120  # columns below which the second table breaks its cells where they can be broken
 PLAIN = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
-WHO = {FLOAT_STUDENT: "float student", TEACHER: "teacher"}
 ORDER: tuple[How, ...] = ("device", "estimated", "host", "published")
 
 
@@ -131,7 +130,10 @@ def _pictures(run: Run, console: Console) -> Table:
     metrics = list(dict.fromkeys(metric for export in compared for metric in export.quality_worst))
     shown = [("psnr_db", FLOAT_STUDENT), ("psnr_db", TEACHER), ("ssim", FLOAT_STUDENT), ("largest_shift", FLOAT_STUDENT)]
     table.add_column("worst picture of", no_wrap=True)
-    for heading in (*(f"{wording.metric(m)[0]},\ntruth" for m in metrics), *(f"{likeness.FIELDS[field]},\n{WHO[who]}" for field, who in shown)):
+    for heading in (
+        *(f"{wording.metric(m)[0]},\ntruth" for m in metrics),
+        *(f"{likeness.FIELDS[field]},\n{REFERENCES[who].removeprefix('the ')}" for field, who in shown),
+    ):
         table.add_column(heading, justify="right")
     for export in compared:
         cells = [wording.quality(m, export.quality_worst[m].value) if m in export.quality_worst else "-" for m in metrics]
@@ -139,7 +141,7 @@ def _pictures(run: Run, console: Console) -> Table:
             worst = export.fidelity[who].worst.get(field) if who in export.fidelity else None
             cells.append(likeness.said(field, worst.value) if worst else "-")
         table.add_row(f"{export.backend} {export.variant}", *cells)
-    table.caption = "steps are 8-bit steps; means, CIEDE2000 and which picture it is: in the report"
+    table.caption = "computed by each file itself; steps are 8-bit steps; means, CIEDE2000 and which picture it is: in the report"
     table.caption_justify = "left"
     return table
 

@@ -171,6 +171,9 @@ class QuantizeConfig(Stage):
             raise ValueError("plan is applied as it is, so keep would change nothing; change the precisions in the plan, or remove one of the two")
         if (self.goal == "quality") != (self.latency_ms is not None):
             raise ValueError("latency_ms belongs to goal: quality; give both, or neither")
+        fields = type(self).model_fields
+        if self.goal == "quality" and (self.within != fields["within"].default or self.least_sqnr_db != fields["least_sqnr_db"].default):
+            raise ValueError("goal: quality takes the least noise within latency_ms, whatever is lost; remove within and least_sqnr_db")
         return self
 
     def quick(self) -> Self:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from int8_plans import quiet
 from torch import Tensor, fx
 
 from mcompress.calibration.observers import Method
@@ -14,10 +15,6 @@ from mcompress.compress.quantize.calibrating import calibrate
 from mcompress.compress.quantize.fake_quant import sqnr_db
 from mcompress.compress.quantize.plan import PlannedOperator, PrecisionPlan
 from mcompress.compress.quantize.simulate import Simulated
-
-
-def quiet(_done: int, _total: int, _note: str) -> None:
-    """No progress line."""
 
 
 def everything_int8(module: fx.GraphModule, inputs: Sequence[Tensor], method: Method = "mse") -> PrecisionPlan:

@@ -282,6 +282,8 @@ def write_run(folder: Path, *, name: str = "snapdragon865") -> Run:
         (folder / "stages" / stage / "details.json").write_text(json.dumps(details))
     digests = {stage: format(index, "x") * 64 for index, stage in enumerate(stages, start=10)}
     parents = ["9" * 64, *digests.values()]
+    in_float, mixed = mean(scores["student"]), mean(scores["compressed"])
+    lite, torched = {"xnnpack": 31, "builtin": 1}, {"xnnpack": 29, "portable": 3}
     run = Run(
         target=TargetRecord(name=name, digest="f00d" * 16, title="Qualcomm Snapdragon 865", quick=False),
         environment=EnvironmentRecord(
@@ -303,33 +305,11 @@ def write_run(folder: Path, *, name: str = "snapdragon865") -> Run:
         },
         baseline={**scores["bicubic"], "mean": mean(scores["bicubic"])},
         exports=(
-            exported("onnx", "float", ".onnx", 214_011, value=2.1e-6, host=19.1, units={"cpu fp32": 32}, quality=mean(scores["student"])),
-            exported(
-                "onnx", "mixed", ".onnx", 88_310, value=43.2, host=14.9, units={"cpu int8": 27, "cpu fp32": 5}, quality=mean(scores["compressed"])
-            ),
-            exported("tflite", "float", ".tflite", 211_904, value=3.3e-6, host=18.0, units={"xnnpack": 32}, quality=mean(scores["student"])),
-            exported(
-                "tflite",
-                "mixed",
-                ".tflite",
-                71_220,
-                value=41.9,
-                host=12.3,
-                units={"xnnpack": 31, "builtin": 1},
-                recommended=True,
-                quality=mean(scores["compressed"]),
-            ),
-            exported(
-                "executorch",
-                "mixed",
-                ".pte",
-                79_104,
-                value=42.4,
-                host=10.8,
-                units={"xnnpack": 29, "portable": 3},
-                shipped=False,
-                quality=mean(scores["compressed"]),
-            ),
+            exported("onnx", "float", ".onnx", 214_011, value=2.1e-6, host=19.1, units={"cpu fp32": 32}, quality=in_float),
+            exported("onnx", "mixed", ".onnx", 88_310, value=43.2, host=14.9, units={"cpu int8": 27, "cpu fp32": 5}, quality=mixed),
+            exported("tflite", "float", ".tflite", 211_904, value=3.3e-6, host=18.0, units={"xnnpack": 32}, quality=in_float),
+            exported("tflite", "mixed", ".tflite", 71_220, value=41.9, host=12.3, units=lite, recommended=True, quality=mixed),
+            exported("executorch", "mixed", ".pte", 79_104, value=42.4, host=10.8, units=torched, shipped=False, quality=mixed),
             exported("coreml", "mixed", ".mlpackage", 69_402, value=None, host=None, units={}),
         ),
         budget=(

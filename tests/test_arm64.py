@@ -182,8 +182,8 @@ def test_the_program_stands_alone() -> None:
     subprocess.run([sys.executable, "-I", "-c", code, str(Path(program.__file__))], check=True)
 
 
-def test_operators_inside_a_delegate_are_counted() -> None:
+def test_operators_inside_a_delegate_are_found() -> None:
     own = [{"op_name": "ADD", "index": i, "inputs": [i, -1], "outputs": [i + 1]} for i in range(4)]
     delegate = {"op_name": "DELEGATE", "index": 4, "inputs": np.array([1]), "outputs": np.array([3])}
-    assert program._counted([*own, delegate]) == (4, 2)
-    assert program._counted(own) == (4, 0)
+    assert program.replaced([*own, delegate]) == {1, 2}
+    assert program.replaced(own) == set()

@@ -13,7 +13,7 @@ import pytest
 from click.testing import Result
 from mil_packages import edit, operations
 from onnx import numpy_helper
-from tiny_bundle import SIDE, a_real_export, an_export, make_bundle, replay_in
+from tiny_bundle import SIDE, a_real_export, an_export, kernel, make_bundle, replay_in
 from typer.testing import CliRunner
 
 from mcompress.cli import app
@@ -151,13 +151,14 @@ def test_weights_of_an_onnx_file_that_were_edited_are_found_by_the_vectors(bundl
     assert f"FAIL  {ONNX}: largest difference" in standalone.stdout
 
 
-def test_weights_of_a_package_that_were_edited_are_found_by_the_vectors(bundle: Path) -> None:
-    blob = bundle / PACKAGE / WEIGHTS
-    data = bytearray(blob.read_bytes())
-    values = np.frombuffer(bytes(data[-512:]), np.float16)
-    data[-512:] = (-values).tobytes()
-    blob.write_bytes(data)
-    assert "largest difference" in refused(bundle, PACKAGE)
+@pytest.mark.parametrize("name", [TFLITE, PTE, PACKAGE])
+def test_weights_that_were_edited_are_found_by_the_vectors(bundle: Path, name: str) -> None:
+    path = inside(bundle, name)
+    held = kernel().transpose(0, 2, 3, 1) if name in (TFLITE, PTE) else kernel().astype(np.float16)
+    before, after = (np.ascontiguousarray(values).tobytes() for values in (held, held * held.dtype.type(1.05)))
+    assert path.read_bytes().count(before) == 1
+    path.write_bytes(path.read_bytes().replace(before, after))
+    assert "largest difference" in refused(bundle, name)
 
 
 def test_an_operation_of_a_package_that_nobody_knows_is_named_and_not_passed(bundle: Path) -> None:

@@ -7,12 +7,14 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tiny_bundle import replay_in
 
 from mcompress.errors import ParityError, UsageError
 from mcompress.export import replay
 from mcompress.export.bundle import verify_bundle
+from mcompress.listing import verify_rows
 
 
 def rewrite(bundle: Path, change: Callable[[dict], None], *, sign: bool = True) -> None:  # type: ignore[type-arg]
@@ -58,6 +60,40 @@ def test_paths_that_escape_are_refused(bundle: Path, path: str) -> None:
     with pytest.raises(UsageError, match="only relative paths inside the bundle are allowed"):
         verify_bundle(bundle)
     assert replay_in(bundle).returncode == 1
+
+
+@pytest.mark.parametrize("part", ["input_npy", "reference_npy", "input_bin", "expected_bin"])
+def test_vectors_outside_the_bundle_are_not_read(bundle: Path, part: str) -> None:
+    (bundle.parent / "outside").write_bytes(b"secret")
+    rewrite(bundle, lambda data: data["files"][0]["vectors"][0].update({part: "../outside"}))
+    with pytest.raises(UsageError, match=r"names the path '\.\./outside'; only relative paths inside the bundle are allowed"):
+        verify_bundle(bundle)
+    assert replay_in(bundle).returncode == 1
+
+
+@pytest.mark.parametrize(("part", "size"), [("input_npy", 0), ("input_npy", 200), ("expected_bin", 0), ("expected_bin", 200)])
+def test_a_vector_that_was_cut_fails_its_file_and_says_so(bundle: Path, part: str, size: int) -> None:
+    data = json.loads((bundle / "manifest.json").read_text())
+    name = data["files"][0]["vectors"][0][part]
+    (bundle / name).write_bytes((bundle / name).read_bytes()[:size])
+    digest = {"bytes": size, "sha256": replay.digest_of(bundle / name)}
+    rewrite(bundle, lambda data: next(entry for entry in data["contents"] if entry["path"] == name).update(digest))
+    (found,) = verify_bundle(bundle)
+    assert found.verdict == "FAIL"
+    assert found.detail.startswith("a vector of it does not fit it or cannot be read: ")
+    assert found.detail.endswith("Take the bundle again from where it was made")
+
+
+def test_a_file_that_gives_no_numbers_fails_in_words_and_in_json(bundle: Path) -> None:
+    vector = json.loads((bundle / "manifest.json").read_text())["files"][0]["vectors"][0]
+    path = bundle / vector["input_npy"]
+    np.save(path, np.full_like(np.load(path), np.nan))
+    digest = {"sha256": replay.digest_of(path)}
+    rewrite(bundle, lambda data: next(entry for entry in data["contents"] if entry["path"] == vector["input_npy"]).update(digest))
+    (row,) = verify_rows(bundle)
+    assert row["verdict"] == "FAIL"
+    assert str(row["detail"]).startswith("it gave NaN, infinity or another shape than expected (allowed: ")
+    assert json.loads(json.dumps(row, allow_nan=False)) == row
 
 
 def test_links_are_refused(bundle: Path) -> None:

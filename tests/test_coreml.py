@@ -135,7 +135,7 @@ def test_the_float_file_is_fp16_throughout(written: dict[str, Written]) -> None:
 def test_every_output_is_a_value_of_the_file(written: dict[str, Written]) -> None:
     for one in written.values():
         values = set(read_program(one.path).main.producers())
-        assert all(operator.output in values for operator in one.operators if operator.kind != "split")
+        assert all(operator.output in values for operator in one.operators)
         assert len({operator.name for operator in one.operators}) == len(one.operators)
 
 
@@ -185,6 +185,35 @@ def test_files_compute_what_the_network_computes(which: str, network: nn.Module,
     if not coreml.executes_here():
         assert "evaluator" in record.runtime
     assert (runner.inputs, runner.outputs) == (written[which].inputs, written[which].outputs)
+
+
+class Unbound(nn.Module):
+    """Operators with several results, which are no splits: an unbind, and a maximum with its index."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 2 * CHANNELS, 1), nn.Conv2d(CHANNELS, CHANNELS, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        one, other = self.first(x).unflatten(1, (2, CHANNELS)).unbind(1)
+        joined: Tensor = self.last(one) + torch.max(other, 1, keepdim=True)[0]
+        return joined
+
+
+def test_parts_of_one_operator_share_the_widest_precision_planned_for_them(tmp_path: Path) -> None:
+    model = Unbound().eval()
+    everything = int8_plan(model, inputs(1))
+    parts: dict[str, Precision] = {"getitem": "fp32", "getitem_1": "fp16", "getitem_2": "fp16"}
+    assert set(parts) < {operator.name for operator in everything.operators}
+    plan = replace(everything, operators=tuple(replace(one, precision=parts.get(one.name, "fp16")) for one in everything.operators), ranges={})
+    made = write(CoreMLConfig(), model, plan, tmp_path / "unbound")
+    precisions = {name: {operator.precision for operator in operators} for name, operators in standing(made).items()}
+    assert precisions.items() >= {"getitem": {"fp32"}, "getitem_1": {"fp32"}, "getitem_2": {"fp16"}}.items()
+    said = {fallback.what: fallback.reason for fallback in made.fallbacks if fallback.what != "all"}
+    assert said == {
+        "getitem_1": "planned fp16, the file holds fp32: one split of the file gives getitem and getitem_1; "
+        "it has the widest precision that one of them was planned in"
+    }
 
 
 def test_scales_that_fp16_cannot_tell_apart_keep_fp32_tensors(tmp_path: Path) -> None:

@@ -25,8 +25,9 @@ from mcompress.compress.quantize.simulate import Simulated
 from mcompress.errors import ParityError
 from mcompress.export import backend_named, executorch_prefix
 from mcompress.export.backend import FloatArray, Runner, Written, captured
-from mcompress.export.divergence import Divergence, as_record, first_divergence
-from mcompress.export.divergence_prefixes import bisect
+from mcompress.export.divergence import first_divergence
+from mcompress.export.divergence_prefixes import bisect, bisected
+from mcompress.export.divergence_reference import Expected
 from mcompress.export.proof import Networks, Proof, proven, worst_input
 from mcompress.pipeline import Outcome
 from mcompress.record import DivergenceRecord, Run
@@ -47,7 +48,7 @@ class Case:
     written: Written
     backend: str
 
-    def first(self, operators: Written | None = None) -> Divergence | None:
+    def first(self, operators: Written | None = None) -> DivergenceRecord | None:
         written = operators or self.written
         return first_divergence(self.backend, written.path, self.network, self.plan, written.operators, images(4)[3].numpy())
 
@@ -99,12 +100,13 @@ def test_a_healthy_file_has_no_divergence_and_a_broken_one_names_its_operator(ba
     assert found.precision == expected
     assert found.planned == (None if name == "float" else expected)
     assert found.alone
+    assert found.value is not None
     assert found.value > found.limit
     assert not found.not_seen
     assert set(found.together) <= {"relu_2"}
     advice = {"int8": f"keep: {{{BROKEN}: fp16}}", "fp16": f"keep: {{{BROKEN}: fp32}}", "fp32": "replace it in the network"}[expected]
     assert advice in found.suggestion
-    said = as_record(found).sentence()
+    said = found.sentence()
     for word in (BROKEN, MODULE, expected, found.suggestion):
         assert word in said
 
@@ -195,6 +197,7 @@ def test_executorch_is_searched_by_writing_the_network_up_to_an_operator(tmp_pat
     assert (found.operator, found.module, found.precision) == ("conv2d_1", "second", "int8")
     assert found.alone
     assert found.together == ("relu_1",)
+    assert not found.not_seen, found
     assert len(set(asked)) == len(asked) <= 3
 
 
@@ -205,7 +208,23 @@ def test_an_executorch_file_that_is_not_what_is_written_now_blames_no_operator(t
     assert found is not None
     assert (found.operator, found.module) == ("all", "")
     assert "export it again" in found.suggestion
-    assert "no single operator" in as_record(found).sentence()
+    assert "no single operator" in found.sentence()
+
+
+def test_what_should_be_zero_and_is_not_can_be_kept_in_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    silent = nn.Conv2d(3, 3, 1).eval()
+    loud = nn.Conv2d(3, 3, 1).eval()
+    with torch.no_grad():
+        silent.weight.zero_()
+        cast("Tensor", silent.bias).zero_()
+    monkeypatch.setattr(Expected, "judge_alone", lambda *_: None)  # only the whole network is left to compare with
+    with captured(tmp_path / "log.txt"):
+        written = backend_named("onnx").write(CONFIGS["onnx"], loud, images(1)[0], None, tmp_path / "loud")
+        found = Case(silent, None, written, "onnx").first()
+    assert found is not None
+    assert (found.measure, found.value) == ("sqnr_db", None)
+    assert "sqnr_db is infinitely far off, limit 60" in found.sentence()
+    assert DivergenceRecord.model_validate_json(found.model_dump_json()) == found
 
 
 @pytest.mark.parametrize("wrong", range(9))
@@ -224,6 +243,28 @@ def test_bisection_finds_every_first_wrong_operator_with_few_questions(wrong: in
     found = bisect(ancestors, "8", is_wrong)
     assert found == ("7" if wrong == 3 else str(wrong))  # nothing can be said about 3, so what reads it is the first that is known to be wrong
     assert len(asked) <= 5
+
+
+def in_a_row(*silent: str) -> tuple[list[str], set[str]]:
+    """What is found in a row of eight convolutions of which the sixth is wrong, and the operators that count as not looked at."""
+    torch.manual_seed(3)
+    row = [nn.Conv2d(3, 3, 1) for _ in range(8)]
+    network, wrong = nn.Sequential(*row), nn.Sequential(*row[:5], nn.Conv2d(3, 3, 1), *row[6:])
+    value = images(1)[0].numpy()
+    expected, given = (Expected(one.eval(), None, (), value, value) for one in (network, wrong))
+    found = bisected(expected, expected.operators, lambda name: None if name in silent else given.results[name])
+    assert found is not None
+    return [node.name for node in found.nodes], {node.name for node in expected.operators} - found.seen
+
+
+def test_what_a_right_result_cleared_is_not_said_to_be_unseen() -> None:
+    assert in_a_row() == (["conv2d_5"], set())
+    assert in_a_row("conv2d_3") == (["conv2d_5"], set()), "what reads it is right"
+
+
+def test_an_operator_behind_one_without_a_result_is_recomputed_with_it_alone() -> None:
+    assert in_a_row("conv2d_4") == (["conv2d_4", "conv2d_5"], set())
+    assert in_a_row("conv2d_3", "conv2d_4") == (["conv2d_3", "conv2d_4", "conv2d_5"], set())
 
 
 class Loud(nn.Module):

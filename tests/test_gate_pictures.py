@@ -23,7 +23,8 @@ from mcompress.targets.gate import ALIKE_DB, Gate
 
 QUALITY = "worst picture, psnr_db"
 PSNR, SSIM, SHIFT = "PSNR, float student, dB", "SSIM, float student", "colour shift, float student"
-ABOUT_PICTURES = [QUALITY, PSNR, SSIM, SHIFT, *(name.replace("float student", "teacher") for name in (PSNR, SSIM, SHIFT))]
+TEACHER_PSNR, TEACHER_SSIM, TEACHER_SHIFT = (name.replace("float student", "teacher") for name in (PSNR, SSIM, SHIFT))
+ABOUT_PICTURES = [QUALITY, PSNR, SSIM, SHIFT, TEACHER_PSNR, TEACHER_SSIM, TEACHER_SHIFT]
 
 
 def changed(name: str, **more: object) -> dict[str, PictureRecord]:
@@ -46,6 +47,10 @@ def student(psnr_db: float = 50.0, ssim: float | None = 0.99, shift: tuple[float
     return {"against": {**PICTURES["flower"].against, "float_student": a_likeness(psnr_db, ssim, shift)}}
 
 
+def teacher(psnr_db: float = 38.0, ssim: float | None = 0.97, shift: tuple[float, ...] = (0.1, -0.2, 0.0)) -> dict[str, object]:
+    return {"against": {**PICTURES["flower"].against, "teacher": a_likeness(psnr_db, ssim, shift)}}
+
+
 def test_equal_pictures_pass_and_the_worst_is_shown(tmp_path: Path) -> None:
     found = compared(tmp_path, PICTURES, PICTURES)
     assert {row(found, field).verdict for field in ABOUT_PICTURES} == {"ok"}
@@ -63,6 +68,12 @@ CHANGES: dict[str, tuple[dict[str, object], str, str]] = {
     "a shift within": (student(shift=(0.1, -0.45, 0.0)), SHIFT, "ok"),
     "a shift of another channel": (student(shift=(0.1, -0.2, 0.46)), SHIFT, "regression"),
     "a shift the other way": (student(shift=(0.1, -0.46, 0.0)), SHIFT, "regression"),
+    "psnr to the teacher within": (teacher(psnr_db=37.0), TEACHER_PSNR, "ok"),
+    "psnr to the teacher lost": (teacher(psnr_db=36.9), TEACHER_PSNR, "regression"),
+    "ssim to the teacher within": (teacher(ssim=0.965), TEACHER_SSIM, "ok"),
+    "ssim to the teacher lost": (teacher(ssim=0.964), TEACHER_SSIM, "regression"),
+    "a shift from the teacher within": (teacher(shift=(0.45, -0.2, 0.0)), TEACHER_SHIFT, "ok"),
+    "a shift from the teacher": (teacher(shift=(0.46, -0.2, 0.0)), TEACHER_SHIFT, "regression"),
 }
 
 
@@ -73,6 +84,7 @@ def test_one_picture_decides(name: str, tmp_path: Path) -> None:
     assert row(found, field).verdict == verdict
     assert "chelsea" in row(found, field).note
     assert {row(found, other).verdict for other in ABOUT_PICTURES if other != field} == {"ok"}
+    assert [one.field for one in found.failing] == [field] * (verdict == "regression"), "the row alone fails the gate"
 
 
 def test_better_needs_every_picture_to_be_better(tmp_path: Path) -> None:

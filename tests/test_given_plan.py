@@ -243,8 +243,9 @@ def test_the_stages_key_follows_the_plans_content_and_not_its_name(tmp_path: Pat
     network = plan_target(target.model_copy(update={"stages": ()})).start
     fits = int8_plan(network, [torch.rand(1, 3, 32, 32)])
     edited_by_hand = replace(fits, ranges=fits.ranges | {"x": ActivationRange(0.5, 0)})
-    assert key("a.json", fits) == key("b.json", fits)
-    assert key("a.json", fits) != key("a.json", edited_by_hand)
+    of_plan = key("a.json", fits)
+    assert key("b.json", fits) == of_plan
+    assert key("a.json", edited_by_hand) != of_plan
 
 
 def test_a_finished_runs_receipt_notices_a_change_of_the_plan(tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ from torch.nn import functional
 from mcompress.compress.quantize.halves import half_constants, half_simulated
 from mcompress.compress.quantize.program import export_program
 from mcompress.compress.quantize.simulate import half
+from mcompress.errors import MissingBackendError
 from mcompress.export import coreml
-from mcompress.export.backend import Port, captured
+from mcompress.export.backend import Port, Runner, captured
 from mcompress.export.mil.blob import Blob
 from mcompress.export.mil.program import Constant, read_program
 from mcompress.export.parity import HALF_REFERENCE, INT8_METRIC, ROUNDED_REFERENCE, Halved, half_parity
@@ -165,3 +166,18 @@ def test_without_fp32_arithmetic_the_file_is_judged_as_written(package: Path, ha
     assert (right.passed, right.runtime) == (True, "a device")
     wrong = half_parity(OnlyAsWritten(with_weights(package, tmp_path / "wrong.mlpackage", "mul_2", 3.0)), halved, pictures(), CONFIG.float_limit)
     assert (wrong.passed, wrong.reference) == (False, HALF_REFERENCE)
+
+
+class WithStrangeOperators(OnlyAsWritten):
+    """A runtime of a file that nothing else can compute."""
+
+    def in_fp32(self) -> Runner:
+        raise MissingBackendError("it has operations that only Core ML knows: 'strange'")
+
+
+@pytest.mark.export
+def test_a_comparison_in_fp32_that_could_not_be_made_is_told(package: Path, halved: Halved) -> None:
+    record = half_parity(WithStrangeOperators(package), halved, pictures(), CONFIG.float_limit)
+    assert (record.passed, record.reference) == (True, HALF_REFERENCE)
+    assert record.runtime.startswith(f"a device; not compared with {ROUNDED_REFERENCE}, ")
+    assert record.runtime.endswith("only Core ML knows: 'strange'")

@@ -61,6 +61,13 @@ def test_operators_are_found_by_name_by_module_and_by_pattern(graph: fx.GraphMod
 
 def test_a_fused_relu_is_kept_with_its_operator_whichever_is_named(graph: fx.GraphModule) -> None:
     assert kept_operators(graph, {"conv2d": "fp16"}) == kept_operators(graph, {"relu": "fp16"}) == {"conv2d": "fp16", "relu": "fp16"}
+    # Either's own name counts before a pattern that has both.
+    patterns: dict[str, Precision] = {kinds.module_of(node) or "head": "fp16" for node in kinds.operators(graph.graph) if node.name == "conv2d"}
+    assert kept_operators(graph, {**patterns, "relu": "fp32"}) == {"conv2d": "fp32", "relu": "fp32"}
+    with pytest.raises(
+        StageError, match=r"keeps 'conv2d' in fp16 and 'relu', which is fused into it, in fp32; the two have one precision\. Name one"
+    ):
+        kept_operators(graph, {"conv2d": "fp16", "relu": "fp32"})
 
 
 @pytest.mark.parametrize(("key", "near"), [("conv2d_33", "conv2d_3"), ("block.0", "blocks.0"), ("tial", "tail")])

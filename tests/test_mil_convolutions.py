@@ -147,3 +147,41 @@ def test_tables_per_group_and_of_vectors_of_ios_18() -> None:
 def test_a_gather_outside_the_array_is_refused() -> None:
     with pytest.raises(ExportError, match="indices run from 0 to 5, and the axis has 5 elements"):
         compute("gather", ValueType("fp32", (2,)), {"x": np.zeros(5, np.float32), "indices": int32(0, 5)})
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "message"),
+    [
+        ("conv", {"weight": np.ones((1, 1, 3, 3), np.float32), "pad_type": "same_upper"}, "pad_type is 'same_upper'"),
+        ("conv_transpose", {"weight": np.ones((1, 1, 3, 3), np.float32), "pad_type": "same_lower"}, "pad_type is 'same_lower'"),
+        ("max_pool", {"kernel_sizes": int32(2, 2), "pad_type": "reflect"}, "pad_type is 'reflect'"),
+        ("pad", {"pad": int32(1, 1), "mode": "circular"}, "mode is 'circular'"),
+        ("gelu", {"mode": "QUICK"}, "mode is 'QUICK'"),
+        ("resize_bilinear", {"sampling_mode": "CUBIC"}, "sampling mode is 'CUBIC'"),
+        ("resize", {"resized_dims": int32(2), "shape": int32(8, 8), "interpolation_mode": "CUBIC"}, "CUBIC with the sampling mode DEFAULT"),
+        ("local_response_norm", {"size": int32(4)}, "its size is 4"),
+        ("split", {"axis": int32(2), "split_sizes": int32(1, 3), "num_splits": int32(3)}, "not as many as its num_splits, 3"),
+        ("cast", {"dtype": "int4"}, "its dtype is 'int4'"),
+        ("reduce_argmax", {"output_dtype": "int4"}, "its output_dtype is 'int4'"),
+        (
+            "resample",
+            {
+                "coordinates": np.zeros((1, 1, 1, 2), np.float32),
+                "sampling_mode": "bilinear",
+                "padding_mode": "border",
+                "coordinates_mode": "normalized",
+            },
+            "its coordinates_mode is 'normalized'",
+        ),
+        ("scatter", {"data": np.ones(4, np.float32), "updates": np.ones(1, np.float32), "indices": int32(0), "mode": "xor"}, "mode is 'xor'"),
+    ],
+)
+def test_a_value_that_is_not_known_is_refused(kind: str, given: Mapping[str, Given], message: str) -> None:
+    with pytest.raises(ExportError, match=message):
+        compute(kind, ANY, {"x": np.ones((1, 1, 4, 4), np.float32), **given})
+
+
+def test_an_odd_number_of_channels_is_normalized_as_pytorch_does() -> None:
+    x = torch.randn(1, 8, 3, 3)
+    given = {"x": x.numpy(), "size": int32(5), "alpha": np.array(0.5, np.float32), "beta": np.array(0.6, np.float32), "k": np.array(2.0, np.float32)}
+    np.testing.assert_allclose(compute("local_response_norm", ANY, given), F.local_response_norm(x, 5, 0.5, 0.6, 2.0).numpy(), atol=1e-6)

@@ -200,6 +200,14 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "defines a name twice": (_edited(_twice), "'out_0' is defined again by cast"),
     "no main function": (_edited(_rename_function), "the program has no function 'main'; it has other"),
     "another output": (_edited(lambda model: setattr(model.description.output[0], "name", "image")), r"the model gives \['image'\], its function"),
+    "an output of another type": (
+        _edited(lambda model: setattr(model.description.output[0].type.multiArrayType, "dataType", 65552)),
+        r"the model gives 'out_0' as fp16\[1, 3, 8, 8\], its function as fp32\[1, 3, 8, 8\]",
+    ),
+    "an input of another size": (
+        _edited(lambda model: model.description.input[0].type.multiArrayType.shape.__setitem__(3, 9)),
+        r"the model takes 'input' as fp32\[1, 3, 8, 9\], its function as fp32\[1, 3, 8, 8\]",
+    ),
     "an image": (
         _edited(lambda model: model.description.input[0].type.imageType.SetInParent()),
         "is of type imageType; only multi-arrays can be read",
@@ -235,6 +243,36 @@ def test_all_unknown_operators_are_named_before_anything_is_computed(package: Pa
     read_program(package)
     with pytest.raises(ExportError, match=r"1 leaky_relu_of_tomorrow, 1 sigmoid_of_tomorrow.*'.*' \(main, operation \d+\); sigmoid_of_tomorrow"):
         MilRunner(package)
+
+
+def _give(model: Any) -> None:
+    _conv(model).inputs["padding_of_tomorrow"].CopyFrom(_conv(model).inputs["strides"])
+
+
+def _attribute(model: Any) -> None:
+    _conv(model).attributes["padding_of_tomorrow"].CopyFrom(_conv(model).attributes["name"])
+
+
+@pytest.mark.export
+@pytest.mark.parametrize("change", [_give, _attribute])
+def test_an_unknown_argument_of_a_known_operator_is_named(change: Callable[[Any], None], package: Path) -> None:
+    edit(package, change)
+    with pytest.raises(ExportError, match=r"conv '.*' \(main, operation \d+\): it has arguments that are not known here: padding_of_tomorrow"):
+        MilRunner(package).run(np.zeros((1, 3, 8, 8), np.float32))
+
+
+@pytest.mark.export
+def test_an_operator_with_a_block_of_its_own_is_named(package: Path) -> None:
+    edit(package, lambda model: _conv(model).blocks.add() and None)
+    with pytest.raises(ExportError, match=r"cannot be computed here: 1 conv\."):
+        MilRunner(package)
+
+
+@pytest.mark.export
+def test_a_result_of_another_type_is_refused(package: Path) -> None:
+    edit(package, lambda model: setattr(_conv(model).outputs[0].type.tensorType, "dataType", 23))
+    with pytest.raises(ExportError, match=r"conv .* gives float32 numbers, and the file states int32\[1, 8, 8, 8\]"):
+        MilRunner(package).run(np.zeros((1, 3, 8, 8), np.float32))
 
 
 @pytest.mark.export

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Literal, cast
 
@@ -9,10 +10,14 @@ import pytest
 from operator_rows import row
 
 from mcompress.budget import check_budget
+from mcompress.cache import Entry
 from mcompress.compress.quantize.plan import PlannedOperator, PrecisionPlan
+from mcompress.export.bundle import ExportedFile
+from mcompress.exporting import ExportResult
 from mcompress.offer import Offer, against_expectation, offered, planned_precisions, unplanned, withheld
 from mcompress.planning import Plan
-from mcompress.record import CoverageRecord, ExportRecord, ModelRecord, OperatorRecord, ParityRecord, WalkedRecord
+from mcompress.record import CoverageRecord, ExportRecord, ModelRecord, OperatorRecord, ParityRecord, PictureRecord, WalkedRecord
+from mcompress.recording import _shown
 from mcompress.targets.device import Unit
 from mcompress.targets.device_files import load_device
 from mcompress.targets.exports import CoreMLConfig, ExecuTorchConfig, Export, OnnxConfig, TFLiteConfig
@@ -47,6 +52,8 @@ def model(latency: Measurement, psnr_db: float = 30.0) -> ModelRecord:
     )  # fmt: skip
 
 
+FILES_OF_TWO: tuple[tuple[str, Literal["float", "mixed"]], ...] = (("onnx", "float"), ("onnx", "mixed"), ("tflite", "mixed"))
+AN_ENTRY = Entry(Path(), cached=False, seconds=0.0)
 GPU, CPU = (load_device("snapdragon865").units[name] for name in ("gpu", "cpu"))
 
 
@@ -104,8 +111,22 @@ def test_rows_have_the_precision_that_was_planned_for_them_or_read_back_from_the
     assert planned_precisions(rows, plan, "fp32") == {"body.0": "int8", "tail": "fp16", "conv_7": "fp32"}
     read = [OperatorRecord(name="n", kind="Conv", stands_for=("b", "c"), precision="fp32", computed="fp32", unit="cpu")]
     assert planned_precisions(rows, plan, "fp32", read)["tail"] == "fp32"
+    last = OperatorRecord(name="m", kind="Clip", stands_for=("b",), precision="fp16", computed="fp16", unit="cpu")
+    assert planned_precisions(rows, plan, "fp32", [*read, last])["tail"] == "fp32", "one of its steps departs from the plan"
     assert planned_precisions(rows, None, "fp32") == "fp32"
     assert [fallback.what for fallback in unplanned(rows, plan)] == ["conv_7"]
+
+
+def test_the_compressed_network_is_shown_by_a_file_that_is_in_the_bundle() -> None:
+    alone = PictureRecord(quality={"psnr_db": 30.0})
+    float_file, slow, mixed = (
+        ExportResult(export(variant).model_copy(update={"backend": backend, "pictures": {"flower": alone}}), cast("ExportedFile", None), (), AN_ENTRY)
+        for backend, variant in FILES_OF_TWO
+    )
+    everything = [float_file, slow, mixed]
+    assert _shown(everything, [True, False, True], "mixed") is mixed
+    assert _shown(everything, [True, True, True], "mixed") is slow
+    assert _shown(everything, [True, False, False], "mixed") is float_file
 
 
 def planned(backends: str, unit: str = "gpu", *, keep_slower: bool = False) -> Plan:

@@ -58,6 +58,7 @@ def test_every_figure_of_the_stage_is_in_the_section(section: str) -> None:
         "30 / 2 / 1 operators in INT8 / FP16 / FP32 planned for cpu and gpu",
         "16.4 ms estimated over the units 26.2 ms all float, 15.9 ms all INT8",
         "−0.038 dB PSNR against the float network at most 0.1 dB may be lost; output SQNR 42.3 dB",
+        "What is lost was measured by running the plan. The ranges of INT8 come from 32 calibration samples.",
         "Proven optimal: no plan of this noise is faster by more than 0.0001 %.",
         "2 faster plans were run and rejected: they lose more than 0.1 dB.",
         "INT8 does not pay on gpu: 6.90 ms all INT8, 6.90 ms all float.",
@@ -118,6 +119,7 @@ def test_the_proof_in_words() -> None:
     by_quality = details(optimality_gap=0.0, goal="quality", latency_limit_ms=17.0)
     assert proof(by_quality) == "proven optimal: no plan of this latency has less noise by more than 0.0001 %"
     assert proof(details(given=True, optimality_gap=None)) == ""
+    assert proof(details(optimality_gap=None)) == "not proven optimal: the fallbacks say why"
 
 
 def test_a_plan_that_was_given_says_so(part_of: Callable[..., PrecisionPart], run: Run, tmp_path: Path) -> None:
@@ -197,6 +199,10 @@ def test_the_headline_speaks_of_a_file_that_is_shipped(run: Run) -> None:
     small = exported("executorch", "mixed", ".pte", 10, value=42.0, host=1.0, units={"xnnpack": 1}, shipped=False)
     large = exported("onnx", "float", ".onnx", 1000, value=1e-6, host=1.0, units={"cpu": 1})
     assert shipped(run.model_copy(update={"exports": (small, large)})) == large
+
+
+def test_nothing_lost_has_no_sign(part_of: Callable[..., PrecisionPart]) -> None:
+    assert [part_of(quality_lost=lost).figures[-1].value for lost in (0.25, 0.0, -0.25)] == ["\N{MINUS SIGN}0.250 dB", "0 dB", "+0.250 dB"]
 
 
 def test_triples() -> None:

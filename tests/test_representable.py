@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from int8_plans import int8_plan
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from mcompress.compress.quantize.fake_quant import weight_scales
 from mcompress.compress.quantize.plan import ActivationRange
 from mcompress.compress.quantize.program import export_program, graph_of
-from mcompress.compress.quantize.representable import LARGEST_FACTOR, LEAST_ADDED, representable
+from mcompress.compress.quantize.representable import LARGEST_FACTOR, LARGEST_LEAKY, LEAST_ADDED, LEAST_LEAKY, representable
 
 SHAPE = (1, 3, 8, 8)
 
@@ -28,6 +28,10 @@ class Dying(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.first(x)
         return 100.0 * y + self.last(torch.relu(self.dead(y)))
+
+
+def input_of(graph: fx.GraphModule) -> str:
+    return next(node.name for node in graph.graph.nodes if node.op == "placeholder")
 
 
 def test_no_factor_leaves_what_kernels_take() -> None:
@@ -51,8 +55,18 @@ def test_no_factor_leaves_what_kernels_take() -> None:
 def test_ordinary_scales_stay_as_they_are() -> None:
     torch.manual_seed(0)
     network, x = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 3, 3)).eval(), torch.rand(SHAPE)
-    ranges = {name: ActivationRange(0.01, 0) for name in ("input", "conv2d", "relu", "conv2d_1")}
-    assert representable(graph_of(export_program(network, x)), ranges) == ranges
+    graph = graph_of(export_program(network, x))
+    ranges = {name: ActivationRange(0.01, 0) for name in (input_of(graph), "conv2d", "relu", "conv2d_1")}
+    assert representable(graph, ranges) == ranges
+
+
+@pytest.mark.parametrize(("slope", "largest"), [(0.2, LARGEST_LEAKY), (4.0, LARGEST_LEAKY / 4)])
+def test_leaky_relus_have_limits_of_their_own(slope: float, largest: float) -> None:
+    graph = graph_of(export_program(nn.Sequential(nn.LeakyReLU(slope)).eval(), torch.rand(SHAPE)))
+    fine = {input_of(graph): ActivationRange(1e-4, 0), "leaky_relu": ActivationRange(1.0, 0)}
+    assert representable(graph, fine) == fine | {input_of(graph): ActivationRange(LEAST_LEAKY, 0)}
+    coarse = {input_of(graph): ActivationRange(1.0, 0), "leaky_relu": ActivationRange(1e-4, 0)}
+    assert representable(graph, coarse) == coarse | {"leaky_relu": ActivationRange(1.0 / largest, 0)}
 
 
 @pytest.mark.export

@@ -11,6 +11,7 @@ import pytest
 import torch
 from int8_plans import int8_plan
 from numpy.typing import NDArray
+from tflite_graphs import Made, packed, unpacked, write_tflite
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
@@ -230,6 +231,53 @@ def test_weights_of_another_network_are_not_taken_for_the_plans(case: Case) -> N
     lost = {item.what for item in found.fallbacks if "not in the file" in item.reason}
     assert {"conv2d", "conv2d_1", "conv2d_2", "conv2d_3", "conv_transpose2d"} <= lost
     assert all(one.reason and not one.stands_for for one in found.operators if one.kind in ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV"))
+
+
+def test_the_runtime_has_every_definition_that_is_written(tmp_path: Path) -> None:
+    from ai_edge_litert.interpreter import Interpreter
+
+    from mcompress.export.tflite_kinds import ARITHMETIC, BOUNDS, LIMITS, MOVING, WEIGHTED, version_of
+
+    kinds = sorted({*ARITHMETIC, *BOUNDS, *LIMITS, *MOVING, *WEIGHTED})
+    path = write_tflite(tmp_path / "m.tflite", [Made(kind, "x", "y") for kind in kinds], {"x": SHAPE, "y": SHAPE}, "x", "y")
+    model = unpacked(path)
+    for kind, code in zip(kinds, model.operatorCodes, strict=True):
+        code.version = version_of(kind)
+    path.write_bytes(packed(model))
+    with captured(tmp_path / "log.txt"):
+        Interpreter(model_path=str(path))  # looks up every operator; one that it has not is a ValueError
+    model.operatorCodes[kinds.index("RELU_0_TO_1")].version = 2
+    path.write_bytes(packed(model))
+    with captured(tmp_path / "log.txt"), pytest.raises(ValueError, match="'RELU_0_TO_1' version '2'"):
+        Interpreter(model_path=str(path))
+
+
+class Clamped(nn.Module):
+    """A clamp of a value that is read unclipped too, so that it cannot be left to the range of the tensor."""
+
+    def __init__(self, low: float, high: float) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.low, self.high = low, high
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x) * 4.0
+        clipped: Tensor = self.last(y.clamp(self.low, self.high)) + self.last(y)
+        return clipped
+
+
+@pytest.mark.parametrize(("low", "high", "kind"), [(0.0, 1.0, "RELU_0_TO_1"), (0.0, 6.0, "RELU6")])
+def test_a_clamp_is_an_int8_kernel_that_runtimes_have(low: float, high: float, kind: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Clamped(low, high).eval()
+    plan = int8_plan(model, images(3))
+    with captured(tmp_path / "log.txt"):
+        written = tflite.write(TFLiteConfig(), model, images(1)[0], plan, tmp_path / "clamped")
+    assert {one.kind: one.precision for one in written.operators if "clamp" in one.stands_for} == {kind: "int8"}
+    value = images(4)[3]
+    with torch.no_grad():
+        expected = reference_program(model, value, plan)(value)
+    assert sqnr_db(expected, run(written, value, tmp_path)) > 40.0
 
 
 def test_weights_that_do_not_fit_into_float16_stay_and_are_said(tmp_path: Path) -> None:

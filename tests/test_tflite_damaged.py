@@ -15,6 +15,7 @@ from mcompress.errors import ExportError
 from mcompress.export import tflite
 from mcompress.export.backend import captured
 from mcompress.export.tflite_check import check
+from mcompress.export.tflite_tensors import intermediates
 
 pytestmark = pytest.mark.export
 
@@ -93,6 +94,26 @@ def test_cut_and_changed_bytes_never_raise_anything_else(sound: Path, tmp_path: 
         except ExportError:
             refused += 1
     assert refused > 100
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        lambda path: tflite.load(path, 1).run(np.zeros((1, 3, 2, 2), np.float32)),
+        lambda path: intermediates(path, np.zeros((1, 2, 2, 3), np.float32)),
+    ],
+)
+def test_a_file_that_computes_in_doubles_is_to_be_exported_again(compute: Callable[[Path], object], tmp_path: Path) -> None:
+    """LiteRT loads such a file and refuses it when it computes."""
+    shapes = dict.fromkeys("xhky", (1, 2, 2, 3))
+    path = write_tflite(tmp_path / "old.tflite", [Made("CAST", "x", "h"), Made("ADD", "h h", "k"), Made("CAST", "k", "y")], shapes, "x", "y")
+    model = unpacked(path)
+    for tensor in model.subgraphs[0].tensors:
+        if tensor.name in (b"h", b"k"):
+            tensor.type = schema.TensorType.FLOAT64
+    path.write_bytes(packed(model))
+    with captured(tmp_path / "log.txt"), pytest.raises(ExportError, match=r"old\.tflite.*FLOAT64 is unsupported by op Add.*xport it again"):
+        compute(path)
 
 
 def test_a_missing_file_is_an_export_error(tmp_path: Path) -> None:

@@ -41,6 +41,10 @@ class Floor:
     sqnr_db: float = 0.0
     """Least output SQNR, dB."""
 
+    def __str__(self) -> str:
+        """What may be lost, in words."""
+        return f"at most {self.within:g} lost" + (f" and at least {self.sqnr_db:g} dB" if self.sqnr_db else "")
+
 
 @dataclass(frozen=True)
 class Tried:
@@ -56,6 +60,10 @@ class Tried:
         """Whether it is good enough."""
         return self.lost <= floor.within and self.sqnr_db >= floor.sqnr_db
 
+    def __str__(self) -> str:
+        """What it loses, in words."""
+        return f"{self.lost:.3g} of the task's metric is lost and the output has {self.sqnr_db:.1f} dB"
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -63,8 +71,10 @@ class Choice:
 
     taken: Tried
     tried: tuple[Tried, ...]
-    broken: int
-    """How many plans were rejected that are faster than the one taken."""
+    broken: int = 0
+    """How many plans that are faster than the one taken broke the floor; none where there is no floor."""
+    beaten: Tried | None = None
+    """The plan with the least predicted noise, where one of its rivals was taken because it turned out better."""
 
 
 Run = Callable[[Sequence[Solution]], list[Tried]]
@@ -76,30 +86,40 @@ def runner(
     samples: Callable[[], Iterable[Sample]],
     quality: Quality,
 ) -> Run:
-    """Executes assignments on samples, which are streamed anew each time, against the float network `reference`."""
+    """Executes assignments on samples, which are streamed anew each time, against the float network `reference`.
+
+    A sample for which the metric is not finite, as the PSNR of an all black picture that the float network gets exactly right, counts by its SQNR
+    alone. What is returned raises `StageError` if there is no sample, or no other than these: a plan that was never judged keeps nothing.
+    """
 
     def run(solutions: Sequence[Solution]) -> list[Tried]:
         networks = [network_of(solution.chosen) for solution in solutions]
-        signal, noise, lost, count = 0.0, [0.0] * len(networks), [0.0] * len(networks), 0
+        signal, noise, lost, count, judged = 0.0, [0.0] * len(networks), [0.0] * len(networks), 0, 0
         with torch.no_grad():
             for sample in samples():
                 expected = reference(sample.input)
                 before = quality(expected, sample.truth)
                 signal += float(expected.double().square().sum())
                 count += 1
+                judged += math.isfinite(before)
                 for index, network in enumerate(networks):
                     output = network(sample.input)
                     error = float((output.double() - expected.double()).square().sum())
                     noise[index] += error if math.isfinite(error) else math.inf
-                    lost[index] += before - quality(output, sample.truth) if math.isfinite(error) else math.inf
-        return [Tried(s, _sqnr_db(signal, n), quality_lost / max(count, 1)) for s, n, quality_lost in zip(solutions, noise, lost, strict=True)]
+                    if math.isfinite(before):
+                        lost[index] += before - quality(output, sample.truth) if math.isfinite(error) else math.inf
+        if not count:
+            raise StageError("the task gave no samples to run precision plans on, besides those for calibration; at least one is needed")
+        if not judged:
+            raise StageError(f"the task's metric of the float network is finite for none of the {count} samples that plans are run on; give others")
+        return [Tried(s, _sqnr_db(signal, n), quality_lost / judged) for s, n, quality_lost in zip(solutions, noise, lost, strict=True)]
 
     return run
 
 
 def fastest_within(problem: Problem, floor: Floor, run: Run) -> Choice:
     """The fastest plan that keeps the floor. Raises `StageError`, naming the best that can be reached, if none does."""
-    tried = run(_front(problem))
+    tried = run(front_of(problem))
     kept = [one for one in tried if one.keeps(floor)]
     if not kept:
         raise StageError(_unreachable(floor, tried))
@@ -133,14 +153,19 @@ def best_within(problem: Problem, latency_ms: float, run: Run, rivals: Sequence[
         raise StageError(
             f"no precision plan runs in {latency_ms:g} ms; the fastest reaches {reached}. Raise latency_ms, or make the network smaller first"
         )
-    able = [found, *(rival for rival in rivals if rival.latency_ms <= latency_ms)]
-    tried = run([*_front(problem), *able])
-    taken = max(tried[-len(able) :], key=lambda one: (one.sqnr_db, -one.solution.latency_ms))
-    return Choice(taken, tuple(sorted(tried, key=_order)), sum(_order(one) < _order(taken) for one in tried))
+    able = [found, *(rival for rival in rivals if rival.latency_ms <= latency_ms and rival.chosen != found.chosen)]
+    front = [one for one in front_of(problem) if one.chosen not in {other.chosen for other in able}]
+    tried = run([*able, *front])
+    optimal = tried[0]
+    taken = max(tried[: len(able)], key=lambda one: (one.sqnr_db, -one.solution.latency_ms))
+    return Choice(taken, tuple(sorted(tried, key=_order)), beaten=None if taken is optimal else optimal)
 
 
-def _front(problem: Problem) -> list[Solution]:
-    """Optimal plans from the fastest to the least noise, no two of one latency: the widest step of the front is halved until there are enough."""
+def front_of(problem: Problem) -> list[Solution]:
+    """Optimal plans from the fastest to the least noise, no two of one latency: the widest step of the front is halved until there are enough.
+
+    Raises `StageError` if the device's units can run none.
+    """
     fastest, cleanest = least_latency(problem, math.inf), least_noise(problem, math.inf)
     if fastest is None or cleanest is None:
         raise StageError("no assignment of precisions can be run on the device's units; allow other precisions or another unit")
@@ -162,8 +187,10 @@ def _front(problem: Problem) -> list[Solution]:
         between = least_latency(problem, math.sqrt(max(faster.noise, QUIET) * max(slower.noise, QUIET)))
         if between is None or between.latency_ms >= slower.latency_ms * (1 - SAME):
             finished.add(slower.latency_ms)
-            continue
-        found.insert(found.index(slower), between)
+        elif between.latency_ms <= faster.latency_ms * (1 + SAME):
+            found[found.index(faster)] = between  # as fast, with less noise
+        else:
+            found.insert(found.index(slower), between)
     return found
 
 
@@ -176,7 +203,8 @@ def _order(one: Tried) -> tuple[float, float]:
 
 
 def _unreachable(floor: Floor, tried: Sequence[Tried]) -> str:
-    best = min(tried, key=lambda one: (one.lost, -one.sqnr_db))
+    good = [one for one in tried if one.lost <= floor.within]  # these fail by their SQNR, and the others by what they lose
+    best = max(good, key=lambda one: one.sqnr_db) if good else min(tried, key=lambda one: (one.lost, -one.sqnr_db))
     wanted = f"within {floor.within:g} of the float network's quality" + (f" and {floor.sqnr_db:g} dB SQNR" if floor.sqnr_db else "")
     return (
         f"no precision plan keeps {wanted}; the best reachable loses {best.lost:.4g} and has {best.sqnr_db:.1f} dB "

@@ -220,6 +220,11 @@ def _allowed(
         raise StageError(
             f"no precision of {', '.join(precisions)} runs '{head.name}' ({kinds.kind_of(head)}) on {', '.join(unit.unit for unit in units)}"
         )
+    if able == ["fp16"] and not np.isfinite(half):
+        raise StageError(
+            f"'{head.name}' ({kinds.kind_of(head)}) has values beyond what FP16 holds (65504), and {' and '.join(unit.unit for unit in units)} can "
+            "run it in nothing else. Keep its values smaller when training, or plan for a unit that computes in FP32"
+        )
     return tuple(able)
 
 

@@ -1,7 +1,8 @@
 """A precision plan that the target gives: read, held against the network, and applied instead of one that the planner makes.
 
-Its precisions and its ranges are taken as they are. Recovery may have changed the network for which the ranges were measured, so the network that is
-recovered here, with the same steps, is compared under the plan with the network as it is, and the better one is used.
+Its precisions are taken as they are, and so are its ranges, unless the target asks for training (`distill_steps`), which may move them. Recovery may
+have changed the network for which the ranges were measured, so the network that is recovered here, with the same steps, is compared under the plan
+with the network as it is, and the better one is used.
 """
 
 from __future__ import annotations
@@ -9,10 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import cast
 
 import torch
-from pydantic import JsonValue
 from torch import Tensor, fx
 
 from mcompress.compress.quantize import kinds
@@ -132,22 +131,12 @@ def network_for(
     return candidate if kept else original, (*recovered.steps, RecoveryStep("use it for the given plan", before, after, kept))
 
 
-def details_of_given(details: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    """What details.json says of a plan that was given: nothing was chosen, so there is no front and no proof."""
-    planned_ms = cast("dict[str, dict[str, float]]", details["planned_ms"])
-    known: dict[str, JsonValue] = {
-        name: {unit: ms if math.isfinite(ms) else None for unit, ms in of_units.items()} for name, of_units in planned_ms.items()
-    }
-    return {**details, "given": True, "precision_front": [], "optimality_gap": None, "planned_ms": known}
-
-
 def doubts_about_given(problem: Problem, choice: Choice, final: Tried, floor: Floor) -> Iterator[Fallback]:
     """Where the given plan is not what the target asks for, or cannot be estimated. It is applied all the same."""
     what = "the given precision plan"
     if not final.keeps(floor):
-        wanted = f"at most {floor.within:g} lost" + (f" and at least {floor.sqnr_db:g} dB" if floor.sqnr_db else "")
-        seen = f"it loses {final.lost:.3g} of the task's metric and has {final.sqnr_db:.1f} dB; the target allows {wanted}"
-        yield Fallback(where="quantize", what=what, reason=f"{seen}. It is applied all the same, because it was given")
+        reason = f"{final}; the target allows {floor}. It is applied all the same, because it was given"
+        yield Fallback(where="quantize", what=what, reason=reason)
     for unit in problem.units:
         if not math.isfinite(problem.latency_on(unit, choice.taken.solution.chosen)):
             yield Fallback(

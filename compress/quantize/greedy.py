@@ -28,13 +28,17 @@ def greedy(problem: Problem, sensitivity: Sensitivity, latency_ms: float) -> Sol
 
 
 def expressible(problem: Problem, chosen: Sequence[Precision]) -> list[Precision]:
-    """The assignment as a file can say it: what has no weights and lies between INT8 operators on all sides is INT8."""
+    """The assignment as a file can say it: what the operator table has in one row has one precision, and what has no weights and lies between INT8
+    operators on all sides is INT8."""
     found = list(chosen)
     again = True
     while again:
+        for position, decision in enumerate(problem.decisions):
+            if decision.follows is not None and found[decision.follows] in decision.allowed:
+                found[position] = found[decision.follows]
         again = False
         for position, decision in enumerate(problem.decisions):
-            enclosed = decision.between and all(found[other] == "int8" for other in decision.between)
+            enclosed = decision.between and decision.follows is None and all(found[other] == "int8" for other in decision.between)
             if enclosed and found[position] != "int8" and "int8" in decision.allowed:
                 found[position], again = "int8", True
     return found

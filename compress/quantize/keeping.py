@@ -18,7 +18,7 @@ def kept_operators(module: fx.GraphModule, keep: Mapping[str, Precision]) -> dic
 
     A key is an operator's name (`conv2d_3`), a module's path (`blocks.0`, with all that is in it), or a pattern of paths (`blocks.*.project`). Of
     several that name one operator its own name counts, else the last. A ReLU that is fused into an operator is kept with it, and it with its ReLU.
-    Raises `StageError` for a key that names nothing.
+    Raises `StageError` for a key that names nothing, and for an operator and its ReLU that are to differ.
     """
     operators = kinds.operators(module.graph)
     names = {node.name for node in operators}
@@ -31,7 +31,12 @@ def kept_operators(module: fx.GraphModule, keep: Mapping[str, Precision]) -> dic
     for node in operators:
         if kinds.is_fused(node):
             source = node.all_input_nodes[0].name
-            precision = found.get(source) or found.get(node.name)
+            if keep.get(source, keep.get(node.name)) != keep.get(node.name, keep.get(source)):
+                raise StageError(
+                    f"the quantize stage keeps '{source}' in {keep[source]} and '{node.name}', which is fused into it, in {keep[node.name]}; the two "
+                    "have one precision. Name one of them"
+                )
+            precision = keep.get(source) or keep.get(node.name) or found.get(source) or found.get(node.name)
             if precision is not None:
                 found[source] = found[node.name] = precision
     return found

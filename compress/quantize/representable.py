@@ -1,9 +1,10 @@
 """Ranges that integer kernels can compute with.
 
 A kernel brings its sums to the scale of its result by one factor, and XNNPACK, which all mobile runtimes use, takes factors only within limits
-(`xnn_define_convolution_2d`, `xnn_define_add` and their like: below 2^8, and for additions at least 2^-10, for products 2^-16). A tensor that is
-nearly constant, such as the result of dead channels, has a scale so small that the factor leaves them: LiteRT's delegate then fails, or takes the
-process with it. Such a scale is made larger, which costs nothing: what lies below the other operand's rounding is lost in any case.
+(`xnn_define_convolution_2d`, `xnn_define_add` and their like: below 2^8, and for additions at least 2^-10, for products 2^-16; for LeakyReLU from
+2^-8 to 2^7, its slope included). A tensor that is nearly constant, such as the result of dead channels, has a scale so small that the factor leaves
+them: LiteRT's delegate then fails, or takes the process with it. Such a scale is made larger, which costs nothing: what lies below the other
+operand's rounding is lost in any case.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from mcompress.compress.quantize.plan import ActivationRange
 LARGEST_FACTOR = 2.0**7
 LEAST_ADDED = 2.0**-9
 LEAST_MULTIPLIED = 2.0**-15
+LEAST_LEAKY, LARGEST_LEAKY = 2.0**-7, 2.0**6
 """Each half or twice the kernels' own limit, so that no rounding of a scale crosses it."""
 LARGEST_BIAS = 2.0**30
 PASSES = 4
@@ -71,6 +73,10 @@ def _needed(module: fx.GraphModule, ranges: Mapping[str, ActivationRange]) -> It
             yield end, scales[0] * other / LARGEST_FACTOR
             for source in sources:
                 yield source, out * LEAST_MULTIPLIED / max(other if source is sources[0] else scales[0], 1e-30)
+        elif node.target == aten.leaky_relu.default:
+            slope = abs(float(node.args[1])) if len(node.args) > 1 and isinstance(node.args[1], int | float) else 0.0
+            yield end, scales[0] * max(slope, 1.0) / LARGEST_LEAKY
+            yield sources[0], out * LEAST_LEAKY
         else:
             for source, scale in zip(sources, scales, strict=True):
                 yield end, scale / LARGEST_FACTOR

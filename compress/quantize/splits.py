@@ -8,7 +8,18 @@ import torch
 from torch import fx
 
 aten = torch.ops.aten
-SPLITTING = {aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default}
+SPLITTING = {
+    aten.split.Tensor,
+    aten.split_with_sizes.default,
+    aten.split_with_sizes_copy.default,
+    aten.chunk.default,
+    aten.tensor_split.sections,
+    aten.tensor_split.indices,
+    aten.unsafe_split.Tensor,
+    aten.unsafe_split_with_sizes.default,
+    aten.unsafe_chunk.default,
+}
+"""What gives consecutive parts along one axis."""
 
 
 def spell_out_splits(graph: fx.Graph) -> None:
@@ -17,10 +28,11 @@ def spell_out_splits(graph: fx.Graph) -> None:
         if node.op != "call_function" or node.target is not operator.getitem or node.args[0].target not in SPLITTING:
             continue
         split, index = node.args
-        sizes = [int(part.shape[_dimension(split)]) for part in split.meta["val"]]
+        axis = _axis(split)
+        sizes = [int(part.shape[axis]) for part in split.meta["val"]]
         start = sum(sizes[:index])
         with graph.inserting_before(node):
-            part = graph.call_function(aten.slice.Tensor, (split.args[0], _dimension(split), start, start + sizes[index]))
+            part = graph.call_function(aten.slice.Tensor, (split.args[0], axis, start, start + sizes[index]))
         part.meta.update(node.meta)
         node.replace_all_uses_with(part)
         graph.erase_node(node)
@@ -28,6 +40,8 @@ def spell_out_splits(graph: fx.Graph) -> None:
             graph.erase_node(split)
 
 
-def _dimension(split: fx.Node) -> int:
+def _axis(split: fx.Node) -> int:
+    """Counted from the front."""
     found = split.args[2] if len(split.args) > 2 else split.kwargs.get("dim", 0)
-    return found if isinstance(found, int) else 0
+    axis: int = int(str(found)) % split.meta["val"][0].ndim
+    return axis

@@ -1,6 +1,6 @@
 """Runs one TFLite file on its inputs, inside the emulated machine: `python program.py request.json`.
 
-It stands alone, with numpy and tflite-runtime, and writes one line of JSON: an `Answer`. Mcompress imports it for the types only.
+It stands alone, with numpy and tflite-runtime, and writes one line of JSON: an `Answer`. Mcompress itself takes `replaced` and the types from it.
 """
 
 from __future__ import annotations
@@ -95,8 +95,8 @@ def answer(request: Request) -> Answer:
             interpreter.get_tensor(result["index"]).tofile(destination)
     except (RuntimeError, ValueError) as error:
         return {**said, "step": "run", "refused": str(error)}
-    operators, delegated = _counted(interpreter._get_ops_details())  # no public call lists operators
-    return {**said, "operators": operators, "delegated": delegated}
+    details = interpreter._get_ops_details()  # no public call lists operators
+    return {**said, "operators": len(_own(details)), "delegated": len(replaced(details))}
 
 
 def _opened(file: str, kernels: Kernels) -> Interpreter:
@@ -109,23 +109,27 @@ def _opened(file: str, kernels: Kernels) -> Interpreter:
     return interpreter
 
 
-def _counted(details: Sequence[dict[str, object]]) -> tuple[int, int]:
-    """Operators of the file, and those that delegates replace: everything between a delegate's outputs and its inputs."""
+def replaced(details: Sequence[dict[str, object]]) -> set[object]:
+    """Indices of the operators that delegates replace, of what `_get_ops_details` lists: everything between a delegate's outputs and its inputs."""
 
     def tensors(operator: dict[str, object], end: str) -> list[int]:
         return [int(index) for index in operator[end] if index >= 0]  # type: ignore[attr-defined]
 
-    own = [operator for operator in details if operator["op_name"] != "DELEGATE"]
-    makers = {tensor: operator for operator in own for tensor in tensors(operator, "outputs")}
-    replaced: set[object] = set()
+    makers = {tensor: operator for operator in _own(details) for tensor in tensors(operator, "outputs")}
+    found: set[object] = set()
     for delegate in (operator for operator in details if operator["op_name"] == "DELEGATE"):
         given, left = set(tensors(delegate, "inputs")), tensors(delegate, "outputs")
         while left:
             maker = makers.get(left.pop())
-            if maker is not None and maker["index"] not in replaced:
-                replaced.add(maker["index"])
+            if maker is not None and maker["index"] not in found:
+                found.add(maker["index"])
                 left += [tensor for tensor in tensors(maker, "inputs") if tensor not in given]
-    return len(own), len(replaced)
+    return found
+
+
+def _own(details: Sequence[dict[str, object]]) -> list[dict[str, object]]:
+    """The file's operators."""
+    return [operator for operator in details if operator["op_name"] != "DELEGATE"]
 
 
 if __name__ == "__main__":

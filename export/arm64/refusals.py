@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from functools import cache
 from pathlib import Path
 
 _TOO_NEW = re.compile(r"Didn't find op for builtin opcode '(?P<kind>\w+)' version '(?P<version>\d+)'")
@@ -19,12 +18,14 @@ def operator_versions(path: Path) -> Counter[tuple[str, int]]:
     """
     from ai_edge_litert import schema_py_generated as schema
 
+    from mcompress.export.tflite_edit import named
+
     model = schema.Model.GetRootAsModel(path.read_bytes(), 0)
     kinds = []
     for code in (model.OperatorCodes(index) for index in range(model.OperatorCodesLength())):
         number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
         custom = number == schema.BuiltinOperator.CUSTOM
-        name = (code.CustomCode() or b"").decode("utf-8", errors="replace") if custom else _names().get(number, f"BUILTIN_{number}")
+        name = (code.CustomCode() or b"").decode("utf-8", errors="replace") if custom else named("BuiltinOperator").get(number, f"BUILTIN_{number}")
         kinds.append((name, code.Version()))
     graphs = (model.Subgraphs(index) for index in range(model.SubgraphsLength()))
     return Counter(kinds[graph.Operators(index).OpcodeIndex()] for graph in graphs for index in range(graph.OperatorsLength()))
@@ -32,12 +33,14 @@ def operator_versions(path: Path) -> Counter[tuple[str, int]]:
 
 def refusal(runtime: str, said: str, versions: Counter[tuple[str, int]]) -> str:
     """What `said`, the runtime's message on loading, means; `versions` are the file's, from `operator_versions`."""
+    from mcompress.export.tflite_edit import named
+
     total = sum(versions.values())
     if found := _TOO_NEW.search(said):
         kind, version = found["kind"], int(found["version"])
         what, count = f"{kind} in version {version}", versions[kind, version]
     elif found := _UNKNOWN.search(said) or _CUSTOM.search(said):
-        kind = _names().get(int(found["kind"]), f"BUILTIN_{found['kind']}") if found["kind"].isdecimal() else found["kind"].strip()
+        kind = named("BuiltinOperator").get(int(found["kind"]), f"BUILTIN_{found['kind']}") if found["kind"].isdecimal() else found["kind"].strip()
         what, count = kind, sum(number for (one, _), number in versions.items() if one == kind)
     else:
         return f"{runtime} does not load it: {' '.join(said.split())}"
@@ -45,10 +48,3 @@ def refusal(runtime: str, said: str, versions: Counter[tuple[str, int]]) -> str:
         return f"{runtime} does not load it, and says what the file does not show: {' '.join(said.split())}"
     advice = "Apps that carry a runtime of that age cannot use the file; write the operator in an older version or without what is new in it"
     return f"{runtime} does not load it: it has no {what}, which {count} of the file's {total} operators are. {advice}"
-
-
-@cache
-def _names() -> dict[int, str]:
-    from ai_edge_litert import schema_py_generated as schema
-
-    return {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}

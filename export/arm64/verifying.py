@@ -19,7 +19,7 @@ from mcompress.export.arm64.agreement import STATED, Agreement, Limit, agreement
 from mcompress.export.arm64.emulation import PACKAGES, Answer, Emulation, find_emulation
 from mcompress.export.arm64.program import Kernels
 from mcompress.export.arm64.refusals import operator_versions, refusal
-from mcompress.export.bundle import read_manifest
+from mcompress.export.bundle import plain_facts, read_manifest
 from mcompress.export.manifest import ModelFile
 
 BACKEND = "tflite"
@@ -76,7 +76,7 @@ def verify_on_arm64(bundle: Path, *, ways: Sequence[Way] = WAYS) -> list[dict[st
 
 def _sides(bundle: Path, file: ModelFile) -> tuple[Side, ...]:
     """This machine's outputs, where it has a runtime, and those of the bundle where they are others."""
-    given, result = _facts(file, "in"), _facts(file, "out")
+    given, result = plain_facts(file.inputs[0]), plain_facts(file.outputs[0])
     stored = tuple(replay.read_raw(bundle / vector.expected_bin, result) for vector in file.vectors)
     stored_from = f"the vectors ({file.vectors[0].expected_from})" if file.vectors else ""
     vectors = Side(stored_from, stored, same_file=False)
@@ -92,7 +92,7 @@ def _sides(bundle: Path, file: ModelFile) -> tuple[Side, ...]:
 
 
 def _row(bundle: Path, emulation: Emulation, file: ModelFile, way: Way, sides: Sequence[Side]) -> dict[str, JsonValue]:
-    result = _facts(file, "out")
+    result = plain_facts(file.outputs[0])
     with tempfile.TemporaryDirectory(prefix="mcompress-") as name:
         outputs = [Path(name) / f"{index}.bin" for index in range(len(file.vectors))]
         answer = emulation.ask(
@@ -161,16 +161,4 @@ def _as_row(
         "runtime": answer.runtime if answer is not None else None,
         "operators": answer.operators if answer is not None else None,
         "delegated": answer.delegated if answer is not None else None,
-    }
-
-
-def _facts(file: ModelFile, end: str) -> replay.Facts:
-    facts = file.inputs[0] if end == "in" else file.outputs[0]
-    return {
-        "name": facts.name,
-        "shape": list(facts.shape),
-        "dtype": facts.dtype,
-        "layout": facts.layout,
-        "scale": facts.scale,
-        "zero_point": facts.zero_point,
     }

@@ -8,16 +8,20 @@ import numpy as np
 
 from mcompress.errors import ExportError
 from mcompress.export.mil.program import Operation
-from mcompress.export.mil.types import Array, FloatArray
+from mcompress.export.mil.types import NUMPY, Array, FloatArray
 
 Given = Array | str | tuple[str, ...]
 
 
 class Arguments:
-    """What an operation reads. All methods raise `ExportError` for an argument that is missing or of another kind."""
+    """What an operation reads. All methods raise `ExportError` for an argument that is missing or of another kind.
+
+    An operator reads every argument that it knows, or says that it is `without_meaning`; `check_all_known` refuses what is left.
+    """
 
     def __init__(self, operation: Operation, given: Mapping[str, tuple[Given, ...]]) -> None:
         self._operation, self._given = operation, given
+        self._known: set[str] = set()
 
     @property
     def out_shape(self) -> tuple[int | None, ...]:
@@ -59,7 +63,7 @@ class Arguments:
 
     def several(self, name: str) -> list[Array]:
         """All arrays of an argument that takes several, as they are kept."""
-        values = self._given.get(name, ())
+        values = self._all(name)
         if not values or not all(isinstance(value, np.ndarray) for value in values):
             raise self.wrong(f"its argument {name} must be arrays")
         return [value for value in values if isinstance(value, np.ndarray)]
@@ -91,6 +95,23 @@ class Arguments:
             raise self.wrong(f"its argument {name} must be a text")
         return value
 
+    def dtype(self, name: str, default: str | None = None) -> np.dtype[np.generic]:
+        """What values of the type that a text names are kept in."""
+        wanted = self.text(name, default)
+        if wanted not in NUMPY:
+            raise self.wrong(f"its {name} is '{wanted}'; known are {', '.join(sorted(NUMPY))}")
+        return NUMPY[wanted]
+
+    def without_meaning(self, *names: str) -> None:
+        """Arguments that the operator knows, and that change nothing here, given or not."""
+        self._known.update(names)
+
+    def check_all_known(self) -> None:
+        """Raise `ExportError` naming the arguments that the operator, computed before, passed over: its result would be a guess."""
+        strange = sorted(name for name, values in self._given.items() if values and name not in self._known)
+        if strange:
+            raise self.wrong(f"it has arguments that are not known here: {', '.join(strange)}. Only Core ML itself can run this program")
+
     def wrong(self, what: str) -> ExportError:
         """An error that says which operation it is."""
         return ExportError(f"{self._operation.type} '{self._operation.name}' ({self._operation.place}): {what}")
@@ -102,10 +123,14 @@ class Arguments:
         return value.reshape(())
 
     def _one(self, name: str) -> Given:
-        values = self._given.get(name, ())
+        values = self._all(name)
         if len(values) != 1:
             raise self.wrong(f"it needs one {name} and has {len(values)}")
         return values[0]
+
+    def _all(self, name: str) -> tuple[Given, ...]:
+        self._known.add(name)
+        return self._given.get(name, ())
 
 
 Operator = Callable[[Arguments], "Array | tuple[Array, ...]"]

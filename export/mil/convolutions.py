@@ -100,6 +100,7 @@ def _transposed_windows(arguments: Arguments, x: tuple[int, ...], weight: tuple[
     kernel, strides, dilations = list(weight[2:]), arguments.integers("strides", ones), arguments.integers("dilations", ones)
     full = [(count - 1) * stride + (k - 1) * dilation + 1 for count, stride, k, dilation in zip(x[2:], strides, kernel, dilations, strict=True)]
     kind = arguments.text("pad_type", "valid")
+    arguments.without_meaning("pad")  # unless custom: converters write zeros
     pad = arguments.integers("pad", [0] * 2 * len(kernel)) if kind == "custom" else [0] * 2 * len(kernel)
     sizes = [size - front - back for size, front, back in zip(full, pad[0::2], pad[1::2], strict=True)]
     if kind == "same":

@@ -59,7 +59,7 @@ def check_operators(program: MilProgram) -> None:
 
 def _unknown(block: Block) -> Iterator[Operation]:
     for operation in block.operations:
-        if operation.type != "const" and operation.type not in OPERATORS:
+        if operation.type != "const" and (operation.type not in OPERATORS or operation.blocks):  # none of those computed here has blocks
             yield operation
         for inner in operation.blocks:
             yield from _unknown(inner)
@@ -135,8 +135,7 @@ def _results(operation: Operation, values: Mapping[str, Given], arithmetic: Arit
     given = {
         name: tuple(values[item] if isinstance(item, str) else _held(item, arithmetic) for item in items) for name, items in operation.inputs.items()
     }
-    if is_constant(operation):
-        given |= {name: (_held(value, arithmetic),) for name, value in operation.attributes.items()}
+    given |= {name: (_held(value, arithmetic),) for name, value in operation.attributes.items()}
     arguments = Arguments(operation, given)
     try:
         with np.errstate(all="ignore"):  # infinities and NaN are results like others
@@ -145,15 +144,17 @@ def _results(operation: Operation, values: Mapping[str, Given], arithmetic: Arit
         raise arguments.wrong(
             f"its arguments do not fit together ({problem}); the package was edited, or this reading of the operator is wrong"
         ) from problem
+    arguments.check_all_known()
     results = results if isinstance(results, tuple) else (results,)
-    if len(results) < len(operation.outputs):
+    if len(results) != len(operation.outputs):
         raise arguments.wrong(f"it gives {len(results)} results, and the file states {len(operation.outputs)}")
     kept: dict[str, Given] = {}
-    for output, result in zip(operation.outputs, results, strict=False):
+    for output, result in zip(operation.outputs, results, strict=True):
         if not output.type.fits(result.shape):
             raise arguments.wrong(f"it gives an array of shape {result.shape}, and the file states {output.type}")
-        if result.dtype.kind == "f" and output.type.dtype not in FLOATS:
-            raise arguments.wrong(f"it gives floating-point numbers, and the file states {output.type}")
+        floats = result.dtype.kind == "f"
+        if floats != (output.type.dtype in FLOATS) or (not floats and result.dtype != output.type.numpy_dtype()):
+            raise arguments.wrong(f"it gives {result.dtype} numbers, and the file states {output.type}")
         kept[output.name] = _kept(result, output.type, arithmetic)
     return kept
 

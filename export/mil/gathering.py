@@ -11,7 +11,7 @@ from mcompress.export.mil.types import Array
 def gather(arguments: Arguments) -> Array:
     """Slices along an axis, one per index; with `batch_dims`, per batch."""
     x, axis = arguments.stored("x"), arguments.integer("axis", 0) % arguments.stored("x").ndim
-    indices = _checked(arguments, "indices", x.shape[axis])
+    indices = _along_axis(arguments, x.shape[axis])
     batch = arguments.integer("batch_dims", 0)
     if not batch:
         return np.take(x, indices, axis=axis)
@@ -23,15 +23,13 @@ def gather(arguments: Arguments) -> Array:
 def gather_along_axis(arguments: Arguments) -> Array:
     """One element per index, along an axis."""
     x, axis = arguments.stored("x"), arguments.integer("axis", 0)
-    return np.take_along_axis(x, _checked(arguments, "indices", x.shape[axis]), axis)
+    return np.take_along_axis(x, _along_axis(arguments, x.shape[axis]), axis)
 
 
 def gather_nd(arguments: Arguments) -> Array:
     """Slices at the places that the last axis of the indices names."""
-    x, indices, batch = arguments.stored("x"), arguments.stored("indices").astype(np.int64), arguments.integer("batch_dims", 0)
-    depth = indices.shape[-1]
-    if np.any(indices < -np.array(x.shape[batch : batch + depth])) or np.any(indices >= np.array(x.shape[batch : batch + depth])):
-        raise arguments.wrong(f"an index lies outside an array of shape {x.shape}")
+    x, batch = arguments.stored("x"), arguments.integer("batch_dims", 0)
+    indices = _places(arguments, x.shape[batch:])
     if not batch:
         return np.asarray(x[tuple(np.moveaxis(indices, -1, 0))])
     outer = x.shape[:batch]
@@ -52,7 +50,7 @@ _COMBINED: dict[str, np.ufunc] = {
 def scatter(arguments: Arguments) -> Array:
     """Slices of the data along an axis replaced by, or combined with, the updates."""
     data, axis = arguments.array("data").copy(), arguments.integer("axis", 0) % arguments.stored("data").ndim
-    indices = _checked(arguments, "indices", data.shape[axis])
+    indices = _along_axis(arguments, data.shape[axis])
     _put(arguments, data, (slice(None),) * axis + (indices,), arguments.array("updates"))
     return data
 
@@ -60,7 +58,7 @@ def scatter(arguments: Arguments) -> Array:
 def scatter_along_axis(arguments: Arguments) -> Array:
     """One element of the data per index, along an axis."""
     data, axis = arguments.array("data").copy(), arguments.integer("axis", 0) % arguments.stored("data").ndim
-    indices = _checked(arguments, "indices", data.shape[axis])
+    indices = _along_axis(arguments, data.shape[axis])
     places: list[Array] = list(np.indices(indices.shape))
     places[axis] = indices
     _put(arguments, data, tuple(places), arguments.array("updates"))
@@ -69,16 +67,14 @@ def scatter_along_axis(arguments: Arguments) -> Array:
 
 def scatter_nd(arguments: Arguments) -> Array:
     """Slices of the data at the places that the last axis of the indices names."""
-    data, indices = arguments.array("data").copy(), arguments.stored("indices").astype(np.int64)
-    limits = np.array(data.shape[: indices.shape[-1]])
-    if np.any(indices < -limits) or np.any(indices >= limits):
-        raise arguments.wrong(f"an index lies outside an array of shape {data.shape}")
+    data = arguments.array("data").copy()
+    indices = _places(arguments, data.shape)
     _put(arguments, data, tuple(np.moveaxis(indices, -1, 0)), arguments.array("updates"))
     return data
 
 
 def _put(arguments: Arguments, data: Array, places: tuple[Array | slice, ...], updates: Array) -> None:
-    mode = arguments.text("mode", "update")
+    mode = arguments.text("mode", "add")
     if mode == "update":
         data[places] = updates
     elif mode in _COMBINED:
@@ -87,11 +83,26 @@ def _put(arguments: Arguments, data: Array, places: tuple[Array | slice, ...], u
         raise arguments.wrong(f"its mode is '{mode}'; known are update, {', '.join(_COMBINED)}")
 
 
-def _checked(arguments: Arguments, name: str, size: int) -> Array:
-    indices = arguments.stored(name).astype(np.int64)
+def _along_axis(arguments: Arguments, size: int) -> Array:
+    """Indices of an axis of that size."""
+    indices = _indices(arguments)
     if indices.size and (indices.min() < -size or indices.max() >= size):
         raise arguments.wrong(f"its indices run from {indices.min()} to {indices.max()}, and the axis has {size} elements")
     return indices
+
+
+def _places(arguments: Arguments, shape: tuple[int, ...]) -> Array:
+    """Indices whose last axis names a place on the first axes of that shape."""
+    indices = _indices(arguments)
+    limits = np.array(shape[: indices.shape[-1]])
+    if np.any(indices < -limits) or np.any(indices >= limits):
+        raise arguments.wrong(f"an index lies outside an array of shape {shape}")
+    return indices
+
+
+def _indices(arguments: Arguments) -> Array:
+    arguments.without_meaning("validate_indices")  # they are always checked
+    return arguments.stored("indices").astype(np.int64)
 
 
 OPERATORS: dict[str, Operator] = {

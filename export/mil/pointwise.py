@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from mcompress.export.mil.arguments import Arguments, Operator
-from mcompress.export.mil.types import NUMPY, Array, FloatArray
+from mcompress.export.mil.types import Array, FloatArray
 
 
 def _unary(function: Callable[[Array], Array]) -> Operator:
@@ -136,14 +136,12 @@ def select(arguments: Arguments) -> Array:
 
 def cast(arguments: Arguments) -> Array:
     """To another type; floating-point numbers lose their fraction on the way to an integer. Half precision is made by the evaluator's rounding."""
-    x, dtype = arguments.array("x"), arguments.text("dtype")
-    if dtype == "bool":
+    x, dtype = arguments.array("x"), arguments.dtype("dtype")
+    if dtype.kind == "b":
         return np.asarray(x != 0)
-    if dtype in ("fp16", "fp32"):
+    if dtype == np.float16:
         return x.astype(np.float32)
-    if dtype not in NUMPY:
-        raise arguments.wrong(f"it casts to '{dtype}'; known are {', '.join(sorted(NUMPY))}")
-    return (np.trunc(x) if x.dtype.kind == "f" else x).astype(NUMPY[dtype])
+    return (np.trunc(x) if x.dtype.kind == "f" and dtype.kind != "f" else x).astype(dtype)
 
 
 def identity(arguments: Arguments) -> Array:

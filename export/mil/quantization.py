@@ -48,6 +48,7 @@ def _dequantized(arguments: Arguments, name: str) -> FloatArray:
 def _along(arguments: Arguments, name: str, x: Array) -> FloatArray:
     """A scalar, or a vector ready to broadcast along `axis`."""
     value = arguments.floats(name)
+    arguments.without_meaning("axis")  # of scalars
     if value.ndim == 0 or value.size == 1:
         return value.reshape(())
     axis = arguments.integer("axis") % x.ndim
@@ -76,6 +77,7 @@ def constexpr_lut_to_dense(arguments: Arguments) -> Array:
         return np.asarray(lut[(stream << np.arange(bits, dtype=np.uint8)).sum(axis=1)].reshape(shape))
     tables = _blown_up(lut, (*indices.shape, *lut.shape[-2:]))
     taken = np.take_along_axis(tables, indices.astype(np.int64)[..., None, None], axis=-2)[..., 0, :]
+    arguments.without_meaning("vector_axis")  # of tables of single values
     if taken.shape[-1] == 1:
         return taken[..., 0]
     axis = arguments.integer("vector_axis") % indices.ndim
@@ -99,7 +101,9 @@ def constexpr_sparse_to_dense(arguments: Arguments) -> Array:
 
 
 def constexpr_cast(arguments: Arguments) -> Array:
-    """A constant kept in half precision."""
+    """A constant kept in half precision, to fp32."""
+    if (wanted := arguments.text("output_dtype", "fp32")) != "fp32":
+        raise arguments.wrong(f"its output_dtype is '{wanted}'; known is fp32")
     return arguments.floats("source_val")
 
 

@@ -47,8 +47,9 @@ class PackageReader:
         functions = {MAIN if name == default else str(name): self._function(str(name), function) for name, function in sorted(stored.items())}
         main = functions[MAIN]
         inputs, outputs = self._features(described.input), self._features(described.output)
-        self._check_interface("takes", inputs, {value.name for value in main.inputs})
-        self._check_interface("gives", outputs, set(main.block.outputs))
+        types = main.types()
+        self._check_interface("takes", inputs, {value.name: value.type for value in main.inputs})
+        self._check_interface("gives", outputs, {name: types[name] for name in main.block.outputs})
         return MilProgram(self._path, int(model.specificationVersion), inputs, outputs, functions)
 
     def _model(self) -> Message:
@@ -92,10 +93,15 @@ class PackageReader:
             found.append(Value(str(feature.name), ValueType(dtype, tuple(int(size) for size in array.shape))))
         return tuple(found)
 
-    def _check_interface(self, does: str, described: tuple[Value, ...], of_function: set[str]) -> None:
+    def _check_interface(self, does: str, described: tuple[Value, ...], of_function: Mapping[str, ValueType]) -> None:
         names = {value.name for value in described}
-        if names != of_function:
+        if names != of_function.keys():
             raise self._wrong(f"the model {does} {sorted(names)}, its function {sorted(of_function)}")
+        for value in described:
+            stated = of_function[value.name]
+            sizes = tuple(size or 0 for size in value.type.shape)
+            if stated.dtype != value.type.dtype or (sizes and not stated.fits(sizes)):
+                raise self._wrong(f"the model {does} '{value.name}' as {value.type}, its function as {stated}")
 
     def _function(self, name: str, function: Message) -> Function:
         specializations = dict(function.block_specializations.items())

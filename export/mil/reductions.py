@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from mcompress.export.mil.arguments import Arguments, Operator
-from mcompress.export.mil.types import NUMPY, Array, FloatArray
+from mcompress.export.mil.types import Array, FloatArray
 
 
 class _Reduction(Protocol):
@@ -46,9 +46,8 @@ def _argument(function: Callable[[Array, int], Array]) -> Operator:
     def run(arguments: Arguments) -> Array:
         x, axis = arguments.array("x"), arguments.integer("axis", -1)
         found = np.asarray(function(x, axis))
-        return (np.expand_dims(found, axis) if arguments.flag("keep_dims", default=False) else found).astype(
-            NUMPY[arguments.text("output_dtype", "int32")]
-        )
+        kept = np.expand_dims(found, axis) if arguments.flag("keep_dims", default=False) else found
+        return kept.astype(arguments.dtype("output_dtype", "int32"))
 
     return run
 
@@ -82,11 +81,12 @@ def topk(arguments: Arguments) -> tuple[Array, ...]:
     """The k largest (or smallest) along one axis and where they are; among equal ones the first."""
     x, axis, k = arguments.stored("x"), arguments.integer("axis", -1), arguments.integer("k", 1)
     order = _ordered(x, axis, ascending=arguments.flag("ascending", default=False))
+    arguments.without_meaning("sort", "output_indices_dtype")  # without `sort` any order is right; without indices they have no type
     places = np.take(order, np.arange(x.shape[axis] if k == -1 else k), axis=axis)
     values = np.take_along_axis(x, places, axis)
     if not arguments.flag("return_indices", default=True):
         return (values,)
-    return values, places.astype(NUMPY[arguments.text("output_indices_dtype", "int32")])
+    return values, places.astype(arguments.dtype("output_indices_dtype", "int32"))
 
 
 def argsort(arguments: Arguments) -> Array:
@@ -130,10 +130,11 @@ def l2_norm(arguments: Arguments) -> Array:
 
 
 def local_response_norm(arguments: Arguments) -> Array:
-    """x / (k + alpha / size * sum of squares of `size` channels around)^beta."""
+    """x / (k + alpha / size * sum of squares of `size` channels around)^beta, for odd sizes."""
     x, size = arguments.floats("x"), arguments.integer("size")
-    front = (size - 1) // 2
-    squares = np.pad(x * x, [(0, 0), (front, size - 1 - front)] + [(0, 0)] * (x.ndim - 2))
+    if size % 2 != 1:
+        raise arguments.wrong(f"its size is {size}; on which side of a channel an even number has one more is not documented")
+    squares = np.pad(x * x, [(0, 0), (size // 2, size // 2)] + [(0, 0)] * (x.ndim - 2))
     total = sum((squares[:, offset : offset + x.shape[1]] for offset in range(size)), np.zeros_like(x))
     base = np.float32(arguments.number("k", 1.0)) + np.float32(arguments.number("alpha", 1e-4) / size) * total
     return x / base ** np.float32(arguments.number("beta", 0.75))

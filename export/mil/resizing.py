@@ -106,6 +106,8 @@ def resample(arguments: Arguments) -> Array:
     """An image (N, C, H, W) at coordinates (N, H2, W2, 2), x before y: PyTorch's `grid_sample`."""
     x, places = arguments.floats("x"), arguments.array("coordinates").astype(np.float64)
     kind, align = arguments.text("coordinates_mode"), arguments.flag("align_corners", default=True)
+    if kind not in ("unnormalized", "normalized_minus_one_to_one", "normalized_zero_to_one"):
+        raise arguments.wrong(f"its coordinates_mode is '{kind}'; known are unnormalized, normalized_minus_one_to_one, normalized_zero_to_one")
     mode, padding, value = arguments.text("sampling_mode"), arguments.text("padding_mode"), np.float32(arguments.number("padding_value", 0.0))
     coordinates = []
     for number, size in ((0, x.shape[3]), (1, x.shape[2])):
@@ -147,7 +149,7 @@ def _brought_inside(arguments: Arguments, place: Grid, size: int, padding: str, 
         low, span = (0.0, float(size - 1)) if around_pixels else (-0.5, float(size))
         if span == 0:
             return np.zeros_like(place)
-        folded = np.abs((place - low) % (2 * span) - 0)
+        folded = (place - low) % (2 * span)
         return np.clip(np.where(folded > span, 2 * span - folded, folded) + low, 0, size - 1)
     raise arguments.wrong(f"its padding_mode is '{padding}'; known are constant, border, reflection, symmetric")
 

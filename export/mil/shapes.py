@@ -74,6 +74,8 @@ def split(arguments: Arguments) -> tuple[Array, ...]:
     x, axis = arguments.stored("x"), arguments.integer("axis")
     if arguments.has("split_sizes"):
         sizes = arguments.integers("split_sizes")
+        if arguments.integer("num_splits", len(sizes)) != len(sizes):
+            raise arguments.wrong(f"parts of {sizes} are not as many as its num_splits, {arguments.integer('num_splits')}")
     else:
         count = arguments.integer("num_splits")
         sizes = [x.shape[axis] // count] * count
@@ -136,6 +138,7 @@ def pad(arguments: Arguments) -> Array:
     if mode == "constant":
         value = x.dtype.type(arguments.number("constant_val", 0.0))
         return np.pad(x, pairs, constant_values=value)
+    arguments.without_meaning("constant_val")
     if mode == "reflect":
         return np.pad(x, pairs, mode="reflect")
     if mode == "replicate":

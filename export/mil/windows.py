@@ -52,6 +52,7 @@ def windows_of(arguments: Arguments, sizes: Sequence[int], kernel: Sequence[int]
     ones = [1] * len(kernel)
     strides, dilations = arguments.integers("strides", ones), arguments.integers("dilations", ones)
     kind = arguments.text("pad_type", "valid")
+    arguments.without_meaning("pad")  # unless custom: converters write zeros
     if kind == "custom":
         pad = arguments.integers("pad", [0] * 2 * len(kernel))
         before, after = pad[0::2], pad[1::2]

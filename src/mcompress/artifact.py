@@ -73,13 +73,13 @@ def save_output(output: StageOutput, folder: Path) -> None:
         (folder / "plan.json").write_text(output.plan.to_json(), encoding="utf-8")
     if output.recovered:
         save_file({name: value.detach().cpu().contiguous().clone() for name, value in output.recovered.items()}, folder / RECOVERED)
-    (folder / "details.json").write_text(json.dumps(output.details), encoding="utf-8")
+    (folder / "details.json").write_text(json.dumps(output.details, allow_nan=False), encoding="utf-8")
     record: dict[str, JsonValue] = {
         "digest": model_digest(output.spec, state, output.plan, output.recovered),
         "measurements": _MEASUREMENTS.dump_python(output.measurements, mode="json"),
         "fallbacks": _FALLBACKS.dump_python(output.fallbacks, mode="json"),
     }
-    (folder / "output.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+    (folder / "output.json").write_text(json.dumps(record, indent=1, allow_nan=False), encoding="utf-8")
 
 
 def load_artifact(folder: Path) -> Artifact:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
+from mcompress.export.stated import computed_by
 from mcompress.record import BudgetRecord, ExportRecord, ModelRecord
 from mcompress.targets.schema import Budget, How
 
@@ -65,11 +66,11 @@ def _quality(budget: Budget, teacher: ModelRecord, shipped: Sequence[ExportRecor
     floor = budget.quality
     if floor is None:
         return
-    executed = {record.file: record.quality[floor.metric] for record in shipped if floor.metric in record.quality}
-    worst = min(executed, key=lambda file: executed[file]) if executed else None
-    reached = executed[worst] if worst else None
+    executed = [record for record in shipped if floor.metric in record.quality]
+    worst = min(executed, key=lambda record: record.quality[floor.metric], default=None)
+    reached = worst.quality[floor.metric] if worst else None
     note = (
-        f"held-out mean, computed by {worst} in its runtime, the worst recommended file"
+        f"held-out mean, computed by {worst.file} {computed_by(worst).removeprefix('this file ')}, the worst recommended file"
         if worst
         else f"no recommended file could compute {floor.metric}"
     )

@@ -123,6 +123,11 @@ def _score(task: Task, run: Callable[[Sample], Tensor], pictures: Path | None, n
     return scores
 
 
+def scores_of(pictures: Mapping[str, PictureRecord]) -> Scores:
+    """Sample -> {metric: value} of what `score_file` gave."""
+    return {name: picture.quality for name, picture in pictures.items()}
+
+
 def mean(scores: Scores) -> dict[str, float]:
     """Mean over samples, per metric."""
     metrics = {metric for values in scores.values() for metric in values}

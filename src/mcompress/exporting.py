@@ -25,7 +25,7 @@ from mcompress.compress.quantize.simulate import Simulated
 from mcompress.console import Reporter
 from mcompress.environment import cpu_name, package_versions, thread_count
 from mcompress.errors import MissingBackendError
-from mcompress.evaluate import PARITY_INPUTS, References, Scores, mean, parity_inputs, score_file
+from mcompress.evaluate import PARITY_INPUTS, References, Scores, mean, parity_inputs, score_file, scores_of
 from mcompress.export import backend_of
 from mcompress.export.backend import FloatArray, Runner, Written, captured
 from mcompress.export.bundle import ExportedFile, TestVector
@@ -54,9 +54,13 @@ class ExportResult:
 
     record: ExportRecord
     file: ExportedFile
-    scores: Scores
     fallbacks: tuple[Fallback, ...]
     entry: Entry
+
+    @property
+    def scores(self) -> Scores:
+        """Held-out sample -> metric -> what the file computed is worth; empty for a file that was not executed."""
+        return scores_of(self.record.pictures)
 
 
 @dataclass(frozen=True)
@@ -156,7 +160,6 @@ def _write(made: Plan, network: Network, references: References, config: ExportC
         outputs = [runner.run(value) for value in inputs[:VECTORS]]
         if config.backend in BACKENDS.values():
             latency = profile(config.backend, written.path, shape, precision=_label(written), threads=1, seconds=config.profile_s)
-    scores = {name: picture.quality for name, picture in pictures.items()}
     walked, doubts = _walked(config, network, written, shape)
     record = ExportRecord(
         backend=config.backend,
@@ -170,7 +173,7 @@ def _write(made: Plan, network: Network, references: References, config: ExportC
         coverage=written.coverage,
         operators=tuple(OperatorRecord(**{name: getattr(one, name) for name in OperatorRecord.model_fields}) for one in written.operators),
         latency=latency,
-        quality=mean(scores) if scores else {},
+        quality=mean(scores_of(pictures)),
         quality_worst=quality_worst(pictures),
         fidelity=fidelity_of(pictures),
         pictures=pictures,
@@ -179,7 +182,7 @@ def _write(made: Plan, network: Network, references: References, config: ExportC
     with torch.no_grad():
         expected = [reference(torch.from_numpy(value)).numpy() for value in inputs[:VECTORS]]
     written = replace(written, fallbacks=(*written.fallbacks, *doubts, *proof.doubts))
-    _store(folder, record, written, scores, made, network, (inputs[:VECTORS], outputs, expected))
+    _store(folder, record, written, made, network, (inputs[:VECTORS], outputs, expected))
 
 
 def _walked(config: ExportConfig, network: Network, written: Written, shape: tuple[int, ...]) -> tuple[WalkedRecord | None, tuple[Fallback, ...]]:
@@ -226,7 +229,6 @@ def _store(
     folder: Path,
     record: ExportRecord,
     written: Written,
-    scores: Scores,
     made: Plan,
     network: Network,
     vectors: tuple[list[FloatArray], list[FloatArray | None], list[FloatArray]],
@@ -238,7 +240,6 @@ def _store(
         "path": written.path.name,
         "inputs": _PORTS.dump_python(inputs, mode="json"),
         "outputs": _PORTS.dump_python(outputs, mode="json"),
-        "scores": TypeAdapter(Scores).dump_python(scores, mode="json"),
         "fallbacks": _FALLBACKS.dump_python(written.fallbacks, mode="json"),
         "least_runtime": written.least_runtime,
         "names": [sample.name for sample in made.task.held_out()[:PARITY_INPUTS][:VECTORS]],
@@ -277,4 +278,4 @@ def _read(entry: Entry) -> ExportResult:
     fallbacks = _FALLBACKS.validate_python(facts["fallbacks"])
     if entry.rebuilt_because:
         fallbacks = (*fallbacks, Fallback(where="cache", what=f"{record.backend} {record.variant}", reason=entry.rebuilt_because))
-    return ExportResult(record, file, facts["scores"], fallbacks, entry)
+    return ExportResult(record, file, fallbacks, entry)

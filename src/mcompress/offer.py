@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mcompress.compress.quantize.plan import PrecisionPlan
+from mcompress.export.honoured import precision_of_steps, standing_for
 from mcompress.planning import Plan
 from mcompress.record import ExportRecord, OperatorRecord
 from mcompress.targets.device import Unit
@@ -93,10 +94,12 @@ def planned_precisions(table: OperatorTable, plan: PrecisionPlan | None, floats:
     """
     if plan is None:
         return floats
-    held = {name: operator.precision for operator in written for name in operator.stands_for}
-    of_row: dict[str, PrecisionName] = {
-        operator.row: next((p for p in PRECISIONS if p == held.get(operator.name)), operator.precision) for operator in plan.operators if operator.row
-    }
+    standing = standing_for(written)
+    of_row: dict[str, PrecisionName] = {}
+    for operator in plan.operators:
+        if operator.row:
+            held = precision_of_steps((step.precision for step in standing.get(operator.name, ())), operator.precision)
+            of_row[operator.row] = next((name for name in PRECISIONS if name == held), operator.precision)
     return {row.name: of_row.get(row.name, floats) for row in table.operators if row.macs or row.name in of_row}
 
 

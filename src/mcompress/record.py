@@ -190,28 +190,33 @@ class DivergenceRecord(Record):
     """The first operator of a file that leaves its tolerance, looked for when parity fails; `mcompress.export.divergence` says how."""
 
     operator: str
-    """In the precision plan; `all` where no single operator can be named."""
+    """In the precision plan; `NO_OPERATOR` where the file as a whole is not what its network is written as."""
     together: tuple[str, ...] = ()
-    """Operators of the plan that could not be told apart from it."""
+    """Operators of the plan that were computed with it, without a result that could be looked at between them."""
     in_file: str
-    """What the file calls it."""
+    """What the file calls it; empty where nothing in the file stands for it."""
     module: str
+    """Path of the module it came from; empty for the network itself."""
     kind: str
+    """As plans call it: `conv2d`."""
     precision: str
     """What the file holds."""
     planned: str | None
+    """None in a float file."""
     measure: str
-    value: float
+    value: float | None
+    """None where it is infinite, which JSON has no number for: against a result of zeros, or of values that are not finite."""
     limit: float
     alone: bool
-    """Whether it was recomputed from the file's own inputs to it; else differences in front of it have their part."""
+    """Whether it was recomputed from the file's own inputs to it, so that the error is its own; else it is where errors have grown too large."""
     suggestion: str
     not_seen: tuple[str, ...] = ()
     """Operators of the file in front of it that could not be looked at."""
 
     def sentence(self) -> str:
         """All of it, for people."""
-        numbers = f"{self.measure} {self.value:.3g}, limit {self.limit:.3g}; {self.suggestion}"
+        seen = "is infinitely far off" if self.value is None else f"{self.value:.3g}"
+        numbers = f"{self.measure} {seen}, limit {self.limit:.3g}; {self.suggestion}"
         if self.operator == NO_OPERATOR:
             return f"no single operator, but the file: {numbers}"
         together = f" (with {', '.join(self.together)})" if self.together else ""
@@ -280,7 +285,7 @@ class ExportRecord(Record):
     coverage: CoverageRecord
     latency: tuple[Measurement, ...] = ()
     quality: dict[str, float] = Field(default_factory=dict)
-    """Quality on held-out data computed by the exported file in its own runtime."""
+    """Quality on held-out data computed by the exported file, in `parity.runtime`."""
     quality_worst: dict[str, WorstPicture] = Field(default_factory=dict)
     """Metric -> the held-out picture that is worst by it."""
     fidelity: dict[str, Fidelity] = Field(default_factory=dict)

@@ -97,7 +97,7 @@ def make_record(
     records = offered(written, offers)
     best = best_of(offers)
     unit, variant, floats = (best.unit, best.variant, best.floats) if best else (made.unit, "mixed" if final.plan else "float", made.floats)
-    shown = _shown(exports, variant)
+    shown = _shown(exports, [record.shipped for record in records], variant)
     models = {
         "teacher": _model_record(made, teacher, None, unit, floats, scored["teacher"].scores),
         "student": _model_record(made, student, None, unit, floats, scored["student"].scores),
@@ -204,9 +204,9 @@ def _model_record(made: Plan, counted: Counted, plan: PrecisionPlan | None, unit
     )
 
 
-def _shown(exports: Sequence[ExportResult], variant: str) -> ExportResult | None:
-    """The file whose pictures and quality stand for the compressed network: the first executed one of the offered form, else of any."""
-    executed = [result for result in exports if result.scores]
+def _shown(exports: Sequence[ExportResult], shipped: Sequence[bool], variant: str) -> ExportResult | None:
+    """The file whose pictures and quality stand for the compressed network: the first executed and shipped one of the offered form, else of any."""
+    executed = [result for result, ships in zip(exports, shipped, strict=True) if result.scores and ships]
     return next((r for r in executed if r.record.variant == variant), executed[0] if executed else None)
 
 

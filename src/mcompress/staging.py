@@ -44,8 +44,9 @@ def run_stages(made: Plan, run_folder: Path, cache: Cache, force: Sequence[str],
     for name, stage in zip(made.target.stage_names(), made.target.stages, strict=True):
         previous = results[-1].artifact if results else None
         parts = made.key_parts(name, stage, parent)
-        remember = partial(_remember, cache, parts)
-        entry = cache.get(parts, partial(_compute, made, stage, previous, parts, run_folder, reporter, remember), force=name in force)
+        forced = name in force
+        remember = partial(_remember, cache, parts, forced=forced)
+        entry = cache.get(parts, partial(_compute, made, stage, previous, parts, run_folder, reporter, remember), force=forced)
         artifact = load_artifact(entry.folder)
         reporter.note(f"{name}: {_how_long(entry)}")
         if entry.rebuilt_because:
@@ -70,14 +71,22 @@ def _how_long(entry: Entry) -> str:
     return f"{entry.seconds:.0f} s{' since it was continued' if entry.continued else ''}"
 
 
-def _remember(cache: Cache, parts: dict[str, JsonValue], what: str, depends_on: dict[str, JsonValue], compute: Callable[[], str]) -> str:
-    """A text in an entry of its own, shared by all configurations of a stage."""
+def _remember(
+    cache: Cache,
+    parts: dict[str, JsonValue],
+    what: str,
+    depends_on: dict[str, JsonValue],
+    compute: Callable[[], str],
+    *,
+    forced: bool,
+) -> str:
+    """A text in an entry of its own, shared by all configurations of a stage; where the stage is `forced` it is computed again too."""
 
     def build(folder: Path, _work: Path) -> None:
         (folder / SHARED).write_text(compute(), encoding="utf-8")
 
     shared = {name: value for name, value in parts.items() if name not in ("config", "units", "budget", "ships_as")}
-    entry = cache.get({**shared, "name": f"{parts['name']}: {what}", "depends_on": depends_on}, build)
+    entry = cache.get({**shared, "name": f"{parts['name']}: {what}", "depends_on": depends_on}, build, force=forced)
     return (entry.folder / SHARED).read_text(encoding="utf-8")
 
 

@@ -44,7 +44,9 @@ class MomentSum:
         patches = patches_of(self._node, value, self._kernel)  # (G, n, positions)
         if patches.shape[2] > POSITIONS:
             patches = patches[:, :, torch.randperm(patches.shape[2], generator=generator)[:POSITIONS]]
-        first, second = patches.double().sum(2), (patches @ patches.transpose(1, 2)).double()
+        # In double precision before anything is multiplied: the squared mean is taken off later, and of a constant input nothing may be left.
+        wide = patches.double()
+        first, second = wide.sum(2), wide @ wide.transpose(1, 2)
         self._first = first if self._first is None else self._first + first
         self._second = second if self._second is None else self._second.add_(second)
         self._count += patches.shape[2]
