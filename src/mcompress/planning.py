@@ -34,7 +34,7 @@ from mcompress.targets.schema import SMALLEST_SIDE, Target
 from mcompress.targets.speeds import PrecisionName
 from mcompress.targets.stages import PruneConfig, QuantizeConfig, SearchConfig, StageConfig, TrainingConfig
 
-STAGE_VERSIONS = {"search": 4, "prune": 5, "distill": 3, "quantize": 2, "export": 6, "evaluate": 1}
+STAGE_VERSIONS = {"search": 4, "prune": 5, "distill": 3, "quantize": 3, "export": 7, "evaluate": 1}
 """Raised by hand when a stage's results change for the same inputs; part of every cache key."""
 STAGE_PACKAGES = {"search": ("optuna", "accelerate"), "prune": ("torch-pruning",), "distill": ("accelerate",), "quantize": ("torchao",)}
 """What a stage's result depends on besides torch."""
