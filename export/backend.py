@@ -9,6 +9,7 @@ import contextlib
 import errno
 import importlib.metadata
 import importlib.util
+import logging
 import os
 import platform
 import sys
@@ -16,7 +17,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TextIO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -161,13 +162,24 @@ def captured(log: Path) -> Iterator[None]:
         with log.open("a", encoding="utf-8", buffering=1) as stream:
             os.dup2(stream.fileno(), 1)
             os.dup2(stream.fileno(), 2)
-            with contextlib.redirect_stdout(stream), contextlib.redirect_stderr(stream):
-                yield
+            try:
+                with contextlib.redirect_stdout(stream), contextlib.redirect_stderr(stream):
+                    yield
+            finally:
+                _let_go(stream)
     finally:
         os.dup2(saved_out, 1)
         os.dup2(saved_err, 2)
         os.close(saved_out)
         os.close(saved_err)
+
+
+def _let_go(stream: TextIO) -> None:
+    """Libraries that set up their logging meanwhile took `stream` for standard error, and would write to it when it is closed."""
+    loggers = [logging.getLogger(), *(one for one in logging.root.manager.loggerDict.values() if isinstance(one, logging.Logger))]
+    for handler in (handler for one in loggers for handler in one.handlers):
+        if isinstance(handler, logging.StreamHandler) and handler.stream is stream:
+            handler.setStream(sys.stderr)
 
 
 def as_fallbacks(file: Path, found: tuple[OperatorFallback, ...]) -> tuple[Fallback, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib.util
+import logging
 import os
 import sys
 from pathlib import Path
@@ -69,6 +70,24 @@ def test_chatter_goes_to_the_log_even_below_python(tmp_path: Path, capfd: pytest
     content = log.read_text()
     assert all(line in content for line in ("from C, standard output", "from C, standard error", "from Python"))
     assert capfd.readouterr().out == "afterwards\n"
+
+
+def test_what_a_library_logs_afterwards_is_not_written_to_a_closed_log(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    library = logging.getLogger("a_library_that_logs")
+    with captured(tmp_path / "log.txt"):
+        handler = logging.StreamHandler()
+        library.addHandler(handler)
+        library.warning("within")
+    try:
+        library.warning("behind")
+        with captured(tmp_path / "second.txt"):
+            library.warning("again")
+    finally:
+        library.removeHandler(handler)
+    assert (tmp_path / "log.txt").read_text() == "within\n"
+    said = capfd.readouterr().err
+    assert "behind\n" in said
+    assert "closed file" not in said
 
 
 def test_errors_of_libraries_become_ours() -> None:
