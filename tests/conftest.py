@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import os
 import shutil
 import socket
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from mcompress.cli import COLLECT_AFTER
 from mcompress.compress.models.build import build
 from mcompress.compress.models.spec import ModelSpec
 from mcompress.compress.stage import StageContext
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from stand_in_device import StandInDevice
 
 SHAPE = (1, 3, 32, 32)
+gc.set_threshold(*COLLECT_AFTER)  # as in a run
 
 
 @pytest.fixture(autouse=True)

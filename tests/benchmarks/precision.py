@@ -16,7 +16,6 @@ import json
 import math
 import platform
 import random
-import resource
 import subprocess
 import sys
 import tempfile
@@ -48,6 +47,7 @@ from mcompress.compress.quantize.uniform import uniform_plan
 from mcompress.compress.tasks.super_resolution.task import SuperResolution
 from mcompress.compress.tasks.task import Sample
 from mcompress.environment import cpu_name
+from mcompress.export.agent.worker import peak_memory_mb
 from mcompress.targets.device_files import load_device
 from mcompress.targets.operators import OperatorTable
 
@@ -270,7 +270,7 @@ def use_memory(samples: int) -> None:
 
     ranges, _ = calibrate(graph, (one.input for one in stream()), "mse", (0.0, 1.0), samples, quiet)
     measure_sensitivity(graph, stream(), ranges, task.quality, samples, quiet)
-    sys.stdout.write(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3}\n")
+    sys.stdout.write(f"{peak_memory_mb()}\n")
 
 
 def main() -> None:
