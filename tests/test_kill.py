@@ -46,7 +46,7 @@ stages:
   - {stage: search, steps: 12, trials: 24, batch_size: 2, crop_size: 8, checkpoint_every_s: 0.001}
   - {stage: prune, latency_ratio: 0.99, importance_batches: 1}
   - {stage: distill, steps: 12, batch_size: 2, crop_size: 16, checkpoint_every_s: 0.001, feature: 0.1}
-  - {stage: quantize, samples: 2}
+  - {stage: quantize, samples: 2, sensitivity_samples: 1, verify_samples: 1}
 exports:
   - {backend: onnx}
 """

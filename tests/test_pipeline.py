@@ -40,7 +40,7 @@ stages:
   - {stage: prune, latency_ratio: 0.99, importance_batches: 1}
   - {stage: distill, steps: 6, batch_size: 2, crop_size: 16, checkpoint_every_s: 0.001, feature: 0.1,
      adversarial: 0.01, discriminator: 0.1, discriminator_features: 4}
-  - {stage: quantize, samples: 2}
+  - {stage: quantize, samples: 2, sensitivity_samples: 1, verify_samples: 1}
 exports:
   - {backend: onnx}
 """
