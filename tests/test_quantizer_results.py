@@ -50,17 +50,10 @@ def test_more_of_the_output_is_kept_at_the_same_share_of_int8(network: str) -> N
         assert row["sqnr_db"] >= best + MARGIN_DB
 
 
-SHUFFLED_SLOWLY = pytest.mark.xfail(strict=True, reason="our INT8 pixel shuffle costs 3 to 4 % in XNNPACK; peers dequantize first and move fp32")
+CASES = [(network, str(row["file"])) for network in sorted(NETWORKS) for row in rows(network, ours=True)]
 
 
-def cases() -> list[object]:
-    """Every artifact of ours; what falls short of the floor is named."""
-    found = [(network, str(row["file"])) for network in sorted(NETWORKS) for row in rows(network, ours=True)]
-    short = {("MFAGAN", "mcompress_executorch.pte"), ("RRDBNet-6", "mcompress_executorch.pte"), ("MFAGAN", "mcompress_tflite.tflite")}
-    return [pytest.param(*case, marks=SHUFFLED_SLOWLY if case in short else ()) for case in found]
-
-
-@pytest.mark.parametrize(("network", "file"), cases())
+@pytest.mark.parametrize(("network", "file"), CASES)
 def test_no_artifact_is_slower_than_the_fastest_peer_in_its_runtime(network: str, file: str) -> None:
     for row in (row for row in rows(network, ours=True) if row["file"] == file):
         peers = [peer for peer in rows(network, ours=False) if peer["runtime"] == row["runtime"]]
