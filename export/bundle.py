@@ -25,6 +25,9 @@ from mcompress.export.stated import computed_by, default_unit, postprocessing_of
 from mcompress.record import ExportRecord, Run
 from mcompress.targets.schema import Target
 
+_OF_THE_FILE = ("name", "shape", "dtype", "layout", "scale", "zero_point")
+"""What a file itself states of its tensors; their range and colours are known to the task only."""
+
 
 @dataclass(frozen=True)
 class TestVector:
@@ -133,6 +136,9 @@ def _verify_file(folder: Path, file: ModelFile) -> Result:
     facts, seen = plain_facts(file.outputs[0]), []
     try:
         runner = _load(file.backend, folder / file.path)
+        other = _other_tensor(file, runner)
+        if other is not None:
+            return Result(file.path, file.backend, "failed", None, None, other)
         for vector in file.vectors:
             got = runner.run(np.load(folder / vector.input_npy, allow_pickle=False))
             seen.append(replay.difference(got, replay.decode(replay.read_raw(folder / vector.expected_bin, facts), facts)))
@@ -147,6 +153,20 @@ def _verify_file(folder: Path, file: ModelFile) -> Result:
         return Result(file.path, file.backend, "not executed", None, None, "the bundle holds no vector for it")
     found = replay.verdict(_plain_file(file), seen)
     return found._replace(reason=f"{found.reason}; computed by the {EVALUATOR}") if runner.runtime.startswith(EVALUATOR) else found
+
+
+def _other_tensor(file: ModelFile, runner: Runner) -> str | None:
+    """The first input or output that is not what the manifest states: an app that feeds the file as the manifest says would get rubbish."""
+    for kind, stated, seen in (("input", file.inputs, runner.inputs), ("output", file.outputs, runner.outputs)):
+        if len(stated) != len(seen):
+            return f"it has {len(seen)} {kind}s; the manifest states {len(stated)}. Take the bundle again from where it was made"
+        for facts, port in zip(stated, seen, strict=True):
+            differing = [name for name in _OF_THE_FILE if getattr(facts, name) != getattr(port, name)]
+            if differing:
+                is_now = ", ".join(f"{name} {getattr(port, name)}" for name in differing)
+                should = ", ".join(f"{name} {getattr(facts, name)}" for name in differing)
+                return f"its {kind} '{port.name}' has {is_now}; the manifest states {should}. Take the bundle again from where it was made"
+    return None
 
 
 def _load(backend: str, path: Path) -> Runner:

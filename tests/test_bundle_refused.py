@@ -84,6 +84,26 @@ def test_a_vector_that_was_cut_fails_its_file_and_says_so(bundle: Path, part: st
     assert found.detail.endswith("Take the bundle again from where it was made")
 
 
+@pytest.mark.parametrize(
+    ("tensor", "stated", "detail"),
+    [
+        ("inputs", {"name": "picture"}, "its input 'input' has name input; the manifest states name picture"),
+        ("inputs", {"shape": [1, 3, 24, 24]}, "its input 'input' has shape (1, 3, 12, 12); the manifest states shape (1, 3, 24, 24)"),
+        (
+            "outputs",
+            {"dtype": "int8", "scale": 0.5, "zero_point": 3},
+            "its output 'output' has dtype float32, scale None, zero_point None; the manifest states dtype int8, scale 0.5, zero_point 3",
+        ),
+    ],
+)
+def test_a_file_with_other_tensors_than_stated_fails(bundle: Path, tensor: str, stated: dict[str, object], detail: str) -> None:
+    """As where a float file stands in the place of the int8 file: what it computes is close, and an app that feeds it int8 gets rubbish."""
+    rewrite(bundle, lambda data: data["files"][0][tensor][0].update(stated))
+    (found,) = verify_bundle(bundle)
+    assert found.verdict == "FAIL"
+    assert found.detail == f"{detail}. Take the bundle again from where it was made"
+
+
 def test_a_file_that_gives_no_numbers_fails_in_words_and_in_json(bundle: Path) -> None:
     vector = json.loads((bundle / "manifest.json").read_text())["files"][0]["vectors"][0]
     path = bundle / vector["input_npy"]

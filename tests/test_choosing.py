@@ -135,9 +135,9 @@ def test_a_floor_that_nothing_meets_names_the_best_that_can_be_reached(problem: 
     with pytest.raises(StageError) as caught:
         fastest_within(problem, Floor(least / 2), as_predicted)
     assert str(caught.value) == (
-        f"no precision plan keeps within {least / 2:g} of the float network's quality; the best reachable loses {least:.4g} and has "
-        f"{db(quietest.noise):.1f} dB ({quietest.latency_ms:.3g} ms on the planned units). Lower the floor (within, least_sqnr_db), or add a unit "
-        "that computes in FP32"
+        f"no precision plan keeps within {least / 2:g} of the float network's quality; the best reachable loses {least:.4g} of it and has "
+        f"{db(quietest.noise):.1f} dB ({quietest.latency_ms:.3g} ms on the planned units). Lower the floor (within, least_sqnr_db), take "
+        "operators out of keep, or add a unit that computes in FP32"
     )
 
     def lucky(solutions: Sequence[Solution]) -> list[Tried]:

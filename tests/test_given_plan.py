@@ -77,6 +77,7 @@ def test_a_bundles_plan_is_read_as_it_was_written(pristine_bundle: Path) -> None
         (("operators", 0, "precision"), "int4", r"operators\[0\]\.precision is 'int4': input should be 'int8', 'fp16' or 'fp32'"),
         (("operators", 0, "precison"), "int8", r"operators\[0\]\.precison is not known"),
         (("operators", 0, "name"), "", r"operators\[0\]\.name is '': string should have at least 1 character"),
+        (("operators", 0, "sqnr_db"), float("nan"), r"operators\[0\]\.sqnr_db is nan: input should be a finite number"),
         (("operators",), {}, "operators is a mapping: input should be"),
         (("operators",), [7], r"operators\[0\] is 7: "),
         (("ranges", "conv2d", "scale"), float("nan"), r"ranges\.conv2d\.scale is nan: input should be"),

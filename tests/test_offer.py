@@ -14,7 +14,7 @@ from mcompress.cache import Entry
 from mcompress.compress.quantize.plan import PlannedOperator, PrecisionPlan
 from mcompress.export.bundle import ExportedFile
 from mcompress.exporting import ExportResult
-from mcompress.offer import Offer, against_expectation, offered, planned_precisions, unplanned, withheld
+from mcompress.offer import Offer, against_expectation, make_offers, offered, planned_precisions, unplanned, withheld
 from mcompress.planning import Plan
 from mcompress.record import CoverageRecord, ExportRecord, ModelRecord, OperatorRecord, ParityRecord, PictureRecord, WalkedRecord
 from mcompress.recording import _shown
@@ -152,6 +152,19 @@ def test_quantization_that_does_not_pay_is_said(mixed_ms: float, what: str | Non
     said = list(against_expectation(planned("tflite"), [export("float"), export("mixed")], {"tflite": Offer(GPU, ms(8.0), ms(mixed_ms))}))
     assert [f.what for f in said] == ([] if what is None else [what])
     assert all(f"estimated {mixed_ms:.2f} ms on phone gpu, the float file 8.00 ms" in f.reason for f in said)
+
+
+def test_at_equal_speed_the_smaller_file_is_offered() -> None:
+    table = OperatorTable((row(name="a"),), 576)
+    plan = PrecisionPlan(operators=(PlannedOperator(name="conv2d", module="a", kind="conv2d", precision="fp32", reason="r", row="a"),), ranges={})
+    made = planned("tflite")
+    for sizes, variant, what in (((9_000, 8_000), "mixed", "INT8 saves no time"), ((8_000, 9_000), "float", "the float file is recommended")):
+        records = [export("float", size=sizes[0]), export("mixed", size=sizes[1])]
+        offers = make_offers(made, table, plan, records)
+        assert offers["tflite"].variant == variant
+        (said,) = against_expectation(made, records, offers)
+        assert said.what == what
+        assert said.reason.endswith("because it is smaller" if variant == "mixed" else "the mixed file is not smaller")
 
 
 @pytest.mark.parametrize(("mixed_ms", "keep", "shipped", "said"), [(4.0, False, True, None), (10.4, False, True, None),

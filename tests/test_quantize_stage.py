@@ -123,8 +123,8 @@ def planned_ms(output: StageOutput, what: str) -> float:
 
 def test_a_floor_that_nothing_meets_stops_the_stage_and_names_the_best(make_context: MakeContext) -> None:
     said = (
-        r"no precision plan keeps within 0 of the float network's quality and 119 dB SQNR; the best reachable loses -?[\d.e-]+ and has \d+\.\d dB "
-        r"\(.* ms on the planned units\)\. Lower the floor \(within, least_sqnr_db\), or add a unit"
+        r"no precision plan keeps within 0 of the float network's quality and 119 dB SQNR; the best reachable loses -?[\d.e-]+ of it "
+        r"and has \d+\.\d dB \(.* ms on the planned units\)\. Lower the floor \(within, least_sqnr_db\), take operators out of keep, or add a unit"
     )
     gpu = make_context(SPEC, planned_units=("gpu",))  # computes in FP16 at best
     with pytest.raises(StageError, match=said):

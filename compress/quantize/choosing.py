@@ -207,8 +207,9 @@ def _unreachable(floor: Floor, tried: Sequence[Tried]) -> str:
     best = max(good, key=lambda one: one.sqnr_db) if good else min(tried, key=lambda one: (one.lost, -one.sqnr_db))
     wanted = f"within {floor.within:g} of the float network's quality" + (f" and {floor.sqnr_db:g} dB SQNR" if floor.sqnr_db else "")
     return (
-        f"no precision plan keeps {wanted}; the best reachable loses {best.lost:.4g} and has {best.sqnr_db:.1f} dB "
-        f"({best.solution.latency_ms:.3g} ms on the planned units). Lower the floor (within, least_sqnr_db), or add a unit that computes in FP32"
+        f"no precision plan keeps {wanted}; the best reachable loses {best.lost:.4g} of it and has {best.sqnr_db:.1f} dB "
+        f"({best.solution.latency_ms:.3g} ms on the planned units). Lower the floor (within, least_sqnr_db), take operators out of keep, or "
+        "add a unit that computes in FP32"
     )
 
 

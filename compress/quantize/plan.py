@@ -22,7 +22,7 @@ INT8_MIN, INT8_MAX = -128, 127
 SMALLEST_SCALE = 1e-9  # a tensor that is always zero still needs a scale that integer kernels can divide by
 LARGEST_FLOAT32 = 3e38
 _MOST_PROBLEMS = 5
-_EXACT_KEYS = ConfigDict(extra="forbid")
+_EXACT_KEYS = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,8 @@ def reasons_for(module: fx.GraphModule, problem: Problem, chosen: Sequence[Preci
         if precision == "int8":
             alone = sensitivity.sqnr_db(head.name, "int8")
             cost = "" if alone is None else f"; alone it leaves {alone:.1f} dB"
-            gain = f"{saved_ms:.3g} ms faster than {other}" if saved_ms > NEGLIGIBLE_MS else "no slower between INT8 operators"
+            even = f"no slower than {other}" if saved_ms >= -NEGLIGIBLE_MS else "between INT8 operators"
+            gain = f"{saved_ms:.3g} ms faster than {other}" if saved_ms > NEGLIGIBLE_MS else even
             found.append(f"{gain}{cost}")
         elif saved_ms >= -NEGLIGIBLE_MS:
             found.append(f"INT8 would not be faster on {_units(problem)} ({saved_ms:+.3g} ms with its conversions)")

@@ -1,8 +1,8 @@
 """What is offered for the target's device: per backend, where its files run there and which of the two it is, float or mixed.
 
 A backend reaches only some compute units of a device: XNNPACK the CPU, LiteRT's delegate the GPU as well, Core ML nothing outside Apple's systems. An
-estimate is for a unit that the file can run on, or there is none. The float file is offered where it is faster; at equal speed the mixed file is,
-because it is smaller. Where that or this machine's timing contradicts what quantization promises, it is said.
+estimate is for a unit that the file can run on, or there is none. The faster file is offered; at equal speed the smaller one, which with few INT8
+operators may be the float file. Where that or this machine's timing contradicts what quantization promises, it is said.
 """
 
 from __future__ import annotations
@@ -38,11 +38,20 @@ class Offer:
     """None without a quantize stage, or where the mixed file is not shipped."""
     floats: PrecisionName = "fp32"
     """What the files hold for an operator that is not INT8."""
+    smaller: Variant = "mixed"
+    """The file with fewer bytes."""
 
     @property
     def variant(self) -> Variant:
         """The file that is offered."""
-        return "mixed" if self.as_mixed is not None and self.as_mixed.value <= (1.0 + SAME) * self.as_float.value else "float"
+        if self.as_mixed is None or self.as_mixed.value > (1.0 + SAME) * self.as_float.value:
+            return "float"
+        return self.smaller if self.saves_no_time else "mixed"
+
+    @property
+    def saves_no_time(self) -> bool:
+        """Whether the mixed file is not faster than the float file."""
+        return self.as_mixed is not None and self.as_mixed.value >= (1.0 - SAME) * self.as_float.value
 
     @property
     def latency(self) -> Measurement:
@@ -71,8 +80,13 @@ def make_offers(made: Plan, table: OperatorTable, plan: PrecisionPlan | None, re
         if plan is not None and mixed is not None:
             estimated = device_latency(made, table, plan, unit, config.floats, mixed.operators)
             as_mixed = measured.get((config.backend, "mixed")) or estimated
-        offers[config.backend] = Offer(unit, as_float, as_mixed, config.floats)
+        offers[config.backend] = Offer(unit, as_float, as_mixed, config.floats, _smaller(records, config.backend))
     return offers
+
+
+def _smaller(records: Sequence[ExportRecord], backend: str) -> Variant:
+    size = {record.variant: record.bytes for record in records if record.backend == backend}
+    return "float" if len(size) == 2 and size["float"] < size["mixed"] else "mixed"
 
 
 def best_of(offers: Mapping[str, Offer]) -> Offer | None:
@@ -163,8 +177,9 @@ def _quantization(where: str, offer: Offer) -> Iterator[Fallback]:
     mixed, plain = offer.of("mixed"), offer.of("float")
     both = f"{mixed.how} {mixed.value:.2f} ms on {mixed.on}, the float file {plain.value:.2f} ms"
     if offer.variant == "float":
-        yield Fallback(where=where, what="the float file is recommended", reason=f"{both}: INT8 does not pay there")
-    elif mixed.value >= (1.0 - SAME) * plain.value:
+        bigger = ", and the mixed file is not smaller" if mixed.value <= (1.0 + SAME) * plain.value else ""
+        yield Fallback(where=where, what="the float file is recommended", reason=f"{both}: INT8 does not pay there{bigger}")
+    elif offer.saves_no_time:
         yield Fallback(where=where, what="INT8 saves no time", reason=f"{both}; the mixed file is recommended because it is smaller")
 
 
