@@ -56,7 +56,7 @@ def _asked(
     if backend == "onnx":
         from mcompress.export import onnx
 
-        return onnx.intermediates(path, encoded)
+        return onnx.intermediates(path, encoded, operators)
     if backend == "tflite":
         from mcompress.export.tflite_tensors import intermediates
 

@@ -8,6 +8,7 @@ decomposed by ExecuTorch; it stands for all operators there together.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import TypeVar
 
@@ -18,6 +19,7 @@ from torch import Tensor, fx
 from mcompress.compress.quantize import kinds
 from mcompress.export.executorch_file import FileGraph, FileNode
 from mcompress.export.executorch_half import CAST, QUANTIZATION, stands_for
+from mcompress.export.executorch_moves import IMAGE, PIXELS
 from mcompress.export.honoured import FileOperator
 from mcompress.targets.speeds import PrecisionName
 
@@ -222,6 +224,10 @@ class _Overlay:
             return candidate.attributes.get("perm") == node.args[1]
         if node.target == aten.reshape.default and candidate.unit == "xnnpack":
             return candidate.attributes.get("new_shape") == node.args[1]
+        if node.target in (PIXELS, IMAGE):
+            shape = self._file.tensors[candidate.inputs[0]].shape  # NHWC
+            channels = node.args[1] if node.target == IMAGE else 1
+            return isinstance(channels, int) and candidate.attributes.get("new_shape") == [*shape[:2], math.prod(shape[2:]) // channels, channels]
         if node.target == aten.leaky_relu.default and candidate.unit == "xnnpack":
             return bool(
                 np.isclose(float(str(candidate.attributes["negative_slope"])), float(str(node.args[1])) if len(node.args) > 1 else 0.01, rtol=1e-3)

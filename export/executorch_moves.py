@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, fx
 
-from mcompress.export.executorch_half import DEQUANTIZE, QUANTIZE, STANDS_FOR
+from mcompress.export.executorch_half import DEQUANTIZE, LIBRARY, QUANTIZE, STANDS_FOR
 
 aten = torch.ops.aten
 RESHAPING = {
@@ -28,10 +28,9 @@ RESHAPING = {
     aten.squeeze.default,
     aten.unsqueeze.default,
 }
-LIBRARY = torch.library.Library("mcompress", "FRAGMENT")  # type: ignore[no-untyped-call]
 LIBRARY.define("pixels(Tensor x) -> Tensor")  # type: ignore[no-untyped-call]
 LIBRARY.define("image(Tensor x, int channels) -> Tensor")  # type: ignore[no-untyped-call]
-LIBRARY.impl("pixels", lambda x: x.permute(0, 2, 3, 1).flatten(2).unsqueeze(1).clone(), "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+LIBRARY.impl("pixels", lambda x: _pixels(x), "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
 LIBRARY.impl("image", lambda x, channels: _image(x, channels), "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
 PIXELS = torch.ops.mcompress.pixels.default
 """(N, C, H, W) -> (N, 1, H, W * C): the rows of an image, all channels of a pixel side by side."""
@@ -118,6 +117,11 @@ def _steps(module: fx.GraphModule, node: fx.Node, *, quantized: bool) -> list[St
             lambda value: graph.call_function(IMAGE, (value, channels)),
         ]
     return []
+
+
+def _pixels(x: Tensor) -> Tensor:
+    # Said, not left to `clone`: an image of one column is a view here, whose strides it would keep, and no pass takes such a tensor for NCHW or NHWC.
+    return x.permute(0, 2, 3, 1).flatten(2).unsqueeze(1).clone(memory_format=torch.contiguous_format)
 
 
 def _image(x: Tensor, channels: int) -> Tensor:

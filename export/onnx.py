@@ -7,6 +7,7 @@ takes INT8 with zero points of 0 only (NVIDIA/TensorRT issues 2774 and 4698), an
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from mcompress.errors import ExportError
 from mcompress.export import onnx_session
 from mcompress.export.backend import BackendCall, FloatArray, Runner, Written, require
+from mcompress.export.honoured import FileOperator
 from mcompress.export.onnx_halving import halve
 from mcompress.export.onnx_naming import mark_operators, name_nodes
 from mcompress.export.onnx_reading import read_back
@@ -99,8 +101,8 @@ def load(path: Path, threads: int) -> Runner:
         return onnx_session.open_runner(path, threads)
 
 
-def intermediates(path: Path, encoded_input: NDArray[np.generic]) -> dict[str, FloatArray]:
-    """The value of every `FileOperator.output` for one input in the file's own type; see `mcompress.export.onnx_session.intermediates`."""
+def intermediates(path: Path, encoded_input: NDArray[np.generic], operators: Sequence[FileOperator]) -> dict[str, FloatArray]:
+    """The value of the `output` of every operator for one input in the file's own type; see `mcompress.export.onnx_session.intermediates`."""
     probe()
     with BackendCall(NAME, f"run {path.name}", onnx_session.DAMAGED):
-        return onnx_session.intermediates(path, encoded_input)
+        return onnx_session.intermediates(path, encoded_input, operators)

@@ -134,7 +134,7 @@ def operators_of(path: Path, plan: PrecisionPlan | None = None) -> tuple[FileOpe
         elif "fp16" in wanted and precision == "fp32":
             reason = why_not_half(node, graph.kinds, constants, opset)
         unit = f"cpu {'int8' if result in integer else computed}"
-        output = ends[result] if result in ends else result if graph.is_float(result) else None
+        output = ends[result] if quantized else result if graph.is_float(result) else None
         found.append(FileOperator(node.name or result, node.op_type, stands_for, precision, computed, unit, output, reason))
     return tuple(found)
 

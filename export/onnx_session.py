@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from mcompress.errors import ExportError
 from mcompress.export.backend import BackendCall, FloatArray, Port, Runner, version_of
+from mcompress.export.honoured import FileOperator
 from mcompress.export.onnx_checking import check
 from mcompress.export.onnx_halving import HALF, element_kinds
 from mcompress.export.onnx_host import MODE_NOTES, Mode, exact_here, modes_to_use, session_options
-from mcompress.export.onnx_reading import operators_of
 
 DAMAGED = "The file may be damaged; export it again."
 _TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16"}
@@ -63,8 +63,8 @@ def open_runner(path: Path, threads: int) -> OnnxRunner:
     return runner
 
 
-def intermediates(path: Path, encoded_input: NDArray[np.generic]) -> dict[str, FloatArray]:
-    """Tensor -> its value for `encoded_input` (in the file's own type and layout), for every `FileOperator.output`; quantized ones as real numbers.
+def intermediates(path: Path, encoded_input: NDArray[np.generic], operators: Sequence[FileOperator]) -> dict[str, FloatArray]:
+    """Tensor -> its value for `encoded_input` (in the file's own type and layout), for every operator's `output`; quantized ones as real numbers.
 
     The file is run once, as `load` runs it, with these tensors as further outputs; they are all in memory at once. Integer operators are asked for
     what they write, so they stay integer kernels; fp16 tensors are asked for behind a cast to fp32, which rounds nothing that is not rounded without
@@ -79,7 +79,7 @@ def intermediates(path: Path, encoded_input: NDArray[np.generic]) -> dict[str, F
     check(path)
     model = onnx.load(str(path))
     graph, kinds = model.graph, element_kinds(model)
-    asked = list(dict.fromkeys(operator.output for operator in operators_of(path) if operator.output is not None))
+    asked = list(dict.fromkeys(operator.output for operator in operators if operator.output in kinds))
     quantized = {node.output[0]: node for node in graph.node if node.op_type == "QuantizeLinear"}
     constants = {item.name: numpy_helper.to_array(item) for item in graph.initializer}
     names = {name: f"{name}_asked" if kinds[name] == HALF else name for name in asked}

@@ -249,10 +249,11 @@ def test_running_a_plan_is_plain_arithmetic(problem: Problem, doubling: fx.Graph
     assert not broken.keeps(Floor(math.inf))
 
 
-def test_a_picture_that_is_exactly_right_in_float_does_not_decide_alone(problem: Problem, doubling: fx.GraphModule) -> None:
-    def decibels(output: Tensor, truth: Tensor) -> float:
-        return float(-10 * torch.log10((output - truth).square().mean()))
+def decibels(output: Tensor, truth: Tensor) -> float:
+    return float(-10 * torch.log10((output - truth).square().mean()))
 
+
+def test_a_picture_that_is_exactly_right_in_float_does_not_decide_alone(problem: Problem, doubling: fx.GraphModule) -> None:
     def one_of_two() -> Iterator[Sample]:
         exact, other = two_samples()
         yield exact
@@ -264,6 +265,18 @@ def test_a_picture_that_is_exactly_right_in_float_does_not_decide_alone(problem:
     assert found.sqnr_db == pytest.approx(10 * math.log10((0.5**2 + 1.0**2) / (2 * 0.1**2)), abs=1e-4)
     with pytest.raises(StageError, match="metric of the float network is finite for none of the 2 samples that plans are run on; give others"):
         runner(doubling, lambda _: doubling, two_samples, decibels)([int8])
+
+
+def test_a_picture_that_only_the_plan_gets_exactly_right_does_not_decide_alone(problem: Problem, doubling: fx.GraphModule) -> None:
+    def off_by_a_tenth() -> Iterator[Sample]:
+        lower, higher = two_samples()
+        yield replace(lower, truth=lower.truth - 0.1)
+        yield replace(higher, truth=higher.truth + 0.1)
+
+    int8 = assigned(problem, problem.uniform("int8"))
+    (found,) = runner(doubling, lambda _: lambda x: x * 2 - 0.1, off_by_a_tenth, decibels)([int8])
+    assert found.lost == pytest.approx(20 * math.log10(2) / 2, abs=1e-3), "twice the error on one of two"
+    assert not found.keeps(Floor(1.0))
 
 
 def test_a_plan_that_was_never_run_keeps_nothing(problem: Problem, doubling: fx.GraphModule) -> None:

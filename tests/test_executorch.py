@@ -202,6 +202,50 @@ def test_moves_of_images_of_either_layout_are_exact_in_the_runtime(precision: Pr
     assert np.abs(found - exact).max() <= 1.01 * step
 
 
+class Column(nn.Module):
+    """A resize and a shuffle of images of one column."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 8, (1, 10)), nn.Conv2d(8, 12, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.pixel_shuffle(self.last(functional.interpolate(self.first(x), scale_factor=(2.0, 3.0))), 2)
+
+
+@pytest.mark.export
+def test_images_of_one_column_stay_int8(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    model, inputs = Column().eval(), [torch.rand(1, 3, 6, 10) for _ in range(2)]
+    with captured(tmp_path / "log.txt"):
+        written = executorch.write(ExecuTorchConfig(), model, inputs[0], int8_plan(model, inputs), tmp_path / "column")
+    assert {operator.precision for operator in written.operators} == {"int8"}
+    assert written.fallbacks == ()
+
+
+class Normed(nn.Module):
+    """ExecuTorch decomposes the normalization, and begins with a reshape of the tensor that is resized too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        normed = functional.instance_norm(y)
+        return functional.interpolate(normed, scale_factor=2.0) + self.last(functional.interpolate(y, scale_factor=2.0))
+
+
+@pytest.mark.export
+def test_a_reshape_that_is_none_of_an_image_is_not_taken_for_one(tmp_path: Path) -> None:
+    with captured(tmp_path / "log.txt"):
+        written = executorch.write(ExecuTorchConfig(), Normed().eval(), torch.rand(1, 3, 6, 10), None, tmp_path / "normed")
+    (normalization,) = [operator for operator in written.operators if operator.unit == "portable"]
+    assert "instance_norm" in normalization.stands_for
+    resized = [operator.kind for operator in written.operators if operator.stands_for == ("upsample_nearest2d_1",)]
+    assert resized == ["XNNStaticReshape"] * 2 + ["XNNMultiply"] + ["XNNStaticReshape"] * 2
+
+
 class Silu(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return functional.silu(x) * 2.0 + x

@@ -17,7 +17,7 @@ from torch.nn import functional
 from mcompress.compress.tasks.super_resolution import photos
 from mcompress.compress.tasks.super_resolution.task import SuperResolution
 from mcompress.errors import ParityError
-from mcompress.evaluate import References, score_file
+from mcompress.evaluate import References, score_file, score_network
 from mcompress.export.fidelity import fidelity_of, likeness, quality_worst
 from mcompress.export.parity import HIGHEST_DB
 from mcompress.record import Fidelity, PictureRecord
@@ -164,6 +164,16 @@ def pair_task() -> SuperResolution:
 
 def runner(change: Callable[[Array], Array] = lambda made: made) -> Callable[[Array], Array]:
     return lambda tile: change(np.repeat(np.repeat(tile, 4, axis=2), 4, axis=3))
+
+
+def test_a_picture_that_is_exactly_right_has_a_figure_that_json_can_hold(tmp_path: Path) -> None:
+    flat = SuperResolution(photos.PhotoSet(()), photos.PhotoSet((photos.Photo("black", torch.zeros(3, 64, 64, dtype=torch.uint8)),)))
+    (sample,) = flat.held_out()
+    assert flat.quality(sample.truth, sample.truth) == np.inf
+    with References(Enlarging(), Enlarging(), (1, 3, 16, 16), tmp_path) as references:
+        found = score_file(flat, runner(), (1, 3, 16, 16), references, None, "file")
+    assert found["black"].quality == {flat.metric: 200.0}
+    assert score_network(flat, Enlarging(), None, "student") == {"black": {flat.metric: 200.0}}
 
 
 def test_references_are_computed_once_for_all_files(pair_task: SuperResolution, tmp_path: Path) -> None:

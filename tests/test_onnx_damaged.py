@@ -123,7 +123,7 @@ def test_what_is_no_onnx_file_is_refused(content: bytes, tmp_path: Path) -> None
     with pytest.raises(ExportError, match=r"broken\.onnx.*xport it again"):
         backend.load(path, 1)
     with pytest.raises(ExportError, match=r"broken\.onnx"):
-        backend.intermediates(path, np.zeros((1, 32, 4, 4), np.float32))
+        backend.intermediates(path, np.zeros((1, 32, 4, 4), np.float32), ())
 
 
 FLIPS = """

@@ -21,6 +21,7 @@ from mcompress.compress.quantize.program import export_program, reference_progra
 from mcompress.errors import ExportError
 from mcompress.export import onnx as backend
 from mcompress.export import parity
+from mcompress.export.divergence import first_divergence
 from mcompress.export.onnx_host import session_options
 from mcompress.targets.exports import OnnxConfig
 
@@ -63,7 +64,10 @@ def test_float_operators_between_int8_ones_are_float_unless_the_runtime_makes_th
     onnxruntime.InferenceSession(str(written.path), options, providers=["CPUExecutionProvider"])
     made = Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
     assert (made["QLinearSigmoid"], made["Sigmoid"], made["Tanh"]) == (1, 0, 1)
-    assert set(backend.intermediates(written.path, images(1)[0].numpy())) == {operator.output for operator in written.operators}
+    values = backend.intermediates(written.path, images(1)[0].numpy(), written.operators)
+    assert set(values) == {operator.output for operator in written.operators}
+    found = first_divergence("onnx", written.path, model, plan, written.operators, images(4)[3].numpy())
+    assert found is None, "a float operator is looked at before its reader rounds its result"
 
 
 class Together(nn.Module):

@@ -252,7 +252,7 @@ def test_float_files_name_their_operators_too(network: nn.Module, tmp_path: Path
     assert all(operator.precision == operator.computed == "fp32" and not operator.reason for operator in written.operators)
     assert not written.fallbacks
     value = images(4)[3].numpy()
-    found = backend.intermediates(written.path, value)
+    found = backend.intermediates(written.path, value, written.operators)
     assert set(found) == {operator.output for operator in written.operators}
     np.testing.assert_allclose(found["output"], backend.load(written.path, 1).run(value), atol=1e-6)
 
@@ -260,7 +260,7 @@ def test_float_files_name_their_operators_too(network: nn.Module, tmp_path: Path
 @pytest.mark.parametrize("name", ["int8", "blocks", "fp16"])
 def test_intermediates_are_the_values_of_the_operators(name: str, made: Callable[[str], Made]) -> None:
     found, value = made(name), images(4)[3]
-    values = backend.intermediates(found.written.path, value.numpy())
+    values = backend.intermediates(found.written.path, value.numpy(), found.written.operators)
     assert set(values) == {operator.output for operator in found.written.operators if operator.output is not None}
     last = found.written.operators[-1].output
     assert last is not None

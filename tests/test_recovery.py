@@ -170,6 +170,8 @@ class Meeting(nn.Module):
             "one channel becomes many": lambda: self.one(x) * self.each,
             "tokens": lambda: self.second(torch.relu(self.linear(y[:, :, :2, :2].flatten(2).transpose(1, 2)))).transpose(1, 2).reshape(1, 8, 2, 2),
             "no batch": lambda: self.first(x[0])[None],
+            "no batch, pooled": lambda: torch.cat([f(torch.max_pool2d(self.first(x[0]), 2)) for f in (torch.relu, torch.sigmoid)], 2)[None],
+            "no batch, shuffled": lambda: torch.cat([torch.pixel_shuffle(self.first(x[0]), 2)] * 4)[None],
         }
         out: Tensor = self.last(ways[self.what]())
         return out
@@ -185,6 +187,8 @@ class Meeting(nn.Module):
         ("one channel becomes many", 8),
         ("tokens", 0),
         ("no batch", 0),
+        ("no batch, pooled", 0),
+        ("no batch, shuffled", 0),
     ],
 )
 def test_channels_are_scaled_only_where_all_that_they_meet_can_follow(what: str, free: int) -> None:

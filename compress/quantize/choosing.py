@@ -89,7 +89,8 @@ def runner(
     """Executes assignments on samples, which are streamed anew each time, against the float network `reference`.
 
     A sample for which the metric is not finite, as the PSNR of an all black picture that the float network gets exactly right, counts by its SQNR
-    alone. What is returned raises `StageError` if there is no sample, or no other than these: a plan that was never judged keeps nothing.
+    alone. One that only the plan gets exactly right counts as nothing lost: an infinite gain would hide what is lost on all others. What is returned
+    raises `StageError` if there is no sample, or none for which the metric is finite: a plan that was never judged keeps nothing.
     """
 
     def run(solutions: Sequence[Solution]) -> list[Tried]:
@@ -107,7 +108,7 @@ def runner(
                     error = float((output.double() - expected.double()).square().sum())
                     noise[index] += error if math.isfinite(error) else math.inf
                     if math.isfinite(before):
-                        lost[index] += before - quality(output, sample.truth) if math.isfinite(error) else math.inf
+                        lost[index] += _lost(before, quality(output, sample.truth)) if math.isfinite(error) else math.inf
         if not count:
             raise StageError("the task gave no samples to run precision plans on, besides those for calibration; at least one is needed")
         if not judged:
@@ -192,6 +193,10 @@ def front_of(problem: Problem) -> list[Solution]:
         else:
             found.insert(found.index(slower), between)
     return found
+
+
+def _lost(before: float, after: float) -> float:
+    return 0.0 if after == math.inf else before - after
 
 
 def _db(one: Solution) -> float:

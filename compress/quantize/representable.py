@@ -2,7 +2,7 @@
 
 A kernel brings its sums to the scale of its result by one factor, and XNNPACK, which all mobile runtimes use, takes factors only within limits
 (`xnn_define_convolution_2d`, `xnn_define_add` and their like: below 2^8, and for additions at least 2^-10, for products 2^-16; for LeakyReLU from
-2^-8 to 2^7, its slope included). A tensor that is nearly constant, such as the result of dead channels, has a scale so small that the factor leaves
+2^-8 to 2^7, times its slope too). A tensor that is nearly constant, such as the result of dead channels, has a scale so small that the factor leaves
 them: LiteRT's delegate then fails, or takes the process with it. Such a scale is made larger, which costs nothing: what lies below the other
 operand's rounding is lost in any case.
 """
@@ -76,6 +76,7 @@ def _needed(module: fx.GraphModule, ranges: Mapping[str, ActivationRange]) -> It
         elif node.target == aten.leaky_relu.default:
             slope = abs(float(node.args[1])) if len(node.args) > 1 and isinstance(node.args[1], int | float) else 0.0
             yield end, scales[0] * max(slope, 1.0) / LARGEST_LEAKY
+            # A slope that is too small itself is left to the backends, which compute it in float: a scale that makes up for it would be too coarse.
             yield sources[0], out * LEAST_LEAKY
         else:
             for source, scale in zip(sources, scales, strict=True):

@@ -23,6 +23,8 @@ from mcompress.record import PictureRecord
 Array = NDArray[np.float32]
 Scores = dict[str, dict[str, float]]
 PARITY_INPUTS = 4
+EXACT = 200.0
+"""What a metric without an upper end, as PSNR, gives for a picture that is exactly right: JSON has no infinity."""
 
 
 def score_network(task: Task, network: nn.Module, pictures: Path | None, name: str) -> Scores:
@@ -97,7 +99,7 @@ def score_file(
         except ParityError as error:
             raise ParityError(f"held-out sample '{sample.name}': {error}") from error
         as_tensor = torch.from_numpy(output)
-        found[sample.name] = PictureRecord(quality={task.metric: round(task.quality(as_tensor, sample.truth), 4)}, against=against)
+        found[sample.name] = PictureRecord(quality=_quality(task, as_tensor, sample), against=against)
         if pictures is not None:
             save_picture(as_tensor, pictures / sample.name / f"{name}.png")
     return found
@@ -117,10 +119,15 @@ def _score(task: Task, run: Callable[[Sample], Tensor], pictures: Path | None, n
     scores = {}
     for sample in task.held_out():
         output = run(sample)
-        scores[sample.name] = {task.metric: round(task.quality(output, sample.truth), 4)}
+        scores[sample.name] = _quality(task, output, sample)
         if pictures is not None:
             save_picture(output, pictures / sample.name / f"{name}.png")
     return scores
+
+
+def _quality(task: Task, output: Tensor, sample: Sample) -> dict[str, float]:
+    value = task.quality(output, sample.truth)
+    return {task.metric: round(min(value, EXACT), 4)}
 
 
 def scores_of(pictures: Mapping[str, PictureRecord]) -> Scores:

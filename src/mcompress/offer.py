@@ -86,7 +86,7 @@ def make_offers(made: Plan, table: OperatorTable, plan: PrecisionPlan | None, re
 
 def _smaller(records: Sequence[ExportRecord], backend: str) -> Variant:
     size = {record.variant: record.bytes for record in records if record.backend == backend}
-    return "float" if len(size) == 2 and size["float"] < size["mixed"] else "mixed"
+    return "float" if len(size) == 2 and size["float"] <= size["mixed"] else "mixed"
 
 
 def best_of(offers: Mapping[str, Offer]) -> Offer | None:

@@ -5,8 +5,8 @@ divides again (a convolution: its column of weights). What lies between must be 
 pooling, copies, residual additions. Channels that meet in an addition, in a concatenation along another axis or inside one pixel shuffle belong
 together. Channels that meet anything else keep their scale (class 0): the network's input and output, sigmoids, clamps, products of activations.
 
-Channels are dimension 1 of (N, C, ...) tensors. Where an operator reads others as its channels (a linear layer on (N, tokens, C), a convolution on
-(C, H, W)), scales are kept.
+Channels are dimension 1 of (N, C, ...) tensors. Where an operator reads others as its channels (a linear layer on (N, tokens, C), a convolution or
+pooling on (C, H, W)), scales are kept.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ SAME = {
     aten.clone.default,
     aten.contiguous.default,
 }
+OF_IMAGES = {aten.max_pool2d.default, aten.avg_pool2d.default, aten.adaptive_avg_pool2d.default, aten.pixel_shuffle.default}
+"""What reads the third dimension from the end as channels: dimension 1 of (N, C, H, W) alone."""
 SPATIAL_REDUCTIONS = {aten.mean.dim, aten.amax.default}
 SUMS = {aten.add.Tensor, aten.sub.Tensor}
 PRODUCTS = {aten.mul.Tensor, aten.div.Tensor}
@@ -88,6 +90,8 @@ class _Finder:
         sources = kinds.activations(node)
         channels = _channels(node)
         if channels is None or any(source not in self._ids or _rank(source) != _rank(node) for source in sources):
+            return False
+        if node.target in OF_IMAGES and _rank(node) != 4:
             return False
         if node.target in kinds.WEIGHTED:
             return self._weighted(node, channels)
