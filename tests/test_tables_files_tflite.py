@@ -263,6 +263,16 @@ def test_what_contradicts_itself_in_a_file_is_named(damage: Callable[[schema.Sub
         table_of_file(path)
 
 
+def test_a_tensor_without_elements_cannot_become_one_with_some(tmp_path: Path) -> None:
+    path = small(tmp_path / "a.tflite")
+    model = unpacked(path)
+    (mean,) = [tensor for tensor in model.subgraphs[0].tensors if tensor.name in ("mean", b"mean")]
+    mean.shape = [0]
+    path.write_bytes(packed(model))
+    with pytest.raises(UsageError, match=r"tensor 'flat' of shape \(1, 4\) is no reshaped \(0,\); the file is damaged"):
+        table_of_file(path)
+
+
 def test_a_mistake_of_the_reader_is_no_damage_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = small(tmp_path / "a.tflite")
     monkeypatch.delitem(tflite.REDUCTIONS, "MEAN")

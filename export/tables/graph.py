@@ -261,6 +261,8 @@ def _regrouped(atoms: Sequence[Atom], shape: Shape) -> tuple[tuple[Atom, ...], .
             if not left:
                 return None
             length, stride = left.pop()
+            if length == 0:
+                return None
             if missing % length == 0:
                 axis.append((length, stride))
                 missing //= length
