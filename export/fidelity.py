@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcompress.errors import ParityError
-from mcompress.export.parity import HIGHEST_DB
-from mcompress.record import Fidelity, Likeness, PictureRecord, WorstPicture
+from mcompress.record import HIGHEST_DB, Fidelity, Likeness, PictureRecord, WorstPicture
 
 TEACHER, FLOAT_STUDENT = "teacher", "float_student"
 REFERENCES: Mapping[str, str] = {TEACHER: "the teacher", FLOAT_STUDENT: "the float student"}

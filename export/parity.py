@@ -19,7 +19,7 @@ import numpy as np
 
 from mcompress.errors import MissingBackendError, ParityError
 from mcompress.export.backend import FloatArray, Runner
-from mcompress.record import ParityRecord
+from mcompress.record import HIGHEST_DB, ParityRecord
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,8 +30,6 @@ FLOAT_METRIC = "max absolute difference / output range"
 INT8_METRIC = "sqnr_db"
 FLOAT_REFERENCE, INT8_REFERENCE = "PyTorch fp32", "fake-quantized PyTorch"
 HALF_REFERENCE, ROUNDED_REFERENCE = "PyTorch, FP16 simulated", "PyTorch, constants in FP16"
-HIGHEST_DB = 200.0
-"""Reported for files that agree to the last bit; JSON has no infinity."""
 
 
 def float_parity(runner: Runner, model: Reference, inputs: Sequence[FloatArray], limit: float, name: str = FLOAT_REFERENCE) -> ParityRecord:

@@ -115,6 +115,11 @@ def computed_by(record: ExportRecord) -> ComputedBy:
     return "this file in mcompress's evaluator" if record.parity.runtime.startswith(EVALUATOR) else "this file in its runtime"
 
 
+def computed_in(record: ExportRecord) -> str:
+    """The same behind the file's name: `in its runtime`."""
+    return computed_by(record).removeprefix("this file ")
+
+
 def quality_of(record: ExportRecord, run: Run) -> Quality:
     """Before (the teacher) and after: the file's own where it was executed, else that of the network that it was written from."""
     teacher = run.models.get("teacher")

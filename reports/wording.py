@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from mcompress.export.stated import computed_by
+from mcompress.export.stated import computed_in
 from mcompress.record import BudgetRecord, ExportRecord, ModelRecord, ParityRecord, Run
 from mcompress.targets.schema import Fallback, How, Measurement
 
@@ -194,5 +194,5 @@ def quality_source(run: Run, model: str) -> str:
     if model == "compressed" and record.quality:
         for export in run.exports:
             if export.quality == record.quality:
-                return f"{file_name(export)} {computed_by(export).removeprefix('this file ')}"
+                return f"{file_name(export)} {computed_in(export)}"
     return "PyTorch"

@@ -17,6 +17,7 @@ from torch import nn
 from mcompress.errors import DiskFullError, ExportError, MissingBackendError, ParityError
 from mcompress.export import backend_of, parity
 from mcompress.export.backend import BackendCall, Port, captured
+from mcompress.record import HIGHEST_DB
 from mcompress.targets.exports import CoreMLConfig, ExecuTorchConfig, ExportConfig, OnnxConfig, TFLiteConfig
 
 
@@ -54,7 +55,7 @@ def test_parity_is_the_formula() -> None:
     record = parity.int8_parity(Known(0.5), nn.Identity(), inputs, 35.0)
     assert record.value == pytest.approx(10 * np.log10(21 / (4 * 0.25)))
     assert record.passed is False
-    assert parity.int8_parity(Known(0.0), nn.Identity(), inputs, 35.0).value == parity.HIGHEST_DB
+    assert parity.int8_parity(Known(0.0), nn.Identity(), inputs, 35.0).value == HIGHEST_DB
     with pytest.raises(ParityError, match="NaN"):
         parity.float_parity(Known(float("nan")), nn.Identity(), inputs, 1e-3)
     assert parity.not_executed("PyTorch", "x", 1.0, "no macOS").passed is None

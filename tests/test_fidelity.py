@@ -19,8 +19,7 @@ from mcompress.compress.tasks.super_resolution.task import SuperResolution
 from mcompress.errors import ParityError
 from mcompress.evaluate import References, score_file, score_network
 from mcompress.export.fidelity import fidelity_of, likeness, quality_worst
-from mcompress.export.parity import HIGHEST_DB
-from mcompress.record import Fidelity, PictureRecord
+from mcompress.record import HIGHEST_DB, Fidelity, PictureRecord
 
 UNIT = (0.0, 1.0)
 Array = np.ndarray
@@ -172,8 +171,8 @@ def test_a_picture_that_is_exactly_right_has_a_figure_that_json_can_hold(tmp_pat
     assert flat.quality(sample.truth, sample.truth) == np.inf
     with References(Enlarging(), Enlarging(), (1, 3, 16, 16), tmp_path) as references:
         found = score_file(flat, runner(), (1, 3, 16, 16), references, None, "file")
-    assert found["black"].quality == {flat.metric: 200.0}
-    assert score_network(flat, Enlarging(), None, "student") == {"black": {flat.metric: 200.0}}
+    assert found["black"].quality == {flat.metric: HIGHEST_DB}
+    assert score_network(flat, Enlarging(), None, "student") == {"black": {flat.metric: HIGHEST_DB}}
 
 
 def test_references_are_computed_once_for_all_files(pair_task: SuperResolution, tmp_path: Path) -> None:

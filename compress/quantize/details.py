@@ -5,7 +5,6 @@ It is JSON, which has no infinity: a number that is not finite is None.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from pydantic import JsonValue
@@ -15,6 +14,7 @@ from mcompress.compress.quantize.decisions import Problem
 from mcompress.compress.quantize.plan import PlannedOperator, Precision, PrecisionPlan
 from mcompress.compress.quantize.recovery.recover import RecoveryStep
 from mcompress.compress.quantize.sensitivity import Sensitivity, decibels
+from mcompress.record import finite
 from mcompress.targets.operators import OperatorTable
 from mcompress.targets.stages import QuantizeConfig
 
@@ -36,10 +36,10 @@ def plan_details(
         "least_sqnr_db": config.least_sqnr_db,
         "latency_limit_ms": config.latency_ms,
         "planned_units": [unit.unit for unit in problem.units],
-        "planned_ms": {name: {unit.unit: _finite(problem.latency_on(unit, one)) for unit in problem.units} for name, one in everything.items()},
+        "planned_ms": {name: {unit.unit: finite(problem.latency_on(unit, one)) for unit in problem.units} for name, one in everything.items()},
         "precision_front": [_point(problem, table, one, taken=one is choice.taken) for one in choice.tried],
         "faster_plans_that_broke_the_floor": choice.broken,
-        "optimality_gap": _finite(choice.taken.solution.gap),
+        "optimality_gap": finite(choice.taken.solution.gap),
         "counts": dict(plan.counts()),
     }
 
@@ -67,7 +67,7 @@ def _point(problem: Problem, table: OperatorTable, one: Tried, *, taken: bool) -
         "quality_lost": _rounded(one.lost),
         "int8_macs": problem.macs_share(table, solution.chosen),
         "counts": _counts(solution.chosen),
-        "gap": _finite(solution.gap),
+        "gap": finite(solution.gap),
         "seconds": round(solution.seconds, 3),
         "taken": taken,
     }
@@ -91,9 +91,6 @@ def _row(operator: PlannedOperator, sensitivity: Sensitivity) -> dict[str, JsonV
     }
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
 def _rounded(value: float | None) -> float | None:
-    return round(value, 4) if value is not None and math.isfinite(value) else None
+    found = finite(value)
+    return None if found is None else round(found, 4)

@@ -36,12 +36,10 @@ from mcompress.compress.stage import StageContext, StageOutput
 from mcompress.compress.tasks.task import Sample
 from mcompress.compress.train import CheckpointStore, Progress
 from mcompress.errors import StageError
+from mcompress.record import HIGHEST_DB
 from mcompress.targets.operators import OperatorTable
 from mcompress.targets.schema import Measurement
 from mcompress.targets.stages import QuantizeConfig
-
-HIGHEST_DB = 200.0
-"""Where a figure has to be finite, equal outputs have so much, and outputs beyond what FP16 holds so much less than nothing."""
 
 
 def quantize(config: QuantizeConfig, context: StageContext) -> StageOutput:

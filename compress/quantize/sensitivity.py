@@ -24,6 +24,7 @@ from mcompress.compress.quantize.simulate import Simulated
 from mcompress.compress.tasks.task import Sample
 from mcompress.compress.train import Progress
 from mcompress.errors import StageError
+from mcompress.record import HIGHEST_DB
 
 Quality = Callable[[Tensor, Tensor], float]
 """The task's metric of an output (first) against its truth; higher is better."""
@@ -65,10 +66,10 @@ class Sensitivity:
 
 
 def decibels(noise: float) -> float | None:
-    """SQNR of a noise share, dB; None without any noise, for JSON has no infinity. No noise can be worse than -200 dB."""
+    """SQNR of a noise share, dB; None without any noise, for JSON has no infinity. No noise is worse than -`HIGHEST_DB`."""
     if noise <= 0.0:
         return None
-    return -10.0 * math.log10(noise) if math.isfinite(noise) else -200.0
+    return -10.0 * math.log10(noise) if math.isfinite(noise) else -HIGHEST_DB
 
 
 def measure_sensitivity(

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 
 from mcompress.export import replay
 from mcompress.export.arm64.program import Kernels
+from mcompress.record import HIGHEST_DB
 
-HIGHEST_DB = 200.0
-"""Reported for outputs that are equal to the bit; JSON has no infinity."""
 FLOAT_SHARE = 0.1
 MIXED_SHARE, MIXED_DB = 0.5, 10.0
 STEP_SLACK = 1e-3

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
-from mcompress.export.stated import computed_by
+from mcompress.export.stated import computed_in
 from mcompress.record import BudgetRecord, ExportRecord, ModelRecord
 from mcompress.targets.schema import Budget, How
 
@@ -70,7 +70,7 @@ def _quality(budget: Budget, teacher: ModelRecord, shipped: Sequence[ExportRecor
     worst = min(executed, key=lambda record: record.quality[floor.metric], default=None)
     reached = worst.quality[floor.metric] if worst else None
     note = (
-        f"held-out mean, computed by {worst.file} {computed_by(worst).removeprefix('this file ')}, the worst recommended file"
+        f"held-out mean, computed by {worst.file} {computed_in(worst)}, the worst recommended file"
         if worst
         else f"no recommended file could compute {floor.metric}"
     )

@@ -18,13 +18,11 @@ from mcompress.compress.tasks.task import Sample, Task
 from mcompress.errors import ParityError
 from mcompress.export.fidelity import FLOAT_STUDENT, TEACHER, likeness
 from mcompress.export.tiled import run_tiled
-from mcompress.record import PictureRecord
+from mcompress.record import HIGHEST_DB, PictureRecord
 
 Array = NDArray[np.float32]
 Scores = dict[str, dict[str, float]]
 PARITY_INPUTS = 4
-EXACT = 200.0
-"""What a metric without an upper end, as PSNR, gives for a picture that is exactly right: JSON has no infinity."""
 
 
 def score_network(task: Task, network: nn.Module, pictures: Path | None, name: str) -> Scores:
@@ -126,8 +124,8 @@ def _score(task: Task, run: Callable[[Sample], Tensor], pictures: Path | None, n
 
 
 def _quality(task: Task, output: Tensor, sample: Sample) -> dict[str, float]:
-    value = task.quality(output, sample.truth)
-    return {task.metric: round(min(value, EXACT), 4)}
+    """A metric without an upper end, as PSNR, has `HIGHEST_DB` for a picture that is exactly right."""
+    return {task.metric: round(min(task.quality(output, sample.truth), HIGHEST_DB), 4)}
 
 
 def scores_of(pictures: Mapping[str, PictureRecord]) -> Scores:

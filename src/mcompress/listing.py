@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -88,20 +87,15 @@ def _versions(backend: str) -> str:
 def verify_rows(bundle: Path) -> list[dict[str, JsonValue]]:
     """One row per file of a bundle: PASS, FAIL or NOT EXECUTED, and why."""
     from mcompress.export.bundle import verify_bundle
-    from mcompress.export.parity import HIGHEST_DB
+    from mcompress.record import HIGHEST_DB, finite
 
     return [
         {
             "file": result.file,
             "verdict": result.verdict,
             "detail": result.detail,
-            "max_abs": _finite(result.max_abs),
-            "sqnr_db": None if result.sqnr_db is None else _finite(min(result.sqnr_db, HIGHEST_DB)),
+            "max_abs": finite(result.max_abs),
+            "sqnr_db": None if result.sqnr_db is None else finite(min(result.sqnr_db, HIGHEST_DB)),
         }
         for result in verify_bundle(bundle)
     ]
-
-
-def _finite(value: float | None) -> float | None:
-    """JSON has no infinity; the row's `detail` says what it stands for."""
-    return value if value is not None and math.isfinite(value) else None

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from mcompress.targets.schema import Fallback, How, Measurement
+
+HIGHEST_DB = 200.0
+"""Recorded where decibels have no end: of values that are equal to the bit, and, below zero, of what is nothing but error. JSON has no infinity."""
+
+
+def finite(value: float | None) -> float | None:
+    """The number, or None for one that JSON cannot hold."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 class Record(BaseModel):
