@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from mcompress.compress.cost import operator_table
 from mcompress.compress.models.build import build_meta
-from mcompress.compress.models.space import SPACE_OF_NETWORK, SPACES, Args, SearchSpace
+from mcompress.compress.models.space import SPACE_OF_NETWORK, SPACES, Args, SearchSpace, space_for
 from mcompress.compress.models.spec import ModelSpec
 from mcompress.errors import PlanError
 from mcompress.targets.device import Device, Unit
@@ -55,16 +55,16 @@ def smallest_cost(config: SearchConfig, teacher: ModelSpec, device: Device, unit
 
 
 def space_of(config: SearchConfig, teacher: ModelSpec) -> SearchSpace:
-    """The search space that a target asks for. Raises `PlanError` when there is none for its network."""
+    """The search space that a target asks for. Raises `PlanError` when there is none for its network, or for images of its size."""
     name = config.space or SPACE_OF_NETWORK.get(teacher.network)
     if name is None:
         allowed = ", ".join(sorted(SPACES))
         raise PlanError(
             [f"stage search: the network '{teacher.network}' has no search space; set space to one of: {allowed}, or remove the search stage"]
         )
-    return SPACES[name]
+    return space_for(name, teacher.input_shape)
 
 
 def spec_of(space: SearchSpace, args: Args, teacher: ModelSpec) -> ModelSpec:
     """A member of the space, for the teacher's input."""
-    return ModelSpec(space.network, args, (), teacher.input_shape)
+    return ModelSpec(space.network, args, (), teacher.input_shape, teacher.input_range)

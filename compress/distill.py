@@ -1,4 +1,4 @@
-"""The distill stage: the student learns from truth and teacher, with the terms that the target's weights switch on."""
+"""The distill stage: the student learns from truth and teacher, or from teachers that keep learning, with the terms that the target switches on."""
 
 from __future__ import annotations
 
@@ -6,19 +6,38 @@ from typing import cast
 
 from pydantic import JsonValue
 
-from mcompress.compress.objectives import Distillation
-from mcompress.compress.stage import StageContext, StageOutput
+from mcompress.compress.objectives.adaptive import AdaptiveDistillation
+from mcompress.compress.objectives.distillation import Distillation
+from mcompress.compress.stage import CompanionNetwork, StageContext, StageOutput
 from mcompress.compress.train import TrainSettings, train
-from mcompress.targets.stages import DistillConfig
+from mcompress.errors import PlanError
+from mcompress.targets.stages import AdaptiveDistillConfig, DistillConfig, TrainingConfig
 
 
 def distill(config: DistillConfig, context: StageContext) -> StageOutput:
     """Train a copy of the present model; the architecture stays. Raises `TrainingDiverged`."""
     objective = Distillation(context.task, config, context.model, context.teacher, context.seed)
-    settings = TrainSettings(
-        config.steps, config.learning_rate, context.seed, precision=config.precision, checkpoint_every_s=config.checkpoint_every_s
-    )
-    trained = train(objective, settings, context.checkpoints("distill"), context.progress("distill: training the student"))
-    objective.close()
+    trained = train(objective, _settings(config, context), context.checkpoints("distill"), context.progress("distill: training the student"))
     details: dict[str, JsonValue] = {"curve": cast("JsonValue", trained.curve), "train_seconds": trained.seconds}
     return StageOutput(context.model.eval(), context.spec, None, (), (), details)
+
+
+def distill_adaptively(config: AdaptiveDistillConfig, context: StageContext) -> StageOutput:
+    """Train the model and the teachers that a search found together; both go on. Raises `TrainingDiverged`, and `PlanError` without any teacher."""
+    original = context.teacher if config.original else None
+    if not context.teachers and original is None:
+        raise PlanError(["stage distill: method adaptive has no teacher; put a search of method semi_supervised before it, or set original: true"])
+    teachers = {name: one.network for name, one in context.teachers.items()}
+    objective = AdaptiveDistillation(context.task, config, context.model, teachers, original)
+    trained = train(objective, _settings(config, context), context.checkpoints("distill"), context.progress("distill: training student and teachers"))
+    details: dict[str, JsonValue] = {
+        "curve": cast("JsonValue", trained.curve),
+        "train_seconds": trained.seconds,
+        "teacher_weights": dict(zip(objective.teachers, objective.quality.weights(), strict=True)),
+    }
+    after = {name: CompanionNetwork(one.spec, one.network.eval()) for name, one in context.teachers.items()}
+    return StageOutput(context.model.eval(), context.spec, None, (), (), details, teachers=after)
+
+
+def _settings(config: TrainingConfig, context: StageContext) -> TrainSettings:
+    return TrainSettings(config.steps, config.learning_rate, context.seed, precision=config.precision, checkpoint_every_s=config.checkpoint_every_s)

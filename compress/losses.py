@@ -32,6 +32,16 @@ def feature_mse(student: Tensor, teacher: Tensor) -> Tensor:
     return functional.mse_loss(student, teacher)
 
 
+def channel_mse(student: Tensor, teacher: Tensor) -> Tensor:
+    """mean_c (mean_hw s - mean_hw t)^2: channel distillation (OMGD, arXiv 2108.06908, eq. 8); the student's features have been through an adaptor.
+
+    (N, C, H, W) and (N, C, H', W'): only means over positions are compared, so the sizes may differ.
+    """
+    if student.dim() != 4 or teacher.dim() != 4 or student.shape[:2] != teacher.shape[:2]:
+        raise UsageError(f"channel_mse: shapes are {tuple(student.shape)} and {tuple(teacher.shape)}; they must be (N, C, H, W), N and C the same")
+    return functional.mse_loss(student.mean((2, 3)), teacher.mean((2, 3)))
+
+
 def kernel_alignment(student: Tensor, teacher: Tensor) -> Tensor:
     """1 - KA(X, Y), KA = <XX^T, YY^T>_F / (|XX^T|_F |YY^T|_F) (CAT, Jin et al. 2021, arXiv 2103.03467); 0 to 1.
 
@@ -120,6 +130,16 @@ def relativistic_generator(real: Tensor, fake: Tensor) -> Tensor:
     return relativistic_discriminator(fake, real)
 
 
+def hinge_discriminator(real: Tensor, fake: Tensor) -> Tensor:
+    """E[max(0, 1 - D(x))] + E[max(0, 1 + D(G))] (Lim & Ye 2017, arXiv 1705.02894); logits of any shape; 0 when all are apart by 2."""
+    return functional.relu(1.0 - real).mean() + functional.relu(1.0 + fake).mean()
+
+
+def hinge_generator(fake: Tensor) -> Tensor:
+    """-E[D(G)]: the generator's side of the hinge form, linear, so without a least value; logits of any shape."""
+    return -fake.mean()
+
+
 def _check_same_shape(term: str, student: Tensor, teacher: Tensor) -> None:
     if student.shape != teacher.shape:  # they would be broadcast, and the loss would mean something else
         raise UsageError(f"{term}: shapes are {tuple(student.shape)} and {tuple(teacher.shape)}; they must be the same")
@@ -127,7 +147,7 @@ def _check_same_shape(term: str, student: Tensor, teacher: Tensor) -> None:
 
 @dataclass(frozen=True)
 class Term:
-    """A loss term: what it takes, and how to compute it; 0 is the least value of each."""
+    """A loss term: what it takes, and how to compute it; 0 is the least value of each but `hinge_generator`, which has none."""
 
     takes: Literal["student and teacher", "image", "fake logits", "real and fake logits"]
     compute: Callable[..., Tensor]
@@ -136,6 +156,7 @@ class Term:
 TERMS: dict[str, Term] = {
     "l1": Term("student and teacher", l1),
     "feature_mse": Term("student and teacher", feature_mse),
+    "channel_mse": Term("student and teacher", channel_mse),
     "kernel_alignment": Term("student and teacher", kernel_alignment),
     "gram_l1": Term("student and teacher", gram_l1),
     "ssim": Term("student and teacher", ssim),
@@ -144,11 +165,14 @@ TERMS: dict[str, Term] = {
     "lsgan_discriminator": Term("real and fake logits", lsgan_discriminator),
     "relativistic_generator": Term("real and fake logits", relativistic_generator),
     "relativistic_discriminator": Term("real and fake logits", relativistic_discriminator),
+    "hinge_generator": Term("fake logits", hinge_generator),
+    "hinge_discriminator": Term("real and fake logits", hinge_discriminator),
 }
 """Every term by name; objectives take their terms from here. A term of student and teacher is 0 when the student is the teacher."""
 
 ADVERSARIAL: dict[str, tuple[str, str]] = {
     "least_squares": ("lsgan_discriminator", "lsgan_generator"),
     "relativistic": ("relativistic_discriminator", "relativistic_generator"),
+    "hinge": ("hinge_discriminator", "hinge_generator"),
 }
 """Form of the adversarial game -> the terms of its two players, discriminator and generator."""

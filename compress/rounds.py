@@ -12,13 +12,14 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypedDict, cast
+from typing import Literal, TypedDict, cast
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from mcompress.compress.candidates import CandidateCost
+from mcompress.compress.evolution import EvolutionSampler
 from mcompress.compress.models.space import Args, SearchSpace
 from mcompress.compress.train import Progress, step_generator
 from mcompress.targets.schema import Budget, Measurement
@@ -41,13 +42,21 @@ class Candidate(TypedDict):
 
 @dataclass(frozen=True)
 class Proposer:
-    """What the run needs to propose candidates; `trials` is how many are to be evaluated."""
+    """What the run needs to propose candidates; `trials` is how many are to be evaluated, `sampler` how they are chosen (`SearchConfig.sampler`)."""
 
     trials: int
     seed: int
     budget: Budget
     space: SearchSpace
     cost_of: Callable[[Args], CandidateCost]
+    sampler: Literal["tpe", "evolution"] = "tpe"
+
+    def sampler_for(self, proposed: int) -> optuna.samplers.BaseSampler:
+        """The sampler of one proposal: seeded by how much is proposed, so that a killed run proposes what it would have proposed."""
+        seed = step_generator(self.seed, proposed).initial_seed() % 2**31
+        if self.sampler == "evolution":
+            return EvolutionSampler(seed)
+        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=self.trials // 3 + 1)
 
 
 def candidate_of(trial: FrozenTrial) -> Candidate:
@@ -135,9 +144,7 @@ def _propose_round(study: optuna.Study, proposer: Proposer) -> bool:
 
 def _propose(study: optuna.Study, copy: optuna.Study, proposer: Proposer, proposed: int) -> bool:
     """One more candidate; whether it is within the budget."""
-    # The sampler is seeded by how much is proposed, not kept, so that a run that was killed proposes what it would have proposed.
-    seed = step_generator(proposer.seed, proposed).initial_seed() % 2**31
-    copy.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=proposer.trials // 3 + 1)
+    copy.sampler = proposer.sampler_for(proposed)
     trial = copy.ask()
     args = proposer.space.suggest(trial)
     cost = proposer.cost_of(args)

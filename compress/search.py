@@ -14,18 +14,22 @@ from typing import cast
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import JsonValue
+from torch import Tensor, nn
 
 from mcompress.compress.candidates import CandidateCost, candidate_cost, smallest_cost, space_of, spec_of
 from mcompress.compress.journal import open_study
 from mcompress.compress.models.build import build
-from mcompress.compress.models.space import Args, cut
+from mcompress.compress.models.space import Args, SearchSpace, cut
 from mcompress.compress.models.spec import ModelSpec
+from mcompress.compress.objectives.semi_supervised import SemiSupervisedTraining
 from mcompress.compress.rounds import Proposer, candidate_of, latency_of, lead, trials_in
-from mcompress.compress.stage import StageContext, StageOutput
+from mcompress.compress.stage import CompanionNetwork, StageContext, StageOutput
 from mcompress.compress.supernet import CandidateQuality, SupernetTraining, read_weights, write_weights
-from mcompress.compress.train import TrainSettings, train
+from mcompress.compress.teaching import TeacherSearch, find_teachers
+from mcompress.compress.train import Objective, TrainSettings, train
 from mcompress.errors import PlanError
-from mcompress.targets.stages import SearchConfig
+from mcompress.targets.schema import Fallback
+from mcompress.targets.stages import SearchConfig, SemiSupervisedSearchConfig, SupernetSearchConfig
 
 JOURNAL, WEIGHTS = "study.journal", "supernet.safetensors"
 """What lies in `StageContext.search_folder`: optuna's journal, and the trained supernet that workers need."""
@@ -38,7 +42,7 @@ def search(config: SearchConfig, context: StageContext) -> StageOutput:
     """
     space = space_of(config, context.teacher_spec)
     supernet = build(ModelSpec(space.network, space.largest))
-    objective = SupernetTraining(context.task, config, space, supernet, context.teacher, context.seed)
+    objective = _objective(config, context, space, supernet)
     settings = TrainSettings(
         config.steps, config.learning_rate, context.seed, precision=config.precision, checkpoint_every_s=config.checkpoint_every_s
     )
@@ -50,8 +54,9 @@ def search(config: SearchConfig, context: StageContext) -> StageOutput:
     def cost_of(args: Args) -> CandidateCost:
         return candidate_cost(spec_of(space, args, context.teacher_spec), context.device, context.unit, context.ships_as)
 
-    proposer = Proposer(config.trials, context.seed, context.budget, space, cost_of)
-    lead(study, proposer, CandidateQuality(context.task, space, weights), context.progress("search: evaluating candidates"))
+    quality_of = CandidateQuality(context.task, space, weights)
+    proposer = Proposer(config.trials, context.seed, context.budget, space, cost_of, config.sampler)
+    lead(study, proposer, quality_of, context.progress("search: evaluating candidates"))
     trials = trials_in(study, TrialState.COMPLETE)
     if not trials:
         raise PlanError([_nothing_fits(config, context)])
@@ -60,7 +65,37 @@ def search(config: SearchConfig, context: StageContext) -> StageOutput:
     student = build(spec)
     student.load_state_dict(cut(weights, student))
     details = {**_details(study, best), "curve": cast("JsonValue", trained.curve), "supernet_seconds": trained.seconds}
-    return StageOutput(student.eval(), spec, None, (latency_of(best),), (), details)
+    if not isinstance(config, SemiSupervisedSearchConfig):
+        return StageOutput(student.eval(), spec, None, (latency_of(best),), (), details)
+    picked = candidate_of(best)
+    found = find_teachers(
+        picked["args"],
+        TeacherSearch(space, config.teacher_cost * picked["macs"], config.teacher_trials, context.seed, lambda args: cost_of(args).macs, quality_of),
+        context.progress("search: finding teachers"),
+    )
+    teachers = {kind: _companion(space, one.args, weights, context) for kind, one in found.items()}
+    missing = tuple(
+        Fallback(where="stage search", what=f"{kind} teacher", reason=f"no {kind} network costs at most {config.teacher_cost:g} times the student")
+        for kind in space.larger
+        if kind not in found
+    )
+    details["teachers"] = {kind: {"spec_args": one.args, "macs": one.macs, "quality": one.quality} for kind, one in found.items()}
+    return StageOutput(student.eval(), spec, None, (latency_of(best),), missing, details, teachers=teachers)
+
+
+def _objective(config: SearchConfig, context: StageContext, space: SearchSpace, supernet: nn.Module) -> Objective:
+    if isinstance(config, SemiSupervisedSearchConfig):
+        return SemiSupervisedTraining(context.task, config, space, supernet)
+    if isinstance(config, SupernetSearchConfig):
+        return SupernetTraining(context.task, config, space, supernet, context.teacher, context.seed)
+    raise TypeError(f"a search is {SupernetSearchConfig.__name__} or {SemiSupervisedSearchConfig.__name__}, not {type(config).__name__}")
+
+
+def _companion(space: SearchSpace, args: Args, weights: dict[str, Tensor], context: StageContext) -> CompanionNetwork:
+    spec = spec_of(space, args, context.teacher_spec)
+    network = build(spec)
+    network.load_state_dict(cut(weights, network))
+    return CompanionNetwork(spec, network.eval())
 
 
 def _details(study: optuna.Study, best: FrozenTrial) -> dict[str, JsonValue]:

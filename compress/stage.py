@@ -3,7 +3,7 @@ its workers, touches no disk."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +18,14 @@ from mcompress.compress.train import CheckpointStore, Progress
 from mcompress.targets.device import Device, Unit
 from mcompress.targets.schema import Budget, Fallback, Measurement
 from mcompress.targets.speeds import PrecisionName
+
+
+@dataclass(frozen=True)
+class CompanionNetwork:
+    """A network that goes along with the model through the stages, with its specification."""
+
+    spec: ModelSpec
+    network: nn.Module
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,8 @@ class StageContext:
     which are known, and by `depends_on`."""
     given_plan: PrecisionPlan | None = None
     """A precision plan that the target gives for the quantize stage to apply."""
+    teachers: Mapping[str, CompanionNetwork] = field(default_factory=dict)
+    """`wider` and `deeper`: networks that a search found to teach its student, as later stages made them; the stage owns these copies."""
 
     def generator(self, offset: int = 0) -> torch.Generator:
         """A fresh source of randomness for this stage."""
@@ -68,3 +78,5 @@ class StageOutput:
     details: dict[str, JsonValue] = field(default_factory=dict)
     recovered: dict[str, Tensor] | None = None
     """Parameters of the exported program (`quantize.program.graph_of`) with which mixed files are written; None where they are the network's own."""
+    teachers: Mapping[str, CompanionNetwork] = field(default_factory=dict)
+    """Networks for later stages; where there are none, those that the stage was given go on."""

@@ -4,11 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mcompress.compress.distill import distill
+from mcompress.compress.distill import distill, distill_adaptively
 from mcompress.compress.prune import prune
 from mcompress.compress.quantize.ptq import quantize
 from mcompress.compress.search import search
 from mcompress.compress.stage import StageOutput
-from mcompress.targets.stages import DistillConfig, PruneConfig, QuantizeConfig, SearchConfig, Stage
+from mcompress.targets.stages import (
+    AdaptiveDistillConfig,
+    DistillConfig,
+    PruneConfig,
+    QuantizeConfig,
+    SemiSupervisedSearchConfig,
+    Stage,
+    SupernetSearchConfig,
+)
 
-STAGES: dict[type[Stage], Callable[..., StageOutput]] = {SearchConfig: search, PruneConfig: prune, DistillConfig: distill, QuantizeConfig: quantize}
+STAGES: dict[type[Stage], Callable[..., StageOutput]] = {
+    SupernetSearchConfig: search,
+    SemiSupervisedSearchConfig: search,
+    PruneConfig: prune,
+    DistillConfig: distill,
+    AdaptiveDistillConfig: distill_adaptively,
+    QuantizeConfig: quantize,
+}

@@ -22,13 +22,13 @@ from mcompress.compress.models.spec import ModelSpec
 from mcompress.compress.tasks.task import Task
 from mcompress.compress.taught import TaughtBatches
 from mcompress.errors import StageError
-from mcompress.targets.stages import SearchConfig
+from mcompress.targets.stages import SupernetSearchConfig
 
 
 class SupernetTraining:
     """Objective: one set of weights for every network of a space. `seed` is the run's."""
 
-    def __init__(self, task: Task, config: SearchConfig, space: SearchSpace, supernet: nn.Module, teacher: nn.Module, seed: int) -> None:
+    def __init__(self, task: Task, config: SupernetSearchConfig, space: SearchSpace, supernet: nn.Module, teacher: nn.Module, seed: int) -> None:
         self.task, self.config, self.space = task, config, space
         self.supernet, self.teacher = supernet, teacher
         self.lessons = TaughtBatches(task, config, teacher, seed)
@@ -58,7 +58,7 @@ class SupernetTraining:
         weights = dict(self.supernet.named_parameters())
         share = 1.0 / len(self.candidates)
         for index, args in enumerate(self.candidates):
-            output = _apply(self.space, args, weights, source).float()
+            output = apply_candidate(self.space, args, weights, source).float()
             loss = functional.l1_loss(output, truth) + 0.5 * functional.l1_loss(output, largest.detach())
             terms["smallest" if index == 0 else f"random{index}"] = share * loss
         return terms
@@ -74,7 +74,7 @@ class CandidateQuality:
     def __call__(self, args: Args) -> float:
         """Quality of one candidate. Raises `StageError` where it is NaN."""
         with torch.no_grad():
-            quality = self.task.quality(_apply(self.space, args, self.weights, self.source), self.truth)
+            quality = self.task.quality(apply_candidate(self.space, args, self.weights, self.source), self.truth)
         if math.isnan(quality):
             raise StageError(f"stage search: the supernet gives NaN for {args}; lower learning_rate, then run again")
         return quality
@@ -93,7 +93,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in load_file(path).items()}
 
 
-def _apply(space: SearchSpace, args: Args, weights: Mapping[str, Tensor], source: Tensor) -> Tensor:
+def apply_candidate(space: SearchSpace, args: Args, weights: Mapping[str, Tensor], source: Tensor) -> Tensor:
+    """The output of a candidate with its share of the supernet's weights, to which gradients flow."""
     shape = build_meta(ModelSpec(space.network, args))
     output = functional_call(shape, cut(weights, shape), source)
     if not isinstance(output, Tensor):

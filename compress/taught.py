@@ -8,10 +8,11 @@ same ones.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mcompress.compress.tasks.task import Task
 from mcompress.compress.train import step_generator
@@ -38,7 +39,7 @@ class Lesson:
 class TaughtBatches:
     """Draws lessons; keeps the teacher's answers in fp16 (at most `teacher_batches` of them) where they are reused. `seed` is the run's."""
 
-    def __init__(self, task: Task, config: TaughtConfig, teacher: nn.Module, seed: int) -> None:
+    def __init__(self, task: Task, config: TaughtConfig, teacher: Callable[[Tensor], Tensor], seed: int) -> None:
         self._task, self._config, self._teacher, self._seed = task, config, teacher, seed
         self._answers: dict[int, Tensor] = {}
 
@@ -59,5 +60,4 @@ class TaughtBatches:
 
     @torch.no_grad()
     def _ask(self, source: Tensor) -> Tensor:
-        answer: Tensor = self._teacher(source)
-        return answer.float()
+        return self._teacher(source).float()

@@ -54,7 +54,7 @@ class Objective(Protocol):
         """Draw the batch and everything random of this step from `generator`."""
 
     def terms(self, player: str) -> Mapping[str, Tensor]:
-        """Named, weighted loss terms of one player on the present batch; their sum is minimised."""
+        """Named, weighted loss terms of one player on the present batch; their sum is minimised. Without any, the player sits this step out."""
 
 
 class CheckpointStore(Protocol):
@@ -134,6 +134,8 @@ def train(objective: Objective, settings: TrainSettings, checkpoints: Checkpoint
                 other_module.requires_grad_(other == name)
             with accelerator.autocast():
                 terms = objective.terms(name)
+            if not terms:
+                continue
             for term, value in terms.items():
                 if not bool(torch.isfinite(value)):
                     raise TrainingDiverged(name, state.step, term, float(value.detach()), kept_step)

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from mcompress.compress.quantize.plan import PrecisionPlan
 
 FP16_SCALE_ERROR = 1 / 256  # relative; half of the step of a weight of 127. Scales below 6e-5 have fewer bits in fp16
-INSIDE = frozenset(("relu", "relu6", "clip"))
-"""What may stand between an INT8 operator and the quantization of its result."""
+INSIDE = frozenset(("relu", "relu6", "clip", "crop"))
+"""What may stand between an INT8 operator and the quantization of its result; `crop` cuts off what a transposed convolution with `output_padding`
+gives too much."""
 NAMESPACE, SPLIT = "mcompress", "dequantize_for_each_precision"
 
 

@@ -33,6 +33,7 @@ INT8_KINDS = frozenset(
         *INSIDE,
         "leaky_relu",
         "max_pool",
+        "pad",
         "pixel_shuffle",
         "pixel_unshuffle",
         "upsample_nearest_neighbor",
@@ -166,7 +167,7 @@ class _Graph:
 
     def _between(self, operation: Operation) -> bool:
         first = operation
-        while first.type in INSIDE and (before := self._producer(first.inputs["x"][0])) is not None and before.type in COMPUTED:
+        while first.type in INSIDE and (before := self._producer(first.inputs["x"][0])) is not None and before.type in (*COMPUTED, *INSIDE):
             first = before
         makers = [self._producer(argument) for key in COMPUTED.get(first.type, ("x",)) for argument in first.inputs.get(key, ())]
         quantized = all(maker is not None and (maker.type == "dequantize" or maker.type.startswith("constexpr_")) for maker in makers)

@@ -9,30 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.ao.quantization.fx._decomposed  # registers the quantize and dequantize operators
 from torch import Tensor, fx
 
 from mcompress.compress.quantize.plan import Precision
+from mcompress.export.spelled_out import DEQUANTIZE, QUANTIZE, STANDS_FOR, stands_for
 
 aten = torch.ops.aten
-QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
-DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_tensor.default
 QUANTIZATION = {QUANTIZE, DEQUANTIZE, torch.ops.quantized_decomposed.dequantize_per_channel.default}
 BINARY = {aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor}
-STANDS_FOR = "stands_for"
-"""Key of a node's meta: names of the operators of the exported program whose work it does."""
 HALF = "half"
 """Key of a node's meta: whether it computes half tensors."""
 LIBRARY = torch.library.Library("mcompress", "FRAGMENT")  # type: ignore[no-untyped-call]
 LIBRARY.define("cast(Tensor x, ScalarType dtype) -> Tensor")  # type: ignore[no-untyped-call]
 LIBRARY.impl("cast", lambda x, dtype: x.to(dtype, copy=True), "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
 CAST = torch.ops.mcompress.cast.default
-
-
-def stands_for(node: fx.Node) -> tuple[str, ...]:
-    """Names of the exported program's operators whose work the node does."""
-    found: tuple[str, ...] = node.meta.get(STANDS_FOR, ())
-    return found
 
 
 def compute_in_half(module: fx.GraphModule, precision_of: Callable[[str], Precision]) -> None:

@@ -25,8 +25,9 @@ from torch.export import ExportedProgram
 from mcompress.compress.quantize import kinds
 from mcompress.compress.quantize.plan import PrecisionPlan
 from mcompress.compress.quantize.program import export_program, graph_of, reference_program
-from mcompress.export.executorch_half import STANDS_FOR, compute_in_half, separate_dequantize_nodes
+from mcompress.export.executorch_half import compute_in_half, separate_dequantize_nodes
 from mcompress.export.executorch_moves import keep_moves_in_delegate
+from mcompress.export.spelled_out import NORMS, REFLECTIONS, STANDS_FOR, spell_out
 
 LEAST_RATIO, GREATEST_RATIO = 2.0**-8, 2.0**7
 """XNNPACK's INT8 LeakyReLU multiplies by integers of 16 bits, 8 of them behind the point: input scale / output scale, also times the slope."""
@@ -44,6 +45,7 @@ def rewritten(model: nn.Module, example: Tensor, plan: PrecisionPlan | None) -> 
     for node in module.graph.nodes:
         if node.name in operators:
             node.meta[STANDS_FOR] = (node.name,)
+    spell_out(module, {**REFLECTIONS, **NORMS}, pairs=True)
     keep_moves_in_delegate(module)
     if plan is not None:
         compute_in_half(module, plan.precision_of)

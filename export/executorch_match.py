@@ -18,9 +18,10 @@ from torch import Tensor, fx
 
 from mcompress.compress.quantize import kinds
 from mcompress.export.executorch_file import FileGraph, FileNode
-from mcompress.export.executorch_half import CAST, QUANTIZATION, stands_for
+from mcompress.export.executorch_half import CAST, QUANTIZATION
 from mcompress.export.executorch_moves import IMAGE, PIXELS
 from mcompress.export.honoured import FileOperator
+from mcompress.export.spelled_out import stands_for
 from mcompress.targets.speeds import PrecisionName
 
 Item = TypeVar("Item", bound=Hashable)

@@ -15,7 +15,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, fx
 
-from mcompress.export.executorch_half import DEQUANTIZE, LIBRARY, QUANTIZE, STANDS_FOR
+from mcompress.export.executorch_half import LIBRARY
+from mcompress.export.spelled_out import DEQUANTIZE, QUANTIZE, STANDS_FOR, shape_of
 
 aten = torch.ops.aten
 RESHAPING = {
@@ -73,7 +74,7 @@ def keep_moves_in_delegate(module: fx.GraphModule) -> None:
 
 def _steps(module: fx.GraphModule, node: fx.Node, *, quantized: bool) -> list[Step]:
     graph = module.graph
-    given, result = _shape(next(iter(node.all_input_nodes), None)), _shape(node)
+    given, result = shape_of(next(iter(node.all_input_nodes), None)), shape_of(node)
 
     def view(*shape: int) -> Step:
         return lambda value: graph.call_function(aten.reshape.default, (value, list(shape)))
@@ -127,16 +128,6 @@ def _pixels(x: Tensor) -> Tensor:
 def _image(x: Tensor, channels: int) -> Tensor:
     batch, _, height, row = x.shape
     return x.reshape(batch, height, row // channels, channels).permute(0, 3, 1, 2).clone(memory_format=torch.contiguous_format)
-
-
-def _shape(node: object) -> tuple[int, ...]:
-    """Shape of the node's value; quantize and dequantize nodes have no note of theirs and keep their input's."""
-    while isinstance(node, fx.Node):
-        value = node.meta.get("val")
-        if isinstance(value, Tensor):
-            return tuple(int(size) for size in value.shape)
-        node = node.args[0] if node.target in (QUANTIZE, DEQUANTIZE) else None
-    return ()
 
 
 def _ones(module: fx.GraphModule, name: str, shape: tuple[int, ...], *, quantized: bool) -> Step:

@@ -44,7 +44,8 @@ def cut_behind(module: fx.GraphModule, operator: str, *, fused: bool) -> None:
     """Make the result of `operator`, with `fused` of the ReLU behind it, the output of a graph that `rewritten` made, in place."""
     import torch
 
-    from mcompress.export.executorch_half import CAST, DEQUANTIZE, HALF, QUANTIZE, stands_for
+    from mcompress.export.executorch_half import CAST, HALF
+    from mcompress.export.spelled_out import DEQUANTIZE, QUANTIZE, stands_for
 
     graph = module.graph
     doing = [node for node in graph.nodes if operator in stands_for(node)]

@@ -21,7 +21,7 @@ from mcompress.export.honoured import FileOperator
 from mcompress.export.onnx_halving import halve
 from mcompress.export.onnx_naming import mark_operators, name_nodes
 from mcompress.export.onnx_reading import read_back
-from mcompress.export.onnx_rewriting import CONVERSIONS, make_activations_unsigned, quantize_biases, strip, turn_weights, unshare
+from mcompress.export.onnx_rewriting import CONVERSIONS, make_activations_unsigned, move_integers, quantize_biases, strip, turn_weights, unshare
 from mcompress.targets.exports import OnnxConfig
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ def write(config: OnnxConfig, model: nn.Module, example: Tensor, plan: Precision
         quantize_biases(proto.graph)
         unshare(proto.graph)
         make_activations_unsigned(proto.graph)
+        move_integers(proto.graph)
         if plan is not None:
             halve(proto, frozenset(operator.name for operator in plan.operators if operator.precision == "fp16"))
         checker.check_model(proto, full_check=True)

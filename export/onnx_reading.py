@@ -24,7 +24,7 @@ from mcompress.export.honoured import FileOperator, counts_of, departures, units
 from mcompress.export.onnx_halving import FLOAT, HALF, element_kinds, is_border, opset_of, why_not_half
 from mcompress.export.onnx_host import session_options
 from mcompress.export.onnx_naming import operators_named
-from mcompress.export.onnx_rewriting import CONVERSIONS, WEIGHTED
+from mcompress.export.onnx_rewriting import CONVERSIONS, ON_INTEGERS, WEIGHTED
 from mcompress.export.tables.onnx_integer import integer_nodes
 from mcompress.record import CoverageRecord
 from mcompress.targets.speeds import PrecisionName
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 TITLE = "ONNX"
 ALL_INPUTS = {"Concat", "Add", "Sub", "Mul", "MatMul"}
 MULTIPLIED = {*WEIGHTED, "MatMul"}
+UINT8, INT8 = 2, 3
+"""TensorProto's numbers."""
 OPTIMIZED_FLOAT = "onnxruntime has no integer kernel for {op} in this form: it dequantizes, computes in fp32 and quantizes again"
 NO_HALF_KERNEL = "onnxruntime has no fp16 kernel for {op} on this processor: it computes in fp32 with the fp16 weights, and rounds no activation"
 SHARED = "one {op} computes {names}, which are planned in different precisions"
@@ -115,11 +117,12 @@ def operators_of(path: Path, plan: PrecisionPlan | None = None) -> tuple[FileOpe
     found: list[FileOperator] = []
     for node in nodes:
         result = node.output[0]
-        stands_for = operators_named(node.name) if any(graph.is_float(name) for name in (*node.input, *node.output)) else ()
+        moves = node.op_type in ON_INTEGERS and graph.kinds.get(result) in (UINT8, INT8)
+        stands_for = operators_named(node.name) if moves or any(graph.is_float(name) for name in (*node.input, *node.output)) else ()
         wanted = {planned[name] for name in stands_for if name in planned}
         quantized = result in ends and (result in integer or not wanted or "int8" in wanted)
-        precision: PrecisionName = "int8" if quantized else "fp16" if _float_kind(graph, node) == HALF else "fp32"
-        computed: PrecisionName = "int8" if precision == "int8" and result in integer else "fp16" if result in half_here else "fp32"
+        precision: PrecisionName = "int8" if quantized or moves else "fp16" if _float_kind(graph, node) == HALF else "fp32"
+        computed: PrecisionName = "int8" if precision == "int8" and (moves or result in integer) else "fp16" if result in half_here else "fp32"
         reason = ""
         if precision == "int8" and computed != "int8":
             reason = OPTIMIZED_FLOAT.format(op=node.op_type)
@@ -134,7 +137,7 @@ def operators_of(path: Path, plan: PrecisionPlan | None = None) -> tuple[FileOpe
         elif "fp16" in wanted and precision == "fp32":
             reason = why_not_half(node, graph.kinds, constants, opset)
         unit = f"cpu {'int8' if result in integer else computed}"
-        output = ends[result] if quantized else result if graph.is_float(result) else None
+        output = ends[result] if quantized else result if moves or graph.is_float(result) else None
         found.append(FileOperator(node.name or result, node.op_type, stands_for, precision, computed, unit, output, reason))
     return tuple(found)
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import onnx
 
 CONVERSIONS = {"QuantizeLinear", "DequantizeLinear", "Constant"}
+ON_INTEGERS = {"Pad"}
+"""They move values, have kernels for integers, and get none from onnxruntime for standing between conversions: they are written on integers."""
 WEIGHTED = {"Conv", "ConvTranspose", "Gemm"}
 
 
@@ -158,6 +160,37 @@ def make_activations_unsigned(graph: onnx.GraphProto) -> None:
         node.input[2] = shifted(node.input[2])
     drop_unused(graph)
     del graph.value_info[:]
+
+
+def move_integers(graph: onnx.GraphProto) -> None:
+    """Take the conversions around operators of `ON_INTEGERS` away where those have one scale and zero point: the quantized values are moved themselves.
+
+    Every dequantize node must have one reader (`unshare`), and no conversion may be the graph's output.
+    """
+    from onnx import numpy_helper
+
+    constants = {item.name: numpy_helper.to_array(item) for item in graph.initializer}
+    writers = {name: node for node in graph.node for name in node.output}
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    outputs, gone = {item.name for item in graph.output}, set[str]()
+    for node in graph.node:
+        before, after = writers.get(node.input[0]) if node.op_type in ON_INTEGERS else None, readers.get(node.output[0], [])
+        if before is None or before.op_type != "DequantizeLinear" or len(after) != 1 or after[0].op_type != "QuantizeLinear":
+            continue
+        pairs = [(constants.get(one), constants.get(other)) for one, other in zip(before.input[1:3], after[0].input[1:3], strict=True)]
+        same = all(one is not None and other is not None and one.dtype == other.dtype and np.array_equal(one, other) for one, other in pairs)
+        if same and not outputs & {node.output[0], before.output[0]}:
+            gone |= {before.name, after[0].name}
+            node.input[0], node.output[0] = before.input[0], after[0].output[0]
+            writers[node.output[0]] = node
+    nodes = [node for node in graph.node if node.name not in gone]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    drop_unused(graph)
+    del graph.value_info[:]  # types that were inferred for tensors which hold integers now
 
 
 def _scale(node: onnx.NodeProto | None, constants: dict[str, NDArray[np.generic]]) -> NDArray[np.generic] | None:

@@ -80,7 +80,8 @@ def intermediates(path: Path, encoded_input: NDArray[np.generic], operators: Seq
     model = onnx.load(str(path))
     graph, kinds = model.graph, element_kinds(model)
     asked = list(dict.fromkeys(operator.output for operator in operators if operator.output in kinds))
-    quantized = {node.output[0]: node for node in graph.node if node.op_type == "QuantizeLinear"}
+    quantized = {node.input[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}  # what moved integers made
+    quantized |= {node.output[0]: node for node in graph.node if node.op_type == "QuantizeLinear"}
     constants = {item.name: numpy_helper.to_array(item) for item in graph.initializer}
     names = {name: f"{name}_asked" if kinds[name] == HALF else name for name in asked}
     given = {item.name for item in graph.output}

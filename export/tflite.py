@@ -60,12 +60,17 @@ def write(config: TFLiteConfig, model: nn.Module, example: Tensor, plan: Precisi
 
         from mcompress.compress.quantize.program import export_program, graph_of, reference_program
         from mcompress.export import tflite_edit, tflite_halves, tflite_integer, tflite_moves
+        from mcompress.export.spelled_out import NORMS, REFLECTIONS, spell_out
         from mcompress.export.tflite_planned import planned_program
         from mcompress.export.tflite_steps import as_steps
+        from mcompress.export.tflite_upsampling import CUT, activate_before_cutting
 
         program = graph_of(export_program(model, example))
         facts = planned_program(program)
-        module = as_steps(program if plan is None else reference_program(model, example, plan, fold_weights=False))
+        graph = program if plan is None else reference_program(model, example, plan, fold_weights=False)
+        spell_out(graph, {**REFLECTIONS, **NORMS, **CUT}, pairs=False)
+        activate_before_cutting(graph)
+        module = as_steps(graph)
         images_out = module(example).ndim == RANK_OF_IMAGES
         converted = litert_torch.convert(
             litert_torch.to_channel_last_io(module, args=[0], outputs=[0] if images_out else None).eval(),
@@ -77,6 +82,7 @@ def write(config: TFLiteConfig, model: nn.Module, example: Tensor, plan: Precisi
             tflite_integer.integer_kernels(sheet, plan)
             tflite_moves.without_round_trips(sheet)
             tflite_halves.half_weights(sheet, plan, facts.output)
+        tflite_moves.narrow_concatenations(sheet)
         tflite_edit.save(sheet, path)
         return _read_back(path, facts, plan)
 

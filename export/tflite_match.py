@@ -26,6 +26,9 @@ TRACELESS = frozenset(
 )
 """A converter that changes layouts can leave nothing of them; nobody does their work then."""
 MOVES = TRACELESS | {"pixel_shuffle", "pixel_unshuffle", "upsample_nearest2d", "cat", "max_pool2d", "pad", "constant_pad_nd", "select"}
+CUTTING = frozenset(("SLICE", "STRIDED_SLICE"))
+STEPPED = frozenset(("instance_norm", "pad"))
+"""They take several operators of the format, one after another (`spelled_out`)."""
 KINDS: Mapping[str, frozenset[str]] = {
     "CONV_2D": frozenset(("conv1d", "conv2d", "conv_transpose2d", "linear")),
     "DEPTHWISE_CONV_2D": frozenset(("conv1d", "conv2d")),
@@ -95,12 +98,14 @@ def _match(search: _Search, operator: OperatorObject) -> Match:
             search.values[result] = given[0]
         return Match(())
     planned = search.program.operators[value]
-    if kind in MOVING and planned.kind not in MOVES and not head:
-        # Padding in front of the operator, or a layout that the converter needed.
+    if kind in MOVING and planned.kind not in MOVES and not head and not (planned.kind in STEPPED and value in given):
+        # Padding in front of the operator, the cut behind a transposed convolution, or a layout that the converter needed.
         search.values[result] = given[0] if given else value
-        return Match(())
+        return Match(tuple(name for name in given if kind in CUTTING and _kind(search, name) in KINDS["TRANSPOSE_CONV"]))
     search.values[result] = value
     found = (value,) if value in given else _between(search, value, given, names, head)
+    last_steps = {name for name in given if name in names and name != value and _kind(search, name) in STEPPED}
+    found = (*(name for name in search.program.operators if name in last_steps), *found)
     search.taken.update(found)
     return Match(found)
 
@@ -150,7 +155,8 @@ def _named(search: _Search, kind: str, names: Sequence[str], operator: OperatorO
         after = [name for name, one in search.program.operators.items() if one.kind in CLAMPS and set(one.sources) & read]
         fitting = [name for name in after if name in names] or [name for name in after if name not in search.taken] or fitting
     new = [name for name in fitting if name not in search.taken]
-    fitting = [name for name in new if set(search.program.operators[name].sources) & read] or new or fitting
+    begun = [name for name in fitting if name in read and _kind(search, name) in STEPPED]
+    fitting = [name for name in new if set(search.program.operators[name].sources) & read] or begun or new or fitting
     return _fused(search, fitting[-1], names, operator) if fitting else None
 
 
@@ -178,6 +184,11 @@ def _behind(search: _Search, head: str) -> set[str]:
         value = readers[0]
         found.add(value)
     return found
+
+
+def _kind(search: _Search, name: str) -> str:
+    """Of an operator of the program; empty for an input of the network."""
+    return search.program.operators[name].kind if name in search.program.operators else ""
 
 
 def _readers(search: _Search, name: str) -> list[str]:

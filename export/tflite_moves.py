@@ -1,10 +1,11 @@
-"""Transpositions that undo each other: the converter leaves them around quantized values, where it does not look for them."""
+"""What the converter leaves where moves meet: transpositions that undo each other, and concatenations of more tensors than XNNPACK takes."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from mcompress.export.tflite_edit import OperatorObject, Sheet, numbers
+from mcompress.export.spelled_out import MOST_JOINED
+from mcompress.export.tflite_edit import OperatorObject, Sheet, named, numbers, shape_of
 from mcompress.export.tflite_match import makers_of
 
 
@@ -27,6 +28,32 @@ def without_round_trips(sheet: Sheet) -> None:
                 continue
         kept.append(operator)
     sheet.operators = _without_unread(sheet, kept)
+
+
+def narrow_concatenations(sheet: Sheet) -> None:
+    """Join at most `MOST_JOINED` tensors at once, in place: the converter merges concatenations, and XNNPACK's delegate leaves the wide ones out."""
+    written: list[OperatorObject] = []
+    for operator in sheet.operators:
+        if sheet.kind(operator) == "CONCATENATION":
+            while len(operator.inputs) > MOST_JOINED:
+                written.append(_joined_first(sheet, operator))
+        written.append(operator)
+    sheet.operators = written
+
+
+def _joined_first(sheet: Sheet, operator: OperatorObject) -> OperatorObject:
+    """A concatenation of the neighbours that are smallest together; its result stands in their place."""
+    inputs, axis = [int(tensor) for tensor in operator.inputs], int(operator.builtinOptions.axis)
+    count = min(MOST_JOINED, len(inputs) - MOST_JOINED + 1)
+    sizes = [shape_of(sheet.tensors[tensor])[axis] for tensor in inputs]
+    start = min(range(len(inputs) - count + 1), key=lambda first: sum(sizes[first : first + count]))
+    chosen, result = inputs[start : start + count], sheet.tensors[int(operator.outputs[0])]
+    shape = [sum(sizes[start : start + count]) if place == axis % len(result.shape) else int(size) for place, size in enumerate(result.shape)]
+    made = sheet.add_tensor(result.name, shape, named("TensorType")[result.type], result.quantization)
+    first = sheet.operator("CONCATENATION", sheet.version(operator), chosen, [made])
+    first.builtinOptionsType, first.builtinOptions = operator.builtinOptionsType, operator.builtinOptions
+    operator.inputs = [*inputs[:start], made, *inputs[start + count :]]
+    return first
 
 
 def _without_unread(sheet: Sheet, operators: list[OperatorObject]) -> list[OperatorObject]:

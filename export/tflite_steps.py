@@ -15,6 +15,7 @@ import torch
 from torch import fx, nn
 
 from mcompress.compress.quantize import kinds
+from mcompress.export.spelled_out import stands_for
 from mcompress.export.tflite_names import MARK
 
 _PER_TENSOR = torch.ops.quantized_decomposed.quantize_per_tensor.default
@@ -55,7 +56,7 @@ def _value(node: fx.Node) -> str:
     """The operator, or the input of the network, whose result the node gives: quantizing does not make it another value."""
     while node.target in (_PER_TENSOR, _BACK_PER_TENSOR) or _is_step_of_quantization(node):
         node = node.all_input_nodes[0]
-    return node.name
+    return (stands_for(node) or (node.name,))[-1]
 
 
 def _is_step_of_quantization(node: fx.Node) -> bool:

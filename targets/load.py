@@ -23,7 +23,7 @@ from mcompress.targets.names import near, unknown_name
 from mcompress.targets.problems import describe, show
 from mcompress.targets.schema import Target
 
-_FOLDERS: tuple[yaml_document.Path, ...] = (("data", "training"), ("data", "held_out"))
+_FOLDERS: tuple[yaml_document.Path, ...] = (("data", "training"), ("data", "held_out"), ("data", "unlabelled"))
 _FILES: tuple[yaml_document.Path, ...] = (("model", "checkpoint"), ("model", "teacher", "checkpoint"), ("model", "student", "checkpoint"))
 _OVERRIDE = re.compile(r"(?P<key>[A-Za-z_][\w-]*(?:\[\d+\])*(?:\.[A-Za-z_][\w-]*(?:\[\d+\])*)*)\s*=(?P<value>.*)", re.DOTALL)
 

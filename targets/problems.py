@@ -16,7 +16,7 @@ from mcompress.targets.names import near
 from mcompress.targets.schema import NETWORK_PATTERN, ModelConfig
 from mcompress.targets.speeds import NAME_PATTERN
 
-_DISCRIMINATORS = ("stage", "backend")
+_DISCRIMINATORS = ("stage", "method", "backend")
 _PATTERNS = {
     NETWORK_PATTERN: "a name from `mcompress list models`, or package.module:function",
     r"^[A-Za-z0-9][A-Za-z0-9_.-]*$": "letters, digits, '_', '.' and '-', starting with a letter or digit",

@@ -137,7 +137,7 @@ class ModelConfig(Frozen):
     `checkpoint` directly under `model`.
     """
 
-    task: Literal["super_resolution"] = "super_resolution"
+    task: Literal["super_resolution", "translation"] = "super_resolution"
     teacher: TeacherConfig = TeacherConfig()
     student: NetworkConfig | None = None
     """Where compression starts when no search stage builds a student; the teacher itself if left out."""
@@ -157,16 +157,33 @@ class ModelConfig(Frozen):
 
 
 class DataConfig(Frozen):
-    """Folders of images; left out, the photographs embedded in scikit-image and scikit-learn are used."""
+    """Folders of images; left out, the task's embedded data are used: the photographs inside scikit-image and scikit-learn, or procedural scenes."""
 
     training: Path | None = None
     held_out: Path | None = None
+    unlabelled: Path | None = None
+    """Translation: further inputs, without a target."""
+    labelled_fraction: float = Field(default=1.0, gt=0, le=1)
+    """Translation: so many of the training pairs keep their target; of the others only the inputs are used."""
+    pairing: Literal["aligned", "unpaired"] = "aligned"
+    """Translation: whether input and target show the same thing (pix2pix), or are two collections (CycleGAN)."""
+    embedded: Literal["objects", "photographs"] = "objects"
+    """Translation: which embedded pairs, edges to shaded objects or edges to photographs."""
 
     @model_validator(mode="after")
     def _both_or_none(self) -> DataConfig:
         if (self.training is None) != (self.held_out is None):
             raise ValueError("give both training and held_out, or neither: quality is only honest on images that were not trained on")
+        if self.training is not None and self.embedded != "objects":
+            raise ValueError("embedded names data that come with mcompress, but training and held_out give folders; remove one of the two")
+        if self.unlabelled is not None and self.training is None:
+            raise ValueError("unlabelled gives inputs for the pairs in training, which is missing; give training and held_out as well")
+        if self.pairing == "unpaired" and self.labelled_fraction < 1.0:
+            raise ValueError("labelled_fraction is about pairs, and pairing is unpaired; remove one of the two")
         return self
+
+
+_OF_TRANSLATION = ("unlabelled", "labelled_fraction", "pairing", "embedded")
 
 
 def _each_backend_once(exports: tuple[ExportConfig, ...]) -> tuple[ExportConfig, ...]:
@@ -194,6 +211,13 @@ class Target(Frozen):
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
     threads: int = Field(default=2, ge=1, le=256)
     """Threads for training and calibration on this machine; part of what makes a result repeatable."""
+
+    @model_validator(mode="after")
+    def _data_of_the_task(self) -> Target:
+        given = [name for name in _OF_TRANSLATION if getattr(self.data, name) != DataConfig.model_fields[name].default]
+        if self.model.task != "translation" and given:
+            raise ValueError(f"data.{given[0]} belongs to the task translation, and model.task is {self.model.task}; remove one of the two")
+        return self
 
     def stage_names(self) -> tuple[str, ...]:
         """Folder name per stage: its kind, numbered from the second of a kind on."""

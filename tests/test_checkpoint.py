@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mcompress.compress.models.build import build
-from mcompress.compress.models.checkpoint import load_weights, read_state_dict, rrdb_args_of
+from mcompress.compress.models.checkpoint import load_weights, read_state_dict
+from mcompress.compress.models.checkpoint_names import rrdb_args_of
 from mcompress.compress.models.spec import ModelSpec
 from mcompress.errors import CheckpointError
 

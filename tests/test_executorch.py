@@ -20,9 +20,10 @@ from mcompress.errors import ExportError
 from mcompress.export import executorch, executorch_check
 from mcompress.export.backend import Written, captured
 from mcompress.export.executorch_file import read
-from mcompress.export.executorch_half import CAST, STANDS_FOR, compute_in_half, separate_dequantize_nodes
+from mcompress.export.executorch_half import CAST, compute_in_half, separate_dequantize_nodes
 from mcompress.export.executorch_moves import keep_moves_in_delegate
 from mcompress.export.executorch_prefix import prefix_output
+from mcompress.export.spelled_out import STANDS_FOR
 from mcompress.targets.exports import ExecuTorchConfig
 
 SHAPE = (1, 3, 16, 16)

@@ -29,13 +29,16 @@ SMALL: dict[str, tuple[dict[str, object], tuple[int, ...]]] = {
     "rrdb": ({"features": 8, "blocks": 1, "growth": 4}, (1, 3, 16, 16)),
     "mfagan": ({"channels": 8, "blocks": [[2, 8], [1, 8]]}, (1, 3, 16, 16)),
     "imdn": ({"features": 16, "blocks": 2}, (1, 3, 16, 16)),
+    "resnet_generator": ({"widths": [4, 4, 4, 4, 6, 4, 4, 6], "depths": [1, 0, 2], "convolutions": "separable"}, (1, 3, 16, 16)),
+    "unet_generator": ({"features": 4, "downs": 3}, (1, 3, 16, 16)),
     "patchgan": ({"features": 8}, (1, 3, 64, 64)),
     "vgg_discriminator": ({"features": 4}, (1, 3, 128, 128)),
 }
 """Name -> small arguments and input shape; every line of MODELS must be here."""
 
 SCALED = ("rrdb", "mfagan", "imdn")
-OUTPUTS = ("conv_last", "tail", "upsampler", "upsampler.0", "logits", "up2")
+TRANSLATED = ("resnet_generator", "unet_generator")
+OUTPUTS = ("conv_last", "tail", "ups.0.conv", "upsampler", "upsampler.0", "logits", "up2")
 """Layers whose output channels are the network's output."""
 
 
@@ -75,8 +78,8 @@ def test_networks_run_and_learn(name: str) -> None:
     spec = small(name)
     network = build(spec)
     output = network(example_input(spec))
-    expected = (1, 3, 64, 64) if name in SCALED else ((1, 1, 6, 6) if name == "patchgan" else (1, 1))
-    assert output.shape == expected
+    expected = {**dict.fromkeys(SCALED, (1, 3, 64, 64)), **dict.fromkeys(TRANSLATED, (1, 3, 16, 16)), "patchgan": (1, 1, 6, 6)}
+    assert output.shape == expected.get(name, (1, 1))
     output.sum().backward()
     assert all(parameter.grad is not None and torch.isfinite(parameter.grad).all() for parameter in network.parameters())
 
@@ -116,7 +119,12 @@ def test_builders_take_keywords_only_and_have_a_summary(name: str) -> None:
         ("patchgan", {"normalization": "layer"}, "patchgan: normalization is 'layer'; it must be one of instance, batch"),
         ("patchgan", {"layers": 9}, "patchgan: layers is 9"),
         ("vgg_discriminator", {"features": -1}, "vgg_discriminator: features is -1"),
-        ("rrdbb", {}, "network 'rrdbb' is not known (did you mean 'rrdb'?); known are imdn, mfagan, patchgan, rrdb, vgg_discriminator"),
+        (
+            "rrdbb",
+            {},
+            "network 'rrdbb' is not known (did you mean 'rrdb'?); known are imdn, mfagan, patchgan, resnet_generator, "
+            "rrdb, unet_generator, vgg_discriminator",
+        ),
         ("my_network", {}, "written package.module:function, for example my_network:build"),
     ],
 )

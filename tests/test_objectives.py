@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mcompress.compress.losses import TERMS
 from mcompress.compress.models.build import build
 from mcompress.compress.models.spec import ModelSpec
-from mcompress.compress.objectives import Distillation
+from mcompress.compress.objectives.distillation import Distillation
 from mcompress.compress.tasks.super_resolution.task import SuperResolution
 from mcompress.compress.train import TrainSettings, train
 from mcompress.targets.stages import DistillConfig
@@ -23,6 +23,7 @@ NOTHING: dict[str, object] = {"truth": 0.0, "output": 0.0}
 REACHED_BY: dict[str, dict[str, object]] = {
     "l1": {},
     "feature_mse": {"feature": 0.1},
+    "channel_mse": {"channel": 0.1},
     "kernel_alignment": {"kernel_alignment": 0.1},
     "gram_l1": {"gram": 0.1},
     "ssim": {**NOTHING, "ssim": 0.1},
@@ -31,6 +32,8 @@ REACHED_BY: dict[str, dict[str, object]] = {
     "lsgan_discriminator": {"adversarial": 0.1},
     "relativistic_generator": {"adversarial": 0.1, "adversarial_loss": "relativistic"},
     "relativistic_discriminator": {"adversarial": 0.1, "adversarial_loss": "relativistic"},
+    "hinge_generator": {"adversarial": 0.1, "adversarial_loss": "hinge"},
+    "hinge_discriminator": {"adversarial": 0.1, "adversarial_loss": "hinge"},
 }
 
 
@@ -86,7 +89,21 @@ def test_its_configuration_computes_the_term_and_the_defaults_only_l1(name: str,
     assert set(computed) == {"l1"}
 
 
-@pytest.mark.parametrize("weight", ["truth", "output", "feature", "kernel_alignment", "gram", "ssim", "total_variation", "adversarial"])
+@pytest.mark.parametrize(
+    "weight",
+    [
+        "truth",
+        "output",
+        "feature",
+        "kernel_alignment",
+        "channel",
+        "discriminator_feature",
+        "gram",
+        "ssim",
+        "total_variation",
+        "adversarial",
+    ],
+)
 def test_a_term_is_proportional_to_its_weight(weight: str, task: SuperResolution) -> None:
     values = []
     for scale in (0.25, 0.5):
@@ -96,7 +113,6 @@ def test_a_term_is_proportional_to_its_weight(weight: str, task: SuperResolution
         terms = made.terms("generator")
         assert set(terms) == {"truth", weight}
         values.append(float(terms[weight].detach()))
-        made.close()
     assert values[1] == pytest.approx(2 * values[0], rel=1e-6)
     assert values[0] > 0
 
@@ -106,6 +122,7 @@ def test_a_term_is_proportional_to_its_weight(weight: str, task: SuperResolution
     [
         ({}, ["generator"]),
         ({"gram": 0.1}, ["teacher_discriminator", "generator"]),
+        ({"discriminator_feature": 0.1}, ["teacher_discriminator", "generator"]),
         ({"adversarial": 0.1}, ["discriminator", "generator"]),
         ({"adversarial": 0.1, "discriminator": 0.1}, ["teacher_discriminator", "discriminator", "generator"]),
     ],

@@ -22,10 +22,10 @@ from mcompress.planning import plan
 from mcompress.reports.plots import Candidate, pareto
 from mcompress.targets.load import load_target
 from mcompress.targets.schema import Budget, Target
-from mcompress.targets.stages import PruneConfig, SearchConfig
+from mcompress.targets.stages import PruneConfig, SupernetSearchConfig
 
 SHAPE = (1, 3, 32, 32)
-TINY = SearchConfig(steps=2, trials=6, batch_size=1, crop_size=8)
+TINY = SupernetSearchConfig(steps=2, trials=6, batch_size=1, crop_size=8)
 START = ModelSpec("mfagan", {"channels": 16, "blocks": [[1, 16]]}, (), SHAPE)
 
 
@@ -107,8 +107,11 @@ def test_an_impossible_budget_names_the_nearest(make_context, monkeypatch) -> No
 
 
 def test_a_network_without_a_space_says_so() -> None:
-    with pytest.raises(PlanError, match=r"'my_net:build' has no search space; set space to one of: mfagan, or remove the search stage"):
-        space_of(SearchConfig(), ModelSpec("my_net:build"))
+    with pytest.raises(
+        PlanError,
+        match=r"'my_net:build' has no search space; set space to one of: mfagan, resnet_generator, unet_generator, or remove the search stage",
+    ):
+        space_of(SupernetSearchConfig(), ModelSpec("my_net:build"))
 
 
 def test_a_network_is_costed_at_the_precision_that_it_ships_in(make_context) -> None:

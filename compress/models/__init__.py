@@ -9,13 +9,17 @@ from torch import nn
 from mcompress.compress.models.imdn import imdn
 from mcompress.compress.models.mfagan import mfagan
 from mcompress.compress.models.patchgan import patchgan
+from mcompress.compress.models.resnet_generator import resnet_generator
 from mcompress.compress.models.rrdb import rrdb
+from mcompress.compress.models.unet_generator import unet_generator
 from mcompress.compress.models.vgg_discriminator import vgg_discriminator
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "rrdb": rrdb,
     "mfagan": mfagan,
     "imdn": imdn,
+    "resnet_generator": resnet_generator,
+    "unet_generator": unet_generator,
     "patchgan": patchgan,
     "vgg_discriminator": vgg_discriminator,
 }

@@ -1,12 +1,6 @@
 """Weights files: safetensors, or PyTorch's `.pth` read with `weights_only=True`. Nothing in a file is ever executed.
 
-ESRGAN's generator has been published under three sets of names; all load:
-
-- the original of 2018: `model.0`, `model.1.sub.0.RDB1.conv1.0`, `model.1.sub.23` (behind 23 blocks), `model.3`, `model.6`, `model.8`,
-  `model.10`
-- the ESRGAN repository since 2019: `conv_first`, `RRDB_trunk.0.RDB1.conv1`, `trunk_conv`, `upconv1`, `upconv2`, `HRconv`, `conv_last`
-- BasicSR and Real-ESRGAN, inside `params` or `params_ema`: `conv_first`, `body.0.rdb1.conv1`,
-  `conv_body`, `conv_up1`, `conv_up2`, `conv_hr`, `conv_last`
+Under which names published weights load says `mcompress.compress.models.checkpoint_names`.
 """
 
 from __future__ import annotations
@@ -14,9 +8,8 @@ from __future__ import annotations
 import re
 import warnings
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -25,12 +18,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from mcompress.compress.models.checkpoint_names import CALLED, SHOWN, args_of, first_names, own_names
 from mcompress.errors import CheckpointError
 
 WRAPPERS = ("params_ema", "params", "state_dict", "model_state_dict", "generator", "model", "net")
 """Keys under which training programs put the weights, the preferred one first: an averaged generator is the better one."""
-SHOWN = 5
-"""Keys that a message names."""
 PREFIX = "module."
 OVERHEAD_BYTES = 2**20
 """What a zip file may hold more than its own size: headers and padding; PyTorch never compresses."""
@@ -71,10 +63,9 @@ def load_weights(model: nn.Module, path: Path, network: str) -> LoadReport:
     Raises `CheckpointError` when the file cannot be read safely or belongs to another architecture; the message names the first keys that differ.
     """
     contents = _read(path)
-    naming, tensors = "as the network's own", contents.tensors
-    if network == "rrdb":
-        naming, tensors = _rrdb_names(tensors)
     own = model.state_dict()
+    renamed = own_names(network, contents.tensors, own)
+    tensors = renamed.tensors
     # Files of before 2017 have no batch counters; nothing is computed with them.
     tensors = {**{name: value for name, value in own.items() if name.endswith("num_batches_tracked")}, **tensors}
     problems = _differences(own, tensors)
@@ -87,32 +78,11 @@ def load_weights(model: nn.Module, path: Path, network: str) -> LoadReport:
                 f"{path}: '{name}' holds NaN or infinity; these weights come from a training that diverged. Use an earlier checkpoint."
             )
     model.load_state_dict(tensors)
-    notes = contents.notes
+    notes = (*contents.notes, *renamed.notes)
     stored = {str(value.dtype).removeprefix("torch.") for name, value in tensors.items() if value.dtype != own[name].dtype}
     if stored:
         notes = (*notes, f"stored as {', '.join(sorted(stored))}, converted to the network's precision")
-    return LoadReport(path, contents.format, contents.wrapper, naming, len(tensors), sum(p.numel() for p in model.parameters()), notes)
-
-
-def rrdb_args_of(state_dict: Mapping[str, Tensor]) -> dict[str, int]:
-    """The arguments of `rrdb` (features, blocks, growth) with which these weights fit, from the shapes; any of the three namings.
-
-    Raises `CheckpointError` when these are not the weights of an RRDBNet x4.
-    """
-    _, tensors = _rrdb_names(dict(state_dict))
-    missing = [name for name in ("conv_first.weight", "body.0.rdb1.conv1.weight", "conv_last.weight") if name not in tensors]
-    if missing:
-        raise CheckpointError(
-            f"these are not the weights of ESRGAN's generator x4 (RRDBNet): '{missing[0]}' is missing; the first keys are {_first(state_dict)}"
-        )
-    first, inner, last = tensors["conv_first.weight"], tensors["body.0.rdb1.conv1.weight"], tensors["conv_last.weight"]
-    if first.dim() != 4 or inner.dim() != 4 or first.shape[1] != 3 or last.shape[0] != 3:
-        raise CheckpointError(
-            f"conv_first.weight is {tuple(first.shape)} and conv_last.weight is {tuple(last.shape)}; the generator x4 takes and gives 3 channels. "
-            "(Real-ESRGAN's x2 and x1 models take 12 and 48.)"
-        )
-    blocks = 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("body."))
-    return {"features": int(first.shape[0]), "blocks": blocks, "growth": int(inner.shape[0])}
+    return LoadReport(path, contents.format, contents.wrapper, renamed.naming, len(tensors), sum(p.numel() for p in model.parameters()), notes)
 
 
 def _read(path: Path) -> _Contents:
@@ -188,7 +158,7 @@ def _unwrapped(path: Path, loaded: object, file_format: str) -> _Contents:
         choices = choices or [key for key, value in loaded.items() if isinstance(value, Mapping) and _holds_tensors(value)]
         if not choices:
             raise CheckpointError(
-                f"{path} holds no tensors; its keys are {_first(loaded)}. Save the weights: torch.save(model.state_dict(), 'weights.pth')"
+                f"{path} holds no tensors; its keys are {first_names(loaded)}. Save the weights: torch.save(model.state_dict(), 'weights.pth')"
             )
         chosen = loaded[choices[0]]
         wrapper, inner = str(choices[0]), chosen if isinstance(chosen, Mapping) else {}
@@ -197,7 +167,7 @@ def _unwrapped(path: Path, loaded: object, file_format: str) -> _Contents:
     tensors = {str(key): value for key, value in inner.items() if isinstance(value, Tensor)}
     left = [key for key, value in inner.items() if not isinstance(value, Tensor)]
     if left:
-        notes.append(f"left out what is no tensor: {_first(left)}")
+        notes.append(f"left out what is no tensor: {first_names(left)}")
     _check_tensors(path, tensors)
     if all(key.startswith(PREFIX) for key in tensors):
         tensors = {key.removeprefix(PREFIX): value for key, value in tensors.items()}
@@ -220,36 +190,6 @@ def _check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
             )
 
 
-_BLOCK = r"(\d+)\.(?:RDB|rdb)([123])\.conv([1-5])"
-_LAYERS_2018 = {"0": "conv_first", "3": "conv_up1", "6": "conv_up2", "8": "conv_hr", "10": "conv_last"}
-_LAYERS_2019 = {"trunk_conv": "conv_body", "upconv1": "conv_up1", "upconv2": "conv_up2", "HRconv": "conv_hr"}
-
-
-def _rrdb_names(tensors: dict[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
-    """Which naming it is, and the tensors under BasicSR's names. Names that belong to none stay, and are then said to be unexpected."""
-    if any(name.startswith("model.1.sub.") for name in tensors):
-        return "ESRGAN 2018", {_from_2018(name): value for name, value in tensors.items()}
-    if any(name.startswith("RRDB_trunk.") for name in tensors):
-        return "ESRGAN 2019", {_from_2019(name): value for name, value in tensors.items()}
-    return "BasicSR", tensors
-
-
-def _from_2018(name: str) -> str:
-    if block := re.fullmatch(rf"model\.1\.sub\.{_BLOCK}\.0\.(weight|bias)", name):
-        return "body.{}.rdb{}.conv{}.{}".format(*block.groups())
-    if trunk := re.fullmatch(r"model\.1\.sub\.\d+\.(weight|bias)", name):
-        return f"conv_body.{trunk[1]}"
-    layer = re.fullmatch(r"model\.(\d+)\.(weight|bias)", name)
-    return f"{_LAYERS_2018[layer[1]]}.{layer[2]}" if layer and layer[1] in _LAYERS_2018 else name
-
-
-def _from_2019(name: str) -> str:
-    if block := re.fullmatch(rf"RRDB_trunk\.{_BLOCK}\.(weight|bias)", name):
-        return "body.{}.rdb{}.conv{}.{}".format(*block.groups())
-    layer, _, kind = name.rpartition(".")
-    return f"{_LAYERS_2019.get(layer, layer)}.{kind}"
-
-
 def _differences(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
     missing = [name for name in own if name not in given]
     unexpected = [name for name in given if name not in own]
@@ -260,21 +200,16 @@ def _differences(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list
     ]
     lines = ((missing, "missing in the file"), (unexpected, "not in the network"))
     return [
-        *(f"  {len(names)} of {len(own)} {what}: {_first(names)}" for names, what in lines if names),
+        *(f"  {len(names)} of {len(own)} {what}: {first_names(names)}" for names, what in lines if names),
         *([f"  {len(shapes)} of another shape: {'; '.join(shapes[:SHOWN])}{' ...' if len(shapes) > SHOWN else ''}"] if shapes else []),
     ]
 
 
 def _size_advice(tensors: Mapping[str, Tensor], network: str) -> str:
-    if network == "rrdb":
-        try:
-            args = rrdb_args_of(tensors)
-        except CheckpointError as error:
-            return f"Seen: {error}"
-        return f"The file is an RRDBNet with {args}: give these as args, or leave args out."
-    return "Give the arguments with which it was trained, or the checkpoint of this network."
-
-
-def _first(names: Iterable[object]) -> str:
-    shown = list(islice(names, SHOWN + 1))
-    return ", ".join(f"'{name}'" for name in shown[:SHOWN]) + (", ..." if len(shown) > SHOWN else "")
+    try:
+        args = args_of(network, tensors)
+    except CheckpointError as error:
+        return f"Seen: {error}"
+    if args is None:
+        return "Give the arguments with which it was trained, or the checkpoint of this network."
+    return f"The file is {CALLED[network]} with {args}: give these as args, or leave args out."

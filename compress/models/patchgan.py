@@ -7,14 +7,13 @@ parameters for 3 input channels and 2,767,809 for 6; with batch normalization, w
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Literal
 
 from torch import Tensor, nn
 
 from mcompress.compress.models.arguments import check_choice, check_whole
+from mcompress.compress.models.normalization import NORMALIZATIONS, Normalization, normalization_of
 
 WIDEST = 8  # a layer is at most this many times as wide as the first one
-Normalization = Literal["instance", "batch"]
 
 
 class PatchGAN(nn.Module):
@@ -27,7 +26,7 @@ class PatchGAN(nn.Module):
         others = (
             nn.Sequential(
                 nn.Conv2d(before, width, 4, stride=2 if layer < layers else 1, padding=1, bias=normalization == "instance"),
-                nn.InstanceNorm2d(width) if normalization == "instance" else nn.BatchNorm2d(width),
+                normalization_of(normalization, width),
                 nn.LeakyReLU(0.2),
             )
             for layer, (before, width) in enumerate(pairwise(widths), start=1)
@@ -53,5 +52,5 @@ def patchgan(*, features: int = 64, layers: int = 3, in_channels: int = 3, norma
     check_whole("patchgan", "features", features, low=1, high=1024)
     check_whole("patchgan", "layers", layers, low=1, high=8)
     check_whole("patchgan", "in_channels", in_channels, low=1, high=64)
-    check_choice("patchgan", "normalization", normalization, ("instance", "batch"))
+    check_choice("patchgan", "normalization", normalization, NORMALIZATIONS)
     return PatchGAN(features, layers, in_channels, normalization)

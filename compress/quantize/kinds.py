@@ -4,8 +4,8 @@ Operators fall into four groups:
 
 - weighted: convolutions and linear layers with constant weights; INT8 per output channel, INT32 accumulation.
 - arithmetic: add, subtract, multiply, LeakyReLU; they requantize.
-- moving: they copy values (pixel shuffle, nearest resize, concatenation, reshape, max pooling). All their INT8 inputs and outputs have one scale,
-  because that is what integer kernels of all runtimes expect, and because a copy then adds no error.
+- moving: they copy values (pixel shuffle, nearest resize, concatenation, reshape, max pooling, reflection padding). All their INT8 inputs and outputs
+  have one scale, because that is what integer kernels of all runtimes expect, and because a copy then adds no error.
 - clamping: ReLU, ReLU6, clamp. Behind a weighted or arithmetic operator that nothing else reads, ReLU is fused: there is no rounding between the
   two. Others have one scale for input and output; when nothing else reads the input that is the output's scale, which clips exactly where the
   operator does.
@@ -52,9 +52,12 @@ MOVING = {
     aten.unsqueeze.default,
     aten.slice.Tensor,
     aten.max_pool2d.default,
+    aten.pad.default,
     aten.clone.default,
     aten.contiguous.default,
 }
+IMAGE_SIDES = 4
+"""Numbers that padding on all sides of an image has: left, right, top, bottom."""
 CLAMPING = {aten.relu.default, aten.relu6.default, aten.hardtanh.default, aten.clamp.default}
 IDENTITY = {aten.dropout.default, aten.alias.default, aten.detach.default}
 """They do nothing at inference; the program is cleaned of them before anything else."""
@@ -106,6 +109,8 @@ def why_float(node: fx.Node) -> str | None:
             return "its bias is computed at run time"
     if any(not is_float_tensor(source) for source in node.all_input_nodes):
         return "one of its inputs is not a floating-point tensor"
+    if node.target == aten.pad.default and not is_reflection(node):
+        return "only padding of images by reflection has an INT8 kernel that all runtimes share"
     if group == "arithmetic" and not activations(node):
         return "both of its inputs are constants"
     if node.kwargs.get("alpha", 1) != 1:
@@ -113,6 +118,13 @@ def why_float(node: fx.Node) -> str | None:
     if group == "arithmetic" and any(is_constant(source) and value_size(source) > 1 for source in node.all_input_nodes):
         return "one of its inputs is a constant tensor with more than one value"
     return None
+
+
+def is_reflection(node: fx.Node) -> bool:
+    """Whether this `pad` mirrors the lines and columns of images (N, C, H, W) at their borders."""
+    sides, mode = node.args[1], node.args[2] if len(node.args) > 2 else node.kwargs.get("mode", "constant")
+    value = node.meta.get("val")
+    return mode == "reflect" and isinstance(sides, list | tuple) and len(sides) == IMAGE_SIDES and isinstance(value, torch.Tensor) and value.ndim == 4
 
 
 def value_size(node: fx.Node) -> int:

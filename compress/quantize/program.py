@@ -39,7 +39,7 @@ def export_program(model: nn.Module, example: Tensor) -> ExportedProgram:
         ) from problem
     targets = {node.target for node in program.graph.nodes}
     if not targets & (kinds.IDENTITY | SPLITTING | {torch.ops.aten.batch_norm.default}):
-        return _spelled_out(program)
+        return _spelled_out(_without_changes_in_place(program, example))
     graph_module = graph_of(program)
     if torch.ops.aten.batch_norm.default in targets:
         from mcompress.compress.quantize.pt2e import fold_batch_norms  # imports torchao, see there
@@ -53,7 +53,29 @@ def export_program(model: nn.Module, example: Tensor) -> ExportedProgram:
     graph_module.graph.eliminate_dead_code()
     graph_module.delete_all_unused_submodules()
     graph_module.recompile()
-    return _spelled_out(torch.export.export(graph_module, (example,)))
+    return _spelled_out(_without_changes_in_place(torch.export.export(graph_module, (example,)), example))
+
+
+def _without_changes_in_place(program: ExportedProgram, example: Tensor) -> ExportedProgram:
+    """Write operators that change a tensor in place (`relu_`) as those that make a new one, which whoever reads the tensor afterwards reads.
+
+    What a program writes into its own input is nobody's: it is left out.
+    """
+    if not any(_changes_in_place(node) for node in program.graph.nodes):
+        return program
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # as above
+        module = graph_of(program.run_decompositions({}))
+    for node in list(module.graph.nodes):
+        if node.target == torch.ops.aten.copy_.default and node.args[0].op == "placeholder":
+            node.replace_all_uses_with(node.args[1])
+            module.graph.erase_node(node)
+    module.recompile()
+    return torch.export.export(module, (example,))
+
+
+def _changes_in_place(node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
 
 
 def _spelled_out(program: ExportedProgram) -> ExportedProgram:

@@ -29,7 +29,11 @@ class Task(Protocol):
     """The quality metric with its unit, for example `psnr_db`; higher is better."""
     metric_title: str
     baseline_name: str
+    input_range: tuple[float, float]
+    """Values of the inputs, which networks that mcompress builds for the task take."""
     output_range: tuple[float, float]
+    paired: bool
+    """Whether inputs have truths; without them there is no `training_batch`, and quality is likeness to the original."""
 
     @property
     def data_digest(self) -> str:
@@ -42,6 +46,9 @@ class Task(Protocol):
     def embedded_teacher(self, input_shape: tuple[int, ...]) -> tuple[ModelSpec, nn.Module]:
         """The small teacher that ships with mcompress."""
 
+    def taught_by(self, teacher: nn.Module) -> Task:
+        """The task as it is with this original: itself, unless its data have no truth, for which the original's output then stands."""
+
     def held_out(self) -> tuple[Sample, ...]:
         """Samples that nothing is trained, searched or calibrated on."""
 
@@ -49,7 +56,10 @@ class Task(Protocol):
         """(inputs, truths) from the training data, fixed, for choosing between candidates; never held out."""
 
     def training_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """(inputs, truths) drawn from the training data with augmentation."""
+        """(inputs, truths) drawn from the labelled training data with augmentation."""
+
+    def unlabelled_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> Tensor:
+        """Inputs drawn from all training data, whether or not their truth is known, with augmentation."""
 
     def reorient(self, images: tuple[Tensor, ...], generator: torch.Generator) -> tuple[Tensor, ...]:
         """The same random change of orientation for all of them, which leaves an input, its truth and the teacher's output belonging together."""

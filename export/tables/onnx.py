@@ -68,6 +68,7 @@ LAST_AXIS_FROM = 13
 _HALF = (10, 16)
 """TensorProto.FLOAT16 and BFLOAT16; onnx is imported where a file is read, not before."""
 _FLOATS = (1, *_HALF)
+_BYTES = {2, 3}
 _PAST = 4
 """Input of Attention that holds the keys of calls before."""
 
@@ -346,6 +347,8 @@ class _Reader:
         # Numbers of rows say nothing about the table in which they are looked up.
         given = [self.types.get(name, 0) for name in node.input if name and not self.graph.is_constant(name)]
         computed = next((one for one in given if one in _FLOATS), self.types.get(node.output[0]))
+        if computed in _BYTES and set(given) <= _BYTES:
+            return "int8"  # quantized values that are moved
         return "fp16" if computed in _HALF else "fp32"
 
     def _node(self, node: onnx.NodeProto, precision: PrecisionName, inputs: Sequence[str]) -> Node:

@@ -1,5 +1,5 @@
-"""A model on disk: `spec.json`, `weights.safetensors`, and where they exist `plan.json`, `recovered.safetensors` and `details.json`.
-Never a pickle."""
+"""A model on disk: `spec.json`, `weights.safetensors`, and where they exist `plan.json`, `recovered.safetensors`, `teachers/`
+and `details.json`. Never a pickle."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from mcompress.compress.models.build import build, code_digest
 from mcompress.compress.models.spec import ModelSpec
 from mcompress.compress.quantize.plan import PrecisionPlan
-from mcompress.compress.stage import StageOutput
+from mcompress.compress.stage import CompanionNetwork, StageOutput
 from mcompress.targets.schema import Fallback, Measurement
 
-RECOVERED = "recovered.safetensors"
+RECOVERED, TEACHERS = "recovered.safetensors", "teachers"
 _MEASUREMENTS = TypeAdapter(tuple[Measurement, ...])
 _FALLBACKS = TypeAdapter(tuple[Fallback, ...])
 
@@ -39,9 +39,19 @@ class Artifact:
 
     def network(self) -> nn.Module:
         """Build the network and load its weights, in evaluation mode."""
-        network = build(self.spec)
-        network.load_state_dict(load_file(self.folder / "weights.safetensors"))
-        return network.eval()
+        return _read_network(self.folder, self.spec)
+
+    def teachers(self) -> dict[str, CompanionNetwork]:
+        """The networks that go along with it to later stages."""
+        folders = sorted(path for path in (self.folder / TEACHERS).glob("*") if path.is_dir())
+        specs = {folder: ModelSpec.from_json((folder / "spec.json").read_text(encoding="utf-8")) for folder in folders}
+        return {folder.name: CompanionNetwork(spec, _read_network(folder, spec)) for folder, spec in specs.items()}
+
+
+def _read_network(folder: Path, spec: ModelSpec) -> nn.Module:
+    network = build(spec)
+    network.load_state_dict(load_file(folder / "weights.safetensors"))
+    return network.eval()
 
 
 def model_digest(spec: ModelSpec, state: dict[str, Tensor], plan: PrecisionPlan | None = None, recovered: dict[str, Tensor] | None = None) -> str:
@@ -66,20 +76,33 @@ def _add_tensors(sha: hashlib._Hash, tensors: dict[str, Tensor]) -> None:
 
 def save_output(output: StageOutput, folder: Path) -> None:
     """Write a stage's result into `folder`, which exists and is empty."""
-    state = {name: value.detach().cpu().contiguous().clone() for name, value in output.model.state_dict().items()}
-    save_file(state, folder / "weights.safetensors")
-    (folder / "spec.json").write_text(output.spec.to_json(), encoding="utf-8")
+    state = _write_network(folder, output.spec, output.model)
+    digest = model_digest(output.spec, state, output.plan, output.recovered)
+    for name, teacher in sorted(output.teachers.items()):
+        place = folder / TEACHERS / name
+        place.mkdir(parents=True)
+        # Later stages learn from them, so they are part of what a later result depends on.
+        digest = hashlib.sha256(
+            f"{digest}{name}{model_digest(teacher.spec, _write_network(place, teacher.spec, teacher.network))}".encode()
+        ).hexdigest()
     if output.plan is not None:
         (folder / "plan.json").write_text(output.plan.to_json(), encoding="utf-8")
     if output.recovered:
         save_file({name: value.detach().cpu().contiguous().clone() for name, value in output.recovered.items()}, folder / RECOVERED)
     (folder / "details.json").write_text(json.dumps(output.details, allow_nan=False), encoding="utf-8")
     record: dict[str, JsonValue] = {
-        "digest": model_digest(output.spec, state, output.plan, output.recovered),
+        "digest": digest,
         "measurements": _MEASUREMENTS.dump_python(output.measurements, mode="json"),
         "fallbacks": _FALLBACKS.dump_python(output.fallbacks, mode="json"),
     }
     (folder / "output.json").write_text(json.dumps(record, indent=1, allow_nan=False), encoding="utf-8")
+
+
+def _write_network(folder: Path, spec: ModelSpec, network: nn.Module) -> dict[str, Tensor]:
+    state = {name: value.detach().cpu().contiguous().clone() for name, value in network.state_dict().items()}
+    save_file(state, folder / "weights.safetensors")
+    (folder / "spec.json").write_text(spec.to_json(), encoding="utf-8")
+    return state
 
 
 def load_artifact(folder: Path) -> Artifact:

@@ -38,8 +38,8 @@ def score_network(task: Task, network: nn.Module, pictures: Path | None, name: s
 def score_baseline(task: Task, pictures: Path) -> Scores:
     """The trivial reference; also writes inputs and truths."""
     for sample in task.held_out():
-        save_picture(sample.input, pictures / sample.name / "input.png")
-        save_picture(sample.truth, pictures / sample.name / "truth.png")
+        save_picture(sample.input, task.input_range, pictures / sample.name / "input.png")
+        save_picture(sample.truth, task.output_range, pictures / sample.name / "truth.png")
     return _score(task, task.baseline, pictures, task.baseline_name)
 
 
@@ -99,7 +99,7 @@ def score_file(
         as_tensor = torch.from_numpy(output)
         found[sample.name] = PictureRecord(quality=_quality(task, as_tensor, sample), against=against)
         if pictures is not None:
-            save_picture(as_tensor, pictures / sample.name / f"{name}.png")
+            save_picture(as_tensor, task.output_range, pictures / sample.name / f"{name}.png")
     return found
 
 
@@ -119,7 +119,7 @@ def _score(task: Task, run: Callable[[Sample], Tensor], pictures: Path | None, n
         output = run(sample)
         scores[sample.name] = _quality(task, output, sample)
         if pictures is not None:
-            save_picture(output, pictures / sample.name / f"{name}.png")
+            save_picture(output, task.output_range, pictures / sample.name / f"{name}.png")
     return scores
 
 
@@ -139,10 +139,11 @@ def mean(scores: Scores) -> dict[str, float]:
     return {metric: round(float(np.mean([values[metric] for values in scores.values()])), 4) for metric in sorted(metrics)}
 
 
-def save_picture(image: Tensor, path: Path) -> None:
-    """(1, 3, H, W) in [0, 1] as PNG."""
+def save_picture(image: Tensor, value_range: tuple[float, float], path: Path) -> None:
+    """(1, 3, H, W) with values in `value_range` as PNG."""
+    low, high = value_range
     path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = (image[0].clamp(0.0, 1.0) * 255.0).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    pixels = ((image[0] - low) / (high - low)).clamp(0.0, 1.0).mul(255.0).round().to(torch.uint8).permute(1, 2, 0).numpy()
     Image.fromarray(pixels).save(path)
 
 

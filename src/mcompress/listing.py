@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from mcompress.errors import MissingBackendError
+from mcompress.targets import stages
 from mcompress.targets.device_files import device_heads
 from mcompress.targets.load import load_target, shipped_targets
 
@@ -24,10 +25,21 @@ def _devices() -> dict[str, str]:
 
 
 def _stages() -> dict[str, str]:
-    from mcompress.targets import stages
+    kinds = (
+        stages.SupernetSearchConfig,
+        stages.SemiSupervisedSearchConfig,
+        stages.PruneConfig,
+        stages.DistillConfig,
+        stages.AdaptiveDistillConfig,
+        stages.QuantizeConfig,
+    )
+    return {_stage_name(kind): f"{_first_sentence(kind)} Takes {', '.join(kind.model_fields)}." for kind in kinds}
 
-    kinds = (stages.SearchConfig, stages.PruneConfig, stages.DistillConfig, stages.QuantizeConfig)
-    return {str(kind.model_fields["stage"].default): f"{_first_line(kind)} Takes {', '.join(kind.model_fields)}." for kind in kinds}
+
+def _stage_name(kind: type[stages.Stage]) -> str:
+    """`search`, and for a method that has to be named `search, method: semi_supervised`."""
+    stage, method = (str(kind.model_fields[name].default) for name in ("stage", "method"))
+    return stage if stages.DEFAULT_METHODS.get(stage, method) == method else f"{stage}, method: {method}"
 
 
 def _exporters() -> dict[str, str]:
@@ -48,6 +60,10 @@ LISTS: dict[str, Callable[[], dict[str, str]]] = {
     "stages": _stages,
     "exporters": _exporters,
 }
+
+
+def _first_sentence(what: object) -> str:
+    return " ".join((what.__doc__ or "").split()).partition(". ")[0].removesuffix(".") + "."
 
 
 def _first_line(what: object) -> str:

@@ -139,8 +139,10 @@ def _run_stage(
         planned_units=made.planned_units,
         remember=remember,
         given_plan=made.given_plan if isinstance(stage, QuantizeConfig) else None,
+        teachers=previous.teachers() if previous else {},
     )
     output = STAGES[type(stage)](stage, context)
     where = f"stage {stage.stage}"
     restarts = tuple(Fallback(where=where, what="training checkpoint", reason=store.problem) for store in stores if store.problem is not None)
-    return replace(output, fallbacks=(*output.fallbacks, *restarts))
+    teachers = {} if isinstance(stage, QuantizeConfig) else output.teachers or context.teachers  # nobody is taught behind it
+    return replace(output, fallbacks=(*output.fallbacks, *restarts), teachers=teachers)

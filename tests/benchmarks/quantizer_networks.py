@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mcompress.compress.models.build import build
 from mcompress.compress.models.rrdb import RRDBNet, start_as_bilinear
 from mcompress.compress.models.spec import ModelSpec
-from mcompress.compress.objectives import FitTruth
+from mcompress.compress.objectives.fit_truth import FitTruth
 from mcompress.compress.tasks.super_resolution.task import SuperResolution
 from mcompress.compress.train import TrainSettings, train
 from mcompress.targets.schema import DataConfig

@@ -25,14 +25,15 @@ from mcompress.compress.candidates import CandidateCost, candidate_cost
 from mcompress.compress.models.build import build
 from mcompress.compress.models.space import SPACES
 from mcompress.compress.models.spec import ModelSpec
-from mcompress.compress.objectives import Distillation, FitTruth
+from mcompress.compress.objectives.distillation import Distillation
+from mcompress.compress.objectives.fit_truth import FitTruth
 from mcompress.compress.search import search
 from mcompress.compress.stage import StageContext
 from mcompress.compress.tasks.super_resolution.task import SuperResolution
 from mcompress.compress.train import Objective, TrainSettings, train
 from mcompress.targets.device_files import load_device
 from mcompress.targets.schema import Budget, DataConfig
-from mcompress.targets.stages import DistillConfig, SearchConfig
+from mcompress.targets.stages import DistillConfig, SupernetSearchConfig
 
 logger = logging.getLogger("benchmark")
 SHAPE = (1, 3, 128, 128)
@@ -134,7 +135,7 @@ def compare_search(task: SuperResolution, teacher_spec: ModelSpec, teacher: nn.M
                 lambda _name: NoCheckpoints(), Path(work), "int8", lambda _title: lambda _done, _total, _note: None, ("cpu",),
                 lambda _what, _depends_on, compute: compute(),
             )  # fmt: skip
-            output = search(SearchConfig(steps=steps, trials=60, batch_size=8, crop_size=24), context)
+            output = search(SupernetSearchConfig(steps=steps, trials=60, batch_size=8, crop_size=24), context)
         pick = ModelSpec("mfagan", output.spec.args, (), SHAPE)
         latency_ms = candidate_cost(pick, device, unit, "int8").latency.value
         generator = torch.Generator().manual_seed(seed)

@@ -31,7 +31,8 @@ class SuperResolution:
     metric = "psnr_db"
     metric_title = "PSNR on held-out photographs, RGB"
     baseline_name = "bicubic"
-    output_range = (0.0, 1.0)
+    input_range = output_range = (0.0, 1.0)
+    paired = True
 
     def __init__(self, training: photos.PhotoSet, held_out: photos.PhotoSet) -> None:
         self.training_photos, self.held_out_photos = training, held_out
@@ -80,6 +81,14 @@ class SuperResolution:
         """Random augmented crops: low (N, 3, crop_size, crop_size) and high (N, 3, 4*crop_size, 4*crop_size), in [0, 1]."""
         fitting = tuple(level for level in self._levels if min(level.shape[1:]) >= crop_size * photos.SCALE)
         return photos.random_batch(fitting, batch_size, crop_size, generator)
+
+    def unlabelled_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> Tensor:
+        """Low crops as in training: of photographs the truth is always known."""
+        return self.training_batch(batch_size, crop_size, generator)[0]
+
+    def taught_by(self, teacher: nn.Module) -> SuperResolution:  # noqa: ARG002  (the truth is known)
+        """Itself."""
+        return self
 
     def reorient(self, images: tuple[Tensor, ...], generator: torch.Generator) -> tuple[Tensor, ...]:
         """Flips and a transposition; the eight orientations of a square crop are equally likely."""

@@ -20,7 +20,7 @@ from torch import nn
 
 from mcompress.compress.checkpoints import FileCheckpoints
 from mcompress.compress.models.rrdb import rrdb, start_as_bilinear
-from mcompress.compress.objectives import FitTruth
+from mcompress.compress.objectives.fit_truth import FitTruth
 from mcompress.compress.tasks.super_resolution import photos
 from mcompress.compress.tasks.super_resolution.task import SuperResolution
 from mcompress.compress.train import TrainSettings, train

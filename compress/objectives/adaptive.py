@@ -1,0 +1,172 @@
+"""Adaptive online semi-supervised distillation (UGC-style).
+
+Facts from UGC (Ren et al. 2023, arXiv 2309.09310) and its base OMGD (arXiv 2108.06908): a wider and a deeper teacher keep learning on labelled pairs
+with a discriminator whose first blocks they share; the student sees neither truth nor discriminator, only what the teachers make of images with and
+without a label; channel distillation comes from the wider teacher alone. UGC's weights and its rule for weighting the teachers are not published.
+The rule here is ours: teachers are estimates of one picture, and independent estimates are best combined by the inverse of their squared errors.
+These are measured while training, on labelled pairs that nothing is trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from mcompress.compress.losses import TERMS
+from mcompress.compress.objectives.adaptors import rectified_adaptors
+from mcompress.compress.objectives.discriminators import SharedDiscriminator, discriminator_term, generator_term, needs_real
+from mcompress.compress.objectives.features import matched, with_features
+from mcompress.compress.objectives.likeness import Features, likeness_terms
+from mcompress.compress.tasks.task import Task
+from mcompress.targets.stages import AdaptiveDistillConfig
+
+WIDER, ORIGINAL = "wider", "original"
+QUALITY_EVERY = 20
+"""Steps between two measurements of the teachers' quality."""
+MEMORY = 0.5
+"""Share of the earlier quality that a new measurement leaves: a batch of a few pairs is a noisy judge."""
+
+
+class TeacherQuality(nn.Module):
+    """How good each teacher is at present; a module, so that a training that continues from a checkpoint weights them as it would have."""
+
+    steps: Tensor
+    squared_error: Tensor
+
+    def __init__(self, teachers: int) -> None:
+        super().__init__()
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("squared_error", torch.zeros(teachers, dtype=torch.float64))
+
+    @torch.no_grad()
+    def note(self, squared_errors: list[float]) -> None:
+        """New measurements, one per teacher."""
+        new = torch.tensor(squared_errors, dtype=torch.float64).clamp_min(1e-12)
+        first = bool((self.squared_error == 0).all())
+        self.squared_error.copy_(new if first else MEMORY * self.squared_error + (1.0 - MEMORY) * new)
+
+    def weights(self) -> list[float]:
+        """Per teacher the inverse of its squared error, as shares of 1."""
+        inverse = 1.0 / self.squared_error
+        return [float(share) for share in inverse / inverse.sum()]
+
+
+class AdaptiveDistillation:
+    """Players, in the order in which they move: each learning teacher, `discriminator`, `student` (with adaptors and the teachers' quality).
+
+    `teachers` learn, name -> network; `original`, if given, teaches as it is.
+    """
+
+    def __init__(
+        self, task: Task, config: AdaptiveDistillConfig, student: nn.Module, teachers: Mapping[str, nn.Module], original: nn.Module | None
+    ) -> None:
+        self.task, self.config = task, config
+        self.learning = dict(teachers)
+        self.teachers = self.learning if original is None else {**self.learning, ORIGINAL: original}
+        self.original = original
+        source, truth = task.validation_batch()
+        self.judged = source, truth
+        conditional = source.shape[2:] == truth.shape[2:]
+        self.with_discriminator = config.with_discriminator and bool(self.learning)
+        along: dict[str, nn.Module] = {"quality": TeacherQuality(len(self.teachers))}
+        self.with_channels = bool(config.channel) and WIDER in self.learning
+        if self.with_channels:
+            example, _ = task.training_batch(1, config.crop_size, torch.Generator().manual_seed(0))
+            along["adaptors"] = rectified_adaptors(matched(student, self.learning[WIDER], example, "stage distill"))
+        self.student = nn.ModuleDict({"student": student, **along})
+        if self.with_discriminator:
+            self.discriminator = SharedDiscriminator(
+                tuple(self.learning), config.discriminator_features, config.shared_blocks, conditional=conditional
+            )
+
+    @property
+    def quality(self) -> TeacherQuality:
+        """The teachers' quality at present."""
+        found = self.student["quality"]
+        assert isinstance(found, TeacherQuality)  # noqa: S101  (put there above)
+        return found
+
+    def players(self) -> Mapping[str, nn.Module]:
+        """See the class."""
+        discriminator = {"discriminator": self.discriminator} if self.with_discriminator else {}
+        return {**self.learning, **discriminator, "student": self.student}
+
+    def frozen(self) -> Mapping[str, nn.Module]:
+        """The original, where it teaches."""
+        return {} if self.original is None else {ORIGINAL: self.original}
+
+    def learning_rates(self) -> Mapping[str, float]:
+        """The discriminator learns at its own rate."""
+        return {"discriminator": self.config.discriminator_learning_rate}
+
+    def begin_step(self, generator: torch.Generator, device: torch.device) -> None:
+        """Draw labelled pairs and as many inputs of any kind; now and then measure the teachers."""
+        config = self.config
+        source, truth = self.task.training_batch(config.batch_size, config.crop_size, generator)
+        others = self.task.unlabelled_batch(config.batch_size, config.crop_size, generator)
+        self.source, self.truth = source.to(device), truth.to(device)
+        self.images = torch.cat([self.source, others.to(device)])
+        step = int(self.quality.steps)
+        self.teachers_learn = step % config.teachers_every == 0
+        self.answers: dict[str, Tensor] = {}
+        if step % QUALITY_EVERY == 0:
+            self._measure(device)
+        self.quality.steps.add_(1)
+
+    @torch.no_grad()
+    def _measure(self, device: torch.device) -> None:
+        source, truth = (one.to(device) for one in self.judged)
+        self.quality.note([float((teacher(source).float() - truth).square().mean()) for teacher in self.teachers.values()])
+
+    def terms(self, player: str) -> Mapping[str, Tensor]:
+        """The terms of one player; weights applied."""
+        if player == "student":
+            return self._student_terms()
+        if not self.teachers_learn:
+            return {}
+        return self._discriminator_terms() if player == "discriminator" else self._teacher_terms(player)
+
+    def _teacher_terms(self, name: str) -> dict[str, Tensor]:
+        config = self.config
+        output = self.learning[name](self.source).float()
+        self.answers[name] = output.detach()
+        terms = {"truth": config.truth * TERMS["l1"].compute(output, self.truth)}
+        if config.adversarial:
+            real = self.discriminator(name, self.source, self.truth) if needs_real(config.adversarial_loss) else None
+            fake = self.discriminator(name, self.source, output)
+            terms["adversarial"] = config.adversarial * generator_term(config.adversarial_loss, fake, real)
+        return terms
+
+    def _discriminator_terms(self) -> dict[str, Tensor]:
+        form = self.config.adversarial_loss
+        return {
+            f"gan of {name}": discriminator_term(
+                form, self.discriminator(name, self.source, self.truth), self.discriminator(name, self.source, self.answers[name])
+            )
+            for name in self.learning
+        }
+
+    def _student_terms(self) -> dict[str, Tensor]:
+        config = self.config
+        output, made = with_features(self.student["student"], self.images) if self.with_channels else (self.student["student"](self.images), [])
+        output = output.float()
+        terms = {}
+        for (name, teacher), weight in zip(self.teachers.items(), self.quality.weights(), strict=True):
+            with torch.no_grad():
+                wanted, of_teacher = with_features(teacher, self.images) if name == WIDER and self.with_channels else (teacher(self.images), [])
+            likeness = likeness_terms(config, output, wanted.float(), self._features(name), self.task.output_range)
+            terms.update({f"{term} of {name}": weight * value for term, value in likeness.items()})
+            if name == WIDER and self.with_channels:
+                pairs = zip(self.student["adaptors"], made, of_teacher, strict=True)  # type: ignore[call-overload]
+                values = [TERMS["channel_mse"].compute(adaptor(one.float()), other.float()) for adaptor, one, other in pairs]
+                terms["channel"] = config.channel * torch.stack(values).mean()
+        return terms
+
+    def _features(self, name: str) -> Features | None:
+        """Blocks of the discriminator in which pictures are compared; of the original's, those of the first teacher's."""
+        if not self.with_discriminator:
+            return None
+        owner = name if name in self.learning else next(iter(self.learning))
+        return lambda picture: self.discriminator.forward_features(owner, self.images, picture)[:-1]

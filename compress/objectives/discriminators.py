@@ -1,0 +1,55 @@
+"""Discriminators as objectives use them: given the input as well where it has the size of the output, and one for several generators."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mcompress.compress.losses import ADVERSARIAL, TERMS
+from mcompress.compress.models.patchgan import patchgan
+
+
+class SharedDiscriminator(nn.Module):
+    """One PatchGAN per generator; the first `shared_blocks` of its four blocks serve all of them (OMGD, SlimGAN).
+
+    It sees input and output together, as pix2pix's does, where `conditional`: (N, 6, H, W); otherwise the output alone.
+    """
+
+    def __init__(self, generators: Sequence[str], features: int, shared_blocks: int, *, conditional: bool) -> None:
+        super().__init__()
+        self.conditional = conditional
+        whole = [patchgan(features=features, in_channels=6 if conditional else 3) for _ in generators]
+        self.shared = whole[0].blocks[:shared_blocks]
+        self.own = nn.ModuleDict(
+            {name: nn.ModuleList([*one.blocks[shared_blocks:], one.logits]) for name, one in zip(generators, whole, strict=True)}
+        )
+
+    def forward_features(self, generator: str, source: Tensor, image: Tensor) -> list[Tensor]:
+        """The activations of every block for `image`, made from `source`, and last the logits."""
+        x, features = torch.cat([source, image], 1) if self.conditional else image, []
+        for block in (*self.shared, *self.own[generator]):  # type: ignore[misc]
+            x = block(x)
+            features.append(x)
+        return features
+
+    def forward(self, generator: str, source: Tensor, image: Tensor) -> Tensor:
+        """The logits for `image`, made by that generator from `source`."""
+        return self.forward_features(generator, source, image)[-1]
+
+
+def discriminator_term(form: str, real: Tensor, fake: Tensor) -> Tensor:
+    """What a discriminator minimises in this form of the game, from its logits of truth and of generated pictures."""
+    return TERMS[ADVERSARIAL[form][0]].compute(real, fake)
+
+
+def generator_term(form: str, fake: Tensor, real: Tensor | None) -> Tensor:
+    """What a generator minimises; `real`, the logits of the truth, is only needed by the relativistic form."""
+    term = TERMS[ADVERSARIAL[form][1]]
+    return term.compute(fake) if term.takes == "fake logits" else term.compute(real, fake)
+
+
+def needs_real(form: str) -> bool:
+    """Whether a generator's term needs the logits of the truth."""
+    return TERMS[ADVERSARIAL[form][1]].takes != "fake logits"

@@ -1,0 +1,40 @@
+"""One network learns from the truth alone: the from-scratch baseline of every claim, and how embedded teachers are made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from mcompress.compress.losses import TERMS
+from mcompress.compress.tasks.task import Task
+from mcompress.targets.stages import TrainingConfig
+
+
+class FitTruth:
+    """Generator: mean absolute error to the truth."""
+
+    def __init__(self, task: Task, config: TrainingConfig, network: nn.Module) -> None:
+        self.task, self.config, self.network = task, config, network
+
+    def players(self) -> Mapping[str, nn.Module]:
+        """The network."""
+        return {"generator": self.network}
+
+    def frozen(self) -> Mapping[str, nn.Module]:
+        """Nothing."""
+        return {}
+
+    def learning_rates(self) -> Mapping[str, float]:
+        """The settings' own."""
+        return {}
+
+    def begin_step(self, generator: torch.Generator, device: torch.device) -> None:
+        """Draw a batch."""
+        source, truth = self.task.training_batch(self.config.batch_size, self.config.crop_size, generator)
+        self.source, self.truth = source.to(device), truth.to(device)
+
+    def terms(self, player: str) -> Mapping[str, Tensor]:  # noqa: ARG002  (one player)
+        """`truth` alone."""
+        return {"truth": TERMS["l1"].compute(self.network(self.source).float(), self.truth)}

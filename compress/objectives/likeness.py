@@ -1,0 +1,49 @@
+"""How like a teacher's picture a student's is: the distillation loss of OMGD and UGC between two pictures of one input, without any truth.
+
+    L_KD(s, t) = a |s - t| + b (1 - SSIM(s, t)) + c mean_l |Gram_l(s) - Gram_l(t)| + d mean_l |phi_l(s) - phi_l(t)| + e TV(s)
+
+(OMGD, Ren et al. 2021, arXiv 2108.06908, eq. 7, plus the first term.) OMGD's phi are layers of VGG16; here they are the blocks of a discriminator
+that is trained along on labelled pairs, the feature transform that DCD argues for (arXiv 2212.14169).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from mcompress.compress.losses import TERMS
+from mcompress.targets.stages import LikenessConfig
+
+Features = Callable[[Tensor], Sequence[Tensor]]
+
+
+def likeness_terms(
+    config: LikenessConfig, made: Tensor, wanted: Tensor, features: Features | None, output_range: tuple[float, float]
+) -> Mapping[str, Tensor]:
+    """Weighted terms of the student's pictures `made` to a teacher's `wanted`, both (N, 3, H, W) in `output_range`; no gradient reaches `wanted`.
+
+    `features` gives a picture's feature maps; it may be None where gram and feature have no weight.
+    """
+    terms: dict[str, Tensor] = {}
+    if config.output:
+        terms["output"] = config.output * TERMS["l1"].compute(made, wanted)
+    if config.ssim:
+        terms["ssim"] = config.ssim * TERMS["ssim"].compute(from_0_to_1(made, output_range), from_0_to_1(wanted, output_range))
+    if features is not None and (config.gram or config.feature):
+        of_made = features(made)
+        with torch.no_grad():
+            of_wanted = features(wanted)
+        for name, weight, term in (("gram", config.gram, "gram_l1"), ("feature", config.feature, "l1")):
+            if weight:
+                terms[name] = weight * torch.stack([TERMS[term].compute(a, b) for a, b in zip(of_made, of_wanted, strict=True)]).mean()
+    if config.total_variation:
+        terms["total_variation"] = config.total_variation * TERMS["total_variation"].compute(made)
+    return terms
+
+
+def from_0_to_1(image: Tensor, output_range: tuple[float, float]) -> Tensor:
+    """The values of `output_range` as 0 to 1."""
+    low, high = output_range
+    return (image - low) / (high - low)

@@ -1,0 +1,85 @@
+"""The supernet of a search with few labels (UGC-style): labelled pairs train the largest network, all images the others.
+
+UGC (Ren et al. 2023, arXiv 2309.09310) trains the largest network, a random and the smallest one together on shared weights, labelled pairs in the
+supervised way and unlabelled images among the networks themselves; its losses are not published. Here the largest learns from truth and discriminator
+(pix2pix), and the smallest and random ones learn from what it makes of labelled and unlabelled inputs, with the distillation terms of OMGD.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from mcompress.compress.losses import TERMS
+from mcompress.compress.models.space import SearchSpace
+from mcompress.compress.objectives.discriminators import SharedDiscriminator, discriminator_term, generator_term, needs_real
+from mcompress.compress.objectives.likeness import Features, likeness_terms
+from mcompress.compress.supernet import apply_candidate
+from mcompress.compress.tasks.task import Task
+from mcompress.targets.stages import SemiSupervisedSearchConfig
+
+LARGEST = "largest"
+
+
+class SemiSupervisedTraining:
+    """Players: the `supernet`, then the `discriminator` of the largest network."""
+
+    def __init__(self, task: Task, config: SemiSupervisedSearchConfig, space: SearchSpace, supernet: nn.Module) -> None:
+        self.task, self.config, self.space, self.supernet = task, config, space, supernet
+        source, truth = task.validation_batch()
+        if config.with_discriminator:
+            self.discriminator = SharedDiscriminator((LARGEST,), config.discriminator_features, 0, conditional=source.shape[2:] == truth.shape[2:])
+
+    def players(self) -> Mapping[str, nn.Module]:
+        """See the class."""
+        return {"supernet": self.supernet, **({"discriminator": self.discriminator} if self.config.with_discriminator else {})}
+
+    def frozen(self) -> Mapping[str, nn.Module]:
+        """Nothing: the original is not asked."""
+        return {}
+
+    def learning_rates(self) -> Mapping[str, float]:
+        """The discriminator learns at its own rate."""
+        return {"discriminator": self.config.discriminator_learning_rate}
+
+    def begin_step(self, generator: torch.Generator, device: torch.device) -> None:
+        """Draw labelled pairs, as many inputs of any kind, and the random candidates."""
+        config = self.config
+        source, truth = self.task.training_batch(config.batch_size, config.crop_size, generator)
+        others = self.task.unlabelled_batch(config.batch_size, config.crop_size, generator)
+        self.source, self.truth, self.others = source.to(device), truth.to(device), others.to(device)
+        self.candidates = [self.space.smallest, *(self.space.random(generator) for _ in range(config.random_candidates))]
+
+    def terms(self, player: str) -> Mapping[str, Tensor]:
+        """The terms of one player; weights applied."""
+        return self._supernet_terms() if player == "supernet" else self._discriminator_terms()
+
+    def _supernet_terms(self) -> dict[str, Tensor]:
+        config = self.config
+        largest = self.supernet(self.source).float()
+        terms = {"truth": config.truth * TERMS["l1"].compute(largest, self.truth)}
+        if config.adversarial:
+            real = self.discriminator(LARGEST, self.source, self.truth) if needs_real(config.adversarial_loss) else None
+            fake = self.discriminator(LARGEST, self.source, largest)
+            terms["adversarial"] = config.adversarial * generator_term(config.adversarial_loss, fake, real)
+        self.largest_output = largest.detach()
+        with torch.no_grad():
+            wanted = torch.cat([self.largest_output, self.supernet(self.others).float()])
+        images, weights, share = torch.cat([self.source, self.others]), dict(self.supernet.named_parameters()), 1.0 / len(self.candidates)
+        for index, args in enumerate(self.candidates):
+            output = apply_candidate(self.space, args, weights, images).float()
+            likeness = likeness_terms(config, output, wanted, self._features(images), self.task.output_range)
+            name = "smallest" if index == 0 else f"random{index}"
+            terms.update({f"{term} of {name}": share * value for term, value in likeness.items()})
+        return terms
+
+    def _features(self, images: Tensor) -> Features | None:
+        if not self.config.with_discriminator:
+            return None
+        return lambda picture: self.discriminator.forward_features(LARGEST, images, picture)[:-1]
+
+    def _discriminator_terms(self) -> dict[str, Tensor]:
+        real, fake = (self.discriminator(LARGEST, self.source, picture) for picture in (self.truth, self.largest_output))
+        return {"gan": discriminator_term(self.config.adversarial_loss, real, fake)}

@@ -1,0 +1,70 @@
+"""Cutting pictures of translation: random crops, mirrored extensions, and bytes to values in [-1, 1]. A picture is a uint8 tensor (3, H, W)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def to_values(pixels: Tensor) -> Tensor:
+    """0 to 255 -> -1 to 1."""
+    return pixels.float() / 127.5 - 1.0
+
+
+def to_bytes(values: Tensor) -> Tensor:
+    """-1 to 1 (clipped to it) -> 0 to 255, rounded."""
+    return ((values.clamp(-1.0, 1.0) + 1.0) * 127.5).round().to(torch.uint8)
+
+
+def smaller_side(picture: Tensor) -> int:
+    """The shorter of height and width, pixels."""
+    return min(picture.shape[-2:])
+
+
+def random_crops(sets: Sequence[tuple[Tensor, ...]], batch_size: int, crop_size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+    """The same random square of each picture of a set: for sets of K pictures, K batches (N, 3, crop_size, crop_size) in [-1, 1].
+
+    Each set that is large enough is equally likely; there must be one. Everything random comes from `generator`.
+    """
+    fitting = [pictures for pictures in sets if smaller_side(pictures[0]) >= crop_size]
+    rows: list[tuple[Tensor, ...]] = []
+    for index in torch.randint(len(fitting), (batch_size,), generator=generator).tolist():
+        pictures = fitting[index]
+        top, left = (int(torch.randint(side - crop_size + 1, (1,), generator=generator)) for side in pictures[0].shape[1:])
+        rows.append(tuple(picture[:, top : top + crop_size, left : left + crop_size] for picture in pictures))
+    return tuple(to_values(torch.stack(column)) for column in zip(*rows, strict=True))
+
+
+def mirrored(images: tuple[Tensor, ...], generator: torch.Generator) -> tuple[Tensor, ...]:
+    """Batches (N, C, H, W), each sample left and right exchanged or not, alike in all of them."""
+    flip = (torch.rand((images[0].shape[0], 1, 1, 1), generator=generator) < 0.5).to(images[0].device)
+    return tuple(torch.where(flip, image.flip(3), image) for image in images)
+
+
+def cut(pictures: tuple[Tensor, ...], height: int, width: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+    """The same random part of each picture, extended by mirroring where the pictures are smaller; (1, 3, height, width) in [-1, 1]."""
+    top, left = (
+        int(torch.randint(max(1, have - want + 1), (1,), generator=generator)) for have, want in zip(pictures[0].shape[1:], (height, width), strict=True)
+    )
+    return tuple(_extended(to_values(p[None, :, top : top + height, left : left + width]), height, width) for p in pictures)
+
+
+def _extended(image: Tensor, height: int, width: int) -> Tensor:
+    while image.shape[2] < height or image.shape[3] < width:  # a mirror adds less than the image itself, so small images take several
+        right, bottom = min(width - image.shape[3], image.shape[3] - 1), min(height - image.shape[2], image.shape[2] - 1)
+        image = functional.pad(image, (0, right, 0, bottom), mode="reflect")
+    return image
+
+
+def tiles(sets: Sequence[tuple[Tensor, ...]], size: int, most: int) -> tuple[Tensor, ...]:
+    """At most `most` squares, one of each set in turn, which do not overlap; K batches (N, 3, size, size) in [-1, 1]."""
+    grids = []
+    for pictures in sets:
+        height, width = pictures[0].shape[1:]
+        places = [(top, left) for top in range(height % size // 2, height - size + 1, size) for left in range(width % size // 2, width - size + 1, size)]
+        grids.append([tuple(p[:, top : top + size, left : left + size] for p in pictures) for top, left in places])
+    turns = [grid[turn] for turn in range(max(len(grid) for grid in grids)) for grid in grids if turn < len(grid)]
+    return tuple(to_values(torch.stack(column)) for column in zip(*turns[:most], strict=True))

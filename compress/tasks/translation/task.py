@@ -1,0 +1,142 @@
+"""Image translation as a task: pairs of pictures of one size, PSNR to the held-out targets, the mean colour of the targets as the baseline."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from mcompress.compress.models.spec import ModelSpec
+from mcompress.compress.tasks.task import Sample
+from mcompress.compress.tasks.translation import crops, embedded
+from mcompress.compress.tasks.translation.pairs import Pair, pictures_digest, split
+from mcompress.errors import PlanError
+from mcompress.targets.schema import DataConfig
+
+VALIDATION_TILES, VALIDATION_SIZE, VALIDATION_STEP = 16, 128, 32
+"""Squares at most, and their side where the pictures are large enough; else the next multiple of the step that fits."""
+
+
+class Translation:
+    """Pictures in, the same scene in another domain out; of equal size, in [-1, 1]."""
+
+    name = "translation"
+    metric = "psnr_db"
+    metric_title = "PSNR to the held-out targets, RGB"
+    baseline_name = "mean colour"
+    input_range = (-1.0, 1.0)
+    output_range = (-1.0, 1.0)
+    paired = True
+
+    def __init__(
+        self,
+        training: tuple[Pair, ...],
+        held_out: tuple[Pair, ...],
+        labelled_fraction: float = 1.0,
+        unlabelled: tuple[tuple[str, Tensor], ...] = (),
+        skipped: tuple[str, ...] = (),
+        *,
+        mirrors: bool = True,
+    ) -> None:
+        """`mirrors`: whether pairs mirrored left to right are as good. Raises `PlanError` where fewer than two pairs keep their target."""
+        self.pool = split(training, labelled_fraction, unlabelled)
+        self.held_out_pairs, self.skipped, self.mirrors = held_out, skipped, mirrors
+        self._labelled = tuple((pair.input, pair.target) for pair in self.pool.labelled)
+        self._inputs = tuple((pair.input,) for pair in self.pool.labelled) + tuple((picture,) for _, picture in self.pool.unlabelled)
+
+    @classmethod
+    def from_config(cls, data: DataConfig) -> Translation:
+        """The user's folders, or the embedded pairs. Raises `PlanError` for data that cannot be used."""
+        given = embedded.objects()
+        return cls(given.training, given.held_out, data.labelled_fraction, mirrors=given.mirrors)
+
+    @property
+    def labelled_pairs(self) -> int:
+        """Pairs whose target is used: for training, or for validation."""
+        return len(self.pool.labelled) + len(self.pool.validation)
+
+    @property
+    def unlabelled_images(self) -> int:
+        """Inputs that are used without a target."""
+        return len(self.pool.unlabelled)
+
+    @cached_property
+    def data_digest(self) -> str:
+        """SHA-256 of labelled, validation, unlabelled and held-out pictures."""
+        parts = [str(self.mirrors)]
+        for pairs in (self.pool.labelled, self.pool.validation, self.held_out_pairs):
+            parts += [pictures_digest((p.name, p.input) for p in pairs), pictures_digest((p.name, p.target) for p in pairs)]
+        return hashlib.sha256(":".join([*parts, pictures_digest(self.pool.unlabelled)]).encode()).hexdigest()
+
+    def embedded_teacher(self, input_shape: tuple[int, ...]) -> tuple[ModelSpec, nn.Module]:
+        """There is none yet."""
+        raise PlanError(["no original is embedded for translation; name one in model.network, for example resnet_generator"])
+
+    def taught_by(self, teacher: nn.Module) -> Translation:
+        """The task itself: its pairs have their truth."""
+        return self
+
+    def held_out(self) -> tuple[Sample, ...]:
+        """The held-out pairs, whole."""
+        return tuple(Sample(p.name, crops.to_values(p.input[None]), crops.to_values(p.target[None])) for p in self.held_out_pairs)
+
+    def validation_batch(self) -> tuple[Tensor, Tensor]:
+        """Squares of the labelled pairs that are not trained on: at most 16, (N, 3, S, S) twice, S at most 128."""
+        pairs = [(pair.input, pair.target) for pair in self.pool.validation]
+        smallest = min(crops.smaller_side(picture) for picture, _ in pairs)
+        size = min(VALIDATION_SIZE, max(smallest // VALIDATION_STEP * VALIDATION_STEP, VALIDATION_STEP))
+        inputs, truths = crops.tiles(pairs, size, VALIDATION_TILES)
+        return inputs, truths
+
+    def training_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Random crops of labelled pairs: (N, 3, crop_size, crop_size) twice; mirrored at random where the data allow it."""
+        inputs, truths = self.reorient(crops.random_crops(self._labelled, batch_size, crop_size, generator), generator)
+        return inputs, truths
+
+    def unlabelled_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> Tensor:
+        """Random crops of inputs, labelled (but for those of validation) and unlabelled ones alike: (N, 3, crop_size, crop_size)."""
+        return self.reorient(crops.random_crops(self._inputs, batch_size, crop_size, generator), generator)[0]
+
+    def domain_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> Tensor:
+        """Random crops of the labelled pairs' targets: (N, 3, crop_size, crop_size)."""
+        return self.training_batch(batch_size, crop_size, generator)[1]
+
+    def reorient(self, images: tuple[Tensor, ...], generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Each sample mirrored left to right or not, alike in all of `images`; unchanged for data with a right and a left."""
+        return crops.mirrored(images, generator) if self.mirrors else images
+
+    def largest_crop(self) -> int:
+        """The largest training crop (pixels) that at least one labelled pair can give."""
+        return max(crops.smaller_side(picture) for picture, _ in self._labelled)
+
+    def calibration_samples(self, count: int, input_shape: tuple[int, ...], seed: int) -> Iterator[Sample]:
+        """Parts of labelled training pairs with inputs of `input_shape`, mirrored at the border where a pair is too small."""
+        batch, _, height, width = input_shape
+        generator = torch.Generator().manual_seed(seed)
+        for index in range(count):
+            pairs = [self.pool.labelled[(index * batch + k) % len(self.pool.labelled)] for k in range(batch)]
+            parts = [crops.cut((pair.input, pair.target), height, width, generator) for pair in pairs]
+            inputs, truths = (torch.cat(column) for column in zip(*parts, strict=True))
+            yield Sample(f"{'+'.join(pair.name for pair in pairs)} #{index}", inputs, truths)
+
+    def quality(self, output: Tensor, truth: Tensor) -> float:
+        """Peak signal-to-noise ratio over all RGB values, dB, after clipping to [-1, 1] and rounding to 8 bits."""
+        return psnr_db(output, truth)
+
+    def baseline(self, sample: Sample) -> Tensor:
+        """The mean colour of the labelled training targets, everywhere."""
+        return self._mean_colour.expand_as(sample.truth)
+
+    @cached_property
+    def _mean_colour(self) -> Tensor:
+        means = torch.stack([crops.to_values(target).mean(dim=(1, 2)) for _, target in self._labelled])
+        return means.mean(dim=0)[None, :, None, None]
+
+
+def psnr_db(output: Tensor, truth: Tensor) -> float:
+    """Peak signal-to-noise ratio of values in [-1, 1], dB, both clipped to it and rounded to 8 bits; infinite for equal ones."""
+    difference = crops.to_bytes(output).double() - crops.to_bytes(truth).double()
+    return float(-10.0 * torch.log10(torch.mean(difference**2) / 255.0**2))

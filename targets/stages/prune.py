@@ -1,0 +1,34 @@
+"""The prune stage."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from mcompress.targets.stages.stage import Stage
+
+
+class PruneConfig(Stage):
+    """Remove whole channels, the least important per millisecond saved first."""
+
+    stage: Literal["prune"] = "prune"
+    method: Literal["dependency_graph"] = "dependency_graph"
+    ratio: float | None = Field(default=None, ge=0, lt=1)
+    """Share of channels to remove."""
+    latency_ratio: float | None = Field(default=None, gt=0, le=1)
+    """Stop when the estimated latency is at most this share of what it was."""
+    round_to: int | None = Field(default=None, ge=1, le=256)
+    """Channel counts are kept multiples of this; the device's alignment if left out."""
+    importance_batches: int = Field(default=4, ge=1, le=1000)
+    """Batches over which the first-order importance is accumulated."""
+
+    @model_validator(mode="after")
+    def _one_goal(self) -> Self:
+        if (self.ratio is None) == (self.latency_ratio is None):
+            raise ValueError("give exactly one goal: ratio or latency_ratio")
+        return self
+
+    def quick(self) -> Self:
+        """One batch of importance."""
+        return self.model_copy(update={"importance_batches": 1})
