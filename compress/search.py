@@ -24,7 +24,8 @@ from mcompress.compress.models.spec import ModelSpec
 from mcompress.compress.objectives.semi_supervised import SemiSupervisedTraining
 from mcompress.compress.rounds import Proposer, candidate_of, latency_of, lead, trials_in
 from mcompress.compress.stage import CompanionNetwork, StageContext, StageOutput
-from mcompress.compress.supernet import CandidateQuality, SupernetTraining, read_weights, write_weights
+from mcompress.compress.supernet import CandidateQuality, SupernetTraining, gather_statistics, read_weights, write_weights
+from mcompress.compress.taught import batch_generator
 from mcompress.compress.teaching import TeacherSearch, find_teachers
 from mcompress.compress.train import Objective, TrainSettings, train
 from mcompress.errors import PlanError
@@ -33,6 +34,8 @@ from mcompress.targets.stages import SearchConfig, SemiSupervisedSearchConfig, S
 
 JOURNAL, WEIGHTS = "study.journal", "supernet.safetensors"
 """What lies in `StageContext.search_folder`: optuna's journal, and the trained supernet that workers need."""
+STATISTICS_BATCHES = 32
+"""From which the batch normalizations of a network that was cut out take their statistics."""
 
 
 def search(config: SearchConfig, context: StageContext) -> StageOutput:
@@ -62,8 +65,7 @@ def search(config: SearchConfig, context: StageContext) -> StageOutput:
         raise PlanError([_nothing_fits(config, context)])
     best = max(trials, key=lambda t: (t.values[0], -latency_of(t).value))
     spec = spec_of(space, candidate_of(best)["args"], context.teacher_spec)
-    student = build(spec)
-    student.load_state_dict(cut(weights, student))
+    student = _cut_out(spec, weights, config, context)
     details = {**_details(study, best), "curve": cast("JsonValue", trained.curve), "supernet_seconds": trained.seconds}
     if not isinstance(config, SemiSupervisedSearchConfig):
         return StageOutput(student.eval(), spec, None, (latency_of(best),), (), details)
@@ -73,7 +75,7 @@ def search(config: SearchConfig, context: StageContext) -> StageOutput:
         TeacherSearch(space, config.teacher_cost * picked["macs"], config.teacher_trials, context.seed, lambda args: cost_of(args).macs, quality_of),
         context.progress("search: finding teachers"),
     )
-    teachers = {kind: _companion(space, one.args, weights, context) for kind, one in found.items()}
+    teachers = {kind: _companion(space, one.args, weights, config, context) for kind, one in found.items()}
     missing = tuple(
         Fallback(where="stage search", what=f"{kind} teacher", reason=f"no {kind} network costs at most {config.teacher_cost:g} times the student")
         for kind in space.larger
@@ -91,11 +93,20 @@ def _objective(config: SearchConfig, context: StageContext, space: SearchSpace, 
     raise TypeError(f"a search is {SupernetSearchConfig.__name__} or {SemiSupervisedSearchConfig.__name__}, not {type(config).__name__}")
 
 
-def _companion(space: SearchSpace, args: Args, weights: dict[str, Tensor], context: StageContext) -> CompanionNetwork:
+def _companion(space: SearchSpace, args: Args, weights: dict[str, Tensor], config: SearchConfig, context: StageContext) -> CompanionNetwork:
     spec = spec_of(space, args, context.teacher_spec)
+    return CompanionNetwork(spec, _cut_out(spec, weights, config, context))
+
+
+def _cut_out(spec: ModelSpec, weights: dict[str, Tensor], config: SearchConfig, context: StageContext) -> nn.Module:
+    """A network of its own with its share of the supernet's weights."""
     network = build(spec)
     network.load_state_dict(cut(weights, network))
-    return CompanionNetwork(spec, network.eval())
+    numbers = range(STATISTICS_BATCHES)
+    gather_statistics(
+        network, (context.task.unlabelled_batch(config.batch_size, config.crop_size, batch_generator(context.seed, n)) for n in numbers)
+    )
+    return network.eval()
 
 
 def _details(study: optuna.Study, best: FrozenTrial) -> dict[str, JsonValue]:

@@ -7,7 +7,7 @@ The largest learns from the truth and the teacher; the others from the truth and
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -55,7 +55,7 @@ class SupernetTraining:
         source, truth, taught = self.lesson.source, self.lesson.truth, self.lesson.taught
         largest = self.supernet(source).float()
         terms = {"truth": functional.l1_loss(largest, truth), "teacher": 0.5 * functional.l1_loss(largest, taught)}
-        weights = dict(self.supernet.named_parameters())
+        weights = state_of(self.supernet)
         share = 1.0 / len(self.candidates)
         for index, args in enumerate(self.candidates):
             output = apply_candidate(self.space, args, weights, source).float()
@@ -80,6 +80,11 @@ class CandidateQuality:
         return quality
 
 
+def state_of(network: nn.Module) -> dict[str, Tensor]:
+    """Parameters, to which gradients flow, and buffers."""
+    return {**dict(network.named_parameters()), **dict(network.named_buffers())}
+
+
 def write_weights(network: nn.Module, path: Path) -> None:
     """Write beside, then rename: the file is there completely or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -94,9 +99,32 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def apply_candidate(space: SearchSpace, args: Args, weights: Mapping[str, Tensor], source: Tensor) -> Tensor:
-    """The output of a candidate with its share of the supernet's weights, to which gradients flow."""
-    shape = build_meta(ModelSpec(space.network, args))
-    output = functional_call(shape, cut(weights, shape), source)
+    """The output of a candidate with its share of the supernet's weights, to which gradients flow.
+
+    A batch normalization normalizes with the statistics of `source`: those that the supernet has gathered are of its largest network, and no other's.
+    """
+    shape = build_meta(ModelSpec(space.network, args)).train()
+    statistics = {name for name, _ in shape.named_buffers()}
+    own = {name: value.detach().clone() if name in statistics else value for name, value in cut(weights, shape).items()}
+    output = functional_call(shape, own, source)
     if not isinstance(output, Tensor):
         raise StageError(f"stage search: the network '{space.network}' returns a {type(output).__name__}; a candidate must return one tensor")
     return output
+
+
+@torch.no_grad()
+def gather_statistics(network: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Give the batch normalizations of a network that was cut from a supernet statistics of their own, the mean over `batches` (Yu & Huang 2019)."""
+    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+    network.train()
+    for batch in batches:
+        network(batch)
+    network.eval()
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum

@@ -45,7 +45,8 @@ def rewritten(model: nn.Module, example: Tensor, plan: PrecisionPlan | None) -> 
     for node in module.graph.nodes:
         if node.name in operators:
             node.meta[STANDS_FOR] = (node.name,)
-    spell_out(module, {**REFLECTIONS, **NORMS}, pairs=True)
+    spell_out(module, REFLECTIONS, pairs=True)
+    spell_out(module, NORMS, pairs=False)  # they are never INT8, whatever stands around them
     keep_moves_in_delegate(module)
     if plan is not None:
         compute_in_half(module, plan.precision_of)

@@ -163,7 +163,7 @@ def make_activations_unsigned(graph: onnx.GraphProto) -> None:
 
 
 def move_integers(graph: onnx.GraphProto) -> None:
-    """Take the conversions around operators of `ON_INTEGERS` away where those have one scale and zero point: the quantized values are moved themselves.
+    """Take the conversions around operators of `ON_INTEGERS` away where those have one scale and zero point: quantized values are moved themselves.
 
     Every dequantize node must have one reader (`unshare`), and no conversion may be the graph's output.
     """

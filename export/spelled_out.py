@@ -13,9 +13,15 @@ import torch
 import torch.ao.quantization.fx._decomposed  # registers the quantize and dequantize operators
 from torch import Tensor, fx
 
+from mcompress.compress.quantize.kinds import constant_of
+
 aten = torch.ops.aten
 QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
 DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_tensor.default
+SAME_SHAPE = {
+    *(QUANTIZE, DEQUANTIZE),
+    *(torch.ops.quantized_decomposed.quantize_per_channel.default, torch.ops.quantized_decomposed.dequantize_per_channel.default),
+}
 STANDS_FOR = "stands_for"
 """Key of a node's meta: names of the operators of the exported program whose work it does."""
 MOST_JOINED = 5
@@ -87,9 +93,11 @@ def shape_of(node: object) -> tuple[int, ...]:
     """Shape of the node's value; quantize and dequantize nodes have no note of theirs and keep their input's. Empty if it is not known."""
     while isinstance(node, fx.Node):
         value = node.meta.get("val")
+        if value is None and node.op == "get_attr" and node.graph.owning_module is not None:
+            value = constant_of(node.graph.owning_module, node)
         if isinstance(value, Tensor):
             return tuple(int(size) for size in value.shape)
-        node = node.args[0] if node.target in (QUANTIZE, DEQUANTIZE) else None
+        node = node.args[0] if node.target in SAME_SHAPE else None
     return ()
 
 
@@ -141,12 +149,8 @@ def _joined(steps: Steps, parts: Sequence[fx.Node], axis: int) -> fx.Node:
 
 def _per_channel(steps: Steps, name: str, given: object) -> fx.Node | None:
     """A constant with a value per channel, in the shape that multiplies an image."""
-    if not isinstance(given, fx.Node) or given.op != "get_attr":
-        return None
-    held: object = steps.module
-    for part in str(given.target).split("."):
-        held = getattr(held, part)
-    return steps.constant(name, held.reshape(1, -1, 1, 1)) if isinstance(held, Tensor) else None
+    held = constant_of(steps.module, given)
+    return steps.constant(name, held.reshape(1, -1, 1, 1)) if held is not None else None
 
 
 REFLECTIONS: Mapping[object, Spelling] = {aten.pad.default: reflection, aten.reflection_pad2d.default: reflection}

@@ -15,7 +15,7 @@ import numpy as np
 
 from mcompress.compress.quantize.plan import INT8_MAX, INT8_MIN, PrecisionPlan
 from mcompress.export.tflite_edit import OperatorObject, Sheet, shape_of
-from mcompress.export.tflite_kinds import ARITHMETIC, BOUNDS, LIMITS, MOVING, WEIGHTED, runtime_of, version_of
+from mcompress.export.tflite_kinds import ARITHMETIC, BOUNDS, IMAGE, LIMITS, MOVING, SINGLE_POOLS, WEIGHTED, runtime_of, single_pool, version_of
 from mcompress.export.tflite_scales import WEIGHT_MAX, FloatArray, Scale, parameters, quantized_weights, scale_of
 
 _REQUANTIZE_VERSION = 2
@@ -116,6 +116,10 @@ def _clamped(work: _Work, operator: OperatorObject, kind: str) -> bool:
         return True
     if kind in LIMITS and wanted != given and wanted is not None:
         return False
+    if kind == "RELU" and wanted in (None, given) and len(shape_of(work.sheet.tensors[source])) == IMAGE:
+        # XNNPACK's delegate takes an INT8 ReLU only inside another operator: the pooling of single elements is none of its own there.
+        operator.builtinOptionsType, operator.builtinOptions = SINGLE_POOLS, single_pool()
+        kind = "MAX_POOL_2D"
     _emit(work, operator, kind, wanted or given, constants=(1,) if kind in LIMITS else ())
     return True
 

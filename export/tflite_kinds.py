@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ai_edge_litert import schema_py_generated as schema
+
 WEIGHTED: Mapping[str, tuple[int, int, int, int]] = {
     "CONV_2D": (0, 1, 2, 0),
     "DEPTHWISE_CONV_2D": (0, 1, 2, 3),
@@ -27,6 +29,8 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
 }
 LIMITS = frozenset(("MAXIMUM", "MINIMUM"))
 """With a constant, half of a clamp."""
+IMAGE = 4
+SINGLE_POOLS = int(schema.BuiltinOptions.Pool2DOptions)
 _VERSIONS = {
     "CONV_2D": 3,
     "DEPTHWISE_CONV_2D": 3,
@@ -60,3 +64,11 @@ def version_of(kind: str) -> int:
 def runtime_of(kind: str) -> str:
     """The first TensorFlow version that has it."""
     return _RUNTIMES.get(kind, _RUNTIME)
+
+
+def single_pool() -> schema.Pool2DOptionsT:
+    """Options of a pooling of single elements, with a ReLU in it."""
+    made = schema.Pool2DOptionsT()
+    made.filterHeight = made.filterWidth = made.strideH = made.strideW = 1
+    made.padding, made.fusedActivationFunction = schema.Padding.VALID, schema.ActivationFunctionType.RELU
+    return made

@@ -98,7 +98,8 @@ def _match(search: _Search, operator: OperatorObject) -> Match:
             search.values[result] = given[0]
         return Match(())
     planned = search.program.operators[value]
-    if kind in MOVING and planned.kind not in MOVES and not head and not (planned.kind in STEPPED and value in given):
+    clips = kind == "MAX_POOL_2D" and planned.kind in CLAMPS
+    if kind in MOVING and planned.kind not in MOVES and not head and not clips and not (planned.kind in STEPPED and value in given):
         # Padding in front of the operator, the cut behind a transposed convolution, or a layout that the converter needed.
         search.values[result] = given[0] if given else value
         return Match(tuple(name for name in given if kind in CUTTING and _kind(search, name) in KINDS["TRANSPOSE_CONV"]))

@@ -18,7 +18,7 @@ from mcompress.cli import COLLECT_AFTER
 from mcompress.compress.models.build import build
 from mcompress.compress.models.spec import ModelSpec
 from mcompress.compress.stage import StageContext
-from mcompress.compress.tasks.super_resolution import photos
+from mcompress.compress.tasks import photographs
 from mcompress.compress.tasks.super_resolution.task import SuperResolution
 from mcompress.targets.connect import Host
 from mcompress.targets.device_files import load_device
@@ -55,11 +55,11 @@ class MemoryCheckpoints:
 def task() -> SuperResolution:
     """Two embedded photographs to train on and one held out, cut to 160x192 pixels."""
 
-    def some(which: tuple[tuple[str, str], ...], count: int) -> photos.PhotoSet:
-        chosen = photos.embedded_photos(which[:count]).photos
-        return photos.PhotoSet(tuple(photos.Photo(p.name, p.pixels[:, 100:260, 100:292].contiguous()) for p in chosen))
+    def some(which: tuple[tuple[str, str], ...], count: int) -> photographs.PhotoSet:
+        chosen = photographs.embedded_photos(which[:count]).photos
+        return photographs.PhotoSet(tuple(photographs.Photo(p.name, p.pixels[:, 100:260, 100:292].contiguous()) for p in chosen))
 
-    return SuperResolution(some(photos.TRAINING_PHOTOS, 2), some(photos.HELD_OUT_PHOTOS, 1))
+    return SuperResolution(some(photographs.TRAINING_PHOTOS, 2), some(photographs.HELD_OUT_PHOTOS, 1))
 
 
 @pytest.fixture

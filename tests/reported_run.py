@@ -13,7 +13,8 @@ from PIL import Image
 from reported_plan import operators_of, quantize_details
 
 from mcompress.breakdown import breakdown_of, ceilings_of
-from mcompress.compress.tasks.super_resolution.photos import HELD_OUT_PHOTOS, bicubic_upsample, embedded_photos, whole_pair
+from mcompress.compress.tasks.photographs import HELD_OUT_PHOTOS, embedded_photos
+from mcompress.compress.tasks.super_resolution.photos import bicubic_upsample, whole_pair
 from mcompress.export.fidelity import fidelity_of, quality_worst
 from mcompress.record import (
     BudgetRecord,

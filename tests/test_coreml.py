@@ -33,7 +33,7 @@ PLANNED: dict[str, Precision] = {
     "conv2d": "int8",
     "relu": "int8",
     "conv2d_1": "fp32",
-    "leaky_relu_": "fp16",
+    "leaky_relu": "fp16",
     "slice_1": "fp16",
     "slice_2": "fp16",
     "group_norm": "fp32",

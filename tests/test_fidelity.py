@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mcompress.compress.tasks.super_resolution import photos
+from mcompress.compress.tasks import photographs
 from mcompress.compress.tasks.super_resolution.task import SuperResolution
 from mcompress.errors import ParityError
 from mcompress.evaluate import References, score_file, score_network
@@ -157,8 +157,10 @@ class Enlarging(nn.Module):
 
 @pytest.fixture(scope="module")
 def pair_task() -> SuperResolution:
-    some = photos.embedded_photos(photos.HELD_OUT_PHOTOS[:2]).photos
-    return SuperResolution(photos.PhotoSet(()), photos.PhotoSet(tuple(photos.Photo(p.name, p.pixels[:, 100:228, 100:260]) for p in some)))
+    some = photographs.embedded_photos(photographs.HELD_OUT_PHOTOS[:2]).photos
+    return SuperResolution(
+        photographs.PhotoSet(()), photographs.PhotoSet(tuple(photographs.Photo(p.name, p.pixels[:, 100:228, 100:260]) for p in some))
+    )
 
 
 def runner(change: Callable[[Array], Array] = lambda made: made) -> Callable[[Array], Array]:
@@ -166,7 +168,7 @@ def runner(change: Callable[[Array], Array] = lambda made: made) -> Callable[[Ar
 
 
 def test_a_picture_that_is_exactly_right_has_a_figure_that_json_can_hold(tmp_path: Path) -> None:
-    flat = SuperResolution(photos.PhotoSet(()), photos.PhotoSet((photos.Photo("black", torch.zeros(3, 64, 64, dtype=torch.uint8)),)))
+    flat = SuperResolution(photographs.PhotoSet(()), photographs.PhotoSet((photographs.Photo("black", torch.zeros(3, 64, 64, dtype=torch.uint8)),)))
     (sample,) = flat.held_out()
     assert flat.quality(sample.truth, sample.truth) == np.inf
     with References(Enlarging(), Enlarging(), (1, 3, 16, 16), tmp_path) as references:

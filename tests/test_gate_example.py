@@ -14,7 +14,7 @@ from PIL import Image
 from ruamel.yaml import YAML
 from tiny_targets import ONE_STAGE
 
-from mcompress.compress.tasks.super_resolution.photos import HELD_OUT_PHOTOS, TRAINING_PHOTOS, embedded_photos
+from mcompress.compress.tasks.photographs import HELD_OUT_PHOTOS, TRAINING_PHOTOS, embedded_photos
 from mcompress.errors import TargetError
 from mcompress.exporting import export_jobs, export_key
 from mcompress.planning import plan

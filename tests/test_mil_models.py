@@ -20,6 +20,8 @@ NETWORKS: dict[str, tuple[dict[str, object], tuple[int, int, int, int]]] = {
     "mfagan": ({"channels": 8, "blocks": ((2, 8), (1, 8))}, (1, 3, 16, 12)),
     "imdn": ({"features": 16, "blocks": 2}, (1, 3, 16, 12)),
     "rrdb": ({"features": 8, "blocks": 1, "growth": 4}, (1, 3, 16, 12)),
+    "resnet_generator": ({"features": 4, "depths": (1, 0, 1), "convolutions": "separable"}, (1, 3, 16, 12)),
+    "unet_generator": ({"features": 4, "downs": 3}, (1, 3, 16, 24)),
     "patchgan": ({"features": 8}, (1, 3, 32, 40)),
     "vgg_discriminator": ({"features": 8}, (1, 3, 128, 128)),
 }

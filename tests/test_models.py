@@ -12,6 +12,7 @@ import torch
 import torch_pruning
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from public_generators import trained
 from torch import nn
 
 from mcompress.compress.models import MODELS
@@ -226,24 +227,44 @@ def test_a_network_can_be_pruned_saved_and_pruned_again(name: str) -> None:
         again.load_state_dict(twice_network.state_dict())
 
 
+SHARED: dict[str, tuple[ModelSpec, tuple[str, ...]]] = {
+    "imdn": (
+        ModelSpec("imdn", {"features": 32, "blocks": 2}, (), (1, 3, 16, 16)),
+        ("fea_conv", "IMDB1.c1", "IMDB2.c3", "IMDB1.c4", "IMDB2.cca.conv_du.0", "LR_conv"),
+    ),
+    "resnet_generator": (
+        ModelSpec("resnet_generator", {"features": 8, "depths": [1, 0, 1], "convolutions": "separable"}, (), (1, 3, 16, 16)),
+        ("head.conv", "downs.0.conv", "downs.1.conv", "groups.0.0.conv1.pointwise", "groups.2.0.conv2.pointwise", "ups.0.conv", "ups.1.conv"),
+    ),
+    "unet_generator": (
+        ModelSpec("unet_generator", {"features": 8, "downs": 3}, (), (1, 3, 16, 16)),
+        ("downs.0.conv", "downs.1.conv", "downs.2.conv", "ups.1.conv", "ups.2.conv"),
+    ),
+}
+"""Networks in which several layers read a part of the same channels: split, joined, transposed."""
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning:torch_pruning")
-@pytest.mark.parametrize("layer", ["fea_conv", "IMDB1.c1", "IMDB2.c3", "IMDB1.c4", "IMDB2.cca.conv_du.0", "LR_conv"])
-def test_pruning_through_the_splits_of_imdn_removes_what_it_should(layer: str) -> None:
+@pytest.mark.parametrize(("name", "layer"), [(name, layer) for name, (_, layers) in SHARED.items() for layer in layers])
+def test_pruning_through_splits_and_joins_removes_what_it_should(name: str, layer: str) -> None:
     """The pruned network equals the whole one with the removed channels unread by every layer that takes them."""
-    spec = ModelSpec("imdn", {"features": 32, "blocks": 2}, (), (1, 3, 16, 16))
+    spec, _ = SHARED[name]
     torch.manual_seed(3)
-    network = build(spec).eval()
+    network = build(spec).eval() if name == "imdn" else trained(build(spec))
     whole = copy.deepcopy(network)
-    graph = torch_pruning.DependencyGraph().build_dependency(network, example_inputs=example_input(spec))
+    x = example_input(spec)
+    graph = torch_pruning.DependencyGraph().build_dependency(network, example_inputs=x)
     module = network.get_submodule(layer)
     channels = [1] if module.out_channels < 8 else [1, 5, 12][: module.out_channels // 8]
     group = graph.get_pruning_group(module, graph.get_pruner_of_module(module).prune_out_channels, channels)
     names = {m: name for name, m in network.named_modules()}
     for dep, gone in group:
-        if isinstance(dep.target.module, nn.Conv2d) and graph.is_in_channel_pruning_fn(dep.handler):
-            whole.get_submodule(names[dep.target.module]).weight.data[:, gone] = 0
+        reader = dep.target.module
+        # A depthwise convolution reads nothing of other channels; who reads what it gives is in the group as well.
+        if isinstance(reader, nn.Conv2d | nn.ConvTranspose2d) and reader.groups == 1 and graph.is_in_channel_pruning_fn(dep.handler):
+            weight = whole.get_submodule(names[reader]).weight.data
+            (weight.transpose(0, 1) if isinstance(reader, nn.ConvTranspose2d) else weight)[:, gone] = 0
     group.prune()
-    x = example_input(spec)
     with torch.no_grad():
         torch.testing.assert_close(network(x), whole(x), atol=1e-6, rtol=1e-5)
 

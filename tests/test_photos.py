@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from mcompress.compress.tasks import photographs
 from mcompress.compress.tasks.super_resolution import photos
 from mcompress.compress.tasks.super_resolution.task import SuperResolution
 from mcompress.errors import PlanError
@@ -21,8 +22,8 @@ def save(path, height: int, width: int, seed: int = 0) -> None:
 
 
 def test_no_held_out_photo_is_trained_on() -> None:
-    training = photos.embedded_photos(photos.TRAINING_PHOTOS)
-    held_out = photos.embedded_photos(photos.HELD_OUT_PHOTOS)
+    training = photographs.embedded_photos(photographs.TRAINING_PHOTOS)
+    held_out = photographs.embedded_photos(photographs.HELD_OUT_PHOTOS)
     assert len(held_out.photos) >= 4
     assert not {p.name for p in training.photos} & {p.name for p in held_out.photos}
     assert not {p.pixels.numpy().tobytes() for p in training.photos} & {p.pixels.numpy().tobytes() for p in held_out.photos}
@@ -30,7 +31,7 @@ def test_no_held_out_photo_is_trained_on() -> None:
 
 def test_held_out_holds_saturated_colours() -> None:
     saturations = []
-    for photo in photos.embedded_photos(photos.HELD_OUT_PHOTOS).photos:
+    for photo in photographs.embedded_photos(photographs.HELD_OUT_PHOTOS).photos:
         pixels = photo.pixels.float()
         saturations.append(float((pixels.amax(0) - pixels.amin(0)).mean() / 255))
     assert max(saturations) > 0.3
@@ -42,7 +43,7 @@ def test_folder_reads_png_and_jpeg_and_names_what_it_skips(tmp_path) -> None:
     save(tmp_path / "small.png", 40, 200)
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnot a picture")
     (tmp_path / "notes.txt").write_text("no image")
-    found = photos.folder_photos(tmp_path, 128)
+    found = photographs.folder_photos(tmp_path, 128)
     assert [p.name for p in found.photos] == ["a_one.png", "two.JPG"]
     assert any(s.startswith("broken.png: cannot be read") for s in found.skipped)
     assert "small.png: 200x40 pixels, at least 128 are needed on each side" in found.skipped
@@ -54,7 +55,7 @@ def test_a_folder_without_images_is_an_error(tmp_path, make: str) -> None:
     if make == "empty":
         folder.mkdir()
     with pytest.raises(PlanError, match=r"does not exist|holds no usable image"):
-        photos.folder_photos(folder, 128)
+        photographs.folder_photos(folder, 128)
 
 
 def test_degrade_halves_twice_and_rounds_to_8_bits() -> None:
@@ -84,7 +85,7 @@ def test_a_batch_is_a_function_of_its_generator(task) -> None:
 
 def test_psnr_of_a_known_error() -> None:
     truth = torch.zeros(1, 3, 8, 8)
-    task = SuperResolution(photos.PhotoSet(()), photos.PhotoSet(()))
+    task = SuperResolution(photographs.PhotoSet(()), photographs.PhotoSet(()))
     assert task.quality(truth + 51 / 255, truth) == pytest.approx(-20 * math.log10(0.2), abs=1e-4)
 
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from mcompress.compress.tasks.super_resolution.photos import HELD_OUT_PHOTOS
+from mcompress.compress.tasks.photographs import HELD_OUT_PHOTOS
 from mcompress.record import Run
 from mcompress.reports import plots
 from mcompress.reports.pictures import detail_region, photographs

@@ -1,18 +1,28 @@
-"""Small generators of the two families of image translation, with every operator of the published ones; images are (N, 3, H, W) in [-1, 1]."""
+"""Small generators of image translation with the operators of the published ones, and plans for them; images are (N, 3, H, W) in [-1, 1]."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import torch
-from torch import Tensor, nn
+from int8_plans import quiet
+from torch import Tensor, fx, nn
+
+from mcompress.compress.quantize import kinds
+from mcompress.compress.quantize.calibrating import calibrate
+from mcompress.compress.quantize.plan import Precision, PrecisionPlan
+from mcompress.compress.quantize.program import export_program, graph_of
+from mcompress.compress.quantize.uniform import uniform_plan
 
 SIDE = 32
 WIDTH = 4
 
 
-def resnet_generator(*, separable: bool = True) -> nn.Module:
+def resnet_generator(*, separable: bool = True, width: int = WIDTH) -> nn.Module:
     """Two convolutions with stride 2, two residual blocks, two transposed convolutions; reflection padding and instance norms without parameters."""
     torch.manual_seed(7)
-    return ResnetGenerator(separable=separable).eval()
+    return ResnetGenerator(width, separable=separable).eval()
 
 
 def unet_generator() -> nn.Module:
@@ -36,6 +46,40 @@ def images(count: int, side: int = SIDE) -> list[Tensor]:
     return found
 
 
+def graph(network: nn.Module) -> fx.GraphModule:
+    """The graph that plans speak of."""
+    return graph_of(export_program(network, images(1)[0]))
+
+
+def int8_plan(module: fx.GraphModule, inputs: Sequence[Tensor], otherwise: Precision = "fp32") -> PrecisionPlan:
+    """INT8 for all that can be, with ranges from these inputs."""
+    ranges, _ = calibrate(module, iter(inputs), "mse", (-1.0, 1.0), len(inputs), quiet)
+    return uniform_plan(module, ranges, otherwise)
+
+
+def mixed_plan(module: fx.GraphModule, inputs: Sequence[Tensor]) -> PrecisionPlan:
+    """Runs of INT8, FP16 and FP32 operators one after another, and what is enclosed by INT8 operators INT8, as the planner has it."""
+    plan = int8_plan(module, inputs)
+    order: tuple[Precision, ...] = ("int8", "int8", "int8", "fp16", "fp32")
+    chosen: dict[str, Precision] = {}
+    for at, operator in enumerate(plan.operators):
+        wanted = order[at * 7 // 5 % len(order)]
+        chosen[operator.name] = wanted if operator.precision == "int8" or wanted != "int8" else "fp16"
+    nodes = [node for node in kinds.operators(module.graph) if kinds.group_of(node) is not None]
+    before: dict[str, Precision] = {}
+    while before != chosen:
+        before = dict(chosen)
+        for node in nodes:
+            if kinds.is_fused(node):
+                chosen[node.name] = chosen[node.all_input_nodes[0].name]
+                continue
+            around = [other for other in (*kinds.activations(node), *(kinds.fused_activation(node) or node).users) if other.op == "call_function"]
+            leaves = any(user.op == "output" for user in node.users)
+            if kinds.group_of(node) != "weighted" and not leaves and all(chosen[other.name] == "int8" for other in around):
+                chosen[node.name] = "int8"
+    return replace(plan, operators=tuple(replace(operator, precision=chosen[operator.name]) for operator in plan.operators))
+
+
 class _Block(nn.Module):
     def __init__(self, width: int, *, separable: bool) -> None:
         super().__init__()
@@ -55,16 +99,16 @@ def _convolution(width: int, *, separable: bool) -> list[nn.Module]:
 
 
 class ResnetGenerator(nn.Module):
-    def __init__(self, *, separable: bool) -> None:
+    def __init__(self, width: int, *, separable: bool) -> None:
         super().__init__()
         self.model = nn.Sequential(
-            nn.ReflectionPad2d(3), nn.Conv2d(3, WIDTH, 7), nn.InstanceNorm2d(WIDTH), nn.ReLU(inplace=True),
-            nn.Conv2d(WIDTH, 2 * WIDTH, 3, 2, 1), nn.InstanceNorm2d(2 * WIDTH), nn.ReLU(inplace=True),
-            nn.Conv2d(2 * WIDTH, 4 * WIDTH, 3, 2, 1), nn.InstanceNorm2d(4 * WIDTH), nn.ReLU(inplace=True),
-            _Block(4 * WIDTH, separable=separable), _Block(4 * WIDTH, separable=separable),
-            nn.ConvTranspose2d(4 * WIDTH, 2 * WIDTH, 3, 2, 1, output_padding=1), nn.InstanceNorm2d(2 * WIDTH), nn.ReLU(inplace=True),
-            nn.ConvTranspose2d(2 * WIDTH, WIDTH, 3, 2, 1, output_padding=1), nn.InstanceNorm2d(WIDTH), nn.ReLU(inplace=True),
-            nn.ReflectionPad2d(3), nn.Conv2d(WIDTH, 3, 7), nn.Tanh(),
+            nn.ReflectionPad2d(3), nn.Conv2d(3, width, 7), nn.InstanceNorm2d(width), nn.ReLU(inplace=True),
+            nn.Conv2d(width, 2 * width, 3, 2, 1), nn.InstanceNorm2d(2 * width), nn.ReLU(inplace=True),
+            nn.Conv2d(2 * width, 4 * width, 3, 2, 1), nn.InstanceNorm2d(4 * width), nn.ReLU(inplace=True),
+            _Block(4 * width, separable=separable), _Block(4 * width, separable=separable),
+            nn.ConvTranspose2d(4 * width, 2 * width, 3, 2, 1, output_padding=1), nn.InstanceNorm2d(2 * width), nn.ReLU(inplace=True),
+            nn.ConvTranspose2d(2 * width, width, 3, 2, 1, output_padding=1), nn.InstanceNorm2d(width), nn.ReLU(inplace=True),
+            nn.ReflectionPad2d(3), nn.Conv2d(width, 3, 7), nn.Tanh(),
         )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
@@ -75,9 +119,7 @@ class ResnetGenerator(nn.Module):
 class UnetGenerator(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.model = _Level(
-            3, WIDTH, _Level(WIDTH, 2 * WIDTH, _Level(2 * WIDTH, 4 * WIDTH, None, outermost=False), outermost=False), outermost=True
-        )
+        self.model = _Level(3, WIDTH, _Level(WIDTH, 2 * WIDTH, _Level(2 * WIDTH, 4 * WIDTH, None, outermost=False), outermost=False), outermost=True)
 
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = self.model(x)

@@ -70,7 +70,7 @@ def load_weights(model: nn.Module, path: Path, network: str) -> LoadReport:
     tensors = {**{name: value for name, value in own.items() if name.endswith("num_batches_tracked")}, **tensors}
     problems = _differences(own, tensors)
     if problems:
-        advice = _size_advice(tensors, network)
+        advice = _size_advice(contents.tensors, network)
         raise CheckpointError(f"{path} does not fit the network '{network}':\n" + "\n".join(problems) + f"\n{advice}")
     for name, value in tensors.items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
@@ -205,9 +205,9 @@ def _differences(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list
     ]
 
 
-def _size_advice(tensors: Mapping[str, Tensor], network: str) -> str:
+def _size_advice(given: Mapping[str, Tensor], network: str) -> str:
     try:
-        args = args_of(network, tensors)
+        args = args_of(network, given)
     except CheckpointError as error:
         return f"Seen: {error}"
     if args is None:

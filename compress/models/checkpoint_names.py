@@ -251,7 +251,7 @@ def _widths(network: str, channels: Sequence[int], times: Sequence[int]) -> Args
     """`features` where one number says all widths, else `widths`."""
     if any(width % multiple for width, multiple in zip(channels, times, strict=True)):
         raise CheckpointError(
-            f"the layers have {', '.join(map(str, channels))} channels; those of {network} are multiples of {', '.join(map(str, times))}. "
+            f"the channels are {', '.join(map(str, channels))}; those of {network} are multiples of {', '.join(map(str, times))}. "
             "Weights of a pruned network cannot be loaded without its edits."
         )
     base = [width // multiple for width, multiple in zip(channels, times, strict=True)]

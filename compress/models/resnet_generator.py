@@ -98,7 +98,10 @@ class Layer(nn.Module):
 
 
 class ResnetGenerator(nn.Module):
-    """Image to image at the same size. `downs.1` and the three `groups` give the features that published distillations compare."""
+    """Image to image at the same size."""
+
+    feature_taps = ("downs.1", "groups.0", "groups.1", "groups.2")
+    """Modules whose outputs distillation compares, as GAN Compression and OMGD do: the trunk before, between and behind its groups of blocks."""
 
     def __init__(
         self,

@@ -86,7 +86,7 @@ def _suggest_widths(trial: BaseTrial, count: int) -> list[JsonValue]:
 
 
 def _resnet_args(widths: list[JsonValue], depths: list[JsonValue]) -> Args:
-    return {"widths": widths, "depths": depths, "convolutions": "separable"}
+    return {"widths": widths, "depths": depths, "convolutions": "separable", "normalization": "batch"}
 
 
 def _random_resnet(generator: torch.Generator) -> Args:
@@ -117,7 +117,7 @@ def _deeper_resnet(student: Args, trial: BaseTrial) -> Args:
 
 def _unet_space(downs: int) -> SearchSpace:
     def args(widths: list[JsonValue]) -> Args:
-        return {"widths": widths, "downs": downs, "normalization": "instance"}
+        return {"widths": widths, "downs": downs, "normalization": "batch"}
 
     return SearchSpace(
         network="unet_generator",

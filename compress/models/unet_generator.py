@@ -69,6 +69,12 @@ class UnetGenerator(nn.Module):
         )
         self.act = nn.LeakyReLU(SLOPE)
 
+    @property
+    def feature_taps(self) -> tuple[str, ...]:
+        """Modules whose outputs distillation compares: on the way in and out, near the image and half way to the innermost level."""
+        half = len(self.downs) // 2
+        return tuple(dict.fromkeys(("downs.1", f"downs.{half}", f"ups.{half}", "ups.1")))
+
     def joined(self) -> dict[str, tuple[str, ...]]:
         """The layers whose inputs are joined from several layers -> the layers whose outputs these are, in their order."""
         return {f"ups.{level}.conv": (f"downs.{level}.conv", f"ups.{level + 1}.conv") for level in range(len(self.ups) - 1)}

@@ -68,7 +68,8 @@ class AdaptiveDistillation:
         self.original = original
         source, truth = task.validation_batch()
         self.judged = source, truth
-        conditional = source.shape[2:] == truth.shape[2:]
+        scale = truth.shape[2] // source.shape[2]
+        conditional = scale == 1
         self.with_discriminator = config.with_discriminator and bool(self.learning)
         along: dict[str, nn.Module] = {"quality": TeacherQuality(len(self.teachers))}
         self.with_channels = bool(config.channel) and WIDER in self.learning
@@ -78,7 +79,7 @@ class AdaptiveDistillation:
         self.student = nn.ModuleDict({"student": student, **along})
         if self.with_discriminator:
             self.discriminator = SharedDiscriminator(
-                tuple(self.learning), config.discriminator_features, config.shared_blocks, conditional=conditional
+                tuple(self.learning), config.discriminator_features, config.shared_blocks, config.crop_size * scale, conditional=conditional
             )
 
     @property
@@ -118,7 +119,13 @@ class AdaptiveDistillation:
     @torch.no_grad()
     def _measure(self, device: torch.device) -> None:
         source, truth = (one.to(device) for one in self.judged)
-        self.quality.note([float((teacher(source).float() - truth).square().mean()) for teacher in self.teachers.values()])
+        squared_errors = []
+        for teacher in self.teachers.values():
+            training = teacher.training
+            teacher.eval()  # so that no statistics of normalizations come from these pairs
+            squared_errors.append(float((teacher(source).float() - truth).square().mean()))
+            teacher.train(training)
+        self.quality.note(squared_errors)
 
     def terms(self, player: str) -> Mapping[str, Tensor]:
         """The terms of one player; weights applied."""

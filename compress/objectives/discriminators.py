@@ -11,16 +11,25 @@ from mcompress.compress.losses import ADVERSARIAL, TERMS
 from mcompress.compress.models.patchgan import patchgan
 
 
+PUBLISHED_LAYERS, SMALLEST_MAP = 3, 4
+
+
+def layers_for(side: int) -> int:
+    """Layers of stride 2 of a PatchGAN for pictures of `side` pixels: the published three, fewer where too little of the picture would be left."""
+    return max(1, min(PUBLISHED_LAYERS, (side // SMALLEST_MAP).bit_length() - 1))
+
+
 class SharedDiscriminator(nn.Module):
     """One PatchGAN per generator; the first `shared_blocks` of its four blocks serve all of them (OMGD, SlimGAN).
 
-    It sees input and output together, as pix2pix's does, where `conditional`: (N, 6, H, W); otherwise the output alone.
+    It sees input and output together, as pix2pix's does, where `conditional`: (N, 6, H, W); otherwise the output alone. `side` is that of the
+    training pictures.
     """
 
-    def __init__(self, generators: Sequence[str], features: int, shared_blocks: int, *, conditional: bool) -> None:
+    def __init__(self, generators: Sequence[str], features: int, shared_blocks: int, side: int, *, conditional: bool) -> None:
         super().__init__()
         self.conditional = conditional
-        whole = [patchgan(features=features, in_channels=6 if conditional else 3) for _ in generators]
+        whole = [patchgan(features=features, in_channels=6 if conditional else 3, layers=layers_for(side)) for _ in generators]
         self.shared = whole[0].blocks[:shared_blocks]
         self.own = nn.ModuleDict(
             {name: nn.ModuleList([*one.blocks[shared_blocks:], one.logits]) for name, one in zip(generators, whole, strict=True)}

@@ -11,7 +11,7 @@ from torch.nn import functional
 from mcompress.compress.losses import TERMS
 from mcompress.compress.models.patchgan import patchgan
 from mcompress.compress.objectives.adaptors import adaptors, rectified_adaptors
-from mcompress.compress.objectives.discriminators import discriminator_term, generator_term, needs_real
+from mcompress.compress.objectives.discriminators import discriminator_term, generator_term, layers_for, needs_real
 from mcompress.compress.objectives.features import matched, with_features
 from mcompress.compress.objectives.likeness import from_0_to_1
 from mcompress.compress.tasks.task import Task
@@ -19,7 +19,7 @@ from mcompress.compress.taught import TaughtBatches
 from mcompress.targets.stages import DistillConfig
 
 D4 = 4
-"""DCD compares the activations of the discriminator's fourth block."""
+"""DCD compares the activations of the discriminator's fourth block; that of small pictures has fewer, and then the last one counts."""
 IMAGE_CHANNELS = 3
 
 
@@ -57,10 +57,12 @@ class Distillation:
         self.generator = nn.ModuleDict({"student": student, **along})
         self.with_discriminator = bool(config.adversarial or config.discriminator)
         self.with_teacher_discriminator = bool(config.discriminator or config.gram or config.discriminator_feature)
+        source, truth = task.validation_batch()
+        layers = layers_for(config.crop_size * truth.shape[2] // source.shape[2])
         if self.with_discriminator:
-            self.discriminator = patchgan(features=config.discriminator_features)
+            self.discriminator = patchgan(features=config.discriminator_features, layers=layers)
         if self.with_teacher_discriminator:
-            self.teacher_discriminator = patchgan(features=config.discriminator_features)
+            self.teacher_discriminator = patchgan(features=config.discriminator_features, layers=layers)
 
     def players(self) -> Mapping[str, nn.Module]:
         """See the class."""
@@ -170,7 +172,7 @@ class Distillation:
         # Deep feature maps are smaller than what four blocks need; enlarging them shows the discriminator the same thing.
         side = self.truth.shape[2:]
         picture = view if view.shape[2:] == side else functional.interpolate(view, size=side, mode="nearest")
-        seen: Tensor = self.teacher_discriminator.forward_features(picture)[D4 - 1]
+        seen: Tensor = self.teacher_discriminator.forward_features(picture)[:-1][:D4][-1]
         return seen
 
 

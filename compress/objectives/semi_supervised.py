@@ -16,7 +16,7 @@ from mcompress.compress.losses import TERMS
 from mcompress.compress.models.space import SearchSpace
 from mcompress.compress.objectives.discriminators import SharedDiscriminator, discriminator_term, generator_term, needs_real
 from mcompress.compress.objectives.likeness import Features, likeness_terms
-from mcompress.compress.supernet import apply_candidate
+from mcompress.compress.supernet import apply_candidate, state_of
 from mcompress.compress.tasks.task import Task
 from mcompress.targets.stages import SemiSupervisedSearchConfig
 
@@ -30,7 +30,8 @@ class SemiSupervisedTraining:
         self.task, self.config, self.space, self.supernet = task, config, space, supernet
         source, truth = task.validation_batch()
         if config.with_discriminator:
-            self.discriminator = SharedDiscriminator((LARGEST,), config.discriminator_features, 0, conditional=source.shape[2:] == truth.shape[2:])
+            scale = truth.shape[2] // source.shape[2]
+            self.discriminator = SharedDiscriminator((LARGEST,), config.discriminator_features, 0, config.crop_size * scale, conditional=scale == 1)
 
     def players(self) -> Mapping[str, nn.Module]:
         """See the class."""
@@ -67,7 +68,7 @@ class SemiSupervisedTraining:
         self.largest_output = largest.detach()
         with torch.no_grad():
             wanted = torch.cat([self.largest_output, self.supernet(self.others).float()])
-        images, weights, share = torch.cat([self.source, self.others]), dict(self.supernet.named_parameters()), 1.0 / len(self.candidates)
+        images, weights, share = torch.cat([self.source, self.others]), state_of(self.supernet), 1.0 / len(self.candidates)
         for index, args in enumerate(self.candidates):
             output = apply_candidate(self.space, args, weights, images).float()
             likeness = likeness_terms(config, output, wanted, self._features(images), self.task.output_range)

@@ -5,6 +5,9 @@ divides again (a convolution: its column of weights). What lies between must be 
 pooling, copies, residual additions. Channels that meet in an addition, in a concatenation along another axis or inside one pixel shuffle belong
 together. Channels that meet anything else keep their scale (class 0): the network's input and output, sigmoids, clamps, products of activations.
 
+An instance norm takes every channel's own scale and mean out: in front of it channels have any scale, and any bias, behind it they keep theirs. That
+is exact but for the epsilon that it adds to the variance, and holds for channels whose variance is far above it (`NoiseModel.least_variance`).
+
 Channels are dimension 1 of (N, C, ...) tensors. Where an operator reads others as its channels (a linear layer on (N, tokens, C), a convolution or
 pooling on (C, H, W)), scales are kept.
 """
@@ -57,6 +60,16 @@ class ChannelClasses:
     """Weighted operators whose weights can take the scales of what they read and make; those of the others stay as they are."""
 
 
+def removes_scale(node: fx.Node) -> bool:
+    """Whether it is an instance norm with statistics of what it reads: (N, C, ...)."""
+    return node.target is aten.instance_norm.default and bool(node.args[5])
+
+
+def epsilon_of(node: fx.Node) -> float:
+    """What an instance norm adds to the variance."""
+    return float(node.args[7])  # type: ignore[arg-type]  # the operator's schema
+
+
 def channel_classes(module: fx.GraphModule) -> ChannelClasses:
     """Find the classes of the whole graph."""
     finder = _Finder(module)
@@ -102,6 +115,9 @@ class _Finder:
             return self._sum(node, sources, channels)
         if node.target in PRODUCTS and len(sources) == 1:
             return self._scaled(node, sources[0], channels)
+        if removes_scale(node):
+            self._ids[node] = np.full(channels, KEPT, dtype=np.int64)
+            return True
         if node.target is aten.cat.default:
             return self._cat(node, channels)
         if node.target is aten.pixel_shuffle.default:

@@ -18,12 +18,14 @@ from mcompress.compress.quantize import kinds
 from mcompress.compress.quantize.fake_quant import WEIGHT_MAX
 from mcompress.compress.quantize.plan import INT8_MAX, INT8_MIN, PrecisionPlan
 from mcompress.compress.quantize.recovery import parameters
-from mcompress.compress.quantize.recovery.channels import KEPT, ChannelClasses, channel_classes
+from mcompress.compress.quantize.recovery.channels import KEPT, ChannelClasses, channel_classes, removes_scale
 from mcompress.compress.quantize.recovery.noise import NoiseModel, by_output_and_input, input_channels, like_weight, noise_sources
 
 ITERATIONS = 150
 RATE = 0.1  # of log s per iteration
 LARGEST = 5.0  # |log s|; a channel scaled by more than 150 is a dead one, and FP16 operators have to hold it too
+NEGLIGIBLE = 1e-3
+"""Of a channel's variance in front of an instance norm, its epsilon: what is larger changes the network when the channel is scaled."""
 LEVELS = INT8_MAX - INT8_MIN
 
 
@@ -89,6 +91,7 @@ class PredictedNoise:
         """Gather extents and gains by range; see the module's docstring."""
         self._count = classes.count
         self._tensors = _tensors(module, plan, noise, classes)
+        self._limits = _limits(module, noise, classes)
         int8 = plan.int8_names()
         self._weights = []
         for node in parameters.weighted_operators(module.graph):
@@ -134,8 +137,21 @@ class PredictedNoise:
             optimizer.param_groups[0]["lr"] = RATE * (1.0 - step / ITERATIONS)
             optimizer.step()
             with torch.no_grad():
-                logs.clamp_(-LARGEST, LARGEST)
+                logs.clamp_(*self._limits)
         return best.exp(), least / start
+
+
+def _limits(module: fx.GraphModule, noise: NoiseModel, classes: ChannelClasses) -> tuple[Tensor, Tensor]:
+    """Least and greatest log s of every class. In front of an instance norm a channel is not made so small that epsilon counts, and keeps its scale
+    where it counts already."""
+    low, high = torch.full((classes.count,), -LARGEST), torch.full((classes.count,), LARGEST)
+    for node in module.graph.nodes:
+        if removes_scale(node) and (source := node.all_input_nodes[0]) in classes.of:
+            read = torch.from_numpy(classes.of[source])
+            least = 0.5 * (1 / (NEGLIGIBLE * noise.least_variance[node.name].clamp_min(1e-30))).log()
+            low.scatter_reduce_(0, read, least, "amax")
+            high[read[least >= 0]] = 0.0
+    return low.clamp_max(0.0), high
 
 
 def _tensors(module: fx.GraphModule, plan: PrecisionPlan, noise: NoiseModel, classes: ChannelClasses) -> list[_Tensor]:

@@ -17,7 +17,7 @@ from torch import Tensor, fx
 from mcompress.compress.quantize import kinds
 from mcompress.compress.quantize.plan import PrecisionPlan
 from mcompress.compress.quantize.recovery import parameters
-from mcompress.compress.quantize.recovery.channels import CHANNEL_AXIS
+from mcompress.compress.quantize.recovery.channels import CHANNEL_AXIS, epsilon_of, removes_scale
 from mcompress.errors import StageError
 
 PROBES = 2  # random sign patterns per input
@@ -27,12 +27,14 @@ GROUPS_ARGUMENT = 6  # position of `groups` in conv1d, conv2d and conv_transpose
 @dataclass(frozen=True)
 class NoiseModel:
     """Per tensor (by node name): the least and greatest value of every channel (C), and the gain of every channel (C). Per weighted operator: the
-    gain of its weights, (O, I / groups, kernel). Gains are means over inputs."""
+    gain of its weights, (O, I / groups, kernel). Gains are means over inputs. Per instance norm: of every channel (C) that it reads the least
+    variance over inputs, as a multiple of its epsilon."""
 
     low: dict[str, Tensor]
     high: dict[str, Tensor]
     gain: dict[str, Tensor]
     weight_gain: dict[str, Tensor]
+    least_variance: dict[str, Tensor]
 
 
 def noise_sources(module: fx.GraphModule, plan: PrecisionPlan) -> list[fx.Node]:
@@ -72,6 +74,7 @@ class _Probe(fx.Interpreter):
         self._high: dict[str, Tensor] = {}
         self._sums: dict[str, Tensor] = {}
         self._weight_sums: dict[str, Tensor] = {}
+        self._variances: dict[str, Tensor] = {}
         self._seen = 0
 
     def run_node(self, n: fx.Node) -> object:
@@ -81,7 +84,13 @@ class _Probe(fx.Interpreter):
             self._low[n.name] = torch.minimum(self._low.get(n.name, flat.amin(1)), flat.amin(1))
             self._high[n.name] = torch.maximum(self._high.get(n.name, flat.amax(1)), flat.amax(1))
             self._values[n.name] = value
+            if removes_scale(n):
+                self._note_variance(n, self._values[n.all_input_nodes[0].name])
         return value
+
+    def _note_variance(self, n: fx.Node, read: Tensor) -> None:
+        found = read.detach().flatten(2).var(2, correction=0).amin(0) / epsilon_of(n)
+        self._variances[n.name] = torch.minimum(self._variances.get(n.name, found), found)
 
     def add(self, value: Tensor) -> None:
         """One input, (N, C, H, W)."""
@@ -108,7 +117,7 @@ class _Probe(fx.Interpreter):
         if self._seen == 0:
             raise StageError("no calibration inputs were given; recovery needs at least one")
         share = 1.0 / (self._seen * PROBES)
-        return NoiseModel(self._low, self._high, _times(self._sums, share), _times(self._weight_sums, share))
+        return NoiseModel(self._low, self._high, _times(self._sums, share), _times(self._weight_sums, share), self._variances)
 
 
 def groups_of(node: fx.Node) -> int:

@@ -14,6 +14,7 @@ from mcompress.compress.quantize.fake_quant import sqnr_db
 from mcompress.compress.quantize.plan import ActivationRange, PrecisionPlan
 from mcompress.compress.quantize.recovery import parameters
 from mcompress.compress.quantize.recovery.biases import correct_biases
+from mcompress.compress.quantize.recovery.centring import centre, centred
 from mcompress.compress.quantize.recovery.distilled import DistillSettings, distill
 from mcompress.compress.quantize.recovery.equalize import equalize
 from mcompress.compress.quantize.recovery.noise import measure_noise
@@ -120,6 +121,10 @@ class _Recovery:
         options, seed = self._options, self._seed
         if options.equalize:
             noise = measure_noise(self._module, self._plan, self._seen[:NOISE_INPUTS], seed)
+            if centred(self._module):
+                moved, moved_noise = centre(self._module, noise)
+                if self._try("centre", moved, replace(self._plan, ranges=self._calibrated(moved))):
+                    self._twin, noise = moved, moved_noise
             feedback = feedback_shares(self._module, self._plan, self._seen[:NOISE_INPUTS], seed) if options.round_weights else {}
             equalized, _ = equalize(self._module, self._plan, noise, feedback)
             if self._try("equalize", equalized, replace(self._plan, ranges=self._calibrated(equalized))):

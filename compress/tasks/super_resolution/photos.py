@@ -1,113 +1,21 @@
-"""Photographs for super-resolution: read, degrade, crop, augment.
+"""Photographs for super-resolution: degrade, crop, augment.
 
 An image is a uint8 tensor (3, H, W). Low resolution is antialiased bicubic x4, rounded to 8 bits as a camera or a decoder would deliver it.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib.util import find_spec
-from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional
 
-from mcompress.errors import PlanError
+from mcompress.compress.tasks.photographs import Photo
 
 SCALE = 4
-SUFFIXES = (".png", ".jpg", ".jpeg")
-TRAINING_PHOTOS = (
-    ("skimage", "data/astronaut.png"),
-    ("skimage", "data/motorcycle_left.png"),
-    ("skimage", "data/motorcycle_right.png"),
-    ("skimage", "data/ihc.png"),
-    ("skimage", "data/hubble_deep_field.jpg"),
-    ("skimage", "data/retina.jpg"),
-    ("sklearn", "datasets/images/china.jpg"),
-)
-HELD_OUT_PHOTOS = (
-    ("sklearn", "datasets/images/flower.jpg"),
-    ("skimage", "data/chelsea.png"),
-    ("skimage", "data/coffee.png"),
-    ("skimage", "data/rocket.jpg"),
-)
 PYRAMID = (1.0, 0.75, 0.5)  # training photographs also reduced, because a reduced photograph is sharper than most originals
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
-
-
-@dataclass(frozen=True)
-class Photo:
-    """One photograph: its name and its pixels, uint8 (3, H, W)."""
-
-    name: str
-    pixels: Tensor
-
-
-@dataclass(frozen=True)
-class PhotoSet:
-    """Photographs for one purpose, and what was left out (`name: why`)."""
-
-    photos: tuple[Photo, ...]
-    skipped: tuple[str, ...] = ()
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 over names, shapes and pixels."""
-        sha = hashlib.sha256()
-        for photo in self.photos:
-            sha.update(f"{photo.name}:{tuple(photo.pixels.shape)}:".encode())
-            sha.update(photo.pixels.numpy().tobytes())
-        return sha.hexdigest()
-
-
-def embedded_photos(which: Sequence[tuple[str, str]]) -> PhotoSet:
-    """The colour photographs inside the wheels of scikit-image and scikit-learn, found without importing either."""
-    photos = []
-    for package, name in which:
-        spec = find_spec(package)
-        if spec is None or spec.origin is None:
-            raise PlanError([f"the embedded photographs need the package {package}; install it with: pip install mcompress"])
-        path = Path(spec.origin).parent / name
-        photos.append(Photo(path.stem, _read(path)))
-    return PhotoSet(tuple(photos))
-
-
-def folder_photos(folder: Path, smallest: int) -> PhotoSet:
-    """Every PNG and JPEG below `folder`, sorted by name.
-
-    An unreadable image, or one with a side shorter than `smallest` pixels, is skipped and named; a folder without a usable image is an error.
-    """
-    if not folder.is_dir():
-        raise PlanError([f"data folder '{folder}' does not exist; give a folder that holds {', '.join(SUFFIXES)} files"])
-    photos, skipped = [], []
-    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES):
-        name = path.relative_to(folder).as_posix().replace("/", "_")  # one level, because pictures of it are filed under its name
-        try:
-            pixels = _read(path)
-        except (OSError, SyntaxError, UnidentifiedImageError, ValueError, Image.DecompressionBombError) as error:
-            skipped.append(f"{name}: cannot be read ({error})")
-            continue
-        if min(pixels.shape[1:]) < smallest:
-            skipped.append(f"{name}: {pixels.shape[2]}x{pixels.shape[1]} pixels, at least {smallest} are needed on each side")
-            continue
-        photos.append(Photo(name, pixels))
-    if not photos:
-        reasons = "".join(f"\n  {reason}" for reason in skipped[:10])
-        raise PlanError([f"data folder '{folder}' holds no usable image ({', '.join(SUFFIXES)}, at least {smallest} pixels a side){reasons}"])
-    return PhotoSet(tuple(photos), tuple(skipped))
-
-
-def _read(path: Path) -> Tensor:
-    with Image.open(path) as image:
-        if image.mode == "F" or image.mode.startswith("I"):
-            raise ValueError(f"its pixels are {image.mode}, more than 8 bits; save it as 8-bit RGB")
-        array = np.array(image.convert("RGB"), dtype=np.uint8)
-    return torch.from_numpy(array).permute(2, 0, 1).contiguous()
 
 
 def degrade(high: Tensor) -> Tensor:

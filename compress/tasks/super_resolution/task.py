@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from functools import cached_property
-from importlib.resources import files
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mcompress.compress.models.build import build
 from mcompress.compress.models.spec import ModelSpec
+from mcompress.compress.tasks import photographs
+from mcompress.compress.tasks.embedded_network import embedded_network
 from mcompress.compress.tasks.super_resolution import photos
 from mcompress.compress.tasks.task import Sample
 from mcompress.targets.schema import DataConfig
@@ -34,15 +32,15 @@ class SuperResolution:
     input_range = output_range = (0.0, 1.0)
     paired = True
 
-    def __init__(self, training: photos.PhotoSet, held_out: photos.PhotoSet) -> None:
+    def __init__(self, training: photographs.PhotoSet, held_out: photographs.PhotoSet) -> None:
         self.training_photos, self.held_out_photos = training, held_out
 
     @classmethod
     def from_config(cls, data: DataConfig) -> SuperResolution:
         """The user's folders, or the embedded photographs. Raises `PlanError` for a folder without a usable image."""
         if data.training is None or data.held_out is None:
-            return cls(photos.embedded_photos(photos.TRAINING_PHOTOS), photos.embedded_photos(photos.HELD_OUT_PHOTOS))
-        return cls(photos.folder_photos(data.training, SMALLEST_SIDE), photos.folder_photos(data.held_out, photos.SCALE))
+            return cls(photographs.embedded_photos(photographs.TRAINING_PHOTOS), photographs.embedded_photos(photographs.HELD_OUT_PHOTOS))
+        return cls(photographs.folder_photos(data.training, SMALLEST_SIDE), photographs.folder_photos(data.held_out, photos.SCALE))
 
     @property
     def data_digest(self) -> str:
@@ -60,13 +58,7 @@ class SuperResolution:
 
     def embedded_teacher(self, input_shape: tuple[int, ...]) -> tuple[ModelSpec, nn.Module]:
         """A small RRDBNet; `teacher.json` beside its weights says how it was made and `teacher.py` makes it again."""
-        folder = files("mcompress.compress.tasks.super_resolution")
-        record = json.loads(folder.joinpath("teacher.json").read_text(encoding="utf-8"))
-        spec = ModelSpec(record["model"], record["args"], (), input_shape)
-        network = build(spec)
-        weights = safetensors.torch.load(folder.joinpath("teacher.safetensors").read_bytes())
-        network.load_state_dict({name: value.float() for name, value in weights.items()})
-        return spec, network
+        return embedded_network(self.name, input_shape, self.input_range)
 
     def held_out(self) -> tuple[Sample, ...]:
         """The held-out photographs as pairs."""

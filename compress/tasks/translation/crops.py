@@ -8,6 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+STRIDE = 4
+VALIDATION_TILES, VALIDATION_SIZE, VALIDATION_STEP = 16, 128, 32
+"""Squares to validate on at most, and their side where pictures are large enough; else the largest multiple of the step that fits them all."""
+
 
 def to_values(pixels: Tensor) -> Tensor:
     """0 to 255 -> -1 to 1."""
@@ -17,6 +21,23 @@ def to_values(pixels: Tensor) -> Tensor:
 def to_bytes(values: Tensor) -> Tensor:
     """-1 to 1 (clipped to it) -> 0 to 255, rounded."""
     return ((values.clamp(-1.0, 1.0) + 1.0) * 127.5).round().to(torch.uint8)
+
+
+def whole(picture: Tensor) -> Tensor:
+    """A picture as a batch of one in [-1, 1], its sides cut to a multiple of 4, which a generator with two steps of halving needs."""
+    height, width = (side // STRIDE * STRIDE for side in picture.shape[1:])
+    return to_values(picture[None, :, :height, :width])
+
+
+def mean_colour(pictures: Sequence[Tensor]) -> Tensor:
+    """The mean over the pictures' mean colours, (1, 3, 1, 1) in [-1, 1]."""
+    return torch.stack([to_values(picture).mean(dim=(1, 2)) for picture in pictures]).mean(dim=0)[None, :, None, None]
+
+
+def psnr_db(output: Tensor, truth: Tensor) -> float:
+    """Peak signal-to-noise ratio of values in [-1, 1], dB, both clipped to it and rounded to 8 bits; infinite for equal ones."""
+    difference = to_bytes(output).double() - to_bytes(truth).double()
+    return float(-10.0 * torch.log10(torch.mean(difference**2) / 255.0**2))
 
 
 def smaller_side(picture: Tensor) -> int:
@@ -47,7 +68,8 @@ def mirrored(images: tuple[Tensor, ...], generator: torch.Generator) -> tuple[Te
 def cut(pictures: tuple[Tensor, ...], height: int, width: int, generator: torch.Generator) -> tuple[Tensor, ...]:
     """The same random part of each picture, extended by mirroring where the pictures are smaller; (1, 3, height, width) in [-1, 1]."""
     top, left = (
-        int(torch.randint(max(1, have - want + 1), (1,), generator=generator)) for have, want in zip(pictures[0].shape[1:], (height, width), strict=True)
+        int(torch.randint(max(1, have - want + 1), (1,), generator=generator))
+        for have, want in zip(pictures[0].shape[1:], (height, width), strict=True)
     )
     return tuple(_extended(to_values(p[None, :, top : top + height, left : left + width]), height, width) for p in pictures)
 
@@ -59,12 +81,15 @@ def _extended(image: Tensor, height: int, width: int) -> Tensor:
     return image
 
 
-def tiles(sets: Sequence[tuple[Tensor, ...]], size: int, most: int) -> tuple[Tensor, ...]:
-    """At most `most` squares, one of each set in turn, which do not overlap; K batches (N, 3, size, size) in [-1, 1]."""
+def validation_tiles(sets: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """At most 16 squares, one of each set in turn, which do not overlap; for sets of K pictures, K batches (N, 3, S, S) in [-1, 1], S at most 128."""
+    size = min(VALIDATION_SIZE, min(smaller_side(pictures[0]) for pictures in sets) // VALIDATION_STEP * VALIDATION_STEP)
     grids = []
     for pictures in sets:
         height, width = pictures[0].shape[1:]
-        places = [(top, left) for top in range(height % size // 2, height - size + 1, size) for left in range(width % size // 2, width - size + 1, size)]
+        places = [
+            (top, left) for top in range(height % size // 2, height - size + 1, size) for left in range(width % size // 2, width - size + 1, size)
+        ]
         grids.append([tuple(p[:, top : top + size, left : left + size] for p in pictures) for top, left in places])
     turns = [grid[turn] for turn in range(max(len(grid) for grid in grids)) for grid in grids if turn < len(grid)]
-    return tuple(to_values(torch.stack(column)) for column in zip(*turns[:most], strict=True))
+    return tuple(to_values(torch.stack(column)) for column in zip(*turns[:VALIDATION_TILES], strict=True))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
+from mcompress.compress.tasks.photographs import Photo, PhotoSet
 from mcompress.errors import PlanError
 
 ONE_IN = 8
@@ -26,23 +27,19 @@ class Pair:
 
 @dataclass(frozen=True)
 class Pool:
-    """Pictures for training: labelled pairs, those kept for validation, and inputs without a target (name, picture)."""
+    """Pictures for training: labelled pairs, those kept for validation, and inputs without a target."""
 
     labelled: tuple[Pair, ...]
     validation: tuple[Pair, ...]
-    unlabelled: tuple[tuple[str, Tensor], ...]
+    unlabelled: tuple[Photo, ...]
 
 
-def pictures_digest(pictures: Iterable[tuple[str, Tensor]]) -> str:
+def pairs_digest(pairs: Sequence[Pair]) -> str:
     """SHA-256 over names, shapes and pixels."""
-    sha = hashlib.sha256()
-    for name, pixels in pictures:
-        sha.update(f"{name}:{tuple(pixels.shape)}:".encode())
-        sha.update(pixels.contiguous().numpy().tobytes())
-    return sha.hexdigest()
+    return PhotoSet(tuple(Photo(pair.name, picture) for pair in pairs for picture in (pair.input, pair.target))).digest
 
 
-def split(pairs: tuple[Pair, ...], fraction: float, further: tuple[tuple[str, Tensor], ...] = ()) -> Pool:
+def split(pairs: tuple[Pair, ...], fraction: float, further: tuple[Photo, ...] = ()) -> Pool:
     """The pool in which `fraction` of the pairs, rounded up, keep their target; of the others and of `further` only the input is used.
 
     The order is that of the names' hashes, so that what is labelled at a smaller fraction is labelled at a larger one, and so is what is kept for
@@ -50,16 +47,17 @@ def split(pairs: tuple[Pair, ...], fraction: float, further: tuple[tuple[str, Te
     """
     count = math.ceil(fraction * len(pairs) - 1e-9)  # 0.07 * 100 is 7.000000000000001
     if not 0 < fraction <= 1 or count < 2:
-        raise PlanError(
-            [
-                f"data.labelled_fraction is {fraction:g}, which leaves {max(count, 0)} of {len(pairs)} pairs their target; at least 2 must keep it, one to train "
-                f"on and one to choose between candidates. " + _what_to_do(len(pairs))
-            ]
-        )
-    ordered = sorted(pairs, key=lambda pair: hashlib.sha256(pair.name.encode()).hexdigest())
+        left = f"data.labelled_fraction is {fraction:g}, which leaves {max(count, 0)} of {len(pairs)} pairs their target"
+        raise PlanError([f"{left}; at least 2 must keep it, one to train on and one to choose between candidates. {_what_to_do(len(pairs))}"])
+    ordered = sorted(pairs, key=name_hash)
     validation = tuple(ordered[:count:ONE_IN])
     labelled = tuple(pair for position, pair in enumerate(ordered[:count]) if position % ONE_IN)
-    return Pool(labelled, validation, tuple((pair.name, pair.input) for pair in ordered[count:]) + further)
+    return Pool(labelled, validation, tuple(Photo(pair.name, pair.input) for pair in ordered[count:]) + further)
+
+
+def name_hash(picture: Photo | Pair) -> str:
+    """The key of an order that has nothing to do with what names say, and that further names do not change."""
+    return hashlib.sha256(picture.name.encode()).hexdigest()
 
 
 def _what_to_do(pairs: int) -> str:

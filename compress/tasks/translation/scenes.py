@@ -1,13 +1,12 @@
 """Procedural pairs for image translation: contour drawings of many small solids, and the same solids coloured, lit and casting soft shadows.
 
-A scene is a function of (seed, index, size) alone and its pair is exact. What a solid looks like follows from its kind, its proportions and how it is
-turned, all of which its outline tells; nothing depends on where in the picture it stands, so that crops are as good as whole pictures. Solids have the
-same size in pixels whatever the size of the picture. One light, from above on the left and never mirrored: augmentation must not flip these pairs.
+A scene is a function of (seed, index, size) alone and its pair is exact. What a solid looks like follows from its kind, its proportions and how it
+is turned, all of which its outline tells; nothing depends on where in the picture it stands, so that crops are as good as whole pictures. Solids have
+the same size in pixels whatever the size of the picture. The one light comes from above on the left: augmentation must not mirror these pairs.
 """
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,7 +32,7 @@ BACKGROUND = (0.87, 0.885, 0.91)
 SHADOW_STEPS, SHADOW_REACH, SHADOW_DEPTH = 20, 9.0, 0.5
 """Samples of a shadow, how far it falls (pixels), and how dark it is where everything is covered."""
 JUMP = 0.45
-"""A step in depth, in radii, that is drawn as a contour within one solid: a ring in front of itself."""
+"""A step in depth, in radii, that is drawn as a contour within a solid that folds: a ring in front of itself."""
 
 
 Angles = NDArray[np.float64]
@@ -41,36 +40,43 @@ Angles = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of solid: how often it comes, where rays meet it, its colours, how far its axis tilts away from the viewer (degrees), and whether it turns
-    about its axis at random (only solids whose outline shows it do)."""
+    """A kind of solid: how often it comes, where rays meet it, its colours, how far its axis tilts away from the viewer (degrees).
+
+    `spin`: the angle (degrees) within which it is turned about its axis: none where that does not show, and no more than its symmetry tells apart.
+    """
 
     name: str
     share: float
     cast: Cast
     look: looks.Look
     tilt: tuple[float, float]
-    spins: bool
+    spin: float
+    folds: bool = False
+    """Whether one can see through it, or a part of it in front of another."""
 
 
 KINDS = (
-    Kind("sphere", 0.13, shapes.sphere, looks.sphere, (0.0, 1.0), False),
-    Kind("cylinder", 0.13, shapes.cylinder, looks.cylinder, (25.0, 80.0), False),
-    Kind("cone", 0.11, shapes.cone, looks.cone, (45.0, 125.0), False),
-    Kind("box", 0.13, shapes.box, looks.box, (25.0, 70.0), True),
-    Kind("pyramid", 0.10, shapes.pyramid, looks.pyramid, (20.0, 110.0), True),
-    Kind("ring", 0.11, shapes.ring, looks.ring, (15.0, 65.0), False),
-    Kind("prism", 0.08, shapes.prism, looks.prism, (25.0, 75.0), True),
-    Kind("rounded", 0.07, shapes.rounded, looks.rounded, (20.0, 70.0), True),
-    Kind("capsule", 0.06, shapes.capsule, looks.capsule, (35.0, 85.0), False),
-    Kind("octahedron", 0.03, shapes.octahedron, looks.octahedron, (25.0, 85.0), True),
-    Kind("dome", 0.03, shapes.dome, looks.dome, (30.0, 75.0), False),
-    Kind("lens", 0.02, shapes.lens, looks.lens, (35.0, 75.0), False),
+    Kind("sphere", 0.13, shapes.sphere, looks.sphere, (0.0, 1.0), 0.0),
+    Kind("cylinder", 0.13, shapes.cylinder, looks.cylinder, (25.0, 80.0), 0.0),
+    Kind("cone", 0.11, shapes.cone, looks.cone, (45.0, 125.0), 0.0),
+    Kind("box", 0.13, shapes.box, looks.box, (25.0, 70.0), 180.0),
+    Kind("pyramid", 0.10, shapes.pyramid, looks.pyramid, (20.0, 110.0), 90.0),
+    Kind("ring", 0.11, shapes.ring, looks.ring, (15.0, 65.0), 0.0, folds=True),
+    Kind("prism", 0.08, shapes.prism, looks.prism, (25.0, 75.0), 60.0),
+    Kind("rounded", 0.07, shapes.rounded, looks.rounded, (20.0, 70.0), 90.0),
+    Kind("capsule", 0.06, shapes.capsule, looks.capsule, (35.0, 85.0), 0.0),
+    Kind("octahedron", 0.03, shapes.octahedron, looks.octahedron, (25.0, 85.0), 90.0),
+    Kind("dome", 0.03, shapes.dome, looks.dome, (30.0, 75.0), 0.0),
+    Kind("lens", 0.02, shapes.lens, looks.lens, (35.0, 75.0), 0.0),
 )
 
 
 @dataclass(frozen=True)
 class Solids:
-    """The solids of a scene, back to front: kind (n), centre (n, 2) and radius (n) in pixels, stretch (n), and rows of axes (n, 3, 3), frame to picture."""
+    """The solids of a scene, back to front: kind (n), centre (n, 2) and radius (n) in pixels, stretch (n), and axes (n, 3, 3).
+
+    Rows of `axes` are the x, y and z axis of a solid's frame in the picture's coordinates: x to the right, y down, z to the viewer.
+    """
 
     kind: NDArray[np.int64]
     centre: Floats
@@ -98,12 +104,6 @@ def scene(seed: int, index: int, size: int) -> Scene:
     return _draw(solids, size)
 
 
-def recipe_digest() -> str:
-    """SHA-256 of a small scene: tells two versions of this generator apart."""
-    drawn = scene(0, 0, 64)
-    return hashlib.sha256(drawn.edges.tobytes() + drawn.shaded.tobytes()).hexdigest()
-
-
 def _place(generator: np.random.Generator, size: int) -> Solids:
     """A jittered grid of solids that reaches over the picture's border, in a random order of depth."""
     places = np.arange(-CELL / 2, size + CELL, CELL)
@@ -118,7 +118,7 @@ def _place(generator: np.random.Generator, size: int) -> Solids:
     low, high = (np.array([k.tilt[side] for k in KINDS])[kind] for side in (0, 1))
     tilt = np.deg2rad(low + (high - low) * generator.random(count))
     turn = 2 * np.pi * generator.random(count)
-    spin = 2 * np.pi * generator.random(count) * np.array([k.spins for k in KINDS])[kind]
+    spin = np.deg2rad(np.array([k.spin for k in KINDS])[kind] * generator.random(count))
     keep = generator.random(count) > ABSENT
     order = generator.permutation(count)
     order = order[keep[order]]
@@ -127,7 +127,7 @@ def _place(generator: np.random.Generator, size: int) -> Solids:
 
 
 def _frames(tilt: Angles, turn: Angles, spin: Angles) -> Angles:
-    """Rows: the x, y and z axis of each solid's frame in picture coordinates. Without spin, x lies in the picture plane, across the axis."""
+    """`Solids.axes` from angles in radians. Without spin, x lies in the picture plane, across the axis."""
     axis = np.stack([np.sin(tilt) * np.cos(turn), np.sin(tilt) * np.sin(turn), np.cos(tilt)], axis=-1)
     across = np.stack([-np.sin(turn), np.cos(turn), np.zeros_like(turn)], axis=-1)
     third = np.cross(axis, across)
@@ -163,7 +163,9 @@ def _draw(solids: Solids, size: int) -> Scene:
     top = top[shown]
     which, faces = np.full(side * side, -1), np.zeros(side * side, np.int64)
     depths = np.zeros(side * side, np.float32)
-    which[shown], faces[shown], depths[shown] = owner.take(top), face.take(top), depth.take(top)
+    which[shown], faces[shown] = owner.take(top), face.take(top)
+    folds = np.array([kind.folds for kind in KINDS])[solids.kind]
+    depths[shown] = depth.take(top) * folds.take(which[shown])
     picture = np.empty((3, side * side), np.float32)
     for channel in range(3):
         picture[channel] = BACKGROUND[channel]
@@ -179,12 +181,12 @@ def _meet(kind: int, solids: Solids, side: int) -> tuple[NDArray[np.int64], NDAr
     owner, number, offset = _rays(solids, np.nonzero(solids.kind == kind)[0], side)
     right, down, viewer = (np.ascontiguousarray(solids.axes[:, :, k].T) for k in range(3))  # of the picture, in the solids' frames
     origin = right.take(owner, axis=1) * offset[0] + down.take(owner, axis=1) * offset[1]
-    direction, stretch = viewer.take(owner, axis=1), solids.stretch.take(owner)
-    hits = KINDS[kind].cast(origin, direction, stretch)
+    rays = shapes.Rays(origin, viewer.take(owner, axis=1), solids.stretch.take(owner))
+    hits = KINDS[kind].cast(rays)
     met = np.nonzero(hits.met)[0]
     owner, depth, face = owner.take(met), hits.depth.take(met), hits.face.take(met)
-    point = origin.take(met, axis=1) + depth * direction.take(met, axis=1)
-    colour = KINDS[kind].look(point, stretch.take(met), face)
+    point = rays.at(hits.depth).take(met, axis=1)
+    colour = KINDS[kind].look(looks.Surface(point, rays.stretch.take(met), face))
     return owner, number.take(met), depth, face, _lit(colour, hits.normal.take(met, axis=1), solids.axes, owner)
 
 

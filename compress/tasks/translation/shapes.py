@@ -1,8 +1,8 @@
 """Solids for procedural scenes, and where parallel rays meet them.
 
-Every solid lies inside the unit ball of its own frame, its axis along z. A ray is `origin + depth * direction`, both float32 (3, M); the viewer is at
-depth +infinity, so a ray meets a solid first at its largest depth. A convex solid is what slabs, half-spaces and quadrics have in common: each gives an
-interval of depths, and the solid's interval is their intersection.
+Every solid lies inside the unit ball of its own frame, its axis along z. The viewer is at depth +infinity, so a ray meets a solid first at its
+largest depth. A convex solid is what slabs, half-spaces and quadrics have in common: each gives an interval of depths, and the solid's interval is
+their intersection. `stretch`, in [0, 1], sets a solid's proportions.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Faces = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
 FAR = 1e3
-RING_STEPS, ROUNDED_STEPS = 20, 9
+RING_STEPS, ROUNDED_STEPS = 26, 9
 HALF_ROOT_3 = 0.8660254
 UP = (0.0, 0.0, 1.0)
 
@@ -42,8 +42,24 @@ class _Part:
     normal: Floats
 
 
-Cast = Callable[[Floats, Floats, Floats], Hits]
-"""(origins (3, M), directions (3, M), stretch (M) in [0, 1]) -> hits."""
+@dataclass(frozen=True)
+class Rays:
+    """M parallel rays per solid, in its frame: `origin + depth * direction`, both (3, M), and the solid's stretch (M)."""
+
+    origin: Floats
+    direction: Floats
+    stretch: Floats
+
+    def at(self, depth: Floats) -> Floats:
+        """The points (3, M) at these depths (M)."""
+        return f32(self.origin + depth * self.direction)
+
+    def from_height(self, height: Floats | float) -> Rays:
+        """The same rays seen from `height` on the axis."""
+        return Rays(np.stack([self.origin[0], self.origin[1], self.origin[2] - height]), self.direction, self.stretch)
+
+
+Cast = Callable[[Rays], Hits]
 
 
 def _dot(a: Floats, b: Floats) -> Floats:
@@ -69,32 +85,32 @@ def _slope(normal: Floats, direction: Floats) -> Floats:
     return np.where(np.abs(slope) < 1e-5, np.float32(1e-5), slope)
 
 
-def _slab(origin: Floats, direction: Floats, normal: Sequence[float | Floats], half: float | Floats) -> _Part:
+def _slab(rays: Rays, normal: Sequence[float | Floats], half: float | Floats) -> _Part:
     """|normal · p| <= half."""
-    n = _column(normal, origin[0])
-    along, slope = _dot(n, origin), _slope(n, direction)
+    n = _column(normal, rays.origin[0])
+    along, slope = _dot(n, rays.origin), _slope(n, rays.direction)
     one, other = (half - along) / slope, (-half - along) / slope
     return _Part(np.maximum(one, other), np.minimum(one, other), f32(n * np.sign(slope)))
 
 
-def _half_space(origin: Floats, direction: Floats, normal: Sequence[float | Floats], limit: float | Floats) -> _Part:
+def _half_space(rays: Rays, normal: Sequence[float | Floats], limit: float | Floats) -> _Part:
     """normal · p <= limit."""
-    n = _column(normal, origin[0])
-    slope = _slope(n, direction)
-    depth = (limit - _dot(n, origin)) / slope
+    n = _column(normal, rays.origin[0])
+    slope = _slope(n, rays.direction)
+    depth = (limit - _dot(n, rays.origin)) / slope
     far = np.float32(FAR)
     return _Part(np.where(slope > 0, depth, far), np.where(slope > 0, -far, depth), n)
 
 
-def _quadric(origin: Floats, direction: Floats, weights: Sequence[float | Floats], level: float | Floats) -> _Part:
+def _quadric(rays: Rays, weights: Sequence[float | Floats], level: float | Floats) -> _Part:
     """w0·x² + w1·y² + w2·z² <= level, for rays along which the left side is convex."""
-    w = _column(weights, origin[0])
-    a, b, c = _dot(w * direction, direction), _dot(w * direction, origin), _dot(w * origin, origin) - level
+    w = _column(weights, rays.origin[0])
+    a, b, c = _dot(w * rays.direction, rays.direction), _dot(w * rays.direction, rays.origin), _dot(w * rays.origin, rays.origin) - level
     inside = b * b - a * c
     root = np.sqrt(np.maximum(inside, 0))
     far = np.float32(FAR)
     near = np.where(inside > 0, (root - b) / a, -far)
-    normal = w * (origin + near * direction)
+    normal = w * rays.at(near)
     return _Part(near, np.where(inside > 0, (-root - b) / a, far), f32(normal))
 
 
@@ -111,25 +127,25 @@ def _common(parts: Sequence[_Part], faces: Sequence[int] | None = None) -> Hits:
     return Hits(depth, _unit(normal), face, depth > far)
 
 
-def sphere(origin: Floats, direction: Floats, stretch: Floats) -> Hits:
+def sphere(rays: Rays) -> Hits:
     """The unit ball."""
-    return _common([_quadric(origin, direction, (1.0, 1.0, 1.0), 1.0)])
+    return _common([_quadric(rays, (1.0, 1.0, 1.0), 1.0)])
 
 
-def lens(origin: Floats, direction: Floats, stretch: Floats) -> Hits:
+def lens(rays: Rays) -> Hits:
     """A flattened ball."""
-    return _common([_quadric(origin, direction, (1.0, 1.0, f32(1 / (0.3 + 0.2 * stretch) ** 2)), 1.0)])
+    return _common([_quadric(rays, (1.0, 1.0, f32(1 / (0.3 + 0.2 * rays.stretch) ** 2)), 1.0)])
 
 
-def dome(origin: Floats, direction: Floats, stretch: Floats) -> Hits:
+def dome(rays: Rays) -> Hits:
     """Half a ball, its flat side towards +z."""
-    return _common([_quadric(origin, direction, (1.0, 1.0, 1.0), 1.0), _half_space(origin, direction, UP, 0.1 + 0.15 * stretch)])
+    return _common([_quadric(rays, (1.0, 1.0, 1.0), 1.0), _half_space(rays, UP, 0.1 + 0.15 * rays.stretch)])
 
 
-def cylinder(origin: Floats, direction: Floats, stretch: Floats) -> Hits:
+def cylinder(rays: Rays) -> Hits:
     """Half as long as wide up to twice."""
-    half = cylinder_half(stretch)
-    return _common([_quadric(origin, direction, (1.0, 1.0, 0.0), 1 - half**2), _slab(origin, direction, UP, half)])
+    half = cylinder_half(rays.stretch)
+    return _common([_quadric(rays, (1.0, 1.0, 0.0), 1 - half**2), _slab(rays, UP, half)])
 
 
 def cylinder_half(stretch: Floats) -> Floats:
@@ -137,53 +153,52 @@ def cylinder_half(stretch: Floats) -> Floats:
     return 0.45 + 0.4 * stretch
 
 
-def cone(origin: Floats, direction: Floats, stretch: Floats) -> Hits:
+def cone(rays: Rays) -> Hits:
     """Apex at z = 1, base at z = -0.6 (-0.8 at full stretch); from more than 33 degrees off its axis, where rays cut only one nappe."""
-    base = -0.6 - 0.2 * stretch
+    base = -0.6 - 0.2 * rays.stretch
     slope = np.sqrt(1 - base**2) / (1 - base)
-    lifted = np.stack([origin[0], origin[1], origin[2] - 1])
-    side = _quadric(lifted, direction, (1.0, 1.0, -(slope**2)), 0.0)
-    return _common([side, _half_space(origin, direction, (0.0, 0.0, -1.0), -base), _half_space(origin, direction, UP, 1.0)])
+    side = _quadric(rays.from_height(1.0), (1.0, 1.0, -(slope**2)), 0.0)
+    return _common([side, _half_space(rays, (0.0, 0.0, -1.0), -base), _half_space(rays, UP, 1.0)])
 
 
-def pyramid(origin: Floats, direction: Floats, stretch: Floats) -> Hits:
+def pyramid(rays: Rays) -> Hits:
     """A square base at z = -0.45 (-0.65) and four equal sides."""
-    base = -0.45 - 0.2 * stretch
+    base = -0.45 - 0.2 * rays.stretch
     half = np.sqrt((1 - base**2) / 2)
     length = np.sqrt((1 - base) ** 2 + half**2)
     out, up = f32((1 - base) / length), f32(half / length)
     sides: list[tuple[float | Floats, ...]] = [(out, 0.0, up), (-out, 0.0, up), (0.0, out, up), (0.0, -out, up)]
-    parts = [_half_space(origin, direction, normal, up) for normal in sides]
-    return _common([*parts, _half_space(origin, direction, (0.0, 0.0, -1.0), -base)])
+    parts = [_half_space(rays, normal, up) for normal in sides]
+    return _common([*parts, _half_space(rays, (0.0, 0.0, -1.0), -base)])
 
 
-def box(origin: Floats, direction: Floats, stretch: Floats) -> Hits:
-    """From a square tile's neighbour to a tall block."""
-    return _common([_slab(origin, direction, axis, half) for axis, half in zip(np.eye(3).tolist(), box_halves(stretch), strict=True)])
+def box(rays: Rays) -> Hits:
+    """A brick, longest along its axis."""
+    return _common([_slab(rays, axis, half) for axis, half in zip(np.eye(3).tolist(), box_halves(rays.stretch), strict=True)])
 
 
 def box_halves(stretch: Floats) -> tuple[Floats, Floats, Floats]:
-    """Half the sides of a box; its corners are on the unit sphere."""
-    x, y, z = 0.62 - 0.12 * stretch, 0.5 + 0 * stretch, 0.45 + 0.5 * stretch
+    """Half the sides of a box, all different; its corners are on the unit sphere."""
+    x, y, z = 0.55 - 0.1 * stretch, 0.4, 0.7 + 0.4 * stretch
     length = np.sqrt(x**2 + y**2 + z**2)
     return f32(x / length), f32(y / length), f32(z / length)
 
 
-def prism(origin: Floats, direction: Floats, stretch: Floats) -> Hits:
+def prism(rays: Rays) -> Hits:
     """A hexagonal prism."""
-    half = cylinder_half(stretch) - 0.1
+    half = cylinder_half(rays.stretch) - 0.1
     across = HALF_ROOT_3 * np.sqrt(1 - half**2)
     sides = [(1.0, 0.0, 0.0), (0.5, HALF_ROOT_3, 0.0), (-0.5, HALF_ROOT_3, 0.0)]
-    return _common([*(_slab(origin, direction, side, across) for side in sides), _slab(origin, direction, UP, half)])
+    return _common([*(_slab(rays, side, across) for side in sides), _slab(rays, UP, half)])
 
 
-def octahedron(origin: Floats, direction: Floats, stretch: Floats) -> Hits:
+def octahedron(rays: Rays) -> Hits:
     """A gem: |x| + |y| + |z| <= 1 with a narrower waist."""
-    waist = 0.7 + 0.3 * stretch
+    waist = 0.7 + 0.3 * rays.stretch
     length = np.sqrt(2 / waist**2 + 1)
     side, up = f32(1 / (waist * length)), f32(1 / length)
     signs = [(1.0, 1.0), (1.0, -1.0), (-1.0, 1.0), (-1.0, -1.0)]
-    return _common([_slab(origin, direction, (a * side, b * side, up), up) for a, b in signs])
+    return _common([_slab(rays, (a * side, b * side, up), up) for a, b in signs])
 
 
 def capsule_half(stretch: Floats) -> Floats:
@@ -191,35 +206,33 @@ def capsule_half(stretch: Floats) -> Floats:
     return 0.45 + 0.2 * stretch
 
 
-def capsule(origin: Floats, direction: Floats, stretch: Floats) -> Hits:
+def capsule(rays: Rays) -> Hits:
     """A cylinder with round ends: the union of three convex parts, of which a ray meets the nearest first."""
-    half = capsule_half(stretch)
+    half = capsule_half(rays.stretch)
     radius = 1 - half
-    middle = _common([_quadric(origin, direction, (1.0, 1.0, 0.0), radius**2), _slab(origin, direction, UP, half)])
+    middle = _common([_quadric(rays, (1.0, 1.0, 0.0), radius**2), _slab(rays, UP, half)])
     depth, met = np.where(middle.met, middle.depth, np.float32(-FAR)), middle.met
     for sign in (1, -1):
-        lifted = np.stack([origin[0], origin[1], origin[2] - sign * half])
-        end = _quadric(lifted, direction, (1.0, 1.0, 1.0), radius**2)
+        end = _quadric(rays.from_height(sign * half), (1.0, 1.0, 1.0), radius**2)
         depth, met = np.maximum(depth, end.near), met | (end.near > end.far)
-    point = origin + depth * direction
+    point = rays.at(depth)
     point[2] -= np.clip(point[2], -half, half)
     return Hits(depth, _unit(point), np.zeros(depth.shape, np.int64), met)
 
 
-def rounded(origin: Floats, direction: Floats, stretch: Floats) -> Hits:
-    """A superellipsoid of exponent 4, x⁴ + y⁴ + z⁴ <= 1 scaled into the unit ball: a quartic that Newton's method descends from outside, as it is convex."""
+def rounded(rays: Rays) -> Hits:
+    """A superellipsoid, x⁴ + y⁴ + z⁴ <= 1 scaled into the unit ball; the quartic is convex, so Newton's method reaches it from outside."""
     scale = np.float32(3**0.25)
-    o, d = origin * scale, direction * scale
+    o, d = rays.origin * scale, rays.direction * scale
     dd, do, oo = d * d, d * o, o * o
     a4, a3, a2, a1, a0 = _dot(dd, dd), 4 * _dot(dd, do), 6 * _dot(dd, oo), 4 * _dot(do, oo), _dot(oo, oo)
     depth = np.full(a0.shape, 1.05, np.float32)
-    value = a0
     for _ in range(ROUNDED_STEPS):
         value = (((a4 * depth + a3) * depth + a2) * depth + a1) * depth + a0 - 1
         rise = ((4 * a4 * depth + 3 * a3) * depth + 2 * a2) * depth + a1
         depth = np.maximum(depth - value / np.maximum(rise, 1e-2), -1.1)  # beside the solid there is no root, and the step has no end
     point = o + depth * d
-    return Hits(depth, _unit(f32(point * point * point)), np.zeros(depth.shape, np.int64), np.abs(value) < 0.03)
+    return Hits(depth, _unit(f32(point * point * point)), np.zeros(depth.shape, np.int64), _dot(point * point, point * point) < 1.02)
 
 
 def ring_tube(stretch: Floats) -> Floats:
@@ -227,17 +240,17 @@ def ring_tube(stretch: Floats) -> Floats:
     return 0.22 + 0.12 * stretch
 
 
-def ring(origin: Floats, direction: Floats, stretch: Floats) -> Hits:
+def ring(rays: Rays) -> Hits:
     """A torus, found by stepping along each ray by the distance to the surface."""
-    tube = ring_tube(stretch)
+    tube = ring_tube(rays.stretch)
     middle = 1 - tube
     depth = np.full(tube.shape, 1.0, np.float32)
     gap = np.zeros_like(depth)
     for _ in range(RING_STEPS):
-        point = origin + depth * direction
+        point = rays.at(depth)
         gap = np.sqrt((np.sqrt(point[0] ** 2 + point[1] ** 2) - middle) ** 2 + point[2] ** 2) - tube
         depth = np.maximum(depth - gap, -1.5)
-    point = origin + depth * direction
+    point = rays.at(depth)
     wide = np.maximum(np.sqrt(point[0] ** 2 + point[1] ** 2), 1e-6)
     core = np.stack([point[0] / wide * middle, point[1] / wide * middle, np.zeros_like(wide)])
-    return Hits(depth, _unit(point - core), np.zeros(depth.shape, np.int64), (gap < 0.02) & (depth > -1.2))
+    return Hits(depth, _unit(point - core), np.zeros(depth.shape, np.int64), (gap < 0.006) & (depth > -1.2))

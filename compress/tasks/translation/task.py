@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from mcompress.compress.models.spec import ModelSpec
+from mcompress.compress.tasks.embedded_network import embedded_network
+from mcompress.compress.tasks.photographs import Photo, PhotoSet
 from mcompress.compress.tasks.task import Sample
-from mcompress.compress.tasks.translation import crops, embedded
-from mcompress.compress.tasks.translation.pairs import Pair, pictures_digest, split
-from mcompress.errors import PlanError
+from mcompress.compress.tasks.translation import crops, folders
+from mcompress.compress.tasks.translation.embedded import EMBEDDED
+from mcompress.compress.tasks.translation.pairs import Pair, pairs_digest, split
+from mcompress.compress.tasks.translation.unpaired import UnpairedTranslation
 from mcompress.targets.schema import DataConfig
-
-VALIDATION_TILES, VALIDATION_SIZE, VALIDATION_STEP = 16, 128, 32
-"""Squares at most, and their side where the pictures are large enough; else the next multiple of the step that fits."""
 
 
 class Translation:
@@ -36,7 +36,7 @@ class Translation:
         training: tuple[Pair, ...],
         held_out: tuple[Pair, ...],
         labelled_fraction: float = 1.0,
-        unlabelled: tuple[tuple[str, Tensor], ...] = (),
+        unlabelled: tuple[Photo, ...] = (),
         skipped: tuple[str, ...] = (),
         *,
         mirrors: bool = True,
@@ -45,13 +45,20 @@ class Translation:
         self.pool = split(training, labelled_fraction, unlabelled)
         self.held_out_pairs, self.skipped, self.mirrors = held_out, skipped, mirrors
         self._labelled = tuple((pair.input, pair.target) for pair in self.pool.labelled)
-        self._inputs = tuple((pair.input,) for pair in self.pool.labelled) + tuple((picture,) for _, picture in self.pool.unlabelled)
+        self._inputs = tuple((pair.input,) for pair in self.pool.labelled) + tuple((photo.pixels,) for photo in self.pool.unlabelled)
 
     @classmethod
-    def from_config(cls, data: DataConfig) -> Translation:
+    def from_config(cls, data: DataConfig) -> Translation | UnpairedTranslation:
         """The user's folders, or the embedded pairs. Raises `PlanError` for data that cannot be used."""
-        given = embedded.objects()
-        return cls(given.training, given.held_out, data.labelled_fraction, mirrors=given.mirrors)
+        if data.pairing == "unpaired":
+            return UnpairedTranslation.from_config(data)
+        if data.training is None or data.held_out is None:
+            given = EMBEDDED[data.embedded]()
+            return cls(given.training, given.held_out, data.labelled_fraction, mirrors=given.mirrors)
+        training, held_out = folders.aligned(data.training, "data.training"), folders.aligned(data.held_out, "data.held_out")
+        further = PhotoSet(()) if data.unlabelled is None else folders.inputs(data.unlabelled, "data.unlabelled")
+        skipped = training.skipped + held_out.skipped + further.skipped
+        return cls(training.pairs, held_out.pairs, data.labelled_fraction, further.photos, skipped)
 
     @property
     def labelled_pairs(self) -> int:
@@ -66,29 +73,24 @@ class Translation:
     @cached_property
     def data_digest(self) -> str:
         """SHA-256 of labelled, validation, unlabelled and held-out pictures."""
-        parts = [str(self.mirrors)]
-        for pairs in (self.pool.labelled, self.pool.validation, self.held_out_pairs):
-            parts += [pictures_digest((p.name, p.input) for p in pairs), pictures_digest((p.name, p.target) for p in pairs)]
-        return hashlib.sha256(":".join([*parts, pictures_digest(self.pool.unlabelled)]).encode()).hexdigest()
+        parts = [pairs_digest(pairs) for pairs in (self.pool.labelled, self.pool.validation, self.held_out_pairs)]
+        return hashlib.sha256(":".join([str(self.mirrors), *parts, PhotoSet(self.pool.unlabelled).digest]).encode()).hexdigest()
 
     def embedded_teacher(self, input_shape: tuple[int, ...]) -> tuple[ModelSpec, nn.Module]:
-        """There is none yet."""
-        raise PlanError(["no original is embedded for translation; name one in model.network, for example resnet_generator"])
+        """The original that ships for edges to objects. Raises `PlanError` if none does."""
+        return embedded_network(self.name, input_shape, self.input_range)
 
-    def taught_by(self, teacher: nn.Module) -> Translation:
+    def taught_by(self, teacher: nn.Module) -> Translation:  # noqa: ARG002  (the truth is known)
         """The task itself: its pairs have their truth."""
         return self
 
     def held_out(self) -> tuple[Sample, ...]:
-        """The held-out pairs, whole."""
-        return tuple(Sample(p.name, crops.to_values(p.input[None]), crops.to_values(p.target[None])) for p in self.held_out_pairs)
+        """The held-out pairs, whole but for sides cut to a multiple of 4."""
+        return tuple(Sample(p.name, crops.whole(p.input), crops.whole(p.target)) for p in self.held_out_pairs)
 
     def validation_batch(self) -> tuple[Tensor, Tensor]:
         """Squares of the labelled pairs that are not trained on: at most 16, (N, 3, S, S) twice, S at most 128."""
-        pairs = [(pair.input, pair.target) for pair in self.pool.validation]
-        smallest = min(crops.smaller_side(picture) for picture, _ in pairs)
-        size = min(VALIDATION_SIZE, max(smallest // VALIDATION_STEP * VALIDATION_STEP, VALIDATION_STEP))
-        inputs, truths = crops.tiles(pairs, size, VALIDATION_TILES)
+        inputs, truths = crops.validation_tiles([(pair.input, pair.target) for pair in self.pool.validation])
         return inputs, truths
 
     def training_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -124,7 +126,7 @@ class Translation:
 
     def quality(self, output: Tensor, truth: Tensor) -> float:
         """Peak signal-to-noise ratio over all RGB values, dB, after clipping to [-1, 1] and rounding to 8 bits."""
-        return psnr_db(output, truth)
+        return crops.psnr_db(output, truth)
 
     def baseline(self, sample: Sample) -> Tensor:
         """The mean colour of the labelled training targets, everywhere."""
@@ -132,11 +134,4 @@ class Translation:
 
     @cached_property
     def _mean_colour(self) -> Tensor:
-        means = torch.stack([crops.to_values(target).mean(dim=(1, 2)) for _, target in self._labelled])
-        return means.mean(dim=0)[None, :, None, None]
-
-
-def psnr_db(output: Tensor, truth: Tensor) -> float:
-    """Peak signal-to-noise ratio of values in [-1, 1], dB, both clipped to it and rounded to 8 bits; infinite for equal ones."""
-    difference = crops.to_bytes(output).double() - crops.to_bytes(truth).double()
-    return float(-10.0 * torch.log10(torch.mean(difference**2) / 255.0**2))
+        return crops.mean_colour([target for _, target in self._labelled])

@@ -1,0 +1,159 @@
+"""Image translation without pairs, as CycleGAN is trained: pictures of one domain, pictures of another, and the given original as the judge."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from mcompress.compress.models.spec import ModelSpec
+from mcompress.compress.tasks.embedded_network import embedded_network
+from mcompress.compress.tasks.photographs import Photo, PhotoSet
+from mcompress.compress.tasks.task import Sample
+from mcompress.compress.tasks.translation import crops, folders
+from mcompress.compress.tasks.translation.embedded import EMBEDDED
+from mcompress.compress.tasks.translation.pairs import ONE_IN, name_hash
+from mcompress.errors import PlanError
+from mcompress.targets.schema import DataConfig
+
+
+class UnpairedTranslation:
+    """Inputs in [-1, 1] without truths, and pictures of the target domain; truths are what the original makes of the inputs, once it is given."""
+
+    name = "translation"
+    metric = "teacher_psnr_db"
+    metric_title = "PSNR to the original's output, RGB"
+    baseline_name = "mean colour"
+    input_range = (-1.0, 1.0)
+    output_range = (-1.0, 1.0)
+    paired = False
+    labelled_pairs = 0
+
+    def __init__(self, inputs: PhotoSet, targets: PhotoSet, held_out: PhotoSet, teacher: nn.Module | None = None, *, mirrors: bool = True) -> None:
+        """`mirrors`: whether pictures mirrored left to right are as good. Raises `PlanError` for fewer than two inputs: one trains, one validates."""
+        if len(inputs.photos) < 2 or not targets.photos:
+            seen = f"{len(inputs.photos)} inputs and {len(targets.photos)} pictures of the target domain"
+            raise PlanError([f"data.training has {seen}; unpaired training needs at least 2 inputs, one to choose between candidates, and 1 picture"])
+        self.given_inputs, self.targets, self.held_out_photos, self.teacher, self.mirrors = inputs, targets, held_out, teacher, mirrors
+        ordered = sorted(inputs.photos, key=name_hash)
+        self.validation = tuple(ordered[::ONE_IN])
+        self.inputs = tuple(photo for position, photo in enumerate(ordered) if position % ONE_IN)
+
+    @classmethod
+    def from_config(cls, data: DataConfig) -> UnpairedTranslation:
+        """The user's folders, or the embedded pairs taken apart: inputs of every second, targets of the others, so that no two belong together."""
+        if data.training is None or data.held_out is None:
+            given = EMBEDDED[data.embedded]()
+            inputs = PhotoSet(tuple(Photo(pair.name, pair.input) for pair in given.training[::2]))
+            targets = PhotoSet(tuple(Photo(pair.name, pair.target) for pair in given.training[1::2]))
+            held_out = PhotoSet(tuple(Photo(pair.name, pair.input) for pair in given.held_out))
+            return cls(inputs, targets, held_out, mirrors=given.mirrors)
+        inputs, targets = folders.two_domains(data.training, "data.training")
+        if data.unlabelled is not None:
+            further = folders.inputs(data.unlabelled, "data.unlabelled")
+            renamed = tuple(Photo(f"unlabelled_{photo.name}", photo.pixels) for photo in further.photos)
+            inputs = PhotoSet(inputs.photos + renamed, inputs.skipped + further.skipped)
+        return cls(inputs, targets, folders.held_out_inputs(data.held_out, "data.held_out"))
+
+    def taught_by(self, teacher: nn.Module) -> UnpairedTranslation:
+        """The same data with the original's outputs as truths; it is evaluated without gradients, in evaluation mode."""
+        return UnpairedTranslation(self.given_inputs, self.targets, self.held_out_photos, teacher, mirrors=self.mirrors)
+
+    @property
+    def unlabelled_images(self) -> int:
+        """Inputs, but for those of validation."""
+        return len(self.inputs)
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """Pictures that could not be used or were converted: `name: why`."""
+        return self.given_inputs.skipped + self.targets.skipped + self.held_out_photos.skipped
+
+    @cached_property
+    def data_digest(self) -> str:
+        """SHA-256 of inputs, targets and held-out inputs."""
+        parts = (self.given_inputs.digest, self.targets.digest, self.held_out_photos.digest)
+        return hashlib.sha256(":".join(("unpaired", str(self.mirrors), *parts)).encode()).hexdigest()
+
+    def embedded_teacher(self, input_shape: tuple[int, ...]) -> tuple[ModelSpec, nn.Module]:
+        """The original that ships for edges to objects. Raises `PlanError` if none does."""
+        return embedded_network(self.name, input_shape, self.input_range)
+
+    def held_out(self) -> tuple[Sample, ...]:
+        """The held-out inputs, sides cut to a multiple of 4, and what the original makes of them. Raises `PlanError` before `taught_by`."""
+        return self._held_out
+
+    @cached_property
+    def _held_out(self) -> tuple[Sample, ...]:
+        inputs = ((photo.name, crops.whole(photo.pixels)) for photo in self.held_out_photos.photos)
+        return tuple(Sample(name, image, self._truth(image)) for name, image in inputs)
+
+    def validation_batch(self) -> tuple[Tensor, Tensor]:
+        """Squares of inputs that are not trained on and what the original makes of them: at most 16, (N, 3, S, S) twice, S at most 128."""
+        return self._validation
+
+    @cached_property
+    def _validation(self) -> tuple[Tensor, Tensor]:
+        (inputs,) = crops.validation_tiles([(photo.pixels,) for photo in self.validation])
+        return inputs, self._truth(inputs)
+
+    def training_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        """There are no truths: always raises `PlanError`."""
+        raise PlanError(
+            [
+                "data.pairing is unpaired, so no input has a truth; losses to the truth cannot be used. Set their weight to 0, "
+                "or give aligned pairs (data.pairing: aligned)"
+            ]
+        )
+
+    def unlabelled_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> Tensor:
+        """Random crops of inputs, but for those of validation: (N, 3, crop_size, crop_size)."""
+        return self._batch(self.inputs, batch_size, crop_size, generator)
+
+    def domain_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> Tensor:
+        """Random crops of pictures of the target domain: (N, 3, crop_size, crop_size)."""
+        return self._batch(self.targets.photos, batch_size, crop_size, generator)
+
+    def _batch(self, photos: tuple[Photo, ...], batch_size: int, crop_size: int, generator: torch.Generator) -> Tensor:
+        return self.reorient(crops.random_crops([(photo.pixels,) for photo in photos], batch_size, crop_size, generator), generator)[0]
+
+    def reorient(self, images: tuple[Tensor, ...], generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Each sample mirrored left to right or not, alike in all of `images`; unchanged for data with a right and a left."""
+        return crops.mirrored(images, generator) if self.mirrors else images
+
+    def largest_crop(self) -> int:
+        """The largest crop (pixels) that at least one input and one picture of the target domain can give."""
+        return min(max(crops.smaller_side(photo.pixels) for photo in photos) for photos in (self.inputs, self.targets.photos))
+
+    def calibration_samples(self, count: int, input_shape: tuple[int, ...], seed: int) -> Iterator[Sample]:
+        """Parts of inputs of `input_shape`, mirrored at the border where a picture is too small, and what the original makes of them."""
+        batch, _, height, width = input_shape
+        generator = torch.Generator().manual_seed(seed)
+        for index in range(count):
+            photos = [self.inputs[(index * batch + k) % len(self.inputs)] for k in range(batch)]
+            inputs = torch.cat([crops.cut((photo.pixels,), height, width, generator)[0] for photo in photos])
+            yield Sample(f"{'+'.join(photo.name for photo in photos)} #{index}", inputs, self._truth(inputs))
+
+    def quality(self, output: Tensor, truth: Tensor) -> float:
+        """Peak signal-to-noise ratio over all RGB values, dB, after clipping to [-1, 1] and rounding to 8 bits."""
+        return crops.psnr_db(output, truth)
+
+    def baseline(self, sample: Sample) -> Tensor:
+        """The mean colour of the target domain, everywhere."""
+        return self._mean_colour.expand_as(sample.truth)
+
+    @cached_property
+    def _mean_colour(self) -> Tensor:
+        return crops.mean_colour([photo.pixels for photo in self.targets.photos])
+
+    @torch.no_grad()
+    def _truth(self, inputs: Tensor) -> Tensor:
+        if self.teacher is None:
+            raise PlanError(["data.pairing is unpaired, so the truth is what the original makes of an input, and no original was given yet"])
+        was_training = self.teacher.training
+        truth: Tensor = self.teacher.eval()(inputs)
+        self.teacher.train(was_training)
+        return truth
