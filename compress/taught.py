@@ -29,7 +29,7 @@ def batch_generator(seed: int, number: int) -> torch.Generator:
 
 @dataclass(frozen=True)
 class Lesson:
-    """One batch, each (N, C, H, W): the network's input, the truth, and the teacher's output."""
+    """One batch, each (N, C, H, W): the network's input, the truth, and the teacher's output, which is the truth of unpaired data."""
 
     source: Tensor
     truth: Tensor
@@ -47,14 +47,18 @@ class TaughtBatches:
         """The lesson of one step; everything random comes from `generator`."""
         if self._config.teacher_batches is None:
             source, truth = self._batch(generator, device)
-            return Lesson(source, truth, self._ask(source))
+            taught = self._ask(source)
+            return Lesson(source, taught if truth is None else truth, taught)
         number = int(torch.randint(self._config.teacher_batches, (1,), generator=generator))
         source, truth = self._batch(batch_generator(self._seed, number), device)
         if number not in self._answers:
             self._answers[number] = self._ask(source).half()
-        return Lesson(*self._task.reorient((source, truth, self._answers[number].float()), generator))
+        taught = self._answers[number].float()
+        return Lesson(*self._task.reorient((source, taught if truth is None else truth, taught), generator))
 
-    def _batch(self, generator: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor]:
+    def _batch(self, generator: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor | None]:
+        if not self._task.paired:  # the teacher's answer is the truth, and is asked for once
+            return self._task.unlabelled_batch(self._config.batch_size, self._config.crop_size, generator).to(device), None
         source, truth = self._task.training_batch(self._config.batch_size, self._config.crop_size, generator)
         return source.to(device), truth.to(device)
 

@@ -1,7 +1,7 @@
 """Transposed convolutions in the two forms that the format has: all that the kernel reaches, or exactly the input's size times the stride.
 
 litert-torch converts no others: with an odd kernel and `output_padding` (3x3, stride 2, padding 1: the generators' way to double an image), it stops.
-Such a one is computed without padding here, and its border is cut off, which costs a copy; a kernel with a row of zeros would fit the second form, and
+Such a one is computed without padding here, and its border is cut off, which costs a copy. A kernel with a row of zeros would fit the second form and
 takes more than twice as long (2.3 ms instead of 1.0 ms from 32x64x64 to 16x128x128 on one x86 core).
 """
 

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-VARIANTS = ("input", "bicubic", "teacher", "student", "compressed", "truth")
 MOST_PHOTOS = 6
 WIDEST = 1000  # pixels; what a page column shows
 DETAIL = 96  # side of the zoomed region at full size, pixels: twelve 8x8 blocks, about a fingernail on a phone
@@ -49,37 +48,45 @@ class Photograph:
     missing: tuple[str, ...]
 
 
-def photographs(samples: Path) -> tuple[tuple[Photograph, ...], int]:
-    """The pictures of `samples/<photo>/<variant>.png`, at most `MOST_PHOTOS`, and how many photographs there are."""
-    folders = sorted(path for path in samples.iterdir() if path.is_dir()) if samples.is_dir() else []
-    shown = [made for made in (_photograph(folder) for folder in folders) if made is not None]
+def photographs(samples: Path, baseline: str) -> tuple[tuple[Photograph, ...], int]:
+    """The pictures of `samples/<photo>/<variant>.png`, at most `MOST_PHOTOS`, and how many photographs there are.
+
+    `baseline` is the variant that costs nothing, for example `bicubic`.
+    """
+    shown = [made for made in (_photograph(folder, baseline) for folder in sample_folders(samples)) if made is not None]
     return tuple(shown[:MOST_PHOTOS]), len(shown)
 
 
-def _photograph(folder: Path) -> Photograph | None:
-    found = {variant: pixels for variant in VARIANTS if (pixels := _read(folder / f"{variant}.png")) is not None}
+def sample_folders(samples: Path) -> list[Path]:
+    """One per held-out sample, sorted by name; none where there is no such folder."""
+    return sorted(path for path in samples.iterdir() if path.is_dir()) if samples.is_dir() else []
+
+
+def _photograph(folder: Path, baseline: str) -> Photograph | None:
+    variants = ("input", baseline, "teacher", "student", "compressed", "truth")
+    found = {variant: pixels for variant in variants if (pixels := read_picture(folder / f"{variant}.png")) is not None}
     whole = {variant: pixels for variant, pixels in found.items() if variant != "input"}
     if not whole:
         return None
-    right = next(v for v in ("compressed", "student", "teacher", "bicubic", "truth") if v in whole)
-    left = next((v for v in ("bicubic", "teacher", "truth") if v in whole and v != right), None)
+    right = next(v for v in ("compressed", "student", "teacher", baseline, "truth") if v in whole)
+    left = next((v for v in (baseline, "teacher", "truth") if v in whole and v != right), None)
     height, width = whole[right].shape[:2]
     same = {variant: pixels for variant, pixels in whole.items() if pixels.shape == whole[right].shape}
-    top, start, side = detail_region(same.get("truth", whole[right]), same.get("bicubic"))
+    top, start, side = detail_region(same.get("truth", whole[right]), same.get(baseline))
     return Photograph(
         name=folder.name,
         width=width,
         height=height,
         left=left,
-        left_uri=_photo_uri(whole[left]) if left else "",
+        left_uri=photo_uri(whole[left]) if left else "",
         right=right,
-        right_uri=_photo_uri(whole[right]),
+        right_uri=photo_uri(whole[right]),
         reduced=width > WIDEST,
         details=tuple(
-            Detail(v, _detail_uri(found[v], (top, start, side), (height, width))) for v in VARIANTS if v in found and (v == "input" or v in same)
+            Detail(v, detail_uri(found[v], (top, start, side), (height, width))) for v in variants if v in found and (v == "input" or v in same)
         ),
         box=(100 * start / width, 100 * top / height, 100 * side / width, 100 * side / height),
-        missing=tuple(v for v in VARIANTS if v not in found),
+        missing=tuple(v for v in variants if v not in found),
     )
 
 
@@ -94,16 +101,17 @@ class WorstPlace:
 
 def worst_place(samples: Path, name: str) -> WorstPlace | None:
     """In the pictures of `samples/<name>/`; None where one of the two is missing or has another size."""
-    found = {variant: pixels for variant in ("truth", "teacher", "compressed") if (pixels := _read(samples / name / f"{variant}.png")) is not None}
+    found = {variant: pixels for variant in ("truth", "teacher", "compressed") if (pixels := read_picture(samples / name / f"{variant}.png")) is not None}
     if "teacher" not in found or "compressed" not in found or found["teacher"].shape != found["compressed"].shape:
         return None
     region = detail_region(found["teacher"], found["compressed"])
     shape = found["teacher"].shape
-    details = tuple(Detail(variant, _detail_uri(pixels, region, shape[:2])) for variant, pixels in found.items() if pixels.shape == shape)
+    details = tuple(Detail(variant, detail_uri(pixels, region, shape[:2])) for variant, pixels in found.items() if pixels.shape == shape)
     return WorstPlace(name, region[2], details)
 
 
-def _read(path: Path) -> Pixels | None:
+def read_picture(path: Path) -> Pixels | None:
+    """RGB, uint8 (H, W, 3); None for a file that is missing or no picture."""
     try:
         with Image.open(path) as image:
             return np.asarray(image.convert("RGB"), dtype=np.uint8)
@@ -138,17 +146,19 @@ def detail_region(truth: Pixels, trivial: Pixels | None, side: int = DETAIL) -> 
     return int(tops[row]), int(lefts[column]), side
 
 
-def _detail_uri(pixels: Pixels, region: tuple[int, int, int], full: tuple[int, int]) -> str:
+def detail_uri(pixels: Pixels, region: tuple[int, int, int], full: tuple[int, int]) -> str:
+    """The pixels of a region (top, left, side), which is given for pictures of the size `full` (H, W), as a data URI."""
     top, left, side = region
     ratio = pixels.shape[0] / full[0]
     low = (round(top * ratio), round(left * ratio), max(1, round(side * ratio)))
     return _uri(Image.fromarray(pixels[low[0] : low[0] + low[2], low[1] : low[1] + low[2]]), "png")
 
 
-def _photo_uri(pixels: Pixels) -> str:
+def photo_uri(pixels: Pixels, widest: int = WIDEST) -> str:
+    """A whole picture as a data URI, made smaller where it has more than `widest` columns."""
     image = Image.fromarray(pixels)
-    if image.width > WIDEST:
-        image = image.resize((WIDEST, round(image.height * WIDEST / image.width)), Image.Resampling.LANCZOS)
+    if image.width > widest:
+        image = image.resize((widest, max(1, round(image.height * widest / image.width))), Image.Resampling.LANCZOS)
     return _uri(image, "webp")
 
 

@@ -233,7 +233,7 @@ class Normed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.first(x)
-        normed = functional.instance_norm(y)
+        normed = functional.instance_norm(y.flatten(2)).reshape(y.shape)  # of rows: that of images is written in steps
         return functional.interpolate(normed, scale_factor=2.0) + self.last(functional.interpolate(y, scale_factor=2.0))
 
 

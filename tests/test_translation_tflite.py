@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from translation_networks import images, resnet_generator, unet_generator
-from translation_plans import planned
+from translation_plans import decibels, planned
 
 from mcompress.compress.quantize.plan import PrecisionPlan
 from mcompress.compress.quantize.program import export_program, graph_of
@@ -36,7 +35,7 @@ class Case:
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     model = resnet_generator() if request.param == "resnet" else unet_generator()
     program = graph_of(export_program(model, images(1)[0]))
-    plan = planned(program, images(3))
+    plan = planned(program, images(3), "fp32")
     folder = tmp_path_factory.mktemp("tflite")
     with captured(folder / "log.txt"):
         floats = tflite.write(TFLiteConfig(), model, images(1)[0], None, folder / "float")
@@ -59,7 +58,7 @@ def test_operators_have_their_planned_precision(case: Case) -> None:
     planned_as = {operator.name: operator.precision for operator in case.plan.operators}
     held = {(name, operator.precision) for operator in case.mixed.operators for name in operator.stands_for}
     assert held == set(planned_as.items())
-    assert {kind.split(".")[0] for kind in ("pad", "conv_transpose2d")} <= {o.kind for o in case.plan.operators if o.precision == "int8"} | {"pad"}
+    assert {"conv2d", "conv_transpose2d"} <= {operator.kind for operator in case.plan.operators if operator.precision == "int8"}
 
 
 @pytest.mark.export
@@ -72,7 +71,9 @@ def test_the_float_file_computes_the_network(case: Case) -> None:
 
 @pytest.mark.export
 def test_the_mixed_file_computes_the_simulated_plan(case: Case) -> None:
-    assert_follows(case, tflite.load(case.mixed.path, 1).run(images(2)[1].numpy()), images(2)[1])
+    value = images(2)[1]
+    to_plan, of_plan = decibels(case.program, case.plan, value, tflite.load(case.mixed.path, 1).run(value.numpy()))
+    assert to_plan > min(of_plan, 35.0)  # an INT8 result that is rounded the other way changes the statistics of every norm behind it
 
 
 @pytest.mark.export

@@ -10,6 +10,7 @@ These are measured while training, on labelled pairs that nothing is trained on.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -35,8 +36,9 @@ class TeacherQuality(nn.Module):
     steps: Tensor
     squared_error: Tensor
 
-    def __init__(self, teachers: int) -> None:
+    def __init__(self, teachers: int, weighting: Literal["quality", "equal"]) -> None:
         super().__init__()
+        self.weighting = weighting
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.register_buffer("squared_error", torch.zeros(teachers, dtype=torch.float64))
 
@@ -48,8 +50,8 @@ class TeacherQuality(nn.Module):
         self.squared_error.copy_(new if first else MEMORY * self.squared_error + (1.0 - MEMORY) * new)
 
     def weights(self) -> list[float]:
-        """Per teacher the inverse of its squared error, as shares of 1."""
-        inverse = 1.0 / self.squared_error
+        """Per teacher the inverse of its squared error, as shares of 1; equal ones where the target asks for them."""
+        inverse = 1.0 / self.squared_error if self.weighting == "quality" else torch.ones_like(self.squared_error)
         return [float(share) for share in inverse / inverse.sum()]
 
 
@@ -71,7 +73,7 @@ class AdaptiveDistillation:
         scale = truth.shape[2] // source.shape[2]
         conditional = scale == 1
         self.with_discriminator = config.with_discriminator and bool(self.learning)
-        along: dict[str, nn.Module] = {"quality": TeacherQuality(len(self.teachers))}
+        along: dict[str, nn.Module] = {"quality": TeacherQuality(len(self.teachers), config.weighting)}
         self.with_channels = bool(config.channel) and WIDER in self.learning
         if self.with_channels:
             example, _ = task.training_batch(1, config.crop_size, torch.Generator().manual_seed(0))

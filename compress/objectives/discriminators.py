@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from mcompress.compress.losses import ADVERSARIAL, TERMS
 from mcompress.compress.models.patchgan import patchgan
 
-
 PUBLISHED_LAYERS, SMALLEST_MAP = 3, 4
 
 

@@ -1,4 +1,8 @@
-"""Generator and discriminator distillation from a teacher that stays as it is, on labelled data."""
+"""Generator and discriminator distillation from a teacher that stays as it is, on labelled data, or on unpaired data, whose truth is what it makes.
+
+In unpaired mode the discriminators' real pictures are those of the target domain, which belong to no input, as in CycleGAN; the teacher's outputs are
+the student's lesson, but no example of what is real.
+"""
 
 from __future__ import annotations
 
@@ -24,18 +28,18 @@ IMAGE_CHANNELS = 3
 
 
 class Distillation:
-    """Generator and discriminator distillation (MFAGAN-style), on paired data.
+    """Generator and discriminator distillation (MFAGAN-style).
 
     Players, in the order in which they move:
 
-    - `teacher_discriminator` learns to tell truth from the *teacher's* outputs. It is trained along because published generators come without
+    - `teacher_discriminator` learns to tell real pictures from the *teacher's* outputs. It is trained along because published generators come without
       their discriminator. The gram, discriminator and discriminator_feature terms need it.
-    - `discriminator` learns to tell truth from the *student's* outputs and keeps its features near the teacher discriminator's on truth, teacher
-      output and student output, so that it stays in step with the small generator instead of overpowering it. The adversarial and discriminator
+    - `discriminator` learns to tell real pictures from the *student's* outputs and keeps its features near the teacher discriminator's on real pictures,
+      teacher output and student output, so that it stays in step with the small generator instead of overpowering it. The adversarial and discriminator
       terms need it.
     - `generator`, the student (with the 1x1 adaptors of the terms that compare features).
 
-    A term with weight 0 is not computed, and a player that no term needs does not play. `seed` is the run's.
+    Real pictures are the truth, or, of unpaired data, pictures of the target domain. A term with weight 0 is not computed, and a player that no term needs does not play. `seed` is the run's.
     """
 
     def __init__(self, task: Task, config: DistillConfig, student: nn.Module, teacher: nn.Module, seed: int) -> None:
@@ -86,11 +90,17 @@ class Distillation:
         """Draw a batch with the teacher's answer and run the student on it once."""
         lesson = self.lessons.draw(generator, device)
         self.truth, self.teacher_output = lesson.truth, lesson.taught
+        self.real = self._real_pictures(generator).to(device)
         if self.with_features:
             output, self.made = with_features(self.student, lesson.source)
             self.output = output.float()
         else:
             self.output = self.student(lesson.source).float()
+
+    def _real_pictures(self, generator: torch.Generator) -> Tensor:
+        if self.task.paired or not (self.with_discriminator or self.with_teacher_discriminator):
+            return self.truth
+        return self.task.domain_batch(self.config.batch_size, self.config.crop_size, generator)
 
     def terms(self, player: str) -> Mapping[str, Tensor]:
         """The terms of one player; weights applied."""
@@ -105,7 +115,7 @@ class Distillation:
         terms = {"gan": self._gan_of_discriminator(self.discriminator, fake)}
         if self.config.discriminator:
             distances = []
-            for images in (self.truth, self.teacher_output, fake):
+            for images in (self.real, self.teacher_output, fake):
                 with torch.no_grad():
                     wanted = self.teacher_discriminator.forward_features(images)
                 distances.append(_mean("l1", self.discriminator.forward_features(images), wanted))
@@ -136,12 +146,12 @@ class Distillation:
         return terms
 
     def _gan_of_discriminator(self, discriminator: nn.Module, fake: Tensor) -> Tensor:
-        return discriminator_term(self.config.adversarial_loss, discriminator(self.truth), discriminator(fake))
+        return discriminator_term(self.config.adversarial_loss, discriminator(self.real), discriminator(fake))
 
     def _gan_of_generator(self) -> Tensor:
         form = self.config.adversarial_loss
         fake = self.discriminator(self.output)
-        return generator_term(form, fake, self.discriminator(self.truth) if needs_real(form) else None)
+        return generator_term(form, fake, self.discriminator(self.real) if needs_real(form) else None)
 
     @torch.no_grad()
     def _ask(self, source: Tensor) -> Tensor:

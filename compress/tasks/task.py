@@ -33,7 +33,7 @@ class Task(Protocol):
     """Values of the inputs, which networks that mcompress builds for the task take."""
     output_range: tuple[float, float]
     paired: bool
-    """Whether inputs have truths; without them there is no `training_batch`, and quality is likeness to the original."""
+    """Whether inputs have truths; without them the original's outputs stand for them (`taught_by`), and quality is likeness to it."""
 
     @property
     def data_digest(self) -> str:
@@ -56,10 +56,13 @@ class Task(Protocol):
         """(inputs, truths) from the training data, fixed, for choosing between candidates; never held out."""
 
     def training_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """(inputs, truths) drawn from the labelled training data with augmentation."""
+        """(inputs, truths) drawn from the labelled training data with augmentation; of unpaired data, only once `taught_by` gave truths."""
 
     def unlabelled_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> Tensor:
         """Inputs drawn from all training data, whether or not their truth is known, with augmentation."""
+
+    def domain_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> Tensor:
+        """Real pictures of the kind that outputs should be of, drawn from the training data; of unpaired data they belong to no input."""
 
     def reorient(self, images: tuple[Tensor, ...], generator: torch.Generator) -> tuple[Tensor, ...]:
         """The same random change of orientation for all of them, which leaves an input, its truth and the teacher's output belonging together."""

@@ -32,6 +32,7 @@ class TargetRecord(Record):
     digest: str
     title: str = ""
     quick: bool = False
+    task: str = "super_resolution"
 
 
 class EnvironmentRecord(Record):
@@ -43,6 +44,19 @@ class EnvironmentRecord(Record):
     commit: str | None
     seed: int
     cpu: str = ""
+
+
+class DataRecord(Record):
+    """How much of the training data has a target, for tasks that can learn without."""
+
+    pairing: Literal["aligned", "unpaired"] = "aligned"
+    """Whether an input and its target show the same thing, or are of two collections; then no input has a target."""
+    labelled_fraction: float
+    """Of the training pairs that were given."""
+    labelled_pairs: int
+    """Pairs whose target was used: for training, or for choosing between candidates."""
+    unlabelled_images: int
+    """Inputs that were used without a target."""
 
 
 class StageRecord(Record):
@@ -335,7 +349,11 @@ class Run(Record):
     stages: tuple[StageRecord, ...]
     models: dict[str, ModelRecord]
     baseline: dict[str, dict[str, float]] = Field(default_factory=dict)
-    """Trivial reference on the held-out data (bicubic): sample name -> metric -> value; `mean` is the mean."""
+    """Trivial reference on the held-out data: sample name -> metric -> value; `mean` is the mean."""
+    baseline_name: str = "bicubic"
+    """What the trivial reference is; its pictures are called so."""
+    data: DataRecord | None = None
+    """For tasks that can learn without targets."""
     exports: tuple[ExportRecord, ...]
     budget: tuple[BudgetRecord, ...]
     roofline: tuple[Ceiling, ...] = ()

@@ -21,6 +21,8 @@ from mcompress.comparing import comparison_of
 from mcompress.compress.cost import FP32_BYTES, operator_table
 from mcompress.compress.models.spec import ModelSpec
 from mcompress.compress.quantize.plan import PrecisionPlan
+from mcompress.compress.tasks.translation.task import Translation
+from mcompress.compress.tasks.translation.unpaired import UnpairedTranslation
 from mcompress.console import Reporter
 from mcompress.environment import commit, cpu_name, package_versions, thread_count
 from mcompress.evaluate import Scores, mean, score_baseline, score_network
@@ -29,7 +31,7 @@ from mcompress.export.profile import BACKENDS
 from mcompress.exporting import ExportResult
 from mcompress.offer import HOST, against_expectation, best_of, device_latency, make_offers, offered, planned_precisions, unplanned, withheld
 from mcompress.planning import STAGE_VERSIONS, Plan
-from mcompress.record import EnvironmentRecord, ExportRecord, ModelRecord, Run, StageRecord, TargetRecord
+from mcompress.record import DataRecord, EnvironmentRecord, ExportRecord, ModelRecord, Run, StageRecord, TargetRecord
 from mcompress.run_folder import lay_out_samples, link_folder
 from mcompress.targets.device import Unit
 from mcompress.targets.latency import weight_bytes
@@ -115,7 +117,7 @@ def make_record(
         "compressed": breakdown_of(distilled.table, made.device, unit.name, shipped, floats=floats),
     }
     models |= {name: models[name].model_copy(update={"breakdown": breakdown}) for name, breakdown in breakdowns.items()}
-    pictures = {made.task.baseline_name: baseline.entry, "teacher": scored["teacher"].entry, "student": scored["student"].entry}
+    pictures = {made.task.baseline_name: baseline.entry, **{name: found.entry for name, found in scored.items()}}
     lay_out_samples(folder, {name: entry.folder for name, entry in pictures.items()}, shown.entry.folder if shown else None)
     for stage in stages:
         link_folder(stage.entry.folder, folder / "stages" / stage.record.name)
@@ -131,7 +133,7 @@ def make_record(
         *_beyond_the_device(made, models["compressed"]),
     ]
     return Run(
-        target=TargetRecord(name=made.target.name, digest=digest(made.target), title=made.device.title, quick=quick),
+        target=TargetRecord(name=made.target.name, digest=digest(made.target), title=made.device.title, quick=quick, task=made.task.name),
         environment=EnvironmentRecord(
             python=platform.python_version(),
             platform=platform.platform(),
@@ -143,6 +145,8 @@ def make_record(
         stages=tuple(stage.record for stage in stages),
         models=models,
         baseline={**baseline.scores, "mean": mean(baseline.scores)},
+        baseline_name=made.task.baseline_name,
+        data=_data_record(made),
         exports=records,
         budget=tuple(check_budget(made.target.budget, models, records)),
         roofline=ceilings_of(made.device, tuple(breakdowns.values())),
@@ -159,6 +163,18 @@ def write_bundle_of(made: Plan, record: Run, stages: Sequence[StageLike], export
     table = operator_table(final.network().eval(), made.target.model.input_shape)
     comparison = comparison_of(made, record, table, final.plan)
     return write_bundle(folder / "bundle", run=record, target=made.target, files=files, plan=final.plan, comparison=comparison)
+
+
+def _data_record(made: Plan) -> DataRecord | None:
+    task = made.task
+    if not isinstance(task, Translation | UnpairedTranslation):
+        return None
+    return DataRecord(
+        pairing="aligned" if task.paired else "unpaired",
+        labelled_fraction=made.target.data.labelled_fraction,
+        labelled_pairs=task.labelled_pairs,
+        unlabelled_images=task.unlabelled_images,
+    )
 
 
 def _counted(made: Plan, spec: ModelSpec, network: nn.Module) -> Counted:

@@ -114,7 +114,8 @@ class _Recovery:
         self._exact = torch.cat([parameters.float_output(reference, value) for value in measured])
         self._module, self._twin, self._plan = module, module, plan
         self._steps: list[RecoveryStep] = []
-        self._total = sum((options.equalize, options.round_weights, options.correct_biases, options.distill is not None))
+        centres = options.equalize and bool(centred(module))
+        self._total = sum((centres, options.equalize, options.round_weights, options.correct_biases, options.distill is not None))
         self._now = self._sqnr_db(module, plan)
 
     def run(self, checkpoints: CheckpointStore) -> Recovered:

@@ -78,6 +78,10 @@ class SuperResolution:
         """Low crops as in training: of photographs the truth is always known."""
         return self.training_batch(batch_size, crop_size, generator)[0]
 
+    def domain_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> Tensor:
+        """High crops as in training, of the size that outputs have for inputs of `crop_size`."""
+        return self.training_batch(batch_size, crop_size, generator)[1]
+
     def taught_by(self, teacher: nn.Module) -> SuperResolution:  # noqa: ARG002  (the truth is known)
         """Itself."""
         return self

@@ -100,14 +100,13 @@ class UnpairedTranslation:
         (inputs,) = crops.validation_tiles([(photo.pixels,) for photo in self.validation])
         return inputs, self._truth(inputs)
 
-    def training_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:  # noqa: ARG002
-        """There are no truths: always raises `PlanError`."""
-        raise PlanError(
-            [
-                "data.pairing is unpaired, so no input has a truth; losses to the truth cannot be used. Set their weight to 0, "
-                "or give aligned pairs (data.pairing: aligned)"
-            ]
-        )
+    def training_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Random crops of inputs and what the original makes of them, (N, 3, crop_size, crop_size) twice: the pseudo truth of GAN Compression.
+
+        Raises `PlanError` before `taught_by`.
+        """
+        inputs = self.unlabelled_batch(batch_size, crop_size, generator)
+        return inputs, self._truth(inputs)
 
     def unlabelled_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> Tensor:
         """Random crops of inputs, but for those of validation: (N, 3, crop_size, crop_size)."""

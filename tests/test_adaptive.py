@@ -1,0 +1,323 @@
+"""Adaptive online semi-supervised distillation, the semi-supervised supernet, evolution, and the search for teachers."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import optuna
+import pytest
+import torch
+from optuna.trial import TrialState
+from torch import Tensor, nn
+
+from mcompress.compress.evolution import FIRST_GENERATION, EvolutionSampler, choices
+from mcompress.compress.models.build import build
+from mcompress.compress.models.space import SPACES, Args, cut
+from mcompress.compress.models.spec import ModelSpec
+from mcompress.compress.objectives.adaptive import QUALITY_EVERY, AdaptiveDistillation, TeacherQuality
+from mcompress.compress.objectives.discriminators import SharedDiscriminator, layers_for
+from mcompress.compress.objectives.features import with_features
+from mcompress.compress.objectives.semi_supervised import SemiSupervisedTraining
+from mcompress.compress.supernet import apply_candidate, gather_statistics, state_of
+from mcompress.compress.tasks.translation.task import Translation
+from mcompress.compress.teaching import TeacherSearch, find_teachers
+from mcompress.compress.train import TrainSettings, train
+from mcompress.errors import PlanError
+from mcompress.targets.schema import DataConfig
+from mcompress.targets.stages import AdaptiveDistillConfig, SemiSupervisedSearchConfig
+
+SMALL: dict[str, object] = {"steps": 3, "batch_size": 2, "crop_size": 32, "discriminator_features": 4}
+
+
+class Store:
+    """Checkpoints in memory; the first `kept` saves are kept, as if the process had been killed afterwards."""
+
+    def __init__(self, kept: int = 1_000_000) -> None:
+        self.state: dict[str, object] | None = None
+        self.left = kept
+
+    def load(self) -> dict[str, object] | None:
+        return self.state
+
+    def save(self, state: dict[str, object]) -> None:
+        if self.left > 0:
+            self.state, self.left = torch.load(_copied(state), weights_only=True), self.left - 1
+
+
+def _copied(state: dict[str, object]) -> object:
+    import io
+
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(0)
+    return buffer
+
+
+@pytest.fixture(scope="module")
+def task() -> Translation:
+    return Translation.from_config(DataConfig(labelled_fraction=0.25))
+
+
+def generator(seed: int = 0, width: int = 4, depth: int = 1) -> nn.Module:
+    torch.manual_seed(seed)
+    args: Args = {"widths": [width] * 8, "depths": [depth] * 3, "convolutions": "separable", "normalization": "batch"}
+    return build(ModelSpec("resnet_generator", args))
+
+
+def objective(task: Translation, original: nn.Module | None = None, **more: object) -> AdaptiveDistillation:
+    config = AdaptiveDistillConfig.model_validate({**SMALL, **more})
+    torch.manual_seed(0)
+    return AdaptiveDistillation(task, config, generator(), {"wider": generator(1, 6), "deeper": generator(2, 4, 2)}, original)
+
+
+def fit(what: AdaptiveDistillation, steps: int = 3, store: Store | None = None) -> dict[str, dict[str, Tensor]]:
+    settings = TrainSettings(steps, 1e-3, 0, checkpoint_every_s=1e-9)
+    return train(what, settings, store or Store(), lambda _done, _total, _note: None).averaged
+
+
+def test_the_teachers_learn_from_the_truth_and_the_student_from_neither_truth_nor_discriminator(task: Translation) -> None:
+    made = objective(task, gram=0.1, total_variation=0.1)
+    assert list(made.players()) == ["wider", "deeper", "discriminator", "student"]
+    made.begin_step(torch.Generator().manual_seed(0), torch.device("cpu"))
+    for teacher in ("wider", "deeper"):
+        assert set(made.terms(teacher)) == {"truth", "adversarial"}
+    assert set(made.terms("discriminator")) == {"gan of wider", "gan of deeper"}
+    before = {name: float(value.detach()) for name, value in made.terms("student").items()}
+    kinds = {name.partition(" of ")[0] for name in before}
+    assert kinds == {"output", "ssim", "gram", "feature", "total_variation", "channel"}
+    made.truth = torch.zeros_like(made.truth)
+    assert {name: float(value.detach()) for name, value in made.terms("student").items()} == pytest.approx(before, rel=1e-5)
+
+
+def test_no_gradient_of_the_student_reaches_a_teacher(task: Translation) -> None:
+    made = objective(task)
+    made.begin_step(torch.Generator().manual_seed(0), torch.device("cpu"))
+    torch.stack(list(made.terms("student").values())).sum().backward()  # type: ignore[no-untyped-call]
+    assert all(parameter.grad is None for teacher in made.learning.values() for parameter in teacher.parameters())
+    assert all(parameter.grad is not None for parameter in made.student["student"].parameters())
+
+
+def test_a_student_that_is_its_teachers_has_nothing_to_learn(task: Translation) -> None:
+    same = generator().eval()
+    made = AdaptiveDistillation(task, AdaptiveDistillConfig.model_validate({**SMALL, "channel": 0.0}), same, {"wider": same, "deeper": same}, None)
+    made.begin_step(torch.Generator().manual_seed(0), torch.device("cpu"))
+    assert all(float(value.detach()) == pytest.approx(0.0, abs=1e-5) for value in made.terms("student").values())
+
+
+def test_teachers_count_by_the_inverse_of_their_squared_errors() -> None:
+    quality = TeacherQuality(2, "quality")
+    quality.note([0.01, 0.03])
+    assert quality.weights() == pytest.approx([0.75, 0.25])
+    quality.note([0.03, 0.01])
+    assert quality.weights() == pytest.approx([0.5, 0.5])
+    equal = TeacherQuality(2, "equal")
+    equal.note([0.01, 0.03])
+    assert equal.weights() == [0.5, 0.5]
+
+
+def test_the_weights_follow_the_teachers_while_they_learn(task: Translation) -> None:
+    made = objective(task)
+    wider = made.learning["wider"]
+    fit(made, QUALITY_EVERY + 1)
+    source, truth = task.validation_batch()
+    errors = made.quality.squared_error.tolist()
+    with torch.no_grad():
+        now = float((wider.eval()(source) - truth).square().mean())
+    assert 0.2 < errors[0] / now < 5
+    assert int(made.quality.steps) == QUALITY_EVERY + 1
+
+
+def test_a_training_that_was_killed_ends_with_the_same_weights(task: Translation) -> None:
+    whole = fit(objective(task), 4)
+    store = Store(kept=2)
+    fit(objective(task), 4, store)
+    assert store.state is not None
+    assert store.state["step"] == 2
+    store.left = 100
+    again = fit(objective(task), 4, store)
+    assert all(torch.equal(value, again[player][name]) for player, state in whole.items() for name, value in state.items())
+
+
+def test_teachers_that_learn_every_second_step_sit_the_others_out(task: Translation) -> None:
+    made, learned = objective(task, teachers_every=2), []
+    for step in range(4):
+        made.begin_step(torch.Generator().manual_seed(step), torch.device("cpu"))
+        learned.append(bool(made.terms("wider")))
+        assert bool(made.terms("deeper")) == learned[-1]
+        assert bool(made.terms("discriminator")) == learned[-1]
+        assert made.terms("student")
+    assert learned == [True, False, True, False]
+
+
+def test_without_a_term_that_needs_one_there_is_no_discriminator(task: Translation) -> None:
+    made = objective(task, adversarial=0.0, feature=0.0, gram=0.0)
+    assert list(made.players()) == ["wider", "deeper", "student"]
+    fit(made, 1)
+
+
+def test_the_original_can_teach_and_stays_as_it_is(task: Translation) -> None:
+    original = generator(3, 8)
+    before = {name: value.clone() for name, value in original.state_dict().items()}
+    made = objective(task, original)
+    assert list(made.teachers) == ["wider", "deeper", "original"]
+    fit(made, 2)
+    assert len(made.quality.weights()) == 3
+    assert all(torch.equal(value, before[name]) for name, value in original.state_dict().items())
+
+
+def test_feature_maps_that_do_not_correspond_are_refused(task: Translation) -> None:
+    class Other(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.conv(x)
+            return out
+
+    with pytest.raises(PlanError, match="terms of features need feature maps that correspond; the student has"):
+        AdaptiveDistillation(task, AdaptiveDistillConfig.model_validate(SMALL), Other(), {"wider": generator()}, None)
+
+
+def test_feature_maps_are_those_of_the_named_modules() -> None:
+    network = generator().eval()
+    output, features = with_features(network, torch.zeros(1, 3, 32, 32))
+    assert torch.equal(output, network(torch.zeros(1, 3, 32, 32)))
+    assert [tuple(feature.shape) for feature in features] == [(1, 16, 8, 8)] * 4
+
+
+@pytest.mark.parametrize(("side", "layers"), [(8, 1), (16, 2), (32, 3), (64, 3), (256, 3)])
+def test_small_pictures_have_a_discriminator_of_fewer_layers(side: int, layers: int) -> None:
+    assert layers_for(side) == layers
+    made = SharedDiscriminator(("a", "b"), 4, 2, side, conditional=True)
+    picture = torch.rand(2, 3, side, side)
+    assert made("a", picture, picture).shape == made("b", picture, picture).shape
+    assert not torch.equal(made("a", picture, picture), made("b", picture, picture))
+
+
+def test_shared_blocks_are_shared() -> None:
+    own, shared = (sum(p.numel() for p in SharedDiscriminator(("a", "b"), 4, blocks, 64, conditional=False).parameters()) for blocks in (0, 3))
+    one = sum(p.numel() for p in SharedDiscriminator(("a",), 4, 0, 64, conditional=False).parameters())
+    assert own == 2 * one
+    assert one < shared < own
+
+
+def supernet_objective(task: Translation) -> tuple[SemiSupervisedTraining, nn.Module]:
+    space = SPACES["resnet_generator"]
+    torch.manual_seed(0)
+    supernet = build(ModelSpec(space.network, space.largest))
+    config = SemiSupervisedSearchConfig.model_validate({**SMALL, "batch_size": 1})
+    return SemiSupervisedTraining(task, config, space, supernet), supernet
+
+
+def test_labels_train_the_largest_network_and_the_largest_the_others(task: Translation) -> None:
+    made, supernet = supernet_objective(task)
+    made.begin_step(torch.Generator().manual_seed(0), torch.device("cpu"))
+    terms = made.terms("supernet")
+    assert {name.partition(" of ")[2] for name in terms} == {"", "smallest", "random1"}
+    statistics = {name: value.clone() for name, value in supernet.named_buffers()}
+    candidates = torch.stack([value for name, value in terms.items() if " of " in name]).sum()
+    candidates.backward()  # type: ignore[no-untyped-call]
+    smallest = cut({name: parameter.grad for name, parameter in state_of(supernet).items() if parameter.grad is not None} | statistics, _smallest())
+    assert all(bool((smallest[name] != 0).any()) for name in ("head.conv.weight", "tail.weight"))
+    # Of the largest network nothing outside the candidates moves: what it computed was taken as it is.
+    largest_only = supernet.get_submodule("groups.0.4.conv1.pointwise").weight  # the fifth block of a group, which no student has
+    assert largest_only.grad is None or not bool(largest_only.grad.any())  # type: ignore[union-attr, operator]
+
+
+def _smallest() -> nn.Module:
+    space = SPACES["resnet_generator"]
+    return build(ModelSpec(space.network, space.smallest))
+
+
+def test_a_candidate_normalizes_with_statistics_of_its_own_and_leaves_the_supernets_alone(task: Translation) -> None:
+    space = SPACES["resnet_generator"]
+    torch.manual_seed(0)
+    supernet = build(ModelSpec(space.network, space.largest))
+    before = {name: value.clone() for name, value in supernet.named_buffers()}
+    source, _ = task.training_batch(2, 32, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        output = apply_candidate(space, space.smallest, state_of(supernet), source)
+    assert all(torch.equal(value, before[name]) for name, value in supernet.named_buffers())
+    smallest = _smallest()
+    smallest.load_state_dict(cut(supernet.state_dict(), smallest))
+    gather_statistics(smallest, [source])
+    norm = smallest.get_submodule("head.norm")
+    assert int(norm.num_batches_tracked) == 1  # type: ignore[arg-type]
+    assert norm.momentum == 0.1
+    with torch.no_grad():
+        assert smallest(source) == pytest.approx(output, abs=0.05)  # running variances are unbiased, those of a batch are not
+
+
+def test_evolution_inherits_from_the_best_and_begins_at_random() -> None:
+    study = optuna.create_study(direction="maximize")
+    space = SPACES["resnet_generator"]
+    for number in range(60):
+        study.sampler = EvolutionSampler(number)
+        trial = study.ask()
+        widths = space.suggest(trial)["widths"]
+        assert isinstance(widths, list)
+        study.tell(trial, float(sum(int(str(width)) for width in widths)))
+    values = [float(trial.values[0]) for trial in study.get_trials(states=(TrialState.COMPLETE,))]
+    first, last = values[:FIRST_GENERATION], values[-FIRST_GENERATION:]
+    assert sum(last) > sum(first) * 1.2
+    assert max(last) >= max(first)
+
+
+def test_evolution_proposes_the_same_for_the_same_seed_and_history() -> None:
+    def proposed() -> list[Args]:
+        study = optuna.create_study(direction="maximize")
+        found = []
+        for number in range(24):
+            study.sampler = EvolutionSampler(number)
+            trial = study.ask()
+            found.append(SPACES["resnet_generator"].suggest(trial))
+            study.tell(trial, float(number % 5))
+        return found
+
+    assert proposed() == proposed()
+
+
+def test_evolution_draws_every_choice_of_the_first_generation() -> None:
+    seen: Counter[object] = Counter()
+    for number in range(FIRST_GENERATION * 8):
+        study = optuna.create_study(sampler=EvolutionSampler(number))
+        seen[study.ask().suggest_int("depth0", 1, 3)] += 1
+    assert set(seen) == {1, 2, 3}
+    assert min(seen.values()) > FIRST_GENERATION
+    with pytest.raises(TypeError, match="FloatDistribution"):
+        choices(optuna.distributions.FloatDistribution(0.0, 1.0))
+
+
+STUDENT: Args = {"widths": [8] * 8, "depths": [2, 2, 2], "convolutions": "separable", "normalization": "batch"}
+
+
+def _sizes(args: Args) -> tuple[list[int], list[int]]:
+    widths, depths = args["widths"], args["depths"]
+    assert isinstance(widths, list)
+    assert isinstance(depths, list)
+    return [int(str(width)) for width in widths], [int(str(depth)) for depth in depths]
+
+
+def _macs(args: Args) -> int:
+    widths, depths = _sizes(args)
+    return sum(widths) * sum(depths)
+
+
+def test_the_wider_teacher_is_wider_and_the_deeper_deeper_and_neither_costs_too_much() -> None:
+    search = TeacherSearch(SPACES["resnet_generator"], 2.0 * _macs(STUDENT), 20, 0, _macs, lambda args: float(_macs(args)))
+    found = find_teachers(STUDENT, search, lambda _done, _total, _note: None)
+    assert list(found) == ["wider", "deeper"]
+    wide, deep = _sizes(found["wider"].args), _sizes(found["deeper"].args)
+    assert wide[1] == [2, 2, 2]
+    assert all(width >= 8 for width in wide[0])
+    assert sum(wide[0]) > 64
+    assert deep[0] == [8] * 8
+    assert all(depth >= 2 for depth in deep[1])
+    assert sum(deep[1]) > 6
+    assert all(_macs(STUDENT) < one.macs <= 2.0 * _macs(STUDENT) for one in found.values())
+
+
+def test_a_kind_of_teacher_that_nothing_affordable_is_of_is_left_out() -> None:
+    search = TeacherSearch(SPACES["resnet_generator"], 1.01 * _macs(STUDENT), 5, 0, _macs, lambda args: float(_macs(args)))
+    assert find_teachers(STUDENT, search, lambda _done, _total, _note: None) == {}
