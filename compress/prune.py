@@ -2,6 +2,8 @@
 
 Coupled layers come from torch-pruning's dependency graph (DepGraph, Fang et al. 2023, arXiv 2301.12900). A channel's importance is the first-order
 Taylor estimate of the loss change, |sum of weight x gradient| over everything that the channel touches (Molchanov et al. 2019, arXiv 1906.10771).
+Unpaired data have no truth but the original's output, from which the original itself has no loss; there, the change of the output along random signs
+takes the place of the loss (Hutchinson's estimate of what a weight does to all of the output).
 Channels go in blocks that keep every count a multiple of the device's alignment: a count between two steps costs as much as the upper one.
 """
 
@@ -122,8 +124,14 @@ def _accumulate_gradients(model: nn.Module, config: PruneConfig, context: StageC
     model.zero_grad(set_to_none=True)
     crop = min(IMPORTANCE_CROP, context.task.largest_crop())
     for index in range(config.importance_batches):
-        source, truth = context.task.training_batch(IMPORTANCE_BATCH, crop, step_generator(context.seed, index))
-        torch.autograd.backward(functional.l1_loss(model(source), truth))
+        generator = step_generator(context.seed, index)
+        if context.task.paired:
+            source, truth = context.task.training_batch(IMPORTANCE_BATCH, crop, generator)
+            torch.autograd.backward(functional.l1_loss(model(source), truth))
+        else:
+            output = model(context.task.unlabelled_batch(IMPORTANCE_BATCH, crop, generator))
+            signs = torch.randint(0, 2, output.shape, generator=generator) * 2 - 1
+            torch.autograd.backward((output * signs).mean())
 
 
 def _widths(model: nn.Module) -> dict[str, int]:

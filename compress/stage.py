@@ -80,3 +80,5 @@ class StageOutput:
     """Parameters of the exported program (`quantize.program.graph_of`) with which mixed files are written; None where they are the network's own."""
     teachers: Mapping[str, CompanionNetwork] = field(default_factory=dict)
     """Networks for later stages; where there are none, those that the stage was given go on."""
+    narrower: Mapping[str, CompanionNetwork] = field(default_factory=dict)
+    """Networks that ship beside the model, by the name of their width (`w050`), the widest of them first; each goes through the later stages alone."""

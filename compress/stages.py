@@ -8,6 +8,7 @@ from mcompress.compress.distill import distill, distill_adaptively
 from mcompress.compress.prune import prune
 from mcompress.compress.quantize.ptq import quantize
 from mcompress.compress.search import search
+from mcompress.compress.slim import slim
 from mcompress.compress.stage import StageOutput
 from mcompress.targets.stages import (
     AdaptiveDistillConfig,
@@ -15,6 +16,7 @@ from mcompress.targets.stages import (
     PruneConfig,
     QuantizeConfig,
     SemiSupervisedSearchConfig,
+    SlimConfig,
     Stage,
     SupernetSearchConfig,
 )
@@ -25,5 +27,6 @@ STAGES: dict[type[Stage], Callable[..., StageOutput]] = {
     PruneConfig: prune,
     DistillConfig: distill,
     AdaptiveDistillConfig: distill_adaptively,
+    SlimConfig: slim,
     QuantizeConfig: quantize,
 }

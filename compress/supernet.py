@@ -103,12 +103,16 @@ def apply_candidate(space: SearchSpace, args: Args, weights: Mapping[str, Tensor
 
     A batch normalization normalizes with the statistics of `source`: those that the supernet has gathered are of its largest network, and no other's.
     """
-    shape = build_meta(ModelSpec(space.network, args)).train()
+    return apply_cut(build_meta(ModelSpec(space.network, args)).train(), weights, source)
+
+
+def apply_cut(shape: nn.Module, weights: Mapping[str, Tensor], source: Tensor) -> Tensor:
+    """The same for a network that is given as it is built, in training mode and perhaps on the meta device."""
     statistics = {name for name, _ in shape.named_buffers()}
     own = {name: value.detach().clone() if name in statistics else value for name, value in cut(weights, shape).items()}
     output = functional_call(shape, own, source)
     if not isinstance(output, Tensor):
-        raise StageError(f"stage search: the network '{space.network}' returns a {type(output).__name__}; a candidate must return one tensor")
+        raise StageError(f"the network {type(shape).__name__} returns a {type(output).__name__}; one that is cut from another must return one tensor")
     return output
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +16,7 @@ from mcompress.compress.quantize.plan import PrecisionPlan
 from mcompress.errors import ExportError, MissingBackendError, ParityError, UsageError
 from mcompress.export import backend_named, documents, replay
 from mcompress.export.backend import FloatArray, Runner
+from mcompress.export.choices import choices_of
 from mcompress.export.comparison import Comparison, write_comparison
 from mcompress.export.interface import TensorFacts
 from mcompress.export.manifest import Content, Manifest, ModelFile, Source, VectorFiles
@@ -58,12 +59,19 @@ class ExportedFile:
 
 
 def write_bundle(
-    folder: Path, *, run: Run, target: Target, files: Sequence[ExportedFile], plan: PrecisionPlan | None, comparison: Comparison | None = None
+    folder: Path,
+    *,
+    run: Run,
+    target: Target,
+    files: Sequence[ExportedFile],
+    plan: PrecisionPlan | None,
+    comparison: Comparison | None = None,
+    narrower_plans: Mapping[str, PrecisionPlan] | None = None,
 ) -> Path:
     """Write the bundle into `folder` as a whole (a temporary sibling that takes its place) and return `folder`.
 
-    The sources of `files` may lie anywhere, in `folder` as well. Without a `comparison` the gate cannot compare the bundle. Raises `ExportError` for
-    files that do not fit their facts, `OSError` if the disk is full.
+    The sources of `files` may lie anywhere, in `folder` as well. Without a `comparison` the gate cannot compare the bundle. `narrower_plans` are
+    those of the narrower widths, by their names. Raises `ExportError` for files that do not fit their facts, `OSError` if the disk is full.
     """
     if not files:
         raise ExportError("a bundle needs at least one exported file; the target's exports produced none")
@@ -75,6 +83,7 @@ def write_bundle(
     temporary = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
+    shipped = tuple(_ship(file, run, temporary) for file in files)
     manifest = Manifest(
         name=run.target.name,
         task=target.model.task,
@@ -90,10 +99,13 @@ def write_bundle(
             commit=run.environment.commit,
             seed=run.environment.seed,
         ),
-        files=tuple(_ship(file, run, temporary) for file in files),
+        files=shipped,
+        choose=choices_of([file.record for file in files], run),
     )
-    if plan is not None:
-        (temporary / "precision_plan.json").write_text(plan.to_json() + "\n", encoding="utf-8")
+    plans = {"precision_plan.json": plan} | {f"precision_plan-{name}.json": one for name, one in (narrower_plans or {}).items()}
+    for name, one in plans.items():
+        if one is not None:
+            (temporary / name).write_text(one.to_json() + "\n", encoding="utf-8")
     if comparison is not None:
         write_comparison(temporary, comparison)
     documents.write_documents(temporary, manifest, run, target)
@@ -207,6 +219,7 @@ def _ship(file: ExportedFile, run: Run, bundle: Path) -> ModelFile:
         fidelity=record.fidelity,
         tolerance=tolerance_of(record.variant, gave, halves=record.precision_counts.get("fp16", 0) > 0),
         vectors=tuple(_write_vector(bundle, file, index) for index in range(len(file.vectors))),
+        width=record.width,
     )
 
 

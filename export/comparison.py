@@ -41,6 +41,8 @@ class FileEstimate(Part):
     precisions: dict[str, PrecisionName] | PrecisionName
     """Of the file: one for all operators, or operator -> precision."""
     latency_ms: float = Field(gt=0)
+    network: str | None = None
+    """In `Comparison.narrower`; None for the network itself."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,17 @@ class NetworkCost(Part):
     """Of live activations as a runtime plans them; fp32, whatever a file computes in."""
 
 
+class NarrowerNetwork(Part):
+    """A narrower width of the network, counted in the same way."""
+
+    network: NetworkCost
+    table: tuple[JsonValue, ...]
+
+    def operators(self) -> OperatorTable:
+        """The stored table; raises as that of `Comparison`."""
+        return OperatorTable(_OPERATORS.validate_python(self.table), self.network.params)
+
+
 class Comparison(Part):
     """The whole file."""
 
@@ -90,6 +103,8 @@ class Comparison(Part):
     """By name of the file; a file that does not run on the device is not in it."""
     pictures: dict[str, dict[str, PictureRecord]] = Field(default_factory=dict)
     """Name of the file -> held-out picture -> what the file makes of it; a file that was not executed is not in it."""
+    narrower: dict[str, NarrowerNetwork] = Field(default_factory=dict)
+    """`w050` -> the network of this width, where the bundle has several."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False, populate_by_name=True)
 
@@ -99,8 +114,9 @@ class Comparison(Part):
         Raises `pydantic.ValidationError` if the constants or the stored table lack what this mcompress needs to know, `UsageError` or `TargetError`
         for operators or units that the constants do not cover.
         """
-        device, table = Device.model_validate(constants), self.operators()
-        return {name: estimate_file(table, device, file.unit, file.precisions) for name, file in self.files.items()}
+        device, whole = Device.model_validate(constants), self.operators()
+        tables = {name: network.operators() for name, network in self.narrower.items()}
+        return {name: estimate_file(tables.get(file.network or "", whole), device, file.unit, file.precisions) for name, file in self.files.items()}
 
     def operators(self) -> OperatorTable:
         """The stored table. Raises `pydantic.ValidationError` if it lacks what this mcompress knows of an operator."""
@@ -124,10 +140,10 @@ def estimate_file(table: OperatorTable, device: Device, unit: str, precisions: P
     return EstimatedFile(whole.latency.value, whole.latency.on, operators)
 
 
-def stored_estimate(table: OperatorTable, device: Device, unit: str, precisions: Precisions) -> FileEstimate:
-    """The same, as a bundle keeps it; raises as `estimate` does."""
+def stored_estimate(table: OperatorTable, device: Device, unit: str, precisions: Precisions, network: str | None = None) -> FileEstimate:
+    """The same, as a bundle keeps it, of the narrower `network` where one is named; raises as `estimate` does."""
     stored: dict[str, PrecisionName] | PrecisionName = dict(precisions) if isinstance(precisions, Mapping) else precisions
-    return FileEstimate(unit=unit, precisions=stored, latency_ms=estimate(table, device, unit, precisions).value)
+    return FileEstimate(unit=unit, precisions=stored, latency_ms=estimate(table, device, unit, precisions).value, network=network)
 
 
 def write_comparison(folder: Path, comparison: Comparison) -> Path:

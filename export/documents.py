@@ -59,12 +59,31 @@ def weights_licence(target: Target) -> str:
     return "Apache-2.0" if ours else OWNERS
 
 
+def baseline_title(name: str) -> str:
+    """A task's trivial reference, as the model card calls it."""
+    return {"bicubic": "Bicubic enlargement", "mean colour": "The mean colour of the training targets everywhere"}.get(name, name.capitalize())
+
+
+def holds_photographs(target: Target) -> bool:
+    """Whether the embedded photographs went into the bundle: translation has drawn scenes of its own, and photographs where the target asks for them."""
+    return target.data.training is None and (target.model.task == "super_resolution" or target.data.embedded == "photographs")
+
+
 def _render(template: str, path: Path, manifest: Manifest, run: Run, target: Target) -> None:
     loader = PackageLoader("mcompress.export", "templates")
     environment = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
     environment.filters.update(kotlin=_kotlin, swift=_swift, size=_size, latency=_latency, metrics=_metrics, cell=_cell, likeness=_likeness)
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = environment.get_template(template).render(manifest=manifest, run=run, target=target, photographs=PHOTOGRAPHS, of=_of(manifest))
+    text = environment.get_template(template).render(
+        manifest=manifest,
+        run=run,
+        target=target,
+        photographs=PHOTOGRAPHS,
+        holds_photographs=holds_photographs(target),
+        baseline=baseline_title(run.baseline_name),
+        embedded_teacher=target.model.teacher.network == "embedded" and target.model.teacher.checkpoint is None,
+        of=_of(manifest),
+    )
     path.write_text(text, encoding="utf-8")
 
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mcompress.export.interface import TensorFacts
 from mcompress.record import CoverageRecord, Fidelity, ParityRecord, WorstPicture
-from mcompress.targets.schema import Measurement
+from mcompress.targets.schema import How, Measurement
 
 SCHEMA = 1
 ComputedBy = Literal["this file in its runtime", "this file in mcompress's evaluator", "PyTorch"]
@@ -89,7 +89,7 @@ class ModelFile(Part):
     backend: str
     variant: Literal["float", "mixed"]
     recommended: bool
-    """The one to start with."""
+    """The one to start with; of a network of several widths, among the backend's files of this width."""
     bytes: int = Field(ge=0)
     sha256: str
     runtime: Runtime
@@ -107,6 +107,25 @@ class ModelFile(Part):
     """`teacher` and `float_student` (the network before quantization, in PyTorch) -> how like theirs the file's held-out pictures are."""
     tolerance: Tolerance
     vectors: tuple[VectorFiles, ...]
+    width: float | None = None
+    """Of a slimmable network: the share of the widest one's channels that it has, 1 for the widest."""
+
+
+class Choice(Part):
+    """One width of a slimmable network for one runtime: load `file` where `within_ms` fits the time that there is."""
+
+    within_ms: float = Field(gt=0)
+    """Latency of the file on the target's device."""
+    file: str
+    backend: str
+    width: float = Field(gt=0, le=1)
+    unit: str
+    how: How
+    """How `within_ms` was obtained, and, below, on what and within which error."""
+    on: str
+    band: str | None = None
+    quality: dict[str, float]
+    """Metric -> held-out mean."""
 
 
 class Content(Part):
@@ -143,6 +162,8 @@ class Manifest(Part):
     weights_licence: str
     source: Source
     files: tuple[ModelFile, ...] = Field(min_length=1)
+    choose: tuple[Choice, ...] = ()
+    """Of a slimmable network: from slow and best to fast. An app takes the first entry of its runtime whose `within_ms` fits the time that it has."""
     contents: tuple[Content, ...] = ()
     manifest_sha256: str = ""
 

@@ -46,7 +46,7 @@ class Steps:
         graph = self.module.graph
         with graph.inserting_before(self._node):
             given = fx.node.map_arg(args, self._quantized)
-            made = graph.call_function(target, given)  # type: ignore[arg-type]  # map_arg keeps the tuple
+            made = graph.call_function(target, given)
         made.meta[STANDS_FOR] = stands_for(self._node) or (self._node.name,)
         self._made.add(made)
         return made

@@ -9,7 +9,7 @@ from mcompress.export.fidelity import quality_worst
 from mcompress.export.interface import TensorFacts
 from mcompress.export.manifest import ComputedBy, ProcessingStep, Quality, Recommended, Runtime, Tolerance
 from mcompress.export.mil import EVALUATOR
-from mcompress.record import ExportRecord, ModelRecord, PictureRecord, Run
+from mcompress.record import ExportRecord, ModelRecord, PictureRecord, Run, narrower_suffix
 
 FLOAT_TOLERANCE = 1e-3  # share of the output range: the parity limit of float files, and what another CPU's order of additions stays below
 INT8_STEPS = 2  # two runtimes may round the last operator and the one before it differently
@@ -127,9 +127,18 @@ def quality_of(record: ExportRecord, run: Run) -> Quality:
     before = teacher.quality if teacher else {}
     if record.quality:
         return Quality(before=before, after=record.quality, after_from=computed_by(record), baseline=baseline, worst=record.quality_worst)
-    model = run.models.get("distilled")
+    model = _network_of(record, run)
     after, worst = ({}, {}) if model is None else (model.quality, quality_worst(_pictures(model)))
     return Quality(before=before, after=after, after_from="PyTorch", baseline=baseline, worst=worst)
+
+
+def _network_of(record: ExportRecord, run: Run) -> ModelRecord | None:
+    """The network that the file was written from, with the quality that PyTorch computes of it."""
+    name = narrower_suffix(record.width, "")
+    if not name:
+        return run.models.get("distilled")
+    # The record of a narrower network has the quality of a file of it, where one was executed.
+    return None if any(other.quality for other in run.exports if other.width == record.width) else run.models.get(name)
 
 
 def _pictures(model: ModelRecord) -> dict[str, PictureRecord]:

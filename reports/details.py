@@ -27,6 +27,14 @@ class FoundCandidate(_Read):
     state: str = "complete"
 
 
+class FoundTeacher(_Read):
+    """A network of the supernet that a search found to teach the student; `quality` is with the supernet's weights."""
+
+    spec_args: dict[str, JsonValue] = Field(default_factory=dict)
+    macs: int
+    quality: float
+
+
 class RejectedCandidate(_Read):
     """A candidate that was rejected before it was evaluated; `over` says by how much of each limit (0.5: half as much again)."""
 
@@ -90,6 +98,10 @@ class StageDetails(_Read):
     rejected: tuple[RejectedCandidate, ...] = ()
     rejected_over_budget: int | None = None
     curve: tuple[tuple[int, dict[str, float]], ...] = ()
+    teachers: dict[str, FoundTeacher] = Field(default_factory=dict)
+    """Of a semi-supervised search: in what it is larger than the student -> the teacher."""
+    teacher_weights: dict[str, float] = Field(default_factory=dict)
+    """Of adaptive distillation: teacher -> its share of 1 when the training ended."""
     before: dict[str, float] = Field(default_factory=dict)
     after: dict[str, float] = Field(default_factory=dict)
     layers: tuple[PrunedLayer, ...] = ()

@@ -13,12 +13,15 @@ from pydantic import ValidationError
 from mcompress.errors import UsageError
 from mcompress.record import ExportRecord, ModelRecord, Run
 from mcompress.reports import latency_budget as milliseconds
-from mcompress.reports import likeness, plots, wording
+from mcompress.reports import likeness, wording
 from mcompress.reports import roofline as roofs
 from mcompress.reports.advice import advice
-from mcompress.reports.details import FoundCandidate, StageDetails, read_details
-from mcompress.reports.pictures import Photograph, WorstPlace, photographs, worst_place
+from mcompress.reports.details import read_details
+from mcompress.reports.found import search_part, taught_part, training_parts
+from mcompress.reports.labels import label_part
+from mcompress.reports.pictures import WorstPlace, photographs, worst_place
 from mcompress.reports.precision import precision_part, triple
+from mcompress.reports.strips import strips
 from mcompress.targets.schema import Fallback, How, Measurement
 
 
@@ -71,15 +74,6 @@ class FallbackGroup:
     what: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class StagePart:
-    """A stage with its details and its plot, if it has any."""
-
-    name: str
-    details: StageDetails
-    plot: Markup
-
-
 def write_report(folder: Path) -> Path:
     """Write `folder/report.html` from `run.json` and what lies beside it, and return its path.
 
@@ -87,7 +81,9 @@ def write_report(folder: Path) -> Path:
     """
     run = load_run(folder)
     details = {stage.name: found for stage in run.stages if (found := read_details(folder / "stages" / stage.name)) is not None}
-    pictures, count = photographs(folder / "samples")
+    whole = run.target.task in wording.SAME_SIZE
+    pictures, count = ((), 0) if whole else photographs(folder / "samples", run.baseline_name)
+    rows, row_count = strips(folder / "samples", run) if whole else ((), 0)
     target = folder / "target.yaml"
     environment = Environment(
         loader=PackageLoader("mcompress.reports", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -109,8 +105,11 @@ def write_report(folder: Path) -> Path:
         title=run.target.title or run.target.name,
         headlines=headlines(run),
         verdicts=verdicts(run),
-        photographs=[(photo, photo_scores(run, photo)) for photo in pictures],
-        photograph_count=count,
+        photographs=[(photo, scores_of(run, photo.name)) for photo in pictures],
+        strips=[(strip, scores_of(run, strip.name)) for strip in rows],
+        sample_count=count + row_count,
+        samples=wording.samples(run),
+        labels=label_part(run, folder),
         compressed_by=wording.quality_source(run, "compressed") if "compressed" in run.models else "",
         models=wording.models_of(run),
         costs=cost_rows(wording.models_of(run)),
@@ -127,8 +126,9 @@ def write_report(folder: Path) -> Path:
         picture_rows=likeness.picture_rows(run),
         picture_fields=tuple(likeness.FIELDS.values()),
         worst=_worst(run, folder / "samples"),
-        search=_search(run, details),
-        curves=_curves(details),
+        search=search_part(run, details),
+        taught=taught_part(run, details),
+        curves=training_parts(details),
         pruned=[(name, found) for name, found in details.items() if found.layers],
         precision=precision_part(run, details),
         fallbacks=fallback_groups(wording.all_fallbacks(run)),
@@ -191,8 +191,11 @@ def headlines(run: Run) -> list[Headline]:
             continue
         label, unit = wording.metric(name)
         base = run.baseline.get("mean", {}).get(name)
-        bicubic = f"; bicubic {wording.quality(name, base)}" if base is not None else ""
-        detail = f"{wording.quality(name, before)} to {wording.quality(name, after)} ({source}){bicubic}"
+        trivial = f"; {run.baseline_name} {wording.quality(name, base)}" if base is not None else ""
+        if wording.against_teacher(name):
+            found.append(Headline(wording.quality(name, after), label, f"on held-out {wording.samples(run)} ({source}){trivial}"))
+            continue
+        detail = f"{wording.quality(name, before)} to {wording.quality(name, after)} ({source}){trivial}"
         value = f"{after - before:+.2f} {unit}".strip().replace("-", "\N{MINUS SIGN}")
         found.append(Headline(value, f"{label} against the teacher", detail))
     return found
@@ -256,27 +259,28 @@ def cost_rows(models: Mapping[str, ModelRecord]) -> list[CostRow]:
 
 
 def quality_rows(run: Run) -> list[tuple[str, str, str, str]]:
-    """(what, value, against bicubic, computed by) for the means over held-out data."""
+    """(what, value, against the baseline, computed by) for the means over held-out data."""
     rows = []
     base = run.baseline.get("mean", {})
     for name in dict.fromkeys(n for m in run.models.values() for n in m.quality):
         label, unit = wording.metric(name)
         if name in base:
-            rows.append((f"bicubic, {label}", wording.quality(name, base[name]), "", "PyTorch"))
+            rows.append((f"{run.baseline_name}, {label}", wording.quality(name, base[name]), "", "PyTorch"))
         sources = [(model, record.quality, wording.quality_source(run, model)) for model, record in wording.models_of(run).items()]
         sources += [(wording.file_name(e), e.quality, e.parity.runtime) for e in run.exports]
         for what, values, by in sources:
             if name in values:
-                gain = f"{values[name] - base[name]:+.2f} {unit}".strip().replace("-", "\N{MINUS SIGN}") if name in base else ""
+                gain = wording.gain(values[name], base[name]) if name in base else ""
+                gain = f"{gain} {unit}".strip().replace("-", "\N{MINUS SIGN}") if gain else ""
                 rows.append((f"{what}, {label}", wording.quality(name, values[name]), gain, by))
     return rows
 
 
-def photo_scores(run: Run, photo: Photograph) -> dict[str, list[str]]:
-    """Variant -> its scores on this photograph, worded."""
+def scores_of(run: Run, sample: str) -> dict[str, list[str]]:
+    """Variant -> its scores on this held-out sample, worded."""
     per_variant: dict[str, Mapping[str, float]] = {}
-    for variant, samples in (("bicubic", run.baseline), *((name, model.quality_per_sample) for name, model in run.models.items())):
-        values = samples.get(photo.name) or next((v for sample, v in samples.items() if Path(sample).stem == photo.name), None)
+    for variant, samples in ((run.baseline_name, run.baseline), *((name, model.quality_per_sample) for name, model in run.models.items())):
+        values = samples.get(sample) or next((v for name, v in samples.items() if Path(name).stem == sample), None)
         if values:
             per_variant[variant] = values
     return {
@@ -317,30 +321,3 @@ def _worst(run: Run, samples: Path) -> tuple[WorstPlace, str] | None:
     worst = likeness.worst_shown(run)
     place = worst_place(samples, worst.picture) if worst else None
     return (place, likeness.said("psnr_db", worst.value)) if worst and place else None
-
-
-def _search(run: Run, details: Mapping[str, StageDetails]) -> StagePart | None:
-    for name, found in details.items():
-        if not found.trials:
-            continue
-        limit = next((line for line in run.budget if line.what == "latency_ms"), None)
-        metric = next(iter(next(iter(run.models.values())).quality), "quality") if run.models else "quality"
-        label, unit = wording.metric(metric)
-        plot = plots.pareto(
-            _points(found.front),
-            _points(found.trials),
-            [candidate.latency_ms for candidate in found.rejected],
-            limit_ms=None if limit is None else limit.limit,
-            quality_label=f"{label} on validation crops{', ' + unit if unit else ''}",
-            latency_label="estimated latency, ms",
-        )
-        return StagePart(name, found, Markup(plot))
-    return None
-
-
-def _points(candidates: Sequence[FoundCandidate]) -> list[plots.Candidate]:
-    return [plots.Candidate(c.latency_ms, c.quality, c.picked) for c in candidates]
-
-
-def _curves(details: Mapping[str, StageDetails]) -> list[StagePart]:
-    return [StagePart(name, found, Markup(plots.curves(found.curve, title=name))) for name, found in details.items() if found.curve]

@@ -41,7 +41,7 @@ def said(field: str, value: float) -> str:
 
 
 def picture_rows(run: Run) -> list[PictureRow]:
-    """Per executed file: against the truth, the teacher and the float student. None for a run that compared no pictures."""
+    """Per executed file: against the truth, where there is one, the teacher and the float student. None for a run that compared no pictures."""
     return [row for export in compared(run) for row in _rows(export)]
 
 
@@ -59,6 +59,8 @@ def worst_shown(run: Run) -> WorstPicture | None:
 def _rows(export: ExportRecord) -> Iterator[PictureRow]:
     name = wording.file_name(export)
     for metric, mean in export.quality.items():
+        if wording.against_teacher(metric):
+            continue  # the row of the teacher says it
         worst = export.quality_worst.get(metric)
         label = wording.metric(metric)[0]
         cell = Cell(f"{label} {wording.quality(metric, mean)}", *((wording.quality(metric, worst.value), worst.picture) if worst else ()))

@@ -101,7 +101,9 @@ class WorstPlace:
 
 def worst_place(samples: Path, name: str) -> WorstPlace | None:
     """In the pictures of `samples/<name>/`; None where one of the two is missing or has another size."""
-    found = {variant: pixels for variant in ("truth", "teacher", "compressed") if (pixels := read_picture(samples / name / f"{variant}.png")) is not None}
+    found = {
+        variant: pixels for variant in ("truth", "teacher", "compressed") if (pixels := read_picture(samples / name / f"{variant}.png")) is not None
+    }
     if "teacher" not in found or "compressed" not in found or found["teacher"].shape != found["compressed"].shape:
         return None
     region = detail_region(found["teacher"], found["compressed"])

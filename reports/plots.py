@@ -20,6 +20,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator
 INK, MUTED, LINE, ACCENT, SECOND, WARN, THIRD = "#010101", "#020202", "#030303", "#040404", "#050505", "#060606", "#070707"
 VARIABLES = {INK: "ink", MUTED: "muted", LINE: "line", ACCENT: "accent", SECOND: "second", WARN: "warn", THIRD: "third"}
 SERIES = (ACCENT, SECOND, THIRD, WARN, INK, MUTED)
+STROKES = ("solid", (0, (4, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
+"""Of lines beyond as many as there are colours."""
 STYLE = {
     "svg.hashsalt": "mcompress",
     "svg.fonttype": "none",
@@ -127,7 +129,8 @@ def curves(curve: Sequence[tuple[int, Mapping[str, float]]], *, title: str) -> s
         names = list(dict.fromkeys(name for _, values in curve for name in values))
         for index, name in enumerate(names):
             points = [(step, values[name]) for step, values in curve if name in values]
-            axes.plot([x for x, _ in points], [y for _, y in points], color=SERIES[index % len(SERIES)], linewidth=1.5, label=name)
+            colour, stroke = SERIES[index % len(SERIES)], STROKES[index // len(SERIES) % len(STROKES)]
+            axes.plot([x for x, _ in points], [y for _, y in points], color=colour, linestyle=stroke, linewidth=1.5, label=literal(name))
         if all(value > 0 for _, values in curve for value in values.values()):
             axes.set_yscale("log")
             axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))

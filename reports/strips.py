@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from mcompress.record import Run
-from mcompress.reports.pictures import MOST_PHOTOS, Pixels, detail_region, detail_uri, photo_uri, read_picture, sample_folders
+from mcompress.reports.pictures import MOST_PHOTOS, detail_region, detail_uri, photo_uri, read_picture, sample_folders
 
 DETAIL = 64  # side of the square that is shown magnified, pixels
 WIDEST = 512  # pixels; twice what a column of six shows, for dense screens
@@ -70,7 +68,7 @@ def _strip(folder: Path, titles: Mapping[str, tuple[str, str]]) -> Strip | None:
     found = {variant: pixels for variant in titles if (pixels := read_picture(folder / f"{variant}.png")) is not None}
     if not found:
         return None
-    height, width = _usual_size(found)
+    height, width = next(iter(found.values())).shape[:2]
     same = {variant: pixels for variant, pixels in found.items() if pixels.shape[:2] == (height, width)}
     region = detail_region(same.get("truth", same.get("teacher", next(iter(same.values())))), None, DETAIL)
     top, left, side = region
@@ -83,9 +81,3 @@ def _strip(folder: Path, titles: Mapping[str, tuple[str, str]]) -> Strip | None:
         box=(100 * left / width, 100 * top / height, 100 * side / width, 100 * side / height),
         missing=tuple(titles[variant][0] for variant in titles if variant not in same),
     )
-
-
-def _usual_size(found: Mapping[str, Pixels]) -> tuple[int, int]:
-    sizes, counts = np.unique([pixels.shape[:2] for pixels in found.values()], axis=0, return_counts=True)
-    height, width = sizes[int(counts.argmax())]
-    return int(height), int(width)

@@ -72,8 +72,8 @@ def _models(run: Run, console: Console) -> Table:
         table.add_row(label, *cells, _noted("held-out data", notes, ", ".join(["computed by PyTorch", *files])))
         if metric in run.baseline.get("mean", {}):
             base = run.baseline["mean"][metric]
-            gains = (f"{r.quality[metric] - base:+.2f}" if metric in r.quality else "" for r in records)
-            table.add_row("  above bicubic", *gains, f"bicubic is {wording.quality(metric, base)}")
+            gains = (wording.gain(r.quality[metric], base) if metric in r.quality else "" for r in records)
+            table.add_row(f"  above {run.baseline_name}", *gains, f"{run.baseline_name} is {wording.quality(metric, base)}")
     for how in ORDER:
         found = [wording.measured(record.latency, how) for record in records]
         if any(found):
@@ -127,7 +127,7 @@ def _pictures(run: Run, console: Console) -> Table:
     """The worst case over the held-out pictures, per file; the means and the pictures' names stand in the report."""
     table = _table(console)
     compared = likeness.compared(run)
-    metrics = list(dict.fromkeys(metric for export in compared for metric in export.quality_worst))
+    metrics = list(dict.fromkeys(metric for export in compared for metric in export.quality_worst if not wording.against_teacher(metric)))
     shown = [("psnr_db", FLOAT_STUDENT), ("psnr_db", TEACHER), ("ssim", FLOAT_STUDENT), ("largest_shift", FLOAT_STUDENT)]
     table.add_column("worst picture of", no_wrap=True)
     for heading in (
@@ -173,6 +173,8 @@ def _remarks(run: Run, folder: Path | None) -> list[RenderableType]:
         for export in run.exports
         if export.divergence is not None
     ]
+    if run.data is not None:
+        remarks.append(Text(f"Data: {wording.labels(run.data)}"))
     planned = plan_line(run, folder) if folder is not None else ""
     if planned:
         remarks.append(Text(f"Precision plan: {planned}"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from mcompress.export.stated import computed_in
-from mcompress.record import BudgetRecord, ExportRecord, ModelRecord, ParityRecord, Run
+from mcompress.record import HIGHEST_DB, BudgetRecord, DataRecord, ExportRecord, ModelRecord, ParityRecord, Run
 from mcompress.targets.schema import Fallback, How, Measurement
 
 MODEL_ORDER = ("teacher", "student", "distilled", "compressed")
@@ -13,10 +13,15 @@ HOW: Mapping[How, str] = {"device": "measured on the device", "host": "measured 
 METRICS: Mapping[str, tuple[str, str]] = {
     "psnr_db": ("PSNR", "dB"),
     "psnr_y_db": ("PSNR (luma)", "dB"),
+    "teacher_psnr_db": ("PSNR to the teacher", "dB"),
     "ssim": ("SSIM", ""),
     "sqnr_db": ("SQNR", "dB"),
     "max absolute difference / output range": ("difference / range", ""),
 }
+SAMPLES: Mapping[str, str] = {"super_resolution": "photographs"}
+"""Task -> what its held-out samples are; of others, pictures."""
+SAME_SIZE = frozenset({"translation"})
+"""Tasks whose outputs are as large as their inputs."""
 BUDGET_NAMES: Mapping[str, str] = {
     "latency_ms": "latency, ms",
     "size_mb": "file size, MB",
@@ -103,9 +108,34 @@ def metric(name: str) -> tuple[str, str]:
 
 
 def quality(name: str, value: float) -> str:
-    """A quality with its unit; two digits behind the point, as papers give decibels."""
+    """A quality with its unit; two digits behind the point, as papers give decibels. Pictures that are equal have no decibels."""
     unit = metric(name)[1]
+    if unit == "dB" and value >= HIGHEST_DB:
+        return "equal"
     return f"{value:.2f} {unit}" if unit == "dB" else f"{value:.4f}{' ' + unit if unit else ''}"
+
+
+def against_teacher(name: str) -> bool:
+    """Whether a metric compares with the teacher, which then has no quality of its own."""
+    return name.startswith("teacher_")
+
+
+def gain(value: float, base: float) -> str:
+    """How much better than the trivial reference; nothing for a picture that is equal to the truth."""
+    return "" if value >= HIGHEST_DB else f"{value - base:+.2f}"
+
+
+def samples(run: Run) -> str:
+    """What held-out samples are called, several of them."""
+    return SAMPLES.get(run.target.task, "pictures")
+
+
+def labels(data: DataRecord) -> str:
+    """How many targets there were to learn from."""
+    if data.pairing == "unpaired":
+        return f"{data.unlabelled_images} inputs without a target, and pictures of the target domain"
+    pairs = f"{data.labelled_pairs} labelled pair{'s' if data.labelled_pairs != 1 else ''} ({100 * data.labelled_fraction:g} % of the training pairs)"
+    return f"{pairs}, {data.unlabelled_images} unlabelled image{'s' if data.unlabelled_images != 1 else ''}"
 
 
 def kind(name: str, count: int = 1) -> str:

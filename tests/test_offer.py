@@ -17,7 +17,7 @@ from mcompress.exporting import ExportResult
 from mcompress.offer import Offer, against_expectation, make_offers, offered, planned_precisions, unplanned, withheld
 from mcompress.planning import Plan
 from mcompress.record import CoverageRecord, ExportRecord, ModelRecord, OperatorRecord, ParityRecord, PictureRecord, WalkedRecord
-from mcompress.recording import _shown
+from mcompress.recording import shown_file
 from mcompress.targets.device import Unit
 from mcompress.targets.device_files import load_device
 from mcompress.targets.exports import CoreMLConfig, ExecuTorchConfig, Export, OnnxConfig, TFLiteConfig
@@ -124,9 +124,9 @@ def test_the_compressed_network_is_shown_by_a_file_that_is_in_the_bundle() -> No
         for backend, variant in FILES_OF_TWO
     )
     everything = [float_file, slow, mixed]
-    assert _shown(everything, [True, False, True], "mixed") is mixed
-    assert _shown(everything, [True, True, True], "mixed") is slow
-    assert _shown(everything, [True, False, False], "mixed") is float_file
+    assert shown_file(everything, [True, False, True], "mixed") is mixed
+    assert shown_file(everything, [True, True, True], "mixed") is slow
+    assert shown_file(everything, [True, False, False], "mixed") is float_file
 
 
 def planned(backends: str, unit: str = "gpu", *, keep_slower: bool = False) -> Plan:

@@ -19,7 +19,7 @@ from mcompress.reports.pictures import detail_region, photographs
 
 
 def test_every_variant_is_shown_for_every_photograph(run_folder: Path) -> None:
-    shown, count = photographs(run_folder / "samples")
+    shown, count = photographs(run_folder / "samples", "bicubic")
     assert count == len(HELD_OUT_PHOTOS) == len(shown)
     for photo in shown:
         assert [detail.variant for detail in photo.details] == ["input", "bicubic", "teacher", "student", "compressed", "truth"]
@@ -31,7 +31,7 @@ def test_details_of_all_variants_show_one_region(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     for variant in ("truth", "teacher", "compressed"):
         Image.fromarray(ramp).save(tmp_path / "a" / f"{variant}.png")
-    (photo,), _ = photographs(tmp_path)
+    (photo,), _ = photographs(tmp_path, "bicubic")
     assert len({detail.uri for detail in photo.details}) == 1
     assert photo.missing == ("input", "bicubic", "student")
 

@@ -4,7 +4,9 @@ Facts from UGC (Ren et al. 2023, arXiv 2309.09310) and its base OMGD (arXiv 2108
 with a discriminator whose first blocks they share; the student sees neither truth nor discriminator, only what the teachers make of images with and
 without a label; channel distillation comes from the wider teacher alone. UGC's weights and its rule for weighting the teachers are not published.
 The rule here is ours: teachers are estimates of one picture, and independent estimates are best combined by the inverse of their squared errors.
-These are measured while training, on labelled pairs that nothing is trained on.
+These are measured while training, on labelled pairs that nothing is trained on. Pixels are compared with the mean of the teachers' pictures so
+weighted, which is nearer to the truth than either picture (between two, an absolute difference would have no preference). Features are compared with
+each teacher's, because a mean of textures is none.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from mcompress.compress.losses import TERMS
 from mcompress.compress.objectives.adaptors import rectified_adaptors
 from mcompress.compress.objectives.discriminators import SharedDiscriminator, discriminator_term, generator_term, needs_real
 from mcompress.compress.objectives.features import matched, with_features
-from mcompress.compress.objectives.likeness import Features, likeness_terms
+from mcompress.compress.objectives.likeness import Features, feature_terms, pixel_terms
 from mcompress.compress.tasks.task import Task
 from mcompress.targets.stages import AdaptiveDistillConfig
 
@@ -160,22 +162,21 @@ class AdaptiveDistillation:
     def _student_terms(self) -> dict[str, Tensor]:
         config = self.config
         output, made = with_features(self.student["student"], self.images) if self.with_channels else (self.student["student"](self.images), [])
-        output = output.float()
-        terms = {}
+        output, terms, mean = output.float(), {}, torch.zeros(())
         for (name, teacher), weight in zip(self.teachers.items(), self.quality.weights(), strict=True):
             with torch.no_grad():
                 wanted, of_teacher = with_features(teacher, self.images) if name == WIDER and self.with_channels else (teacher(self.images), [])
-            likeness = likeness_terms(config, output, wanted.float(), self._features(name), self.task.output_range)
-            terms.update({f"{term} of {name}": weight * value for term, value in likeness.items()})
+            mean = mean + weight * wanted.float()
+            if self.with_discriminator:
+                seen = feature_terms(config, output, wanted.float(), self._features(name))
+                terms.update({f"{term} of {name}": weight * value for term, value in seen.items()})
             if name == WIDER and self.with_channels:
                 pairs = zip(self.student["adaptors"], made, of_teacher, strict=True)  # type: ignore[call-overload]
                 values = [TERMS["channel_mse"].compute(adaptor(one.float()), other.float()) for adaptor, one, other in pairs]
                 terms["channel"] = config.channel * torch.stack(values).mean()
-        return terms
+        return {**pixel_terms(config, output, mean, self.task.output_range), **terms}
 
-    def _features(self, name: str) -> Features | None:
+    def _features(self, name: str) -> Features:
         """Blocks of the discriminator in which pictures are compared; of the original's, those of the first teacher's."""
-        if not self.with_discriminator:
-            return None
         owner = name if name in self.learning else next(iter(self.learning))
         return lambda picture: self.discriminator.forward_features(owner, self.images, picture)[:-1]

@@ -4,9 +4,9 @@ With G: A -> B, F: B -> A and the discriminators D_A and D_B, the generators min
 
     E[(D_B(G(a)) - 1)^2] + E[(D_A(F(b)) - 1)^2] + 10 (E|F(G(a)) - a| + E|G(F(b)) - b|) + 0.5 * 10 (E|G(b) - b| + E|F(a) - a|),
 
-least squares, cycle consistency and identity (sections 3, 4 and 5.2), and the discriminators least squares, halved. A discriminator judges, besides the
-generator's latest pictures, some of the last 50 (section 4). These lie in buffers, so that a checkpoint holds them and a training that was killed and
-continued takes the same steps.
+least squares, cycle consistency and identity (sections 3, 4 and 5.2), and the discriminators least squares, halved. A discriminator judges, besides
+the generator's latest pictures, some of the last 50 (section 4). These lie in buffers, so that a checkpoint holds them and a training that was killed
+and continued takes the same steps.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from mcompress.compress.losses import TERMS
+from mcompress.compress.models.generator_parts import start_as_published
 from mcompress.compress.models.patchgan import patchgan
 from mcompress.compress.objectives.discriminators import layers_for
 
@@ -88,11 +89,12 @@ class CycleGAN:
     def __init__(self, data: TwoDomains, settings: CycleSettings, a_to_b: nn.Module, b_to_a: nn.Module) -> None:
         self.data, self.settings = data, settings
         self.generators = nn.ModuleDict({"a_to_b": a_to_b, "b_to_a": b_to_a})
+        self.pools = {side: PicturePool(settings.pool, settings.crop_size) for side in (A, B)}
         features, layers = settings.discriminator_features, layers_for(settings.crop_size)
         self.discriminators = nn.ModuleDict(
-            {side: patchgan(features=features, layers=layers) for side in (A, B)}
-            | {f"pool_{side}": PicturePool(settings.pool, settings.crop_size) for side in (A, B)}
+            {side: patchgan(features=features, layers=layers) for side in (A, B)} | {f"pool_{side}": pool for side, pool in self.pools.items()}
         )
+        start_as_published(self.discriminators)
 
     def players(self) -> Mapping[str, nn.Module]:
         """See the class."""
@@ -135,10 +137,7 @@ class CycleGAN:
     def _discriminator_terms(self) -> dict[str, Tensor]:
         terms = {}
         for side in (A, B):
-            pool, judge = self.discriminators[f"pool_{side}"], self.discriminators[side]
-            if not isinstance(pool, PicturePool):
-                raise TypeError(f"pool_{side} is a {type(pool).__name__}, not a {PicturePool.__name__}")
-            fake = pool.exchange(self.made[side], self.chance[side])
+            judge, fake = self.discriminators[side], self.pools[side].exchange(self.made[side], self.chance[side])
             terms[f"gan {side}"] = TERMS["lsgan_discriminator"].compute(judge(self.real[side]).float(), judge(fake).float())
         return terms
 

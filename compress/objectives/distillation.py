@@ -32,14 +32,15 @@ class Distillation:
 
     Players, in the order in which they move:
 
-    - `teacher_discriminator` learns to tell real pictures from the *teacher's* outputs. It is trained along because published generators come without
-      their discriminator. The gram, discriminator and discriminator_feature terms need it.
-    - `discriminator` learns to tell real pictures from the *student's* outputs and keeps its features near the teacher discriminator's on real pictures,
-      teacher output and student output, so that it stays in step with the small generator instead of overpowering it. The adversarial and discriminator
-      terms need it.
+    - `teacher_discriminator` learns to tell real pictures from the *teacher's* outputs. It is trained along because published generators come
+      without their discriminator. The gram, discriminator and discriminator_feature terms need it.
+    - `discriminator` learns to tell real pictures from the *student's* outputs and keeps its features near the teacher discriminator's on real
+      pictures, teacher output and student output, so that it stays in step with the small generator instead of overpowering it. The adversarial and
+      discriminator terms need it.
     - `generator`, the student (with the 1x1 adaptors of the terms that compare features).
 
-    Real pictures are the truth, or, of unpaired data, pictures of the target domain. A term with weight 0 is not computed, and a player that no term needs does not play. `seed` is the run's.
+    Real pictures are the truth, or, of unpaired data, pictures of the target domain. A term with weight 0 is not computed, and a player that no term
+    needs does not play. `seed` is the run's.
     """
 
     def __init__(self, task: Task, config: DistillConfig, student: nn.Module, teacher: nn.Module, seed: int) -> None:

@@ -19,27 +19,29 @@ from mcompress.targets.stages import LikenessConfig
 Features = Callable[[Tensor], Sequence[Tensor]]
 
 
-def likeness_terms(
-    config: LikenessConfig, made: Tensor, wanted: Tensor, features: Features | None, output_range: tuple[float, float]
-) -> Mapping[str, Tensor]:
-    """Weighted terms of the student's pictures `made` to a teacher's `wanted`, both (N, 3, H, W) in `output_range`; no gradient reaches `wanted`.
-
-    `features` gives a picture's feature maps; it may be None where gram and feature have no weight.
-    """
+def pixel_terms(config: LikenessConfig, made: Tensor, wanted: Tensor, output_range: tuple[float, float]) -> Mapping[str, Tensor]:
+    """Weighted terms of the student's pictures `made` to pictures of a teacher, both (N, 3, H, W) in `output_range`, that compare pixels."""
     terms: dict[str, Tensor] = {}
     if config.output:
         terms["output"] = config.output * TERMS["l1"].compute(made, wanted)
     if config.ssim:
         terms["ssim"] = config.ssim * TERMS["ssim"].compute(from_0_to_1(made, output_range), from_0_to_1(wanted, output_range))
-    if features is not None and (config.gram or config.feature):
-        of_made = features(made)
-        with torch.no_grad():
-            of_wanted = features(wanted)
-        for name, weight, term in (("gram", config.gram, "gram_l1"), ("feature", config.feature, "l1")):
-            if weight:
-                terms[name] = weight * torch.stack([TERMS[term].compute(a, b) for a, b in zip(of_made, of_wanted, strict=True)]).mean()
     if config.total_variation:
         terms["total_variation"] = config.total_variation * TERMS["total_variation"].compute(made)
+    return terms
+
+
+def feature_terms(config: LikenessConfig, made: Tensor, wanted: Tensor, features: Features) -> Mapping[str, Tensor]:
+    """Weighted terms that compare what `features` sees in the pictures of student and teacher; no gradient reaches `wanted`."""
+    terms: dict[str, Tensor] = {}
+    if not (config.gram or config.feature):
+        return terms
+    of_made = features(made)
+    with torch.no_grad():
+        of_wanted = features(wanted)
+    for name, weight, term in (("gram", config.gram, "gram_l1"), ("feature", config.feature, "l1")):
+        if weight:
+            terms[name] = weight * torch.stack([TERMS[term].compute(a, b) for a, b in zip(of_made, of_wanted, strict=True)]).mean()
     return terms
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mcompress.compress.losses import TERMS
 from mcompress.compress.models.space import SearchSpace
 from mcompress.compress.objectives.discriminators import SharedDiscriminator, discriminator_term, generator_term, needs_real
-from mcompress.compress.objectives.likeness import Features, likeness_terms
+from mcompress.compress.objectives.likeness import Features, feature_terms, pixel_terms
 from mcompress.compress.supernet import apply_candidate, state_of
 from mcompress.compress.tasks.task import Task
 from mcompress.targets.stages import SemiSupervisedSearchConfig
@@ -71,14 +71,14 @@ class SemiSupervisedTraining:
         images, weights, share = torch.cat([self.source, self.others]), state_of(self.supernet), 1.0 / len(self.candidates)
         for index, args in enumerate(self.candidates):
             output = apply_candidate(self.space, args, weights, images).float()
-            likeness = likeness_terms(config, output, wanted, self._features(images), self.task.output_range)
+            likeness = dict(pixel_terms(config, output, wanted, self.task.output_range))
+            if config.with_discriminator:
+                likeness.update(feature_terms(config, output, wanted, self._features(images)))
             name = "smallest" if index == 0 else f"random{index}"
             terms.update({f"{term} of {name}": share * value for term, value in likeness.items()})
         return terms
 
-    def _features(self, images: Tensor) -> Features | None:
-        if not self.config.with_discriminator:
-            return None
+    def _features(self, images: Tensor) -> Features:
         return lambda picture: self.discriminator.forward_features(LARGEST, images, picture)[:-1]
 
     def _discriminator_terms(self) -> dict[str, Tensor]:

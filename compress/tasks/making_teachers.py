@@ -28,10 +28,11 @@ from mcompress.compress.models.build import build
 from mcompress.compress.models.spec import ModelSpec
 from mcompress.compress.objectives.fit_truth import FitTruth
 from mcompress.compress.tasks.task import Task
-from mcompress.compress.train import TrainSettings, train
+from mcompress.compress.train import Progress, TrainSettings, train
 from mcompress.targets.stages import TrainingConfig
 
 WARMUP_STEPS, AVERAGE = 200, 0.999
+EVERY_STEPS = 500
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,7 @@ def make_teacher(task: Task, recipe: TeacherRecipe, seed: int, folder: Path) -> 
     if recipe.start is not None:
         recipe.start(network)
     settings = TrainSettings(config.steps, config.learning_rate, seed, WARMUP_STEPS, AVERAGE, precision=config.precision)
-    started = time.monotonic()
-
-    def progress(done: int, total: int, note: str) -> None:
-        if done % 500 == 0:
-            sys.stderr.write(f"{done}/{total} {note} {time.monotonic() - started:.0f} s\n")
-
-    result = train(FitTruth(task, config, network), settings, FileCheckpoints(folder / "checkpoint.pt"), progress)
+    result = train(FitTruth(task, config, network), settings, FileCheckpoints(folder / "checkpoint.pt"), lines_on_stderr())
     half = {name: (value.half() if value.is_floating_point() else value).contiguous() for name, value in network.state_dict().items()}
     network.load_state_dict(half)
     safetensors.torch.save_file(half, folder / "teacher.safetensors")
@@ -73,6 +68,17 @@ def make_teacher(task: Task, recipe: TeacherRecipe, seed: int, folder: Path) -> 
         f"held_out_{task.metric}": held_out_quality(task, network),
     }
     (folder / "teacher.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def lines_on_stderr() -> Progress:
+    """A line every few hundred steps."""
+    started = time.monotonic()
+
+    def progress(done: int, total: int, note: str) -> None:
+        if done % EVERY_STEPS == 0:
+            sys.stderr.write(f"{done}/{total} {note} {time.monotonic() - started:.0f} s\n")
+
+    return progress
 
 
 @torch.no_grad()
@@ -89,13 +95,24 @@ def held_out_quality(task: Task, network: nn.Module) -> dict[str, dict[str, floa
 
 def command(description: str | None, make: Callable[[int, int, Literal["no", "bf16"], Path], None], steps: int) -> None:
     """The command line of a task's teacher; `make(steps, seed, precision, folder)`."""
+    options = parsed(parser_of(description, steps))
+    make(options.steps, options.seed, options.precision, options.out)
+
+
+def parser_of(description: str | None, steps: int) -> argparse.ArgumentParser:
+    """The options that every teacher's command line has."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--precision", choices=("no", "bf16"), default="bf16")
     parser.add_argument("--out", type=Path, required=True)
+    return parser
+
+
+def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The options of this process; threads are set and the folder is there."""
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
-    make(options.steps, options.seed, options.precision, options.out)
+    return options

@@ -9,6 +9,7 @@ from pydantic import JsonValue
 
 from mcompress.errors import UsageError
 from mcompress.export.manifest import Manifest, ModelFile
+from mcompress.record import narrower_suffix
 from mcompress.reports.gate.file_rows import FileRows, NotTimed, Side, estimate, other_mcompress
 from mcompress.reports.gate.operators import operator_changes
 from mcompress.reports.gate.rows import excused, relative
@@ -47,8 +48,8 @@ def compare(baseline: Side, new: Side, timings: Mapping[str, Timing | NotTimed])
 
 
 def files_of(manifest: Manifest) -> dict[str, ModelFile]:
-    """Subject (`tflite mixed`) -> file."""
-    return {f"{file.backend} {file.variant}": file for file in manifest.files}
+    """Subject (`tflite mixed`, of a narrower width `tflite mixed w050`) -> file."""
+    return {f"{file.backend} {file.variant}{narrower_suffix(file.width, ' ')}": file for file in manifest.files}
 
 
 def _refuse_strangers(baseline: Side, new: Side) -> None:

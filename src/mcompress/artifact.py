@@ -1,4 +1,4 @@
-"""A model on disk: `spec.json`, `weights.safetensors`, and where they exist `plan.json`, `recovered.safetensors`, `teachers/`
+"""A model on disk: `spec.json`, `weights.safetensors`, and where they exist `plan.json`, `recovered.safetensors`, `teachers/`, `narrower/`
 and `details.json`. Never a pickle."""
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mcompress.compress.quantize.plan import PrecisionPlan
 from mcompress.compress.stage import CompanionNetwork, StageOutput
 from mcompress.targets.schema import Fallback, Measurement
 
-RECOVERED, TEACHERS = "recovered.safetensors", "teachers"
+WEIGHTS, RECOVERED, TEACHERS, NARROWER = "weights.safetensors", "recovered.safetensors", "teachers", "narrower"
 _MEASUREMENTS = TypeAdapter(tuple[Measurement, ...])
 _FALLBACKS = TypeAdapter(tuple[Fallback, ...])
 
@@ -43,14 +43,29 @@ class Artifact:
 
     def teachers(self) -> dict[str, CompanionNetwork]:
         """The networks that go along with it to later stages."""
-        folders = sorted(path for path in (self.folder / TEACHERS).glob("*") if path.is_dir())
-        specs = {folder: ModelSpec.from_json((folder / "spec.json").read_text(encoding="utf-8")) for folder in folders}
+        specs = {folder: _read_spec(folder) for folder in _folders(self.folder / TEACHERS)}
         return {folder.name: CompanionNetwork(spec, _read_network(folder, spec)) for folder, spec in specs.items()}
+
+    def narrower(self) -> dict[str, Artifact]:
+        """The networks that ship beside it, by the name of their width, from wide to narrow; each an artifact of its own."""
+        found = {}
+        for folder in reversed(_folders(self.folder / NARROWER)):
+            spec = _read_spec(folder)
+            found[folder.name] = Artifact(folder, spec, model_digest(spec, load_file(folder / WEIGHTS)), None, None, (), ())
+        return found
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*") if path.is_dir())
+
+
+def _read_spec(folder: Path) -> ModelSpec:
+    return ModelSpec.from_json((folder / "spec.json").read_text(encoding="utf-8"))
 
 
 def _read_network(folder: Path, spec: ModelSpec) -> nn.Module:
     network = build(spec)
-    network.load_state_dict(load_file(folder / "weights.safetensors"))
+    network.load_state_dict(load_file(folder / WEIGHTS))
     return network.eval()
 
 
@@ -78,13 +93,13 @@ def save_output(output: StageOutput, folder: Path) -> None:
     """Write a stage's result into `folder`, which exists and is empty."""
     state = _write_network(folder, output.spec, output.model)
     digest = model_digest(output.spec, state, output.plan, output.recovered)
-    for name, teacher in sorted(output.teachers.items()):
-        place = folder / TEACHERS / name
-        place.mkdir(parents=True)
-        # Later stages learn from them, so they are part of what a later result depends on.
-        digest = hashlib.sha256(
-            f"{digest}{name}{model_digest(teacher.spec, _write_network(place, teacher.spec, teacher.network))}".encode()
-        ).hexdigest()
+    # Later stages learn from the teachers and go on with the narrower networks, so they are part of what a later result depends on.
+    for kind, companions in ((TEACHERS, output.teachers), (NARROWER, output.narrower)):
+        for name, companion in sorted(companions.items()):
+            place = folder / kind / name
+            place.mkdir(parents=True)
+            written = model_digest(companion.spec, _write_network(place, companion.spec, companion.network))
+            digest = hashlib.sha256(f"{digest}{name}{written}".encode()).hexdigest()
     if output.plan is not None:
         (folder / "plan.json").write_text(output.plan.to_json(), encoding="utf-8")
     if output.recovered:
@@ -100,7 +115,7 @@ def save_output(output: StageOutput, folder: Path) -> None:
 
 def _write_network(folder: Path, spec: ModelSpec, network: nn.Module) -> dict[str, Tensor]:
     state = {name: value.detach().cpu().contiguous().clone() for name, value in network.state_dict().items()}
-    save_file(state, folder / "weights.safetensors")
+    save_file(state, folder / WEIGHTS)
     (folder / "spec.json").write_text(spec.to_json(), encoding="utf-8")
     return state
 
@@ -111,7 +126,7 @@ def load_artifact(folder: Path) -> Artifact:
     plan_file = folder / "plan.json"
     return Artifact(
         folder,
-        ModelSpec.from_json((folder / "spec.json").read_text(encoding="utf-8")),
+        _read_spec(folder),
         record["digest"],
         PrecisionPlan.from_json(plan_file.read_text(encoding="utf-8")) if plan_file.exists() else None,
         load_file(folder / RECOVERED) if (folder / RECOVERED).exists() else None,

@@ -3,31 +3,41 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from mcompress.compress.cost import FP32_BYTES
 from mcompress.compress.quantize.plan import PrecisionPlan
 from mcompress.environment import cpu_name
-from mcompress.export.comparison import Comparison, NetworkCost, constants_of, plain_operators, stored_estimate
+from mcompress.export.comparison import Comparison, NarrowerNetwork, NetworkCost, constants_of, plain_operators, stored_estimate
 from mcompress.offer import planned_precisions
 from mcompress.planning import Plan
-from mcompress.record import ExportRecord, Run
+from mcompress.record import ExportRecord, Run, narrower_suffix
 from mcompress.targets.operators import OperatorTable
 from mcompress.targets.speeds import PrecisionName
 
 
-def comparison_of(made: Plan, record: Run, table: OperatorTable, plan: PrecisionPlan | None) -> Comparison:
-    """`table` is that of the network which the files were written from; each file is estimated on the unit that it is offered for."""
+@dataclass(frozen=True)
+class Planned:
+    """A network's table, and its precision plan if it was quantized."""
+
+    table: OperatorTable
+    plan: PrecisionPlan | None
+
+
+def comparison_of(made: Plan, record: Run, whole: Planned, narrower: Mapping[str, Planned]) -> Comparison:
+    """`whole` is the network that the files were written from, `narrower` those of narrower widths by their names; each file is estimated on the
+    unit that it is offered for.
+    """
     floats: dict[str, PrecisionName] = {config.backend: config.floats for config in made.target.exports}
-    files = {
-        _name(export): stored_estimate(
-            table,
-            made.device,
-            export.unit,
-            planned_precisions(table, plan if export.variant == "mixed" else None, floats[export.backend], export.operators),
-        )
-        for export in record.exports
-        if export.unit is not None and export.shipped
-    }
+    files = {}
+    for export in record.exports:
+        if export.unit is None or not export.shipped:
+            continue
+        width = narrower_suffix(export.width, "") or None
+        of = whole if width is None else narrower[width]
+        precisions = planned_precisions(of.table, of.plan if export.variant == "mixed" else None, floats[export.backend], export.operators)
+        files[_name(export)] = stored_estimate(of.table, made.device, export.unit, precisions, width)
     return Comparison(
         model=json.loads(made.teacher_spec.to_json()),
         held_out=made.data_digest,
@@ -35,13 +45,17 @@ def comparison_of(made: Plan, record: Run, table: OperatorTable, plan: Precision
         constants=constants_of(made.device),
         packages=record.environment.packages,
         cpu=cpu_name(),
-        network=NetworkCost(
-            params=table.params, macs=table.macs, peak_memory_bytes=(table.planned_peak_elements or table.peak_activation_elements) * FP32_BYTES
-        ),
-        table=plain_operators(table),
+        network=_cost(whole.table),
+        table=plain_operators(whole.table),
         files=files,
         pictures={_name(export): export.pictures for export in record.exports if export.pictures and export.shipped},
+        narrower={name: NarrowerNetwork(network=_cost(of.table), table=plain_operators(of.table)) for name, of in narrower.items()},
     )
+
+
+def _cost(table: OperatorTable) -> NetworkCost:
+    peak = table.planned_peak_elements or table.peak_activation_elements
+    return NetworkCost(params=table.params, macs=table.macs, peak_memory_bytes=peak * FP32_BYTES)
 
 
 def _name(export: ExportRecord) -> str:

@@ -37,7 +37,7 @@ from mcompress.export.proof import Networks, Proof, proven
 from mcompress.export.replay import digest_of, size_of
 from mcompress.export.walked import confirm
 from mcompress.planning import STAGE_VERSIONS, Plan
-from mcompress.record import ExportRecord, OperatorRecord, ParityRecord, PictureRecord, WalkedRecord
+from mcompress.record import ExportRecord, OperatorRecord, ParityRecord, PictureRecord, WalkedRecord, narrower_suffix
 from mcompress.targets.exports import CoreMLConfig, ExportConfig
 from mcompress.targets.schema import Fallback, Measurement, Target
 
@@ -73,6 +73,10 @@ class Network:
     digest: str
     input_range: tuple[float, float]
     input_shape: tuple[int, ...]
+    stem: str
+    """What its files are called, before the variant."""
+    width: float | None = None
+    """Its share of the channels, where it is one of several widths."""
 
     @cached_property
     def example(self) -> Tensor:
@@ -93,11 +97,14 @@ class Network:
         return lambda value: simulated(value)
 
 
-def export_all(made: Plan, final: Artifact, cache: Cache, log: Path, reporter: Reporter, *, force: bool) -> list[ExportResult]:
-    """Every backend of the target, float and (with a precision plan) mixed."""
-    network = Network(final.network(), final.plan, final.recovered, final.digest, final.spec.input_range, made.target.model.input_shape)
+def export_all(
+    made: Plan, final: Artifact, cache: Cache, log: Path, reporter: Reporter, *, force: bool, width: float | None = None
+) -> list[ExportResult]:
+    """Every backend of the target, float and (with a precision plan) mixed; `width` is the share of channels that a slimmable network has here."""
+    shape, stem = made.target.model.input_shape, stem_of(made.target, width)
+    network = Network(final.network(), final.plan, final.recovered, final.digest, final.spec.input_range, shape, stem, width)
     jobs = export_jobs(made.target)
-    report = reporter.progress("export, execute, compare, time")
+    report = reporter.progress(f"export, execute, compare, time{narrower_suffix(width, ' ')}")
     results = []
     with References(made.teacher.eval(), network.model, network.input_shape, cache.root) as references:
         for index, (config, variant) in enumerate(jobs):
@@ -113,15 +120,22 @@ def export_jobs(target: Target) -> list[tuple[ExportConfig, Variant]]:
     return [(config, variant) for config in target.exports for variant in variants]
 
 
-def export_key(made: Plan, digest: str, config: ExportConfig, variant: Variant) -> dict[str, JsonValue]:
+def stem_of(target: Target, width: float | None) -> str:
+    """What the files of this width are called, before the variant: the target's name, and of a narrower network `<name>-w050`."""
+    return f"{target.name}{narrower_suffix(width, '-')}"
+
+
+def export_key(made: Plan, digest: str, config: ExportConfig, variant: Variant, width: float | None = None) -> dict[str, JsonValue]:
     """What determines an exported file and what is found out about it; `digest` is that of the compressed network and its plan."""
+    of_width: dict[str, JsonValue] = {} if width is None else {"width": width}
     return {
+        **of_width,
         "name": f"export {config.backend} {variant}",
         "version": STAGE_VERSIONS["export"],
         "config": config.model_dump(mode="json"),
         "model": digest,
         "teacher": made.teacher_digest,
-        "stem": made.target.name,
+        "stem": stem_of(made.target, width),
         "data": made.data_digest,
         "input_shape": list(made.target.model.input_shape),
         "threads": thread_count(made.target),
@@ -137,13 +151,13 @@ def _export(
         with captured(log):
             _write(made, network, references, config, variant, folder)
 
-    return _read(cache.get(export_key(made, network.digest, config, variant), compute, force=force))
+    return _read(cache.get(export_key(made, network.digest, config, variant, network.width), compute, force=force))
 
 
 def _write(made: Plan, network: Network, references: References, config: ExportConfig, variant: Variant, folder: Path) -> None:
     backend, shape = backend_of(config), network.input_shape
     plan = network.plan if variant == "mixed" else None
-    written = backend.write(config, network.model if plan is None else network.mixed, network.example, plan, folder / f"{made.target.name}-{variant}")
+    written = backend.write(config, network.model if plan is None else network.mixed, network.example, plan, folder / f"{network.stem}-{variant}")
     reference = network.model if plan is None else network.quantized
     inputs = parity_inputs(made.task, shape)
     runner = _runner(config, written, thread_count(made.target))
@@ -178,6 +192,7 @@ def _write(made: Plan, network: Network, references: References, config: ExportC
         fidelity=fidelity_of(pictures),
         pictures=pictures,
         walked=walked,
+        width=network.width,
     )
     with torch.no_grad():
         expected = [reference(torch.from_numpy(value)).numpy() for value in inputs[:VECTORS]]
@@ -277,5 +292,5 @@ def _read(entry: Entry) -> ExportResult:
     )
     fallbacks = _FALLBACKS.validate_python(facts["fallbacks"])
     if entry.rebuilt_because:
-        fallbacks = (*fallbacks, Fallback(where="cache", what=f"{record.backend} {record.variant}", reason=entry.rebuilt_because))
+        fallbacks = (*fallbacks, Fallback(where="cache", what=record.label, reason=entry.rebuilt_because))
     return ExportResult(record, file, fallbacks, entry)

@@ -110,9 +110,10 @@ def execute(made: Plan, folder: Path, cache: Cache, *, force: Sequence[str], rep
 
     from mcompress.export.backend import captured
     from mcompress.exporting import export_all
+    from mcompress.narrower import NarrowerExports, planned, with_narrower
     from mcompress.recording import make_record, write_bundle_of
     from mcompress.reports.html import write_report
-    from mcompress.staging import run_stages
+    from mcompress.staging import run_lines, run_stages
 
     started, target = time.monotonic(), made.target
     torch.set_num_threads(thread_count(target))
@@ -121,9 +122,14 @@ def execute(made: Plan, folder: Path, cache: Cache, *, force: Sequence[str], rep
         reporter.note(f"skipped {skipped}")
     with captured(folder / "log.txt"):
         stages = run_stages(made, folder, cache, force, reporter)
-    exports = export_all(made, stages[-1].artifact, cache, folder / "log.txt", reporter, force="export" in force)
+        lines = run_lines(made, stages, folder, cache, force, reporter)
+    log, anew = folder / "log.txt", "export" in force
+    exports = export_all(made, stages[-1].artifact, cache, log, reporter, force=anew, width=1.0 if lines else None)
+    widths = [NarrowerExports(line, export_all(made, line.artifact, cache, log, reporter, force=anew, width=line.width)) for line in lines]
     record = make_record(made, stages, exports, cache, reporter, quick=quick, folder=folder, peak_memory_mb=_peak_mb())
-    write_bundle_of(made, record, stages, exports, folder)
+    record = with_narrower(made, record, widths, cache, folder)
+    everything = [*exports, *(result for width in widths for result in width.exports)]
+    write_bundle_of(made, record, stages, everything, planned(made, widths), folder)
     record = record.model_copy(update={"seconds": time.monotonic() - started})
     record.save(folder)
     reporter.note("writing the report")

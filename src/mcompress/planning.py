@@ -14,6 +14,7 @@ from pydantic import JsonValue
 from torch import Tensor, nn
 
 from mcompress.artifact import model_digest
+from mcompress.cache import json_digest
 from mcompress.compress.candidates import smallest_cost
 from mcompress.compress.cost import FP32_BYTES, operator_table
 from mcompress.compress.models.build import FAILURES, build_meta
@@ -24,6 +25,7 @@ from mcompress.compress.quantize.program import export_program, graph_of
 from mcompress.compress.tasks import load_task
 from mcompress.compress.tasks.task import Task
 from mcompress.compress.teacher import load_network, load_start, load_teacher
+from mcompress.compress.widths import slim_problems
 from mcompress.environment import cpu_name, package_versions, thread_count
 from mcompress.errors import MCompressError, MissingBackendError, PlanError, StageError, TargetError, UsageError
 from mcompress.export import backend_of
@@ -32,14 +34,34 @@ from mcompress.targets.device_files import load_device
 from mcompress.targets.reach import floats_on, reached_units
 from mcompress.targets.schema import SMALLEST_SIDE, Target
 from mcompress.targets.speeds import PrecisionName
-from mcompress.targets.stages import PruneConfig, QuantizeConfig, SearchConfig, StageConfig, TrainingConfig
+from mcompress.targets.stages import (
+    DistillConfig,
+    LikenessConfig,
+    PruneConfig,
+    QuantizeConfig,
+    SearchConfig,
+    StageConfig,
+    TrainingConfig,
+)
 
-STAGE_VERSIONS = {"search": 4, "prune": 5, "distill": 3, "quantize": 3, "export": 7, "evaluate": 1}
+STAGE_VERSIONS = {"search": 4, "prune": 5, "distill": 3, "slim": 1, "quantize": 3, "export": 7, "evaluate": 1}
 """Raised by hand when a stage's results change for the same inputs; part of every cache key."""
-STAGE_PACKAGES = {"search": ("optuna", "accelerate"), "prune": ("torch-pruning",), "distill": ("accelerate",), "quantize": ("torchao",)}
+STAGE_PACKAGES = {
+    "search": ("optuna", "accelerate"),
+    "prune": ("torch-pruning",),
+    "distill": ("accelerate",),
+    "slim": ("accelerate",),
+    "quantize": ("torchao",),
+}
 """What a stage's result depends on besides torch."""
-ORDER = {"search": 0, "prune": 1, "distill": 1, "quantize": 2}
-"""Search comes first because it makes a new network, quantize last because it fixes what the numbers are."""
+ORDER = {"search": 0, "prune": 1, "distill": 1, "slim": 2, "quantize": 3}
+"""Search comes first because it makes a new network, slim behind what changes the widest one, quantize last because it fixes what the numbers are."""
+
+LEARNS_FROM_THE_ORIGINAL = {
+    "search": "Use method supernet, which learns from the original",
+    "distill": "Use method online, which learns from the original",
+}
+"""What to do on data without pairs instead of what learns from labelled ones."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +94,10 @@ class Plan:
         """What search and prune cost a network as."""
         return ships_as(self.target, self.device, self.unit)
 
-    @property
+    @cached_property
     def data_digest(self) -> str:
-        """Digest of training and held-out data."""
-        return self.task.data_digest
+        """Digest of training and held-out data; the truths of unpaired data are the teacher's outputs, so it depends on the teacher as well."""
+        return self.task.data_digest if self.task.paired else json_digest({"inputs": self.task.data_digest, "truths": self.teacher_digest})
 
     @cached_property
     def teacher_digest(self) -> str:
@@ -133,10 +155,11 @@ def plan(target: Target) -> Plan:
     task = found.of(lambda: load_task(target))
     channels = _channel_problems(target, task) if task else []
     found.add(*channels, *(_data_problems(target, task) if task else ()))
-    found.add(*_weight_problems(target))
+    found.add(*_weight_problems(target), *_unpaired_problems(target))
     given = _given_plan(target, found)
     teacher = found.of(lambda: _teacher(target, task))
     start = found.of(lambda: _start(target, *teacher)) if teacher else None
+    found.add(*slim_problems(target.stages, start[0] if start else None, paired=target.data.pairing != "unpaired"))
     if teacher and start and not channels:
         shapes = _shape_problems(target, task, teacher, start)
         found.add(*shapes)
@@ -146,7 +169,7 @@ def plan(target: Target) -> Plan:
         raise PlanError([f"target '{target.name}': {problem}" for problem in found.problems + missing])
     if missing:
         raise MissingBackendError("\n".join(missing))
-    return Plan(target, device, unit, task, *teacher, *start, given)
+    return Plan(target, device, unit, task.taught_by(teacher[1]), *teacher, *start, given)
 
 
 Part = TypeVar("Part")
@@ -198,6 +221,31 @@ def _start(target: Target, teacher_spec: ModelSpec, teacher: nn.Module) -> Netwo
         return load_start(target.model, teacher_spec, teacher)
 
 
+def _unpaired_problems(target: Target) -> list[str]:
+    """What needs the true output of an input, where no input has one."""
+    if target.data.pairing != "unpaired":
+        return []
+    problems = []
+    for index, stage in enumerate(target.stages):
+        if isinstance(stage, LikenessConfig):
+            problems.append(
+                f"stages[{index}].method is {stage.method}, which learns from labelled pairs, and data.pairing is unpaired: no input has a target. "
+                f"{LEARNS_FROM_THE_ORIGINAL.get(stage.stage, 'Remove the stage')}, or give aligned pairs (data.pairing: aligned)"
+            )
+        elif isinstance(stage, DistillConfig) and stage.truth:
+            problems.append(
+                f"stages[{index}].truth is {stage.truth:g}{'' if 'truth' in stage.model_fields_set else ', its default'}; it compares with targets, "
+                f"which unpaired data do not have. Set truth: 0 and a weight of output, or give aligned pairs (data.pairing: aligned)"
+            )
+    floor = target.budget.quality
+    if floor is not None and floor.within is not None:
+        problems.append(
+            f"budget.quality.within is {floor.within:g}, a loss against the original; with unpaired data the original is what quality is measured "
+            "against, so it has none to lose. Use at_least, the least acceptable likeness to it in dB"
+        )
+    return problems
+
+
 def _channel_problems(target: Target, task: Task) -> list[str]:
     shape, channels = target.model.input_shape, _pair(task)[0].shape[1]
     if shape[1] == channels:
@@ -206,8 +254,9 @@ def _channel_problems(target: Target, task: Task) -> list[str]:
 
 
 def _pair(task: Task) -> tuple[Tensor, Tensor]:
-    """One small training input and its truth, for their shapes."""
-    return task.training_batch(1, min(SMALLEST_SIDE, task.largest_crop()), torch.Generator().manual_seed(0))
+    """One small training input and a real picture as large as its truth is, for their shapes."""
+    side, generator = min(SMALLEST_SIDE, task.largest_crop()), torch.Generator().manual_seed(0)
+    return task.unlabelled_batch(1, side, generator), task.domain_batch(1, side, generator)
 
 
 def _data_problems(target: Target, task: Task) -> list[str]:
@@ -219,19 +268,23 @@ def _data_problems(target: Target, task: Task) -> list[str]:
         if isinstance(stage, TrainingConfig) and stage.crop_size > largest
     ]
     if floor is not None and floor.metric != task.metric:
-        problems.append(f"budget.quality.metric is '{floor.metric}'; {task.name} measures {task.metric}")
+        data = "" if task.paired else ", because data.pairing is unpaired and the original's output is all there is to compare with"
+        advice = f"write metric: {task.metric}" if task.paired else f"write metric: {task.metric}, with at_least"
+        problems.append(f"budget.quality.metric is '{floor.metric}'; {task.name} measures {task.metric}{data}; {advice}")
     return problems
 
 
 def _order_problems(stages: tuple[StageConfig, ...]) -> list[str]:
     kinds = [stage.stage for stage in stages]
     problems = [
-        f"stages: '{second}' stands behind '{first}'; the order is search, then prune and distill as you like, then quantize"
+        f"stages: '{second}' stands behind '{first}'; the order is search, then prune and distill as you like, then slim, then quantize"
         for first, second in pairwise(kinds)
         if ORDER[second] < ORDER[first]
     ]
     problems += [
-        f"stages: '{kind}' stands {kinds.count(kind)} times; once is all it can do" for kind in ("search", "quantize") if kinds.count(kind) > 1
+        f"stages: '{kind}' stands {kinds.count(kind)} times; once is all it can do"
+        for kind in ("search", "slim", "quantize")
+        if kinds.count(kind) > 1
     ]
     return problems
 

@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from mcompress.targets.schema import Fallback, How, Measurement
+from mcompress.targets.stages import width_name
 
 HIGHEST_DB = 200.0
 """Recorded where decibels have no end: of values that are equal to the bit, and, below zero, of what is nothing but error. JSON has no infinity."""
@@ -327,6 +328,18 @@ class ExportRecord(Record):
     """For ONNX files, whose graph can be walked."""
     divergence: DivergenceRecord | None = None
     """Where parity fails; None where no operator leaves its tolerance."""
+    width: float | None = None
+    """Of a slimmable network: the share of the widest one's channels that it has, 1 for the widest; None for a network of one width."""
+
+    @property
+    def label(self) -> str:
+        """Which of a bundle's files it is: `tflite mixed`, and of a narrower network `tflite mixed w050`."""
+        return f"{self.backend} {self.variant}{narrower_suffix(self.width, ' ')}"
+
+
+def narrower_suffix(width: float | None, joint: str) -> str:
+    """What the name of a narrower network's file or row ends with, behind `joint`; nothing for the widest and for a network of one width."""
+    return "" if width is None or width == 1.0 else f"{joint}{width_name(width)}"
 
 
 class BudgetRecord(Record):

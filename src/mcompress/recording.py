@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -17,7 +17,7 @@ from mcompress.artifact import Artifact, model_digest
 from mcompress.breakdown import breakdown_of, ceilings_of
 from mcompress.budget import check_budget
 from mcompress.cache import Cache, Entry
-from mcompress.comparing import comparison_of
+from mcompress.comparing import Planned, comparison_of
 from mcompress.compress.cost import FP32_BYTES, operator_table
 from mcompress.compress.models.spec import ModelSpec
 from mcompress.compress.quantize.plan import PrecisionPlan
@@ -31,7 +31,7 @@ from mcompress.export.profile import BACKENDS
 from mcompress.exporting import ExportResult
 from mcompress.offer import HOST, against_expectation, best_of, device_latency, make_offers, offered, planned_precisions, unplanned, withheld
 from mcompress.planning import STAGE_VERSIONS, Plan
-from mcompress.record import DataRecord, EnvironmentRecord, ExportRecord, ModelRecord, Run, StageRecord, TargetRecord
+from mcompress.record import HIGHEST_DB, DataRecord, EnvironmentRecord, ExportRecord, ModelRecord, Run, StageRecord, TargetRecord
 from mcompress.run_folder import lay_out_samples, link_folder
 from mcompress.targets.device import Unit
 from mcompress.targets.latency import weight_bytes
@@ -89,22 +89,22 @@ def make_record(
     reporter.note("evaluating on held-out data")
     final = stages[-1].artifact
     searched = next((s.artifact for s in stages if s.record.name == "search"), None)
-    teacher = _counted(made, made.teacher_spec, made.teacher)
-    student = _counted(made, searched.spec, searched.network()) if searched else _counted(made, made.start_spec, made.start)
-    distilled = _counted(made, final.spec, final.network())
-    baseline = _evaluate(made, cache, made.task.baseline_name, None)
-    scored = {name: _evaluate(made, cache, name, of) for name, of in (("teacher", teacher), ("student", student), ("distilled", distilled))}
+    teacher = counted(made, made.teacher_spec, made.teacher)
+    student = counted(made, searched.spec, searched.network()) if searched else counted(made, made.start_spec, made.start)
+    distilled = counted(made, final.spec, final.network())
+    baseline = evaluate(made, cache, made.task.baseline_name, None)
+    scored = {name: evaluate(made, cache, name, of) for name, of in (("teacher", teacher), ("student", student), ("distilled", distilled))}
     written = withheld(made, [result.record for result in exports])
     offers = make_offers(made, distilled.table, final.plan, written)
     records = offered(written, offers)
     best = best_of(offers)
     unit, variant, floats = (best.unit, best.variant, best.floats) if best else (made.unit, "mixed" if final.plan else "float", made.floats)
-    shown = _shown(exports, [record.shipped for record in records], variant)
+    shown = shown_file(exports, [record.shipped for record in records], variant)
     models = {
-        "teacher": _model_record(made, teacher, None, unit, floats, scored["teacher"].scores),
-        "student": _model_record(made, student, None, unit, floats, scored["student"].scores),
-        "distilled": _model_record(made, distilled, None, unit, floats, scored["distilled"].scores),
-        "compressed": _model_record(
+        "teacher": model_record(made, teacher, None, unit, floats, scored["teacher"].scores),
+        "student": model_record(made, student, None, unit, floats, scored["student"].scores),
+        "distilled": model_record(made, distilled, None, unit, floats, scored["distilled"].scores),
+        "compressed": model_record(
             made, distilled, final.plan if variant == "mixed" else None, unit, floats, shown.scores if shown else scored["distilled"].scores
         ),
     }
@@ -151,18 +151,21 @@ def make_record(
         budget=tuple(check_budget(made.target.budget, models, records)),
         roofline=ceilings_of(made.device, tuple(breakdowns.values())),
         fallbacks=tuple(fallbacks),
-        not_measured=tuple(_not_measured(made, records)),
+        not_measured=tuple(not_measured(made, records)),
         peak_memory_mb=peak_memory_mb,
     )
 
 
-def write_bundle_of(made: Plan, record: Run, stages: Sequence[StageLike], exports: Sequence[ExportResult], folder: Path) -> Path:
-    """The bundle in the run folder."""
+def write_bundle_of(
+    made: Plan, record: Run, stages: Sequence[StageLike], exports: Sequence[ExportResult], narrower: Mapping[str, Planned], folder: Path
+) -> Path:
+    """The bundle in the run folder. `exports` are those of `record`, in their order; `narrower` has the networks of narrower widths."""
     files = [replace(result.file, record=entry) for entry, result in zip(record.exports, exports, strict=True) if entry.shipped]
     final = stages[-1].artifact
     table = operator_table(final.network().eval(), made.target.model.input_shape)
-    comparison = comparison_of(made, record, table, final.plan)
-    return write_bundle(folder / "bundle", run=record, target=made.target, files=files, plan=final.plan, comparison=comparison)
+    comparison = comparison_of(made, record, Planned(table, final.plan), narrower)
+    plans = {name: network.plan for name, network in narrower.items() if network.plan is not None}
+    return write_bundle(folder / "bundle", run=record, target=made.target, files=files, plan=final.plan, comparison=comparison, narrower_plans=plans)
 
 
 def _data_record(made: Plan) -> DataRecord | None:
@@ -177,11 +180,13 @@ def _data_record(made: Plan) -> DataRecord | None:
     )
 
 
-def _counted(made: Plan, spec: ModelSpec, network: nn.Module) -> Counted:
+def counted(made: Plan, spec: ModelSpec, network: nn.Module) -> Counted:
+    """A network with its operators, for the target's input."""
     return Counted(spec, network.eval(), operator_table(network, made.target.model.input_shape))
 
 
-def _evaluate(made: Plan, cache: Cache, name: str, counted: Counted | None) -> Evaluated:
+def evaluate(made: Plan, cache: Cache, name: str, counted: Counted | None) -> Evaluated:
+    """What a network, or without one the task's baseline, is worth on the held-out data; from the cache where that is known."""
     parts: dict[str, JsonValue] = {
         "name": f"evaluate {name}",
         "version": STAGE_VERSIONS["evaluate"],
@@ -203,7 +208,8 @@ def _evaluate(made: Plan, cache: Cache, name: str, counted: Counted | None) -> E
     return Evaluated(json.loads((entry.folder / "scores.json").read_text(encoding="utf-8")), entry)
 
 
-def _model_record(made: Plan, counted: Counted, plan: PrecisionPlan | None, unit: Unit, floats: PrecisionName, scores: Scores) -> ModelRecord:
+def model_record(made: Plan, counted: Counted, plan: PrecisionPlan | None, unit: Unit, floats: PrecisionName, scores: Scores) -> ModelRecord:
+    """A network's cost on a unit of the device, with a plan as planned, and what it is worth."""
     table = counted.table
     return ModelRecord(
         spec=json.loads(counted.spec.to_json()),
@@ -220,7 +226,7 @@ def _model_record(made: Plan, counted: Counted, plan: PrecisionPlan | None, unit
     )
 
 
-def _shown(exports: Sequence[ExportResult], shipped: Sequence[bool], variant: str) -> ExportResult | None:
+def shown_file(exports: Sequence[ExportResult], shipped: Sequence[bool], variant: str) -> ExportResult | None:
     """The file whose pictures and quality stand for the compressed network: the first executed and shipped one of the offered form, else of any."""
     executed = [result for result, ships in zip(exports, shipped, strict=True) if result.scores and ships]
     return next((r for r in executed if r.record.variant == variant), executed[0] if executed else None)
@@ -244,7 +250,8 @@ def _beyond_the_device(made: Plan, compressed: ModelRecord) -> Iterator[Fallback
         yield Fallback(where="device", what=made.device.title, reason=reason)
 
 
-def _not_measured(made: Plan, exports: Sequence[ExportRecord]) -> Iterator[str]:
+def not_measured(made: Plan, exports: Sequence[ExportRecord]) -> Iterator[str]:
+    """What a reader could expect to find measured, and is not."""
     if made.device.name != HOST:
         yield f"latency on a real {made.device.title}: no device was attached; figures for it are estimates, and say their error"
     if all(record.walked is None for record in exports):
@@ -254,4 +261,9 @@ def _not_measured(made: Plan, exports: Sequence[ExportRecord]) -> Iterator[str]:
             yield f"parity, quality and latency of {record.file}: {record.parity.runtime}"
         elif record.backend not in BACKENDS.values():
             yield f"latency of {record.file}: only Core ML itself could tell, and mcompress has nothing that times it, on macOS neither"
+    if not made.task.paired:
+        yield (
+            f"the original's own quality: the data are unpaired, so {made.task.metric} compares with the original's output; of the original itself "
+            f"it is {HIGHEST_DB:g} dB, equal to the bit, by definition"
+        )
     yield "LPIPS, FID and other metrics that need pretrained weights: none were given"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ from mcompress.joining import leading, search_folder
 from mcompress.planning import Plan
 from mcompress.record import StageRecord
 from mcompress.targets.schema import Fallback
-from mcompress.targets.stages import QuantizeConfig, SearchConfig, StageConfig
+from mcompress.targets.stages import QuantizeConfig, SearchConfig, SlimConfig, StageConfig, width_name
 
 SHARED = "shared.json"
 Remember = Callable[[str, dict[str, JsonValue], Callable[[], str]], str]
@@ -37,32 +38,85 @@ class StageResult:
     entry: Entry
 
 
+@dataclass(frozen=True)
+class Line:
+    """A narrower network that a slim stage cut out, on its way of its own through the stages behind."""
+
+    name: str
+    """Of its width, `w050`."""
+    width: float
+    """Its share of the channels of the widest."""
+    stages: tuple[StageResult, ...]
+    """Those behind the slim stage, named `quantize-w050`."""
+    artifact: Artifact
+    """What the last of them made."""
+
+
 def run_stages(made: Plan, run_folder: Path, cache: Cache, force: Sequence[str], reporter: Reporter) -> list[StageResult]:
-    """Run the stages in order, each from the one before. A search keeps what it shares with workers in the run's folder."""
+    """Run the stages in order, each from the one before. A search keeps what it shares with workers in the run's folder.
+
+    With a slim stage these are the widest network's; `run_lines` continues with the narrower ones.
+    """
     results: list[StageResult] = []
     parent = model_digest(made.start_spec, made.start.state_dict())
     for name, stage in zip(made.target.stage_names(), made.target.stages, strict=True):
         previous = results[-1].artifact if results else None
-        parts = made.key_parts(name, stage, parent)
-        forced = name in force
-        remember = partial(_remember, cache, parts, forced=forced)
-        entry = cache.get(parts, partial(_compute, made, stage, previous, parts, run_folder, reporter, remember), force=forced)
-        artifact = load_artifact(entry.folder)
-        reporter.note(f"{name}: {_how_long(entry)}")
-        if entry.rebuilt_because:
-            reporter.note(entry.rebuilt_because)
-        record = StageRecord(
-            name=name,
-            method=stage.method,
-            digest=artifact.digest,
-            parent=parent,
-            cached=entry.cached,
-            seconds=entry.seconds,
-            continued=entry.continued,
-        )
-        results.append(StageResult(artifact, record, entry))
-        parent = artifact.digest
+        results.append(_run(made, name, stage, previous, parent, run_folder, cache, reporter, forced=name in force))
+        parent = results[-1].artifact.digest
     return results
+
+
+def run_lines(
+    made: Plan, results: Sequence[StageResult], run_folder: Path, cache: Cache, force: Sequence[str], reporter: Reporter
+) -> tuple[Line, ...]:
+    """Each narrower network of the slim stage through the stages behind it, from wide to narrow; nothing without such a stage.
+
+    `results` are those of `run_stages`. To force a stage forces it for every width.
+    """
+    named = list(zip(made.target.stage_names(), made.target.stages, strict=True))
+    lines = []
+    for index, (_, slim) in enumerate(named):
+        narrower = results[index].artifact.narrower() if isinstance(slim, SlimConfig) else {}
+        widths = {width_name(width): width for width in slim.widths} if isinstance(slim, SlimConfig) else {}
+        for name, artifact in narrower.items():
+            own: list[StageResult] = []
+            for kind, stage in named[index + 1 :]:
+                own.append(_run(made, f"{kind}-{name}", stage, artifact, artifact.digest, run_folder, cache, reporter, forced=kind in force))
+                artifact = own[-1].artifact
+            lines.append(Line(name, widths[name], tuple(own), artifact))
+    return tuple(lines)
+
+
+def _run(
+    made: Plan,
+    name: str,
+    stage: StageConfig,
+    previous: Artifact | None,
+    parent: str,
+    run_folder: Path,
+    cache: Cache,
+    reporter: Reporter,
+    *,
+    forced: bool,
+) -> StageResult:
+    """One stage, from the cache or computed."""
+    parts = made.key_parts(name, stage, parent)
+    remember = partial(_remember, cache, parts, forced=forced)
+    entry = cache.get(parts, partial(_compute, made, stage, previous, parts, run_folder, reporter, remember), force=forced)
+    artifact = load_artifact(entry.folder)
+    reporter.note(f"{name}: {_how_long(entry)}")
+    if entry.rebuilt_because:
+        reporter.note(entry.rebuilt_because)
+    record = StageRecord(
+        name=name,
+        method=stage.method,
+        digest=artifact.digest,
+        parent=parent,
+        cached=entry.cached,
+        seconds=entry.seconds,
+        continued=entry.continued,
+    )
+    return StageResult(artifact, record, entry)
 
 
 def _how_long(entry: Entry) -> str:
@@ -126,7 +180,8 @@ def _run_stage(
         device=made.device,
         unit=made.unit,
         budget=made.target.budget,
-        teacher=made.teacher.eval(),
+        # A copy, because training changes the order in memory, and with it the last bits: the plan's own makes the truths of unpaired data.
+        teacher=copy.deepcopy(made.teacher).eval(),
         teacher_spec=made.teacher_spec,
         model=model.eval(),
         spec=previous.spec if previous else made.start_spec,
@@ -144,5 +199,5 @@ def _run_stage(
     output = STAGES[type(stage)](stage, context)
     where = f"stage {stage.stage}"
     restarts = tuple(Fallback(where=where, what="training checkpoint", reason=store.problem) for store in stores if store.problem is not None)
-    teachers = {} if isinstance(stage, QuantizeConfig) else output.teachers or context.teachers  # nobody is taught behind it
+    teachers = {} if isinstance(stage, QuantizeConfig | SlimConfig) else output.teachers or context.teachers  # nobody is taught behind these
     return replace(output, fallbacks=(*output.fallbacks, *restarts), teachers=teachers)

@@ -11,6 +11,7 @@ from mcompress.targets.stages.likeness import LikenessConfig
 from mcompress.targets.stages.prune import PruneConfig
 from mcompress.targets.stages.quantize import QuantizeConfig
 from mcompress.targets.stages.search import SearchConfig, SemiSupervisedSearchConfig, SupernetSearchConfig
+from mcompress.targets.stages.slim import SlimConfig, width_name
 from mcompress.targets.stages.stage import Stage, Weight
 from mcompress.targets.stages.training import TaughtConfig, TrainingConfig
 
@@ -22,12 +23,14 @@ __all__ = [
     "QuantizeConfig",
     "SearchConfig",
     "SemiSupervisedSearchConfig",
+    "SlimConfig",
     "Stage",
     "StageConfig",
     "SupernetSearchConfig",
     "TaughtConfig",
     "TrainingConfig",
     "Weight",
+    "width_name",
 ]
 
 DEFAULT_METHODS = {"search": "supernet", "distill": "online"}
@@ -44,7 +47,7 @@ def _with_method(value: JsonValue) -> JsonValue:
 Search = Annotated[SupernetSearchConfig | SemiSupervisedSearchConfig, Field(discriminator="method")]
 Distill = Annotated[DistillConfig | AdaptiveDistillConfig, Field(discriminator="method")]
 StageConfig = Annotated[
-    Search | PruneConfig | Distill | QuantizeConfig,
+    Search | PruneConfig | Distill | SlimConfig | QuantizeConfig,
     Field(discriminator="stage"),
     BeforeValidator(_with_method),
 ]
