@@ -147,10 +147,11 @@ def _check_same_shape(term: str, student: Tensor, teacher: Tensor) -> None:
 
 @dataclass(frozen=True)
 class Term:
-    """A loss term: what it takes, and how to compute it; 0 is the least value of each but `hinge_generator`, which has none."""
+    """A loss term: what it takes, how to compute it, and its least value, if it has one."""
 
     takes: Literal["student and teacher", "image", "fake logits", "real and fake logits"]
     compute: Callable[..., Tensor]
+    least: float | None = 0.0
 
 
 TERMS: dict[str, Term] = {
@@ -165,7 +166,7 @@ TERMS: dict[str, Term] = {
     "lsgan_discriminator": Term("real and fake logits", lsgan_discriminator),
     "relativistic_generator": Term("real and fake logits", relativistic_generator),
     "relativistic_discriminator": Term("real and fake logits", relativistic_discriminator),
-    "hinge_generator": Term("fake logits", hinge_generator),
+    "hinge_generator": Term("fake logits", hinge_generator, None),
     "hinge_discriminator": Term("real and fake logits", hinge_discriminator),
 }
 """Every term by name; objectives take their terms from here. A term of student and teacher is 0 when the student is the teacher."""

@@ -6,11 +6,12 @@ width its own scale and shift as well; here only the statistics differ, so that 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import cast
 
 import torch
 from pydantic import JsonValue
-from torch import nn
+from torch import Tensor, nn
 
 from mcompress.compress.cost import operator_table
 from mcompress.compress.models.build import build
@@ -25,7 +26,7 @@ from mcompress.compress.widths import specs_of
 from mcompress.targets.stages import SlimConfig, width_name
 
 STATISTICS_BATCHES = 32
-"""From which the batch normalizations of a narrower network take their statistics."""
+"""From which the batch normalizations of each width take their statistics, once the weights are final."""
 
 
 def slim(config: SlimConfig, context: StageContext) -> StageOutput:
@@ -42,7 +43,11 @@ def slim(config: SlimConfig, context: StageContext) -> StageOutput:
         config.steps, config.learning_rate, context.seed, precision=config.precision, checkpoint_every_s=config.checkpoint_every_s
     )
     trained = train(objective, settings, context.checkpoints("slim"), context.progress("slim: training all widths"))
-    networks = {widest: context.model.eval(), **{name: _cut_out(specs[name], context.model, config, context) for name in others}}
+    weights = context.model.state_dict()
+    networks = {widest: context.model, **{name: _cut_out(specs[name], weights) for name in others}}
+    for network in networks.values():
+        gather_statistics(network, _batches(config, context))
+        network.eval()
     details: dict[str, JsonValue] = {
         "curve": cast("JsonValue", trained.curve),
         "train_seconds": trained.seconds,
@@ -52,14 +57,16 @@ def slim(config: SlimConfig, context: StageContext) -> StageOutput:
     return StageOutput(networks[widest], context.spec, None, (), (), details, narrower=narrower)
 
 
-def _cut_out(spec: ModelSpec, widest: nn.Module, config: SlimConfig, context: StageContext) -> nn.Module:
+def _cut_out(spec: ModelSpec, weights: dict[str, Tensor]) -> nn.Module:
     network = build(spec)
-    network.load_state_dict(cut(widest.state_dict(), network))
-    numbers = range(STATISTICS_BATCHES)
-    gather_statistics(
-        network, (context.task.unlabelled_batch(config.batch_size, config.crop_size, batch_generator(context.seed, n)) for n in numbers)
-    )
-    return network.eval()
+    network.load_state_dict(cut(weights, network))
+    return network
+
+
+def _batches(config: SlimConfig, context: StageContext) -> Iterator[Tensor]:
+    """The same for every width."""
+    for number in range(STATISTICS_BATCHES):
+        yield context.task.unlabelled_batch(config.batch_size, config.crop_size, batch_generator(context.seed, number))
 
 
 @torch.no_grad()

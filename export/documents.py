@@ -65,7 +65,7 @@ def baseline_title(name: str) -> str:
 
 
 def holds_photographs(target: Target) -> bool:
-    """Whether the embedded photographs went into the bundle: translation has drawn scenes of its own, and photographs where the target asks for them."""
+    """Whether embedded photographs went into the bundle: translation has drawn scenes of its own, and photographs where the target asks for them."""
     return target.data.training is None and (target.model.task == "super_resolution" or target.data.embedded == "photographs")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -22,6 +22,7 @@ from mcompress.reports.labels import label_part
 from mcompress.reports.pictures import WorstPlace, photographs, worst_place
 from mcompress.reports.precision import precision_part, triple
 from mcompress.reports.strips import strips
+from mcompress.reports.widths import width_table
 from mcompress.targets.schema import Fallback, How, Measurement
 
 
@@ -110,6 +111,7 @@ def write_report(folder: Path) -> Path:
         sample_count=count + row_count,
         samples=wording.samples(run),
         labels=label_part(run, folder),
+        widths=width_table(run),
         compressed_by=wording.quality_source(run, "compressed") if "compressed" in run.models else "",
         models=wording.models_of(run),
         costs=cost_rows(wording.models_of(run)),
@@ -320,4 +322,8 @@ def _worst(run: Run, samples: Path) -> tuple[WorstPlace, str] | None:
     """Where the compressed network's picture that is least like the teacher's differs most, and how like it is."""
     worst = likeness.worst_shown(run)
     place = worst_place(samples, worst.picture) if worst else None
-    return (place, likeness.said("psnr_db", worst.value)) if worst and place else None
+    if worst is None or place is None:
+        return None
+    titles = {"truth": wording.truth_title(run)}
+    details = tuple(replace(one, variant=title) for one in place.details if (title := titles.get(one.variant, one.variant)))
+    return replace(place, details=details), likeness.said("psnr_db", worst.value)

@@ -14,10 +14,11 @@ import matplotlib as mpl
 from markupsafe import Markup
 from pydantic import JsonValue, ValidationError
 
+from mcompress.errors import TargetError
 from mcompress.record import DataRecord, Run
 from mcompress.reports import plots, wording
 from mcompress.targets.document import MAX_BYTES, parse
-from mcompress.targets.load import shipped_targets
+from mcompress.targets.load import digest, load_target, shipped_targets
 
 NETWORKS: Mapping[str, tuple[str, ...]] = {"teacher": ("teacher",), "float student": ("distilled", "student"), "compressed": ("compressed",)}
 """What is shown -> the model of run.json that stands for it, the first that is there."""
@@ -66,7 +67,7 @@ def label_part(run: Run, folder: Path) -> LabelPart | None:
         networks=tuple(name for name in NETWORKS if any(name in point.quality for point in points)),
         points=points,
         plot=Markup(draw(points, metric)) if len(points) > 1 else None,
-        command=_command(run, points) if points else "",
+        command=_command(run, folder.resolve(), points) if points else "",
     )
 
 
@@ -152,13 +153,25 @@ def _quality(run: Run, metric: str) -> dict[str, float]:
     return {name: model.quality[metric] for name, model in found.items() if model is not None and metric in model.quality}
 
 
-def _command(run: Run, points: tuple[LabelPoint, ...]) -> str:
-    """How to get the next point; a share that would leave no pair to train on is not proposed."""
+def _command(run: Run, folder: Path, points: tuple[LabelPoint, ...]) -> str:
+    """How to get the next point, from the folder that holds the runs; a share that would leave no pair to train on is not proposed."""
     assert run.data is not None  # noqa: S101  (checked by `label_part`)
     pairs = run.data.labelled_pairs / run.data.labelled_fraction
     known = {point.data.labelled_fraction for point in points}
     missing = next((share for share in FRACTIONS if share not in known and math.ceil(share * pairs) >= 2), None)
     if missing is None:
         return ""
-    target = run.target.name if run.target.name in shipped_targets() else "target.yaml"
-    return f"mcompress run {target} --set data.labelled_fraction={missing:g}{' --quick' if run.target.quick else ''}"
+    target = run.target.name if _as_shipped(run) else f"{folder.name}/target.yaml"
+    return f"mcompress run {target} --set data.labelled_fraction={missing:g}{' --quick' if run.target.quick else ''} --out ."
+
+
+def _as_shipped(run: Run) -> bool:
+    """Whether the target is one that comes with mcompress, but for the share of labels."""
+    assert run.data is not None  # noqa: S101  (checked by `label_part`)
+    if run.target.name not in shipped_targets():
+        return False
+    try:
+        shipped = load_target(run.target.name, [f"data.labelled_fraction={run.data.labelled_fraction!r}"])
+    except TargetError:
+        return False
+    return digest(shipped.quick() if run.target.quick else shipped) == run.target.digest

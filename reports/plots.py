@@ -43,6 +43,7 @@ STYLE = {
     "hatch.linewidth": 0.8,
 }
 MOST_OF_REJECTED = 1.3  # times the latencies of interest: how far to the right the axis goes for candidates that were not evaluated
+FARTHEST_LIMIT = 3.0  # times the largest latency of a candidate: a limit beyond that would press them all together, and another limit was met first
 WIDTH = 9.4  # inches; the viewBox that fits the page's column
 
 
@@ -85,12 +86,16 @@ def pareto(
                     [candidate.latency_ms], [candidate.quality], s=190, facecolors="none", edgecolors=WARN, linewidths=2, zorder=5, label="picked"
                 )
         low, high = axes.get_xlim()
-        high = max(high, (limit_ms or 0.0) * 1.12)
+        beyond = limit_ms is not None and limit_ms > FARTHEST_LIMIT * high
+        if limit_ms is not None and not beyond:
+            high = max(high, limit_ms * 1.12)
         if rejected_ms:
             # A few candidates far over the limit would press all others together.
             high = max(high, min(1.03 * max(rejected_ms), MOST_OF_REJECTED * high))
             _rug(axes, [ms for ms in rejected_ms if ms <= high], _rejected_label(rejected_ms, high))
-        if limit_ms is not None:
+        if limit_ms is not None and beyond:
+            axes.plot([], [], color=WARN, linewidth=1.2, linestyle=(0, (4, 3)), label=f"latency limit ({limit_ms:g} ms, further right)")
+        elif limit_ms is not None:
             axes.axvspan(limit_ms, high, facecolor="none", edgecolor=LINE, hatch="///", linewidth=0)
             axes.axvline(limit_ms, color=WARN, linewidth=1.2, linestyle=(0, (4, 3)), label="latency limit")
         axes.set_xlim(low, high)

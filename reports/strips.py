@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mcompress.record import Run
+from mcompress.reports import wording
 from mcompress.reports.pictures import MOST_PHOTOS, detail_region, detail_uri, photo_uri, read_picture, sample_folders
 
 DETAIL = 64  # side of the square that is shown magnified, pixels
@@ -50,14 +51,14 @@ def _titles(run: Run) -> dict[str, tuple[str, str]]:
 
     Without pairs there is no target: the truth is what the teacher makes of the input, which is shown already.
     """
-    paired = run.data is None or run.data.pairing == "aligned"
+    truth = wording.truth_title(run)
     searched = any(stage.name == "search" for stage in run.stages)
     notes = {"student": "as the search left it" if searched else "as it started", "distilled": "trained, in float"}
     networks = [name for name in NETWORKS if name in run.models]
     if "distilled" in networks and "student" in networks and run.models["distilled"].spec == run.models["student"].spec and _same_quality(run):
         networks.remove("distilled")  # nothing was trained after the student was made
         notes["student"] = "in float"
-    return {"input": ("input", ""), **({"truth": ("target", "")} if paired else {}), **{name: (name, notes.get(name, "")) for name in networks}}
+    return {"input": ("input", ""), **({"truth": (truth, "")} if truth else {}), **{name: (name, notes.get(name, "")) for name in networks}}
 
 
 def _same_quality(run: Run) -> bool:

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mcompress.export.fidelity import FLOAT_STUDENT, REFERENCES, TEACHER
-from mcompress.record import BudgetRecord, ExportRecord, ModelRecord, Run
+from mcompress.record import BudgetRecord, ExportRecord, ModelRecord, Run, narrower_suffix
 from mcompress.reports import latency_budget, likeness, wording
 from mcompress.reports.precision import plan_line
 from mcompress.targets.schema import How
@@ -114,7 +114,7 @@ def _files(run: Run, console: Console) -> Table:
         units = ", ".join(f"{n} {unit}" for unit, n in export.coverage.by_unit.items()) or "not known"
         gap = "\n" if narrow else " "
         mark = " [bold cyan]*[/]" if export.recommended else "" if export.shipped else " [yellow]-[/]"
-        name = f"{export.backend}{gap}{export.variant}{mark}"
+        name = f"{export.backend}{gap}{export.variant}{narrower_suffix(export.width, gap)}{mark}"
         table.add_row(name, wording.size(export.bytes), counts, f"[{style}]{verdict}[/]{gap}{escape(value)}", escape(units), _host(export))
     captions = ["* recommended for the target's device"] if any(export.recommended for export in run.exports) else []
     captions += ["- not in the bundle"] if not all(export.shipped for export in run.exports) else []
@@ -140,7 +140,7 @@ def _pictures(run: Run, console: Console) -> Table:
         for field, who in shown:
             worst = export.fidelity[who].worst.get(field) if who in export.fidelity else None
             cells.append(likeness.said(field, worst.value) if worst else "-")
-        table.add_row(f"{export.backend} {export.variant}", *cells)
+        table.add_row(export.label, *cells)
     table.caption = "computed by each file itself; steps are 8-bit steps; means, CIEDE2000 and which picture it is: in the report"
     table.caption_justify = "left"
     return table

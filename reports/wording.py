@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from mcompress.export.stated import computed_in
-from mcompress.record import HIGHEST_DB, BudgetRecord, DataRecord, ExportRecord, ModelRecord, ParityRecord, Run
+from mcompress.record import HIGHEST_DB, BudgetRecord, DataRecord, ExportRecord, ModelRecord, ParityRecord, Run, narrower_suffix
 from mcompress.targets.schema import Fallback, How, Measurement
 
 MODEL_ORDER = ("teacher", "student", "distilled", "compressed")
@@ -130,6 +130,13 @@ def samples(run: Run) -> str:
     return SAMPLES.get(run.target.task, "pictures")
 
 
+def truth_title(run: Run) -> str:
+    """What the picture is called that an output should be like; empty without pairs, where it is the teacher's own."""
+    if run.data is not None and run.data.pairing == "unpaired":
+        return ""
+    return "target" if run.target.task in SAME_SIZE else "truth"
+
+
 def labels(data: DataRecord) -> str:
     """How many targets there were to learn from."""
     if data.pairing == "unpaired":
@@ -219,10 +226,10 @@ def all_fallbacks(run: Run) -> list[Fallback]:
 
 
 def quality_source(run: Run, model: str) -> str:
-    """What computed a model's quality: the exported file for the compressed one where there is such a file, PyTorch otherwise."""
+    """What computed a model's quality: the exported file for the compressed one and narrower widths where there is such a file, PyTorch otherwise."""
     record = run.models[model]
-    if model == "compressed" and record.quality:
+    if model not in ("teacher", "student", "distilled") and record.quality:
         for export in run.exports:
-            if export.quality == record.quality:
+            if export.quality == record.quality and (narrower_suffix(export.width, "") or "compressed") == model:
                 return f"{file_name(export)} {computed_in(export)}"
     return "PyTorch"

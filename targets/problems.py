@@ -83,8 +83,8 @@ def _say(item: ErrorDetails, path: Path, seen: JsonValue, root: type[BaseModel],
     if kind == "value_error":
         return f"{show_path(path, what)}: {context.get('error', item['msg'])}"
     if kind in ("union_tag_invalid", "union_tag_not_found"):
-        names = re.findall(r"'([^']*)'", str(context.get("expected_tags", ""))) or _tags(loc, root)
         key = str(context.get("discriminator", "")).strip("'")
+        names = re.findall(r"'([^']*)'", str(context.get("expected_tags", ""))) or _tags(loc, root, key)
         tag = context.get("tag")
         if tag is None:
             return f"{show_path(path, what)} has no {key}; give {key}: one of {', '.join(names)}"
@@ -191,9 +191,9 @@ def _keys(loc: tuple[Key, ...], root: type[BaseModel]) -> list[str]:
     return list(dict.fromkeys(keys + list(_SHORT_FORMS if ModelConfig in models else ())))
 
 
-def _tags(loc: tuple[Key, ...], root: type[BaseModel]) -> list[str]:
+def _tags(loc: tuple[Key, ...], root: type[BaseModel], discriminator: str) -> list[str]:
     models, _, _ = _resolve(loc, root)
-    return [str(m.model_fields[n].default) for m in models for n in _DISCRIMINATORS if n in m.model_fields]
+    return list(dict.fromkeys(str(m.model_fields[discriminator].default) for m in models if discriminator in m.model_fields))
 
 
 _COMPARISONS: tuple[tuple[type, Callable[[object], str]], ...] = (

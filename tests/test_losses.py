@@ -50,7 +50,8 @@ def test_a_term_is_a_finite_scalar_not_below_0_with_finite_gradients(name: str, 
     value = term.compute(*given_inputs)
     assert value.shape == ()
     assert math.isfinite(float(value.detach()))
-    assert float(value.detach()) >= -1e-6
+    least = TERMS[name].least
+    assert least is None or float(value.detach()) >= least - 1e-6
     value.backward()
     for tensor in given_inputs:
         assert tensor.grad is not None
@@ -211,3 +212,17 @@ def test_inputs_that_mean_nothing_are_refused() -> None:
         losses.ssim(torch.rand(1, 3, 8, 8), torch.rand(1, 3, 8, 8))
     with pytest.raises(UsageError, match="total_variation: the image is"):
         losses.total_variation(torch.rand(1, 3, 1, 8))
+
+
+def test_the_hinge_game_by_hand() -> None:
+    real, fake = torch.tensor([2.0, 0.5]), torch.tensor([-3.0, 0.5])
+    assert float(losses.hinge_discriminator(real, fake)) == pytest.approx((0.0 + 0.5) / 2 + (0.0 + 1.5) / 2)
+    assert float(losses.hinge_generator(fake)) == pytest.approx(1.25)
+
+
+def test_channel_distillation_knows_no_positions() -> None:
+    features = torch.rand(2, 3, 8, 8)
+    assert float(losses.channel_mse(features.flip(2), features)) == pytest.approx(0.0, abs=1e-12)
+    assert float(losses.channel_mse(features + 0.5, features)) == pytest.approx(0.25, rel=1e-5)
+    with pytest.raises(UsageError, match="channel_mse: shapes are"):
+        losses.channel_mse(features[:, :2], features)

@@ -57,7 +57,8 @@ def test_the_owners_images_are_not_spoken_for(tmp_path: Path, task: str) -> None
 def test_without_pairs_the_card_says_what_truth_is(tmp_path: Path) -> None:
     unpaired = DataRecord(pairing="unpaired", labelled_fraction=1.0, labelled_pairs=0, unlabelled_images=42)
     card, _ = papers(tmp_path, data={"pairing": "unpaired"}, record=unpaired)
-    assert "`truth` below is what the teacher makes of a held-out input" in card
+    assert "`truth` below is what the teacher (before compression, PyTorch) makes of a held-out input" in card
+    assert "Before compression (the teacher, PyTorch)" not in card
     assert "made from 42 inputs without targets" in card
 
 

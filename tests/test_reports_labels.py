@@ -10,6 +10,7 @@ from reported_translation import LABELS, NAME, write_target, write_translation_r
 from mcompress.record import Run
 from mcompress.reports.html import write_report
 from mcompress.reports.labels import LabelPart, label_part
+from mcompress.targets.load import digest, load_target, resolved_yaml
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,7 @@ def test_the_points_are_the_runs_of_the_target(runs: Path) -> None:
     assert part.points[0].quality["float student"] < part.points[2].quality["float student"]
     assert part.plot is not None
     assert "Line plot of PSNR of teacher, float student, compressed over the share of labelled pairs, 3 runs." in part.plot
-    assert part.command == "mcompress run xiaomi10-edges2objects --set data.labelled_fraction=0.5"
+    assert part.command == f"mcompress run {NAME}-0.25/target.yaml --set data.labelled_fraction=0.5 --out ."
 
 
 def test_the_page_shows_the_curve_and_marks_its_run(runs: Path, tmp_path: Path) -> None:
@@ -65,14 +66,17 @@ def test_the_page_shows_the_curve_and_marks_its_run(runs: Path, tmp_path: Path) 
     assert "Line plot of PSNR" in page
     assert page.count("(this run)") == 1
     assert f'<tr class="picked"><th scope="row">{NAME}-0.25 (this run)</th><td class="n">25 %</td><td class="n">24</td>' in page
-    assert "<pre><code>mcompress run xiaomi10-edges2objects --set data.labelled_fraction=0.5</code></pre>" in page
+    assert (
+        f"<pre><code>mcompress run {NAME}-0.25/target.yaml --set data.labelled_fraction=0.5 --out .\nmcompress report {NAME}-0.25</code></pre>"
+        in page
+    )
     assert str(tmp_path.parent) not in page
 
 
 def test_a_run_alone_has_no_curve_but_says_how_to_get_one(runs: Path, tmp_path: Path) -> None:
     part = beside(runs, tmp_path / "runs" / "none")
     assert (len(part.points), part.plot) == (1, None)
-    assert part.command == "mcompress run xiaomi10-edges2objects --set data.labelled_fraction=0.1"
+    assert part.command == "mcompress run own/target.yaml --set data.labelled_fraction=0.1 --out ."
     page = write_report(tmp_path / "runs" / "own").read_text(encoding="utf-8")
     assert "Line plot" not in page
     assert "No run with another share of labels lies beside this one" in page
@@ -133,7 +137,29 @@ def test_shares_that_leave_no_pair_are_not_proposed(runs: Path) -> None:
     few = run.model_copy(update={"data": run.data.model_copy(update={"labelled_fraction": 0.25, "labelled_pairs": 2})})
     part = label_part(few, folder.parent / "elsewhere")
     assert part is not None
-    assert part.command == "mcompress run xiaomi10-edges2objects --set data.labelled_fraction=0.5"
+    assert part.command == "mcompress run elsewhere/target.yaml --set data.labelled_fraction=0.5 --out ."
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_a_shipped_target_is_named(runs: Path, *, quick: bool) -> None:
+    """Only where the run's is the shipped one but for its labels: with other settings, a run of the shipped one would be no point of the curve."""
+    run = Run.load(runs / f"{NAME}-0.25")
+    shipped = load_target(NAME, ["data.labelled_fraction=0.25"])
+    given = digest(shipped.quick() if quick else shipped)
+    part = label_part(run.model_copy(update={"target": run.target.model_copy(update={"digest": given, "quick": quick})}), runs / "elsewhere")
+    assert part is not None
+    assert part.command == f"mcompress run {NAME} --set data.labelled_fraction=0.1{' --quick' if quick else ''} --out ."
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_the_command_makes_a_run_that_belongs_to_these(tmp_path: Path, *, quick: bool) -> None:
+    """The run folder's target, run again with another share, resolves to the same but for that share."""
+    shipped = load_target(NAME, ["exports=[{backend: onnx}]"])
+    (tmp_path / "target.yaml").write_text(resolved_yaml(shipped.quick() if quick else shipped), encoding="utf-8")
+    again = load_target(tmp_path / "target.yaml", ["data.labelled_fraction=0.1"])
+    wanted = load_target(NAME, ["exports=[{backend: onnx}]", "data.labelled_fraction=0.1"])
+    assert again.quick() == wanted.quick()
+    assert quick or again == wanted
 
 
 def test_a_task_with_a_truth_for_everything_has_no_such_part(run_folder: Path) -> None:

@@ -14,7 +14,7 @@ from reported_translation import SIDE, STUDENT, TEACHERS, WEIGHTS, write_transla
 from rich.console import Console
 
 from mcompress.record import Run
-from mcompress.reports import wording
+from mcompress.reports import plots, wording
 from mcompress.reports.details import read_details
 from mcompress.reports.found import search_part, taught_part, training_parts
 from mcompress.reports.html import headlines, quality_rows, write_report
@@ -183,6 +183,14 @@ def test_the_front_and_the_curves(folder: Path) -> None:
     assert sum("Training curves" in alt for alt in words(folder).pictures) == 5
 
 
+def test_a_limit_far_away_does_not_press_the_candidates_together() -> None:
+    near = [plots.Candidate(2.0, 20.0), plots.Candidate(4.0, 21.0, picked=True)]
+    drawn = {limit: plots.pareto(near, near, [], limit_ms=limit, quality_label="PSNR", latency_label="ms") for limit in (5.0, 30.0)}
+    assert "latency limit (30 ms, further right)" in drawn[30.0]
+    assert "further right" not in drawn[5.0]
+    assert ">30<" not in drawn[30.0]
+
+
 def test_without_pairs_quality_is_likeness_to_the_teacher(unpaired: Path) -> None:
     run, page = Run.load(unpaired), words(unpaired)
     assert "No input has a target here: the network was made from 42 inputs" in page.text
@@ -196,6 +204,17 @@ def test_without_pairs_quality_is_likeness_to_the_teacher(unpaired: Path) -> Non
     assert ("teacher, PSNR to the teacher", "equal", "", "PyTorch") in quality_rows(run)
     assert "200" not in " ".join(cell for row in quality_rows(run) for cell in row)
     assert "Data: 42 inputs without a target, and pictures of the target domain" in " ".join(terminal(run).split())
+
+
+def test_the_worst_place_is_beside_the_target(tmp_path: Path) -> None:
+    """The pictures of the files in the fixture have names of their own, which are given to two of the samples."""
+    for pairing, titles in (("aligned", ["target", "teacher", "compressed"]), ("unpaired", ["teacher", "compressed"])):
+        folder = tmp_path / pairing
+        write_translation_run(folder, pairing=pairing)
+        (folder / "samples" / "objects_2_0001").rename(folder / "samples" / "rocket")
+        write_report(folder)
+        worst = [alt for alt in words(folder).pictures if alt.startswith("Worst place")]
+        assert worst == [f"Worst place of rocket, {title}" for title in titles]
 
 
 def test_an_older_record_has_bicubic_and_photographs(run_folder: Path) -> None:

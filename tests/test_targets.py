@@ -12,7 +12,9 @@ from ruamel.yaml import YAML
 
 from mcompress.errors import TargetError
 from mcompress.targets.document import parse
+from mcompress.targets.exports import OnnxConfig
 from mcompress.targets.load import digest, load_target, resolved_yaml, shipped_targets
+from mcompress.targets.schema import DataConfig, Target
 from mcompress.targets.stages import DistillConfig, PruneConfig
 
 GOOD = """\
@@ -68,8 +70,8 @@ def test_out_of_range_names_place_value_and_limits(file: Path) -> None:
         ("latency_ms: 20", "latency_ms: .inf", "x.yaml:3: budget.latency_ms is inf; it must be a finite number, above 0"),
         ("latency_ms: 20", "latencyms: 20", "x.yaml:3: budget.latencyms is not known; budget takes latency_ms, "),
         ("{latency_ms: 20}", "fast", "x.yaml:3: budget is 'fast'; it must be a mapping"),
-        ("stage: distill", "stage: destill", "5: stages[0].stage is 'destill'; it must be one of search, prune, distill, quantize; did you mean 'di"),
-        ("stage: distill\n    ", "", "x.yaml:5: stages[0] has no stage; give stage: one of search, prune, distill, quantize"),
+        ("stage: distill", "stage: destill", "stages[0].stage is 'destill'; it must be one of search, prune, distill, slim, quantize; did you mean 'di"),
+        ("stage: distill\n    ", "", "x.yaml:5: stages[0] has no stage; give stage: one of search, prune, distill, slim, quantize"),
         ("ratio: 0.5", "ratoi: 0.5", "did you mean 'ratio'?"),
         ("    ratio: 0.5\n", "", "x.yaml:7: stages[1]: give exactly one goal: ratio or latency_ratio"),
         ("  - backend: onnx\n", "  - 7\n", "x.yaml:10: exports[0] is 7; it must be a mapping"),
@@ -85,7 +87,7 @@ def test_out_of_range_names_place_value_and_limits(file: Path) -> None:
         ("name: small", "name: small\nmodel: {input_shape: [1, 3, 0, 9]}", "x.yaml:2: model.input_shape[2] is 0; it must be at least 1"),
         ("name: small", "name: small\nmodel: {network: 9x}", "x.yaml:2: model.network is '9x'; it must be a name from `mcompress list models`"),
         ("name: small", "name: small\nmodel: {netwrok: rrdb}", "did you mean 'network'?"),
-        ("name: small", "name: small\nmodel: {task: singing}", "x.yaml:2: model.task is 'singing'; it must be super_resolution"),
+        ("name: small", "name: small\nmodel: {task: singing}", "x.yaml:2: model.task is 'singing'; it must be one of super_resolution, translation"),
         ("name: small", "name: small\nmodel: {checkpoint: no.pth}", "x.yaml:2: model.checkpoint is 'no.pth'; there is no such file"),
         ("name: small", "name: small\ndata: {training: no, held_out: no}", "x.yaml:2: data.training is 'no'; there is no such folder"),
         ("name: small", "name: small\ndata: {training: .}", "x.yaml:2: data: give both training and held_out, or neither"),
@@ -262,3 +264,37 @@ def test_no_override_raises_anything_else(tmp_path: Path, override: str) -> None
     path = tmp_path / "x.yaml"
     path.write_text(GOOD)
     assert all(problem.startswith(str(path)) for problem in _problems(path, (override,)))
+
+
+def test_methods_of_a_stage_have_options_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(
+        "name: x\ndevice: snapdragon865\nstages:\n"
+        "  - {stage: search, method: semi_supervised, teacher_batches: 3}\n"
+        "  - {stage: distill, method: adaptve}\n"
+        "  - {stage: distill, method: adaptive, teachers_every: 0}\n"
+        "exports: [{backend: onnx}]\n"
+    )
+    with pytest.raises(TargetError) as error:
+        load_target(path)
+    problems = str(error.value).splitlines()
+    assert "x.yaml:4: stages[0].teacher_batches is not known; stages[0] takes" in problems[0]
+    assert "teacher_cost" in problems[0]
+    assert "stages[1].method is 'adaptve'; it must be one of online, adaptive; did you mean 'adaptive'?" in problems[1]
+    assert problems[2].endswith("stages[2].teachers_every is 0; it must be at least 1 and at most 1000")
+
+
+def test_data_of_translation_belong_to_translation(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"data.labelled_fraction belongs to the task translation, and model.task is super_resolution"):
+        Target.model_validate(
+            {"name": "x", "device": "kona", "stages": [DistillConfig()], "exports": [OnnxConfig()], "data": {"labelled_fraction": 0.5}}
+        )
+    for fraction in (0.0, 1.5):
+        with pytest.raises(ValueError, match="labelled_fraction"):
+            DataConfig(labelled_fraction=fraction)
+    with pytest.raises(ValueError, match="labelled_fraction is about pairs, and pairing is unpaired"):
+        DataConfig(pairing="unpaired", labelled_fraction=0.5)
+    with pytest.raises(ValueError, match="embedded names data that come with mcompress"):
+        DataConfig(training=tmp_path, held_out=tmp_path, embedded="photographs")
+    with pytest.raises(ValueError, match="unlabelled gives inputs for the pairs in training, which is missing"):
+        DataConfig(unlabelled=tmp_path)

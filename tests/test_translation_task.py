@@ -197,7 +197,7 @@ def test_unpaired_truths_are_what_the_original_makes() -> None:
         untaught.held_out()
 
 
-def test_unpaired_batches_come_from_their_own_domain_and_there_are_no_pairs() -> None:
+def test_unpaired_batches_come_from_their_own_domain_and_truths_from_the_original_alone() -> None:
     low = PhotoSet(tuple(Photo(f"{n}", picture(n) // 4) for n in range(9)))
     high = PhotoSet(tuple(Photo(f"{n}", 255 - picture(n) // 4) for n in range(3)))
     task = UnpairedTranslation(low, high, low)
@@ -205,8 +205,11 @@ def test_unpaired_batches_come_from_their_own_domain_and_there_are_no_pairs() ->
     assert len(task.validation) == 2
     assert task.unlabelled_images == 7
     assert not {photo.name for photo in task.validation} & {photo.name for photo in task.inputs}
-    with pytest.raises(PlanError, match=r"data\.pairing is unpaired, so no input has a truth; losses to the truth cannot be used"):
+    with pytest.raises(PlanError, match=r"data\.pairing is unpaired, so the truth is what the original makes of an input, and no original was given"):
         task.training_batch(1, 16, generator())
+    inputs, truths = task.taught_by(Negative()).training_batch(4, 40, generator())
+    assert torch.equal(inputs, task.unlabelled_batch(4, 40, generator()))
+    assert torch.equal(truths, -inputs)
 
 
 @pytest.mark.parametrize(("inputs", "targets"), [(1, 3), (0, 3), (3, 0)])

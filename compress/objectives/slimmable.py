@@ -18,7 +18,7 @@ from mcompress.compress.losses import TERMS
 from mcompress.compress.models.build import build_meta
 from mcompress.compress.models.spec import ModelSpec
 from mcompress.compress.objectives.discriminators import SharedDiscriminator, discriminator_term, generator_term, needs_real
-from mcompress.compress.objectives.likeness import Features, likeness_terms
+from mcompress.compress.objectives.likeness import Features, feature_terms, pixel_terms
 from mcompress.compress.supernet import apply_cut, state_of
 from mcompress.compress.tasks.task import Task
 from mcompress.targets.stages import SlimConfig
@@ -74,13 +74,16 @@ class SlimmableTraining:
         terms = {"truth": config.truth * TERMS["l1"].compute(labelled, self.truth)}
         if self.original is not None and config.output:
             with torch.no_grad():
-                wanted = self.original(self.source).float()
-            terms["original"] = config.output * TERMS["l1"].compute(labelled, wanted)
+                taught = self.original(self.source).float()
+            terms["original"] = config.output * TERMS["l1"].compute(labelled, taught)
         made = {WIDEST: widest}
         for name, shape in self.shapes.items():
             wider = next(reversed(made))
             made[name] = apply_cut(shape, weights, self.images).float()
-            likeness = likeness_terms(config, made[name], made[wider].detach(), self._features(wider), self.task.output_range)
+            wanted = made[wider].detach()
+            likeness = dict(pixel_terms(config, made[name], wanted, self.task.output_range))
+            if config.with_discriminator:
+                likeness.update(feature_terms(config, made[name], wanted, self._features(wider)))
             terms.update({f"{term} of {name}": value for term, value in likeness.items()})
         if config.adversarial:
             terms.update({f"adversarial of {name}": config.adversarial * self._game(name, image[: len(self.source)]) for name, image in made.items()})
@@ -92,10 +95,8 @@ class SlimmableTraining:
         real = self.discriminator(name, self.source, self.truth) if needs_real(form) else None
         return generator_term(form, self.discriminator(name, self.source, image), real)
 
-    def _features(self, name: str) -> Features | None:
+    def _features(self, name: str) -> Features:
         """Blocks of a width's discriminator, in which its pictures are compared with those of the next narrower."""
-        if not self.config.with_discriminator:
-            return None
         return lambda picture: self.discriminator.forward_features(name, self.images, picture)[:-1]
 
     def _discriminator_terms(self) -> dict[str, Tensor]:

@@ -91,13 +91,14 @@ def _short(value: JsonValue) -> str:
 
 
 def _network_rows(baseline: Side, new: Side, allowed: Tolerances) -> Iterator[Row]:
-    old, now = baseline.comparison.network, new.comparison.network
-    other = other_mcompress(baseline, new)
-    yield excused(relative(NETWORK, "multiply-adds", old.macs, now.macs, "", "macs_percent", allowed), other)
-    yield excused(relative(NETWORK, "parameters", old.params, now.params, "", "params_percent", allowed), other)
-    yield excused(
-        relative(NETWORK, "planned peak memory, fp32", old.peak_memory_bytes, now.peak_memory_bytes, "B", "peak_memory_percent", allowed), other
-    )
+    other, olds, news = other_mcompress(baseline, new), baseline.comparison.narrower, new.comparison.narrower
+    networks = {NETWORK: (baseline.comparison.network, new.comparison.network)}
+    networks |= {f"{NETWORK} {name}": (olds[name].network, news[name].network) for name in news if name in olds}
+    for subject, (old, now) in networks.items():
+        yield excused(relative(subject, "multiply-adds", old.macs, now.macs, "", "macs_percent", allowed), other)
+        yield excused(relative(subject, "parameters", old.params, now.params, "", "params_percent", allowed), other)
+        peaks = old.peak_memory_bytes, now.peak_memory_bytes
+        yield excused(relative(subject, "planned peak memory, fp32", *peaks, "B", "peak_memory_percent", allowed), other)
 
 
 def _notes(baseline: Side, new: Side, tolerances: Tolerances) -> Iterator[str]:

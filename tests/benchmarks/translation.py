@@ -1,0 +1,278 @@
+"""Does semi-supervised distillation (UGC-style) help where labels are few? Does the evolutionary search? Comparisons that anyone can rerun.
+
+    python tests/benchmarks/translation.py --steps 1500 --seeds 3 --jobs 2
+
+Edges to shaded objects, the embedded pairs: PSNR on the held-out pictures, mean and spread over seeds, at equal steps and at equal wall time. Every
+training runs in one thread, and its processor time is compared. A training that is finished is in the result file, so that a benchmark which was
+stopped goes on where it was; `--again` forgets them. The last result lies in `results/` beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from mcompress.compress.candidates import CandidateCost, candidate_cost
+from mcompress.compress.models.build import build
+from mcompress.compress.models.space import SPACES, Args
+from mcompress.compress.models.spec import ModelSpec
+from mcompress.compress.objectives.adaptive import AdaptiveDistillation
+from mcompress.compress.objectives.distillation import Distillation
+from mcompress.compress.objectives.fit_truth import FitTruth
+from mcompress.compress.search import search
+from mcompress.compress.stage import StageContext
+from mcompress.compress.tasks.translation.task import Translation
+from mcompress.compress.train import Objective, TrainSettings, train
+from mcompress.targets.device_files import load_device
+from mcompress.targets.schema import Budget, DataConfig
+from mcompress.targets.stages import AdaptiveDistillConfig, DistillConfig, SemiSupervisedSearchConfig, TrainingConfig
+
+logger = logging.getLogger("benchmark")
+SHAPE, RANGE = (1, 3, 256, 256), (-1.0, 1.0)
+FRACTIONS = (0.1, 0.25, 0.5)
+BATCH, CROP, RATE = 4, 64, 2e-3
+FAMILY: Args = {"convolutions": "separable", "normalization": "batch"}
+STUDENT: Args = {"widths": [12] * 8, "depths": [2, 2, 2], **FAMILY}
+WIDER: Args = {"widths": [20] * 8, "depths": [2, 2, 2], **FAMILY}
+DEEPER: Args = {"widths": [12] * 8, "depths": [4, 4, 4], **FAMILY}
+BUDGET = Budget(macs_g=0.774)  # that of targets/xiaomi10-edges2objects.yaml
+RANDOM_PICKS = 2  # per seed
+SEARCH_STEPS, TRIALS = 400, 60
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training that is compared: its way, the share of the labels that it sees, seed and steps."""
+
+    way: str
+    fraction: float
+    seed: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came of it: held-out PSNR, and processor time of one thread, seconds; of a distillation, with the training of its teacher."""
+
+    training: Training
+    db: float
+    seconds: float
+
+
+class NoCheckpoints:
+    """Nothing is kept: a training is run from start to end."""
+
+    def load(self) -> dict[str, object] | None:
+        return None
+
+    def save(self, state: dict[str, object]) -> None:
+        pass
+
+
+def network(args: Args) -> nn.Module:
+    return build(ModelSpec("resnet_generator", args, (), SHAPE, RANGE))
+
+
+def quality_db(task: Translation, made: nn.Module) -> float:
+    with torch.no_grad():
+        return statistics.mean(task.quality(made.eval()(s.input), s.truth) for s in task.held_out())
+
+
+def fit(objective: Objective, steps: int, seed: int) -> float:
+    started = time.process_time()
+    train(objective, TrainSettings(steps, RATE, seed), NoCheckpoints(), lambda _done, _total, _note: None)
+    return time.process_time() - started
+
+
+def labelled_only(task: Translation, args: Args, steps: int, seed: int) -> tuple[nn.Module, float]:
+    torch.manual_seed(seed)
+    made = network(args)
+    return made, fit(FitTruth(task, TrainingConfig(steps=steps, batch_size=BATCH, crop_size=CROP), made), steps, seed)
+
+
+def plainly_distilled(task: Translation, steps: int, seed: int) -> tuple[nn.Module, float]:
+    teacher, seconds = labelled_only(task, WIDER, steps, seed)
+    torch.manual_seed(seed)
+    made = network(STUDENT)
+    config = DistillConfig(steps=steps, batch_size=BATCH, crop_size=CROP, truth=0.5, output=1.0)
+    return made, seconds + fit(Distillation(task, config, made, teacher.eval(), seed), steps, seed)
+
+
+def semi_supervised(task: Translation, steps: int, seed: int) -> tuple[nn.Module, float]:
+    torch.manual_seed(seed)
+    made, teachers = network(STUDENT), {"wider": network(WIDER), "deeper": network(DEEPER)}
+    config = AdaptiveDistillConfig(steps=steps, batch_size=BATCH, crop_size=CROP, **WEIGHTS)  # type: ignore[arg-type]
+    return made, fit(AdaptiveDistillation(task, config, made, teachers, None), steps, seed)
+
+
+WEIGHTS: dict[str, float | int] = {"adversarial": 0.001}
+WAYS: dict[str, Callable[[Translation, int, int], tuple[nn.Module, float]]] = {
+    "labelled only": lambda task, steps, seed: labelled_only(task, STUDENT, steps, seed),
+    "plain distillation": plainly_distilled,
+    "semi-supervised": semi_supervised,
+}
+
+
+def run(training: Training) -> Trained:
+    torch.set_num_threads(1)
+    task = Translation.from_config(DataConfig(labelled_fraction=training.fraction))
+    made, seconds = WAYS[training.way](task, training.steps, training.seed)
+    return Trained(training, round(quality_db(task, made), 4), round(seconds, 1))
+
+
+class Results:
+    """Finished trainings, in the result file after each."""
+
+    def __init__(self, path: Path, *, again: bool) -> None:
+        self.path = path
+        self.document = json.loads(path.read_text()) if path.exists() and not again else {"trainings": [], "searches": []}
+        self.done = {
+            Training(**one["training"]): Trained(Training(**one["training"]), one["db"], one["seconds"]) for one in self.document["trainings"]
+        }
+
+    def save(self) -> None:
+        self.document["trainings"] = [asdict(one) for one in self.done.values()]
+        self.path.write_text(json.dumps(self.document, indent=1) + "\n")
+
+    def complete(self, wanted: list[Training], jobs: int) -> None:
+        todo = [one for one in wanted if one not in self.done]
+        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+            for future in as_completed([pool.submit(run, one) for one in todo]):
+                found = future.result()
+                self.done[found.training] = found
+                logger.info("%s", found)
+                self.save()
+
+    def of(self, way: str, fraction: float, steps: int) -> list[Trained]:
+        return [one for one in self.done.values() if (one.training.way, one.training.fraction, one.training.steps) == (way, fraction, steps)]
+
+
+def compare_training(results: Results, steps: int, seeds: int, jobs: int) -> dict[str, object]:
+    """Rows of way x labels, at equal steps, then at the wall time of the semi-supervised training."""
+    every = range(seeds)
+    results.complete([Training(way, fraction, seed, steps) for seed in every for fraction in FRACTIONS for way in WAYS], jobs)
+    results.complete([Training("labelled only", 1.0, seed, steps) for seed in every], jobs)
+    rows = [
+        *(_row(results, way, fraction, steps, "equal steps") for fraction in FRACTIONS for way in WAYS),
+        _row(results, "labelled only", 1.0, steps, "equal steps"),
+    ]
+    longer: list[tuple[str, float, int]] = []
+    for fraction in FRACTIONS:
+        taken = statistics.mean(one.seconds for one in results.of("semi-supervised", fraction, steps))
+        for way in ("labelled only", "plain distillation"):
+            own = statistics.mean(one.seconds for one in results.of(way, fraction, steps))
+            longer.append((way, fraction, round(steps * taken / own / 50) * 50))
+    for way, fraction, more in longer:
+        near = [one.training.steps for one in results.done.values() if (one.training.way, one.training.fraction) == (way, fraction)]
+        kept = min((s for s in near if s != steps), key=lambda s: abs(s - more), default=more)  # of a benchmark that was stopped
+        more = kept if abs(kept - more) <= 0.1 * more else more
+        results.complete([Training(way, fraction, seed, more) for seed in every], jobs)
+        rows.append(_row(results, way, fraction, more, "equal wall time"))
+    return {"steps": steps, "seeds": seeds, "rows": rows}
+
+
+def _row(results: Results, way: str, fraction: float, steps: int, at: str) -> dict[str, object]:
+    found = sorted(results.of(way, fraction, steps), key=lambda one: one.training.seed)
+    values = [one.db for one in found]
+    return {
+        "way": way,
+        "labels": fraction,
+        "at": at,
+        "steps": steps,
+        "seconds": round(statistics.mean(one.seconds for one in found), 1),
+        "mean_db": round(statistics.mean(values), 3),
+        "spread_db": round(statistics.stdev(values), 3) if len(values) > 1 else None,
+        "each_db": values,
+    }
+
+
+def compare_search(steps: int, seed: int) -> dict[str, object]:
+    """One search and as many random networks at the estimated latency of its pick, each trained on the same labelled pairs; what the search took."""
+    torch.set_num_threads(1)
+    task = Translation.from_config(DataConfig(labelled_fraction=0.25))
+    device = load_device("snapdragon865")
+    unit = device.units[device.preferred_unit]
+    spec, teacher = task.embedded_teacher(SHAPE)
+    started = time.process_time()
+    with tempfile.TemporaryDirectory() as work:
+        context = StageContext(
+            task, device, unit, BUDGET, teacher, spec, teacher, spec, None, seed,
+            lambda _name: NoCheckpoints(), Path(work), "int8", lambda _title: lambda _done, _total, _note: None, ("cpu",),
+            lambda _what, _depends_on, compute: compute(),
+        )  # fmt: skip
+        config = SemiSupervisedSearchConfig(steps=SEARCH_STEPS, trials=TRIALS, batch_size=BATCH, crop_size=CROP, learning_rate=RATE, **WEIGHTS)  # type: ignore[arg-type]
+        output = search(config, context)
+    search_seconds = time.process_time() - started
+
+    def cost_of(args: Args) -> CandidateCost:
+        return candidate_cost(ModelSpec("resnet_generator", args, (), SHAPE, RANGE), device, unit, "int8")
+
+    latency_ms = cost_of(output.spec.args).latency.value
+    others = list(random_networks(latency_ms, torch.Generator().manual_seed(seed), cost_of))
+    picked, seconds = labelled_only(task, output.spec.args, steps, seed)
+    row: dict[str, object] = {
+        "seed": seed,
+        "latency_ms": round(latency_ms, 3),
+        "pick": output.spec.args,
+        "pick_db": round(quality_db(task, picked), 3),
+        "search_seconds": round(search_seconds, 1),
+        "seconds_of_training_each_candidate": round(seconds * TRIALS, 1),
+    }
+    trained = [labelled_only(task, args, steps, seed)[0] for args in others]
+    row["randoms"] = [{"network": args, "db": round(quality_db(task, made), 3)} for args, made in zip(others, trained, strict=True)]
+    logger.info("%s", row)
+    return row
+
+
+def random_networks(latency_ms: float, generator: torch.Generator, cost_of: Callable[[Args], CandidateCost]) -> Iterator[Args]:
+    """`RANDOM_PICKS` random networks of the space within 5 % of a latency and within the budget."""
+    found = 0
+    for _ in range(3000):
+        args = SPACES["resnet_generator"].random(generator)
+        cost = cost_of(args)
+        if abs(cost.latency.value - latency_ms) <= 0.05 * latency_ms and not cost.exceeded(BUDGET):
+            yield args
+            found += 1
+            if found == RANDOM_PICKS:
+                return
+    raise SystemExit(f"only {found} random networks at {latency_ms:.2f} ms in 3000 draws")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--only", choices=("training", "search"))
+    parser.add_argument("--again", action="store_true")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    options.out.mkdir(parents=True, exist_ok=True)
+    results = Results(options.out / "translation.json", again=options.again)
+    results.document |= {"torch": torch.__version__, "threads": 1, "data": Translation.from_config(DataConfig()).data_digest}
+    if options.only != "search":
+        results.document["training"] = compare_training(results, options.steps, options.seeds, options.jobs)
+    if options.only != "training":
+        done = {row["seed"] for row in results.document["searches"]}
+        for seed in range(options.seeds):
+            if seed not in done:
+                results.document["searches"].append(compare_search(options.steps, seed))
+                results.save()
+    results.save()
+
+
+if __name__ == "__main__":
+    main()
