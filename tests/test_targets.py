@@ -70,7 +70,7 @@ def test_out_of_range_names_place_value_and_limits(file: Path) -> None:
         ("latency_ms: 20", "latency_ms: .inf", "x.yaml:3: budget.latency_ms is inf; it must be a finite number, above 0"),
         ("latency_ms: 20", "latencyms: 20", "x.yaml:3: budget.latencyms is not known; budget takes latency_ms, "),
         ("{latency_ms: 20}", "fast", "x.yaml:3: budget is 'fast'; it must be a mapping"),
-        ("stage: distill", "stage: destill", "stages[0].stage is 'destill'; it must be one of search, prune, distill, slim, quantize; did you mean 'di"),
+        ("stage: distill", "stage: destill", "is 'destill'; it must be one of search, prune, distill, slim, quantize; did you mean 'di"),
         ("stage: distill\n    ", "", "x.yaml:5: stages[0] has no stage; give stage: one of search, prune, distill, slim, quantize"),
         ("ratio: 0.5", "ratoi: 0.5", "did you mean 'ratio'?"),
         ("    ratio: 0.5\n", "", "x.yaml:7: stages[1]: give exactly one goal: ratio or latency_ratio"),

@@ -149,6 +149,7 @@ PAIRED = r"which learns from labelled pairs, and data\.pairing is unpaired"
             ['stages=[{"stage": "distill", "method": "adaptive", "crop_size": 32, "original": true}]'],
             [rf"stages\[0\]\.method is adaptive, {PAIRED}.*Use method online"],
         ),
+        (['stages=[{"stage": "slim", "crop_size": 32}]'], [rf"stages\[0\]\.method is stepwise, {PAIRED}.*Remove the stage"]),
         (
             ["stages[0].truth=0.5", "budget.quality={metric: psnr_db, within: 0.5}"],
             [

@@ -22,6 +22,7 @@ from mcompress.compress.losses import TERMS
 from mcompress.compress.models.generator_parts import start_as_published
 from mcompress.compress.models.patchgan import patchgan
 from mcompress.compress.objectives.discriminators import layers_for
+from mcompress.compress.tasks.translation.crops import to_bytes, to_values
 
 A, B = "a", "b"
 PUBLISHED_HALVES = 2.0
@@ -72,12 +73,12 @@ class PicturePool(nn.Module):
         for image, (whether, which) in zip(images, chance.tolist(), strict=True):
             count = int(self.filled)
             if count < places:
-                self.pictures[count] = _to_bytes(image)
+                self.pictures[count] = to_bytes(image)
                 self.filled += 1
             elif places and whether < 0.5:
                 place = int(which * places)
-                shown.append(self.pictures[place].to(image.dtype) / 127.5 - 1.0)
-                self.pictures[place] = _to_bytes(image)
+                shown.append(to_values(self.pictures[place]))
+                self.pictures[place] = to_bytes(image)
                 continue
             shown.append(image)
         return torch.stack(shown)
@@ -140,7 +141,3 @@ class CycleGAN:
             judge, fake = self.discriminators[side], self.pools[side].exchange(self.made[side], self.chance[side])
             terms[f"gan {side}"] = TERMS["lsgan_discriminator"].compute(judge(self.real[side]).float(), judge(fake).float())
         return terms
-
-
-def _to_bytes(image: Tensor) -> Tensor:
-    return ((image.clamp(-1.0, 1.0) + 1.0) * 127.5).round().to(torch.uint8)

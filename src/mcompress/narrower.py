@@ -53,11 +53,15 @@ def with_narrower(made: Plan, run: Run, widths: Sequence[NarrowerExports], cache
                 "stages": (*run.stages, *(stage.record for stage in line.stages)),
                 "models": {**run.models, line.name: model},
                 "exports": (*run.exports, *records),
-                "fallbacks": (*run.fallbacks, *(one.model_copy(update={"where": f"{one.where} {line.name}"}) for one in news)),
+                "fallbacks": (*run.fallbacks, *(_of_width(one, line.name) for one in news)),
                 "not_measured": tuple(dict.fromkeys((*run.not_measured, *not_measured(made, records)))),
             }
         )
     return run.model_copy(update={"fallbacks": (*run.fallbacks, *left_out([record for record in run.exports if record.shipped], run))})
+
+
+def _of_width(fallback: Fallback, name: str) -> Fallback:
+    return fallback if name in fallback.where else fallback.model_copy(update={"where": f"{fallback.where} {name}"})
 
 
 def planned(made: Plan, widths: Sequence[NarrowerExports]) -> dict[str, Planned]:
