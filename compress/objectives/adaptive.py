@@ -11,7 +11,8 @@ each teacher's, because a mean of textures is none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -28,6 +29,8 @@ from mcompress.targets.stages import AdaptiveDistillConfig
 WIDER, ORIGINAL = "wider", "original"
 QUALITY_EVERY = 20
 """Steps between two measurements of the teachers' quality."""
+AVERAGE = 0.99
+"""Of a teacher's weights, how much of their mean a step leaves."""
 MEMORY = 0.5
 """Share of the earlier quality that a new measurement leaves: a batch of a few pairs is a noisy judge."""
 
@@ -57,6 +60,53 @@ class TeacherQuality(nn.Module):
         return [float(share) for share in inverse / inverse.sum()]
 
 
+class AveragedTeacher(nn.Module):
+    """A learning teacher with the running mean of its weights, by which it teaches (mean teacher, Tarvainen & Valpola 2017, arXiv 1703.01780).
+
+    While a network learns at a high rate its weights wander about a better network; their mean is about as good as the network will be at the end.
+    """
+
+    def __init__(self, teacher: nn.Module) -> None:
+        super().__init__()
+        self._names = {f"mean {name}".replace(".", " "): name for name in teacher.state_dict()}
+        self._teacher = [teacher]  # in a list, because it is a player of its own and no part of this module
+        for own, name in self._names.items():
+            self.register_buffer(own, teacher.state_dict()[name].detach().clone())
+
+    @torch.no_grad()
+    def follow(self, step: int) -> None:
+        """Move the mean towards the teacher's present weights; in the first steps it follows closely."""
+        decay, now = min(AVERAGE, (step + 1) / (step + 10)), self._teacher[0].state_dict()
+        for own, name in self._names.items():
+            mean = self.get_buffer(own)
+            mean.lerp_(now[name], 1.0 - decay) if mean.is_floating_point() else mean.copy_(now[name])
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The picture that the mean network makes of `images`, and its feature maps."""
+        teacher = self._teacher[0]
+        training = teacher.training
+        teacher.eval()
+        with _weights_of(teacher, {name: self.get_buffer(own) for own, name in self._names.items()}):
+            output, features = with_features(teacher, images)
+        teacher.train(training)
+        return output.float(), features
+
+
+@contextmanager
+def _weights_of(network: nn.Module, state: Mapping[str, Tensor]) -> Iterator[None]:
+    """The network with other weights for a while; nothing is copied."""
+    own = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    kept = {name: own[name].data for name in state}
+    try:
+        for name, value in state.items():
+            own[name].data = value
+        yield
+    finally:
+        for name, value in kept.items():
+            own[name].data = value
+
+
 class AdaptiveDistillation:
     """Players, in the order in which they move: each learning teacher, `discriminator`, `student` (with adaptors and the teachers' quality).
 
@@ -76,6 +126,8 @@ class AdaptiveDistillation:
         conditional = scale == 1
         self.with_discriminator = config.with_discriminator and bool(self.learning)
         along: dict[str, nn.Module] = {"quality": TeacherQuality(len(self.teachers), config.weighting)}
+        self.means = {name: AveragedTeacher(teacher) for name, teacher in self.learning.items()}
+        along.update({f"mean of {name}": mean for name, mean in self.means.items()})
         self.with_channels = bool(config.channel) and WIDER in self.learning
         if self.with_channels:
             example, _ = task.training_batch(1, config.crop_size, torch.Generator().manual_seed(0))
@@ -123,13 +175,16 @@ class AdaptiveDistillation:
     @torch.no_grad()
     def _measure(self, device: torch.device) -> None:
         source, truth = (one.to(device) for one in self.judged)
-        squared_errors = []
-        for teacher in self.teachers.values():
-            training = teacher.training
-            teacher.eval()  # so that no statistics of normalizations come from these pairs
-            squared_errors.append(float((teacher(source).float() - truth).square().mean()))
-            teacher.train(training)
-        self.quality.note(squared_errors)
+        answers = {name: self._answer(name, source)[0] for name in self.teachers}
+        self.quality.note([float((answer - truth).square().mean()) for answer in answers.values()])
+
+    @torch.no_grad()
+    def _answer(self, name: str, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """A teacher's pictures, and its feature maps."""
+        if name in self.means:
+            found: tuple[Tensor, list[Tensor]] = self.means[name](images)
+            return found
+        return with_features(self.teachers[name], images)
 
     def terms(self, player: str) -> Mapping[str, Tensor]:
         """The terms of one player; weights applied."""
@@ -161,14 +216,16 @@ class AdaptiveDistillation:
 
     def _student_terms(self) -> dict[str, Tensor]:
         config = self.config
+        if self.teachers_learn:  # they moved before the student
+            for teacher in self.means.values():
+                teacher.follow(int(self.quality.steps) - 1)
         output, made = with_features(self.student["student"], self.images) if self.with_channels else (self.student["student"](self.images), [])
         output, terms, mean = output.float(), {}, torch.zeros(())
-        for (name, teacher), weight in zip(self.teachers.items(), self.quality.weights(), strict=True):
-            with torch.no_grad():
-                wanted, of_teacher = with_features(teacher, self.images) if name == WIDER and self.with_channels else (teacher(self.images), [])
-            mean = mean + weight * wanted.float()
+        for name, weight in zip(self.teachers, self.quality.weights(), strict=True):
+            wanted, of_teacher = self._answer(name, self.images)
+            mean = mean + weight * wanted
             if self.with_discriminator:
-                seen = feature_terms(config, output, wanted.float(), self._features(name))
+                seen = feature_terms(config, output, wanted, self._features(name))
                 terms.update({f"{term} of {name}": weight * value for term, value in seen.items()})
             if name == WIDER and self.with_channels:
                 pairs = zip(self.student["adaptors"], made, of_teacher, strict=True)  # type: ignore[call-overload]
