@@ -44,7 +44,7 @@ from mcompress.targets.stages import (
     TrainingConfig,
 )
 
-STAGE_VERSIONS = {"search": 4, "prune": 5, "distill": 3, "slim": 1, "quantize": 3, "export": 7, "evaluate": 1}
+STAGE_VERSIONS = {"search": 4, "prune": 5, "distill": 3, "slim": 1, "quantize": 4, "export": 8, "evaluate": 1}
 """Raised by hand when a stage's results change for the same inputs; part of every cache key."""
 STAGE_PACKAGES = {
     "search": ("optuna", "accelerate"),

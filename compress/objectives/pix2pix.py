@@ -1,0 +1,54 @@
+"""Supervised training with a discriminator and no teacher: pix2pix (Isola et al. 2017, arXiv 1611.07004, eq. 4), what a distilled student competes with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from mcompress.compress.losses import TERMS
+from mcompress.compress.objectives.discriminators import SharedDiscriminator, discriminator_term, generator_term, needs_real
+from mcompress.compress.tasks.task import Task
+from mcompress.targets.stages import LikenessConfig
+
+GENERATOR = "generator"
+
+
+class Pix2Pix:
+    """Players: the `generator`, by `truth` and `adversarial` of the configuration, then its `discriminator`."""
+
+    def __init__(self, task: Task, config: LikenessConfig, network: nn.Module) -> None:
+        self.task, self.config, self.network = task, config, network
+        source, truth = task.validation_batch()
+        scale = truth.shape[2] // source.shape[2]
+        self.discriminator = SharedDiscriminator((GENERATOR,), config.discriminator_features, 0, config.crop_size * scale, conditional=scale == 1)
+
+    def players(self) -> Mapping[str, nn.Module]:
+        """See the class."""
+        return {GENERATOR: self.network, "discriminator": self.discriminator}
+
+    def frozen(self) -> Mapping[str, nn.Module]:
+        """Nothing."""
+        return {}
+
+    def learning_rates(self) -> Mapping[str, float]:
+        """The discriminator learns at its own rate."""
+        return {"discriminator": self.config.discriminator_learning_rate}
+
+    def begin_step(self, generator: torch.Generator, device: torch.device) -> None:
+        """Draw a batch."""
+        source, truth = self.task.training_batch(self.config.batch_size, self.config.crop_size, generator)
+        self.source, self.truth = source.to(device), truth.to(device)
+
+    def terms(self, player: str) -> Mapping[str, Tensor]:
+        """The terms of one player; weights applied."""
+        config = self.config
+        if player == "discriminator":
+            real, fake = (self.discriminator(GENERATOR, self.source, picture) for picture in (self.truth, self.output))
+            return {"gan": discriminator_term(config.adversarial_loss, real, fake)}
+        output = self.network(self.source).float()
+        self.output = output.detach()
+        real = self.discriminator(GENERATOR, self.source, self.truth) if needs_real(config.adversarial_loss) else None
+        adversarial = generator_term(config.adversarial_loss, self.discriminator(GENERATOR, self.source, output), real)
+        return {"truth": config.truth * TERMS["l1"].compute(output, self.truth), "adversarial": config.adversarial * adversarial}
