@@ -10,8 +10,11 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
+import torch
 
+from mcompress.compress.tasks.translation.task import Translation
 from mcompress.export import EXPORTERS
+from mcompress.targets.schema import DataConfig
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("compress", "export", "targets", "calibration", "reports")
@@ -93,3 +96,18 @@ def test_the_embedded_teacher_is_small_and_says_how_it_was_made() -> None:
     record = json.loads(folder.joinpath("teacher.json").read_text())
     assert record["command"].startswith("python -m mcompress.compress.tasks.super_resolution.teacher")
     assert not {"flower", "chelsea", "coffee", "rocket"} & {Path(name).stem for name in record["training_photos"]}
+
+
+def test_the_embedded_translation_teacher_is_small_and_was_made_from_the_pairs_that_ship() -> None:
+    folder = files("mcompress.compress.tasks.translation")
+    assert len(folder.joinpath("teacher.safetensors").read_bytes()) <= 3_000_000
+    record = json.loads(folder.joinpath("teacher.json").read_text())
+    assert record["command"].startswith("python -m mcompress.compress.tasks.translation.teacher")
+    task = Translation.from_config(DataConfig())
+    assert record["training_digest"] == task.data_digest
+    spec, network = task.embedded_teacher((1, 3, 256, 256))
+    assert spec.input_range == (-1.0, 1.0)
+    sample = task.held_out()[0]
+    with torch.no_grad():
+        found = task.quality(network.eval()(sample.input), sample.truth)
+    assert found == pytest.approx(record["held_out_psnr_db"][sample.name]["teacher"], abs=0.01)

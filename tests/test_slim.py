@@ -37,7 +37,8 @@ RESNET = ModelSpec(
 )
 UNET = ModelSpec("unet_generator", {"features": 8, "downs": 3}, (), SHAPE, (-1.0, 1.0))
 MFAGAN = ModelSpec("mfagan", {"channels": 8, "blocks": [[2, 8]]}, (), SHAPE)
-THREE = SlimConfig(widths=(1.0, 0.75, 0.5), steps=2, batch_size=2, crop_size=16, discriminator_features=4, learning_rate=1e-2)
+GAME = {"ssim": 0.3, "feature": 0.1, "adversarial": 0.01, "discriminator_features": 4}
+THREE = SlimConfig.model_validate({"widths": (1.0, 0.75, 0.5), "steps": 2, "batch_size": 2, "crop_size": 16, "learning_rate": 1e-2, **GAME})
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 

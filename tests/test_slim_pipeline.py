@@ -35,7 +35,8 @@ model:
     args: {widths: [8, 8, 8, 8, 8, 8, 8, 8], depths: [1, 0, 0], convolutions: separable, normalization: batch}
   input_shape: [1, 3, 32, 32]
 stages:
-  - {stage: slim, steps: 20, batch_size: 4, crop_size: 32, learning_rate: 2.0e-3, checkpoint_every_s: 0.001, discriminator_features: 4}
+  - {stage: slim, steps: 20, batch_size: 4, crop_size: 32, learning_rate: 2.0e-3, checkpoint_every_s: 0.001, adversarial: 0.01, feature: 0.1,
+     discriminator_features: 4}
   - {stage: quantize, samples: 2, sensitivity_samples: 1, verify_samples: 1}
 exports:
   - {backend: onnx, profile_s: 0.02, keep_slower: true}

@@ -1,4 +1,4 @@
-"""Supervised training with a discriminator and no teacher: pix2pix (Isola et al. 2017, arXiv 1611.07004, eq. 4), what a distilled student competes with."""
+"""Supervised training with a discriminator and no teacher: pix2pix (Isola et al. 2017, arXiv 1611.07004, eq. 4)."""
 
 from __future__ import annotations
 
@@ -40,13 +40,16 @@ class Pix2Pix:
         """Draw a batch."""
         source, truth = self.task.training_batch(self.config.batch_size, self.config.crop_size, generator)
         self.source, self.truth = source.to(device), truth.to(device)
+        self.output: Tensor | None = None
 
     def terms(self, player: str) -> Mapping[str, Tensor]:
         """The terms of one player; weights applied."""
         config = self.config
         if player == "discriminator":
-            real, fake = (self.discriminator(GENERATOR, self.source, picture) for picture in (self.truth, self.output))
-            return {"gan": discriminator_term(config.adversarial_loss, real, fake)}
+            if self.output is None:
+                raise ValueError("the discriminator moves after the generator")
+            judged = [self.discriminator(GENERATOR, self.source, picture) for picture in (self.truth, self.output)]
+            return {"gan": discriminator_term(config.adversarial_loss, *judged)}
         output = self.network(self.source).float()
         self.output = output.detach()
         real = self.discriminator(GENERATOR, self.source, self.truth) if needs_real(config.adversarial_loss) else None

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from mcompress.targets.stages.likeness import LikenessConfig
+from mcompress.targets.stages.stage import Weight
 
 FEWEST, MOST = 2, 3
 """Widths in one bundle: each is a file of its own per backend, and the app carries all of them."""
@@ -22,13 +23,20 @@ def width_name(width: float) -> str:
 class SlimConfig(LikenessConfig):
     """Make the network slimmable (SlimGAN): train several widths on one set of weights, of which a narrower network has the leading channels.
 
-    The widest learns from the truth and the original; every other one from the next wider, on images with and without a label.
+    The widest learns from the truth and the original; every other one from the next wider, on images with and without a label. Only pixels are
+    compared unless `ssim`, `feature`, `gram` or `adversarial` have a weight.
     """
 
     stage: Literal["slim"] = "slim"
     method: Literal["stepwise"] = "stepwise"
     widths: tuple[Annotated[float, Field(ge=LEAST, le=1)], ...] = (1.0, 0.5)
     """Shares of the network's channels, two or three, from wide to narrow; the first is 1, the network as it comes."""
+    ssim: Weight = 0.0
+    """One minus the structural similarity to the next wider network's output."""
+    feature: Weight = 0.0
+    """Mean absolute error of the features that the next wider network's discriminator sees in both pictures."""
+    adversarial: Weight = 0.0
+    """GAN term of every width against a discriminator of its own (SlimGAN)."""
     original: bool = True
     """Whether the widest learns from the original's output as well, with the weight of `output`."""
     shared_blocks: int = Field(default=3, ge=0, le=4)

@@ -83,7 +83,8 @@ def _extended(image: Tensor, height: int, width: int) -> Tensor:
 
 def validation_tiles(sets: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
     """At most 16 squares, one of each set in turn, which do not overlap; for sets of K pictures, K batches (N, 3, S, S) in [-1, 1], S at most 128."""
-    size = min(VALIDATION_SIZE, min(smaller_side(pictures[0]) for pictures in sets) // VALIDATION_STEP * VALIDATION_STEP)
+    side = min(smaller_side(pictures[0]) for pictures in sets)
+    size = min(VALIDATION_SIZE, side // VALIDATION_STEP * VALIDATION_STEP or side)
     grids = []
     for pictures in sets:
         height, width = pictures[0].shape[1:]

@@ -12,7 +12,7 @@ from mcompress.compress.tasks.translation.pairs import Pair
 from mcompress.compress.tasks.translation.photo_edges import photo_pairs
 from mcompress.compress.tasks.translation.scenes import scene
 
-TRAINING_SCENES, TRAINING_SIZE, TRAINING_SEED = 256, 128, 1
+TRAINING_SCENES, TRAINING_SIZE, TRAINING_SEED = 96, 128, 1
 HELD_OUT_SCENES, HELD_OUT_SIZE, HELD_OUT_SEED = 6, 256, 2
 SQUARES_OF_A_PHOTO = 16
 """Squares of `TRAINING_SIZE` that one photograph gives at most, so that the largest does not outweigh the others."""
