@@ -81,4 +81,4 @@ class StageOutput:
     teachers: Mapping[str, CompanionNetwork] = field(default_factory=dict)
     """Networks for later stages; where there are none, those that the stage was given go on."""
     narrower: Mapping[str, CompanionNetwork] = field(default_factory=dict)
-    """Networks that ship beside the model, by the name of their width (`w050`), the widest of them first; each goes through the later stages alone."""
+    """Networks that ship beside the model, by the name of their width (`w050`), the widest first; each goes through the later stages alone."""

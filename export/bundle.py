@@ -22,7 +22,17 @@ from mcompress.export.interface import TensorFacts
 from mcompress.export.manifest import Content, Manifest, ModelFile, Source, VectorFiles
 from mcompress.export.mil import EVALUATOR
 from mcompress.export.replay import Result, digest_of, size_of
-from mcompress.export.stated import computed_by, default_unit, postprocessing_of, preprocessing_of, quality_of, runtime_of, scale_of, tolerance_of
+from mcompress.export.stated import (
+    INT8_SQNR_DB,
+    computed_by,
+    default_unit,
+    postprocessing_of,
+    preprocessing_of,
+    quality_of,
+    runtime_of,
+    scale_of,
+    tolerance_of,
+)
 from mcompress.record import ExportRecord, Run
 from mcompress.targets.schema import Target
 
@@ -217,7 +227,12 @@ def _ship(file: ExportedFile, run: Run, bundle: Path) -> ModelFile:
         latency=record.latency,
         quality=quality_of(record, run),
         fidelity=record.fidelity,
-        tolerance=tolerance_of(record.variant, gave, halves=record.precision_counts.get("fp16", 0) > 0),
+        tolerance=tolerance_of(
+            record.variant,
+            gave,
+            halves=record.precision_counts.get("fp16", 0) > 0,
+            int8_db=min(INT8_SQNR_DB, record.parity.limit) if record.variant == "mixed" else INT8_SQNR_DB,
+        ),
         vectors=tuple(_write_vector(bundle, file, index) for index in range(len(file.vectors))),
         width=record.width,
     )

@@ -4,6 +4,9 @@ Files that are FP16 throughout are compared twice. As they are written, with the
 way, so the power of all differences is judged. And computed in FP32, with the network whose constants are rounded: nothing is left there but the
 order of sums, and a limit can be so narrow that a changed weight is seen.
 
+How near an INT8 file can come to its reference is a property of the plan: where a value lies half way between two steps, the last bit of a sum
+decides, and what is decided there spreads. `own_agreement_db` measures it on the reference alone, by moving its input by a hundredth of a step.
+
 Some processors do not add up 8-bit products exactly. A failure is put down to that only where an experiment has shown that this machine does so, and
 the same file, computed in a mode that the experiment found exact, agrees with the reference; the record is then that of the exact mode, and says so.
 """
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 FLOAT_METRIC = "max absolute difference / output range"
 INT8_METRIC = "sqnr_db"
 FLOAT_REFERENCE, INT8_REFERENCE = "PyTorch fp32", "fake-quantized PyTorch"
+NUDGE_STEPS = 0.01
 HALF_REFERENCE, ROUNDED_REFERENCE = "PyTorch, FP16 simulated", "PyTorch, constants in FP16"
 
 
@@ -102,6 +106,21 @@ def int8_parity(runner: Runner, reference: Reference, inputs: Sequence[FloatArra
         if again.passed:
             return again.model_copy(update={"runtime": f"{exact.runtime} (host artefact: {record.value:.1f} dB in {runner.runtime})"})
     return record
+
+
+def own_agreement_db(reference: Reference, inputs: Sequence[FloatArray]) -> float:
+    """SQNR in dB of what the reference makes of `inputs` (pictures) against what it makes of them moved by a hundredth of an 8-bit step at most."""
+    import torch
+
+    chance, noise, signal = np.random.default_rng(0), 0.0, 0.0
+    low, high = min(float(value.min()) for value in inputs), max(float(value.max()) for value in inputs)
+    nudge = NUDGE_STEPS * (high - low) / 255.0
+    for value in inputs:
+        moved = np.clip(value + chance.uniform(-nudge, nudge, value.shape), low, high).astype(np.float32)
+        with torch.no_grad():
+            expected, again = (reference(torch.from_numpy(one)).numpy().astype(np.float64) for one in (np.ascontiguousarray(value), moved))
+        noise, signal = noise + float(np.square(expected - again).sum()), signal + float(np.square(expected).sum())
+    return HIGHEST_DB if noise == 0 else min(HIGHEST_DB, 10 * math.log10(max(signal, 1e-30) / noise))
 
 
 def _sqnr(runner: Runner, reference: Reference, inputs: Sequence[FloatArray], limit_db: float, name: str) -> ParityRecord:

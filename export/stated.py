@@ -37,9 +37,9 @@ BY_COREML: Mapping[ComputedBy, str] = {
 OWN_CHOICE = ("all", "Core ML's own choice of CPU, GPU and Neural Engine")
 
 
-def tolerance_of(variant: str, output: TensorFacts, *, halves: bool = False) -> Tolerance:
+def tolerance_of(variant: str, output: TensorFacts, *, halves: bool = False, int8_db: float = INT8_SQNR_DB) -> Tolerance:
     """How far another machine may be from the expected output: float files by range, those of `halves` (FP16) also by SQNR, quantized ones by steps
-    of the output or by SQNR.
+    of the output or by SQNR, at least `int8_db`.
     """
     low, high = output.value_range
     if variant == "float" and halves:
@@ -49,7 +49,7 @@ def tolerance_of(variant: str, output: TensorFacts, *, halves: bool = False) -> 
         return Tolerance(max_abs=FLOAT_TOLERANCE * (high - low), basis=f"{FLOAT_TOLERANCE:g} of the output range")
     step = output.scale if output.scale is not None else (high - low) / 255.0
     of = "of the output" if output.scale is not None else "of an 8-bit picture (the output is not quantized)"
-    return Tolerance(max_abs=INT8_STEPS * step, or_sqnr_db=INT8_SQNR_DB, basis=f"{INT8_STEPS} quantization steps {of}, or {INT8_SQNR_DB:g} dB SQNR")
+    return Tolerance(max_abs=INT8_STEPS * step, or_sqnr_db=int8_db, basis=f"{INT8_STEPS} quantization steps {of}, or {int8_db:g} dB SQNR")
 
 
 def preprocessing_of(took: TensorFacts) -> tuple[ProcessingStep, ...]:

@@ -102,7 +102,7 @@ def _match(search: _Search, operator: OperatorObject) -> Match:
     if kind in MOVING and planned.kind not in MOVES and not head and not clips and not (planned.kind in STEPPED and value in given):
         # Padding in front of the operator, the cut behind a transposed convolution, or a layout that the converter needed.
         search.values[result] = given[0] if given else value
-        return Match(tuple(name for name in given if kind in CUTTING and _kind(search, name) in KINDS["TRANSPOSE_CONV"]))
+        return Match(tuple(name for name in given if kind in CUTTING and _is_transposed(search, name)))
     search.values[result] = value
     found = (value,) if value in given else _between(search, value, given, names, head)
     last_steps = {name for name in given if name in names and name != value and _kind(search, name) in STEPPED}
@@ -143,7 +143,10 @@ def _certain(search: _Search, tensor: int, names: Sequence[str]) -> str | None:
     if tensor in search.quantized:
         return search.quantized[tensor]
     if names and search.sheet.tensors[tensor].type == numbers("TensorType")["INT8"]:
-        return names[-1]
+        value = names[-1]
+        while following := [name for name in _readers(search, value) if name in names and name not in search.taken]:
+            value = following[0]  # a ReLU that was moved in front of the cut is named before its convolution
+        return value
     return None
 
 
@@ -185,6 +188,14 @@ def _behind(search: _Search, head: str) -> set[str]:
         value = readers[0]
         found.add(value)
     return found
+
+
+def _is_transposed(search: _Search, name: str) -> bool:
+    """Whether this is a transposed convolution, or the clamp that was merged into one."""
+    kind = _kind(search, name)
+    return kind in KINDS["TRANSPOSE_CONV"] or (
+        kind in CLAMPS and any(_kind(search, source) in KINDS["TRANSPOSE_CONV"] for source in search.program.operators[name].sources)
+    )
 
 
 def _kind(search: _Search, name: str) -> str:

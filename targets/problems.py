@@ -15,6 +15,7 @@ from mcompress.targets.document import Document, Key, Path, show_path
 from mcompress.targets.names import near
 from mcompress.targets.schema import NETWORK_PATTERN, ModelConfig
 from mcompress.targets.speeds import NAME_PATTERN
+from mcompress.targets.stages import DEFAULT_METHODS
 
 _DISCRIMINATORS = ("stage", "method", "backend")
 _PATTERNS = {
@@ -140,7 +141,8 @@ def _written(loc: tuple[Key, ...], data: JsonValue) -> tuple[Path, JsonValue]:
         if isinstance(value, dict) and isinstance(key, str):
             if key not in value:
                 later = loc[index + 1] if index + 1 < len(loc) else None
-                if any(value.get(name) == key for name in _DISCRIMINATORS) or (later is not None and later in value):
+                means_method = DEFAULT_METHODS.get(str(value.get("stage"))) == key
+                if means_method or any(value.get(name) == key for name in _DISCRIMINATORS) or (later is not None and later in value):
                     continue
                 path.append(key)
                 value = None

@@ -20,8 +20,8 @@ def inside_of(space: SearchSpace, args: Args, seed: int) -> tuple[nn.Module, nn.
     for parameter in largest.parameters():
         nn.init.normal_(parameter, 0.0, 0.2)
     weights = dict(largest.named_parameters())
-    taken = cut(weights, candidate)
-    torch.autograd.backward([value.sum() for value in taken.values()])
+    taken = cut({**weights, **dict(largest.named_buffers())}, candidate)
+    torch.autograd.backward([value.sum() for value in taken.values() if value.requires_grad])
     candidate.load_state_dict({name: value.detach() for name, value in taken.items()})
     used = 0
     with torch.no_grad():

@@ -136,8 +136,8 @@ TARGETS: dict[str, tuple[str | bytes, str]] = {
     ),
     "weight below 0": (in_distill("ssim: -1"), "t.yaml:7: stages[0].ssim is -1; it must be at least 0 and at most 1e+06"),
     "unknown game": (
-        in_distill("adversarial_loss: hinge"),
-        "t.yaml:7: stages[0].adversarial_loss is 'hinge'; it must be one of least_squares, relativistic",
+        in_distill("adversarial_loss: wasserstein"),
+        "t.yaml:7: stages[0].adversarial_loss is 'wasserstein'; it must be one of least_squares, relativistic, hinge",
     ),
     "nothing to learn": (
         in_distill("truth: 0, output: 0, total_variation: 1"),

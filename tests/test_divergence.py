@@ -23,14 +23,15 @@ from mcompress.compress.quantize.plan import Precision, PrecisionPlan
 from mcompress.compress.quantize.program import export_program, graph_of
 from mcompress.compress.quantize.simulate import Simulated
 from mcompress.errors import ParityError
-from mcompress.export import backend_named, executorch_prefix
+from mcompress.export import backend_named, executorch_prefix, proof
 from mcompress.export.backend import FloatArray, Runner, Written, captured
 from mcompress.export.divergence import first_divergence
 from mcompress.export.divergence_prefixes import bisect, bisected
 from mcompress.export.divergence_reference import Expected
+from mcompress.export.parity import own_agreement_db
 from mcompress.export.proof import Networks, Proof, proven, worst_input
 from mcompress.pipeline import Outcome
-from mcompress.record import DivergenceRecord, Run
+from mcompress.record import HIGHEST_DB, DivergenceRecord, ParityRecord, Run
 from mcompress.reports.html import write_report
 from mcompress.reports.terminal import render
 from mcompress.targets.exports import CoreMLConfig, ExecuTorchConfig, ExportConfig, OnnxConfig, TFLiteConfig
@@ -320,6 +321,35 @@ def test_a_failing_parity_is_explained_and_a_passing_one_is_not_looked_into(make
     assert stricter.parity.passed is False
     assert stricter.divergence is None
     assert "within its tolerance" in stricter.doubts[0].reason
+
+
+def test_a_file_may_be_as_far_from_its_reference_as_that_is_from_itself(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    healthy, agreement_db = make("onnx", "int8"), [34.0]
+    failing = ParityRecord(reference="made up", metric="sqnr_db", value=33.0, limit=35.0, passed=False, runtime="made up")
+    monkeypatch.setattr(proof, "int8_parity", lambda *_: failing)
+    monkeypatch.setattr(proof, "own_agreement_db", lambda *_: agreement_db[0])
+    found = proof_of(healthy, 35.0)
+    assert (found.parity.passed, found.parity.limit, found.divergence) == (True, 32.5, None)
+    assert "agrees only to 34.0 dB with what it computes when its input moves by a hundredth of a step" in found.doubts[0].reason
+    assert proof_of(healthy, 40.0).parity.passed is False, "who asks for more than usual is not overruled"
+    agreement_db[0] = 36.0
+    assert proof_of(healthy, 35.0).parity.passed is False
+    agreement_db[0] = 34.0
+    wrong = proof_of(broken(healthy, "conv2d_7", tmp_path), 35.0)
+    assert wrong.parity.passed is False
+    assert wrong.divergence is not None
+
+
+def test_how_far_a_reference_is_from_itself() -> None:
+    pictures = [np.random.default_rng(0).integers(0, 256, (1, 3, 64, 64)).astype(np.float32) / 255]
+    power = float(np.square(pictures[0]).mean())
+    nudge = 0.01 / 255
+    smooth = own_agreement_db(lambda value: value, pictures)
+    assert smooth == pytest.approx(10 * np.log10(power / (nudge**2 / 3)), abs=0.2)
+    on_ties = own_agreement_db(lambda value: torch.round(value * 255 + 0.5) / 255, pictures)  # every value of a picture is half way between two
+    rounded = np.square(np.round(pictures[0] * 255 + 0.5) / 255).mean()
+    assert on_ties == pytest.approx(10 * np.log10(rounded / (0.5 / 255**2)), abs=0.5)
+    assert own_agreement_db(lambda value: 0 * value + 1, pictures) == HIGHEST_DB
 
 
 class Fixed:

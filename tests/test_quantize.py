@@ -71,6 +71,16 @@ def test_image_range_is_exactly_one_step_per_grey_level() -> None:
     assert torch.allclose(fake_quantize(levels, found), levels, atol=1e-7)
 
 
+def test_no_grey_level_of_a_picture_around_zero_lies_half_way_between_two_steps() -> None:
+    levels = torch.arange(256, dtype=torch.float64) / 127.5 - 1
+    plain, chosen = ActivationRange.from_bounds(-1.0, 1.0), ActivationRange.of_pictures(-1.0, 1.0)
+    assert all(abs(float(level) / plain.scale % 1 - 0.5) < 1e-4 for level in levels)
+    assert all(abs(float(level) / chosen.scale % 1 - 0.5) > 1e-3 for level in levels)
+    assert chosen.bounds[0] <= -1 + 1e-6
+    assert chosen.bounds[1] >= 1
+    assert ActivationRange.of_pictures(0.0, 1.0) == ActivationRange.from_bounds(0.0, 1.0)
+
+
 @given(low=st.floats(-1e4, 0), high=st.floats(0, 1e4))
 def test_every_range_represents_zero_exactly(low: float, high: float) -> None:
     found = ActivationRange.from_bounds(low, high)

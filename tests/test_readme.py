@@ -7,11 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import typer
 from PIL import Image
+from safetensors.torch import save_file
 
 from mcompress import errors
 from mcompress.cli import app
+from mcompress.compress.models.resnet_generator import resnet_generator
+from mcompress.compress.models.rrdb import rrdb
 from mcompress.planning import plan
 from mcompress.targets.load import load_target
 
@@ -37,12 +41,43 @@ def test_every_option_of_the_table_exists(name: str, row: str) -> None:
     assert set(re.findall(r"--[a-z0-9]+(?:-[a-z0-9]+)*", row)) - {"--no-measure"} <= leaves(COMMANDS)[name]
 
 
+def yaml_of(name: str) -> str:
+    """The README's target of that name."""
+    (text,) = re.findall(rf"```yaml\n(name: {name}\n.*?)```", README, flags=re.S)
+    return str(text)
+
+
+def test_every_target_of_the_readme_is_tried_here() -> None:
+    assert sorted(re.findall(r"```yaml\nname: (\w+)\n", README)) == ["my_cyclegan", "my_pix2pix", "my_sr"]
+
+
+def pictures(folder: Path, count: int, size: tuple[int, int]) -> None:
+    folder.mkdir(parents=True)
+    chance = np.random.default_rng(0)
+    for index in range(count):
+        Image.fromarray(chance.integers(0, 256, (*size, 3), dtype=np.uint8)).save(folder / f"{index}.png")
+
+
+def test_the_example_targets_of_translation_plan(tmp_path: Path) -> None:
+    original = resnet_generator(features=4, depths=(1, 1, 1))
+    torch.save(original.state_dict(), tmp_path / "latest_net_G.pth")
+    (tmp_path / "original").mkdir()
+    save_file(original.state_dict(), tmp_path / "original" / "teacher.safetensors")
+    for folder, count in (("pairs", 8), ("pairs_held_out", 1)):
+        pictures(tmp_path / folder, count, (256, 512))
+    pictures(tmp_path / "more_inputs", 2, (256, 256))
+    for folder in ("photos", "photos_held_out"):
+        for domain in "AB":
+            pictures(tmp_path / folder / domain, 2, (256, 256))
+    for name in ("my_pix2pix", "my_cyclegan"):
+        (tmp_path / f"{name}.yaml").write_text(yaml_of(name))
+        made = plan(load_target(tmp_path / f"{name}.yaml"))
+        assert made.teacher_spec.args["features"] == 4
+        assert made.teacher_spec.input_range == (-1.0, 1.0)
+
+
 def test_the_example_target_plans(tmp_path: Path) -> None:
-    import torch
-
-    from mcompress.compress.models.rrdb import rrdb
-
-    (text,) = re.findall(r"```yaml\n(.*?)```", README, flags=re.S)
+    text = yaml_of("my_sr")
     (tmp_path / "my_sr.yaml").write_text(text)
     torch.save({"params_ema": rrdb(features=8, blocks=1, growth=4).state_dict()}, tmp_path / "RRDB_ESRGAN_x4.pth")
     for folder in ("train", "test"):

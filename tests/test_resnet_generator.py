@@ -158,5 +158,5 @@ def test_the_space_is_bounded_by_its_largest_and_smallest() -> None:
     assert {depth for args in seen for depth in args["depths"]} == set(RESNET_DEPTHS)
     assert {args["convolutions"] for args in (*seen, SPACE.largest, SPACE.smallest)} == {"separable"}
     proposed = SPACE.suggest(FixedTrial({**{f"width{i}": i % 7 for i in range(8)}, **{f"depth{i}": i + 1 for i in range(3)}}))
-    assert proposed == {"widths": [6, 8, 10, 12, 16, 20, 24, 6], "depths": [1, 2, 3], "convolutions": "separable"}
+    assert proposed == {"widths": [6, 8, 10, 12, 16, 20, 24, 6], "depths": [1, 2, 3], "convolutions": "separable", "normalization": "batch"}
     assert space_of(SearchConfig(), ModelSpec("resnet_generator", {}, (), (1, 3, 64, 64))) is SPACE

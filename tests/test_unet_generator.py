@@ -104,7 +104,7 @@ def test_a_candidate_lies_inside_the_largest_network(seed: int) -> None:
 @pytest.mark.parametrize(("size", "downs"), [((256, 256), 8), ((512, 1024), 8), ((64, 64), 6), ((96, 64), 5), ((12, 8), 2)])
 def test_the_space_has_as_many_levels_as_the_image_can_be_halved(size: tuple[int, int], downs: int) -> None:
     space = space_of(SearchConfig(), ModelSpec("unet_generator", {}, (), (1, 3, *size)))
-    assert space.largest == {"widths": [24] * downs, "downs": downs, "normalization": "instance"}
+    assert space.largest == {"widths": [24] * downs, "downs": downs, "normalization": "batch"}
     assert space.smallest == {**space.largest, "widths": [6] * downs}
     seen = [space.random(torch.Generator().manual_seed(seed)) for seed in range(60)]
     assert {width for args in seen for width in args["widths"]} == set(BASE_WIDTHS)

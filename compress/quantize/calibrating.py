@@ -68,13 +68,19 @@ def calibrate(
     if seen == 0:
         raise StageError("the task gave no calibration samples; quantization needs at least one")
     bounds = {representative: observer.bounds(method) for representative, observer in observers.items()}
+    of_input: set[fx.Node] = set()
     for node in module.graph.nodes:
         if node.op == "placeholder":
             representative = groups.get(node, node)
             low, high = bounds.get(representative, input_range)
             bounds[representative] = min(low, input_range[0]), max(high, input_range[1])
             groups[node] = representative
-    found = {node.name: ActivationRange.from_bounds(*bounds[groups[node]]) for node in groups if groups[node] in bounds}
+            of_input.add(representative)
+    ranges = {
+        representative: (ActivationRange.of_pictures if representative in of_input else ActivationRange.from_bounds)(*limits)
+        for representative, limits in bounds.items()
+    }
+    found = {node.name: ranges[groups[node]] for node in groups if groups[node] in bounds}
     return representable(module, found), seen
 
 

@@ -36,11 +36,23 @@ class ActivationRange:
 
     @classmethod
     def from_bounds(cls, low: float, high: float) -> ActivationRange:
-        """The parameters that cover [low, high] and zero; the scale is a float32, as in every file format."""
+        """The parameters for [low, high] and zero, to within half a step at the ends; the scale is a float32, as in every file format."""
         low, high = min(low, 0.0), max(high, 0.0)
         scale = float(np.float32(max((high - low) / (INT8_MAX - INT8_MIN), SMALLEST_SCALE)))
         zero_point = round(INT8_MIN - low / scale)
         return cls(scale, min(max(zero_point, INT8_MIN), INT8_MAX))
+
+    @classmethod
+    def of_pictures(cls, low: float, high: float) -> ActivationRange:
+        """The parameters for 8-bit pictures whose 0 and 255 stand for `low` and `high`; both ends are inside.
+
+        With 255 steps from -1 to 1, zero would lie between two of them, and each of the 256 values of a picture half way between two others: what
+        they are rounded to would hang on the last bit of a division, which runtimes compute in different ways. One step less has no such ties.
+        """
+        nearest = cls.from_bounds(low, high)
+        below, above = nearest.zero_point - INT8_MIN, INT8_MAX - nearest.zero_point
+        needed = max(*([-low / below] if below else []), *([high / above] if above else []), nearest.scale)
+        return cls(float(np.float32(needed)), nearest.zero_point)
 
     @property
     def bounds(self) -> tuple[float, float]:
