@@ -17,6 +17,8 @@ from mcompress.compress.models.spec import ModelSpec
 from mcompress.compress.objectives.adaptive import QUALITY_EVERY, AdaptiveDistillation, TeacherQuality
 from mcompress.compress.objectives.discriminators import SharedDiscriminator, layers_for
 from mcompress.compress.objectives.features import with_features
+from mcompress.compress.objectives.mean_teacher import AVERAGE, AveragedTeacher
+from mcompress.compress.objectives.pix2pix import Pix2Pix
 from mcompress.compress.objectives.semi_supervised import SemiSupervisedTraining
 from mcompress.compress.supernet import apply_candidate, gather_statistics, state_of
 from mcompress.compress.tasks.translation.task import Translation
@@ -323,3 +325,31 @@ def test_the_wider_teacher_is_wider_and_the_deeper_deeper_and_neither_costs_too_
 def test_a_kind_of_teacher_that_nothing_affordable_is_of_is_left_out() -> None:
     search = TeacherSearch(SPACES["resnet_generator"], 1.01 * _macs(STUDENT), 5, 0, _macs, lambda args: float(_macs(args)))
     assert find_teachers(STUDENT, search, lambda _done, _total, _note: None) == {}
+
+
+def test_a_teacher_teaches_by_the_running_mean_of_its_weights_and_keeps_its_own() -> None:
+    teacher = generator()
+    mean = AveragedTeacher(teacher)
+    picture = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        before = teacher.eval()(picture)
+        for parameter in teacher.parameters():
+            parameter.add_(0.5)
+        after = {name: value.clone() for name, value in teacher.state_dict().items()}
+        assert torch.equal(mean(picture)[0], before)
+        assert all(torch.equal(value, after[name]) for name, value in teacher.state_dict().items())
+        mean.follow(1_000_000)
+    moved = mean.get_buffer("mean tail bias")
+    assert torch.allclose(moved, after["tail.bias"] - 0.5 * AVERAGE, atol=1e-6)
+    assert not any(name.startswith("_teacher") for name in mean.state_dict())
+
+
+def test_pix2pix_plays_on_labelled_pairs_alone(task: Translation) -> None:
+    made = Pix2Pix(task, AdaptiveDistillConfig.model_validate(SMALL), generator())
+    assert list(made.players()) == ["generator", "discriminator"]
+    made.begin_step(torch.Generator().manual_seed(0), torch.device("cpu"))
+    with pytest.raises(ValueError, match="the discriminator moves after the generator"):
+        made.terms("discriminator")
+    assert set(made.terms("generator")) == {"truth", "adversarial"}
+    made.terms("discriminator")["gan"].backward()
+    assert all(parameter.grad is None for parameter in made.network.parameters())

@@ -11,8 +11,7 @@ each teacher's, because a mean of textures is none.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -20,17 +19,16 @@ from torch import Tensor, nn
 
 from mcompress.compress.losses import TERMS
 from mcompress.compress.objectives.adaptors import rectified_adaptors
-from mcompress.compress.objectives.discriminators import SharedDiscriminator, discriminator_term, generator_term, needs_real
+from mcompress.compress.objectives.discriminators import SharedDiscriminator
 from mcompress.compress.objectives.features import matched, with_features
 from mcompress.compress.objectives.likeness import Features, feature_terms, pixel_terms
+from mcompress.compress.objectives.mean_teacher import AveragedTeacher
 from mcompress.compress.tasks.task import Task
 from mcompress.targets.stages import AdaptiveDistillConfig
 
 WIDER, ORIGINAL = "wider", "original"
 QUALITY_EVERY = 20
 """Steps between two measurements of the teachers' quality."""
-AVERAGE = 0.99
-"""Of a teacher's weights, how much of their mean a step leaves."""
 MEMORY = 0.5
 """Share of the earlier quality that a new measurement leaves: a batch of a few pairs is a noisy judge."""
 
@@ -60,53 +58,6 @@ class TeacherQuality(nn.Module):
         return [float(share) for share in inverse / inverse.sum()]
 
 
-class AveragedTeacher(nn.Module):
-    """A learning teacher with the running mean of its weights, by which it teaches (mean teacher, Tarvainen & Valpola 2017, arXiv 1703.01780).
-
-    While a network learns at a high rate its weights wander about a better network; their mean is about as good as the network will be at the end.
-    """
-
-    def __init__(self, teacher: nn.Module) -> None:
-        super().__init__()
-        self._names = {f"mean {name}".replace(".", " "): name for name in teacher.state_dict()}
-        self._teacher = [teacher]  # in a list, because it is a player of its own and no part of this module
-        for own, name in self._names.items():
-            self.register_buffer(own, teacher.state_dict()[name].detach().clone())
-
-    @torch.no_grad()
-    def follow(self, step: int) -> None:
-        """Move the mean towards the teacher's present weights; in the first steps it follows closely."""
-        decay, now = min(AVERAGE, (step + 1) / (step + 10)), self._teacher[0].state_dict()
-        for own, name in self._names.items():
-            mean = self.get_buffer(own)
-            mean.lerp_(now[name], 1.0 - decay) if mean.is_floating_point() else mean.copy_(now[name])
-
-    @torch.no_grad()
-    def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The picture that the mean network makes of `images`, and its feature maps."""
-        teacher = self._teacher[0]
-        training = teacher.training
-        teacher.eval()
-        with _weights_of(teacher, {name: self.get_buffer(own) for own, name in self._names.items()}):
-            output, features = with_features(teacher, images)
-        teacher.train(training)
-        return output.float(), features
-
-
-@contextmanager
-def _weights_of(network: nn.Module, state: Mapping[str, Tensor]) -> Iterator[None]:
-    """The network with other weights for a while; nothing is copied."""
-    own = {**dict(network.named_parameters()), **dict(network.named_buffers())}
-    kept = {name: own[name].data for name in state}
-    try:
-        for name, value in state.items():
-            own[name].data = value
-        yield
-    finally:
-        for name, value in kept.items():
-            own[name].data = value
-
-
 class AdaptiveDistillation:
     """Players, in the order in which they move: each learning teacher, `discriminator`, `student` (with adaptors and the teachers' quality).
 
@@ -120,10 +71,7 @@ class AdaptiveDistillation:
         self.learning = dict(teachers)
         self.teachers = self.learning if original is None else {**self.learning, ORIGINAL: original}
         self.original = original
-        source, truth = task.validation_batch()
-        self.judged = source, truth
-        scale = truth.shape[2] // source.shape[2]
-        conditional = scale == 1
+        self.judged = task.validation_batch()
         self.with_discriminator = config.with_discriminator and bool(self.learning)
         along: dict[str, nn.Module] = {"quality": TeacherQuality(len(self.teachers), config.weighting)}
         self.means = {name: AveragedTeacher(teacher) for name, teacher in self.learning.items()}
@@ -134,9 +82,7 @@ class AdaptiveDistillation:
             along["adaptors"] = rectified_adaptors(matched(student, self.learning[WIDER], example, "stage distill"))
         self.student = nn.ModuleDict({"student": student, **along})
         if self.with_discriminator:
-            self.discriminator = SharedDiscriminator(
-                tuple(self.learning), config.discriminator_features, config.shared_blocks, config.crop_size * scale, conditional=conditional
-            )
+            self.discriminator = SharedDiscriminator.for_task(task, config, tuple(self.learning), config.shared_blocks)
 
     @property
     def quality(self) -> TeacherQuality:
@@ -200,19 +146,11 @@ class AdaptiveDistillation:
         self.answers[name] = output.detach()
         terms = {"truth": config.truth * TERMS["l1"].compute(output, self.truth)}
         if config.adversarial:
-            real = self.discriminator(name, self.source, self.truth) if needs_real(config.adversarial_loss) else None
-            fake = self.discriminator(name, self.source, output)
-            terms["adversarial"] = config.adversarial * generator_term(config.adversarial_loss, fake, real)
+            terms["adversarial"] = config.adversarial * self.discriminator.term_of(name, self.source, self.truth, output)
         return terms
 
     def _discriminator_terms(self) -> dict[str, Tensor]:
-        form = self.config.adversarial_loss
-        return {
-            f"gan of {name}": discriminator_term(
-                form, self.discriminator(name, self.source, self.truth), self.discriminator(name, self.source, self.answers[name])
-            )
-            for name in self.learning
-        }
+        return {f"gan of {name}": self.discriminator.own_term(name, self.source, self.truth, self.answers[name]) for name in self.learning}
 
     def _student_terms(self) -> dict[str, Tensor]:
         config = self.config

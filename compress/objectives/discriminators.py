@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from mcompress.compress.losses import ADVERSARIAL, TERMS
 from mcompress.compress.models.patchgan import patchgan
+from mcompress.compress.tasks.task import Task
+from mcompress.targets.stages import LikenessConfig
 
 PUBLISHED_LAYERS, SMALLEST_MAP = 3, 4
 
@@ -22,17 +24,25 @@ class SharedDiscriminator(nn.Module):
     """One PatchGAN per generator; the first `shared_blocks` of its four blocks serve all of them (OMGD, SlimGAN).
 
     It sees input and output together, as pix2pix's does, where `conditional`: (N, 6, H, W); otherwise the output alone. `side` is that of the
-    training pictures.
+    training pictures, `form` one of `losses.ADVERSARIAL`.
     """
 
-    def __init__(self, generators: Sequence[str], features: int, shared_blocks: int, side: int, *, conditional: bool) -> None:
+    def __init__(self, generators: Sequence[str], features: int, shared_blocks: int, side: int, *, conditional: bool, form: str = "hinge") -> None:
         super().__init__()
-        self.conditional = conditional
+        self.conditional, self.form = conditional, form
         whole = [patchgan(features=features, in_channels=6 if conditional else 3, layers=layers_for(side)) for _ in generators]
         self.shared = whole[0].blocks[:shared_blocks]
         self.own = nn.ModuleDict(
             {name: nn.ModuleList([*one.blocks[shared_blocks:], one.logits]) for name, one in zip(generators, whole, strict=True)}
         )
+
+    @classmethod
+    def for_task(cls, task: Task, config: LikenessConfig, generators: Sequence[str], shared_blocks: int = 0) -> SharedDiscriminator:
+        """As the configuration asks for; conditional where inputs and outputs of the task have one size."""
+        source, truth = task.validation_batch()
+        scale = truth.shape[2] // source.shape[2]
+        side = config.crop_size * scale
+        return cls(generators, config.discriminator_features, shared_blocks, side, conditional=scale == 1, form=config.adversarial_loss)
 
     def forward_features(self, generator: str, source: Tensor, image: Tensor) -> list[Tensor]:
         """The activations of every block for `image`, made from `source`, and last the logits."""
@@ -45,6 +55,15 @@ class SharedDiscriminator(nn.Module):
     def forward(self, generator: str, source: Tensor, image: Tensor) -> Tensor:
         """The logits for `image`, made by that generator from `source`."""
         return self.forward_features(generator, source, image)[-1]
+
+    def own_term(self, generator: str, source: Tensor, truth: Tensor, image: Tensor) -> Tensor:
+        """What it minimises for this generator, whose picture is `image`; no gradient reaches the picture."""
+        return discriminator_term(self.form, self(generator, source, truth), self(generator, source, image.detach()))
+
+    def term_of(self, generator: str, source: Tensor, truth: Tensor, image: Tensor) -> Tensor:
+        """What this generator minimises with `image`."""
+        real = self(generator, source, truth) if needs_real(self.form) else None
+        return generator_term(self.form, self(generator, source, image), real)
 
 
 def discriminator_term(form: str, real: Tensor, fake: Tensor) -> Tensor:

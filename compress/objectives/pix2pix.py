@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mcompress.compress.losses import TERMS
-from mcompress.compress.objectives.discriminators import SharedDiscriminator, discriminator_term, generator_term, needs_real
+from mcompress.compress.objectives.discriminators import SharedDiscriminator
 from mcompress.compress.tasks.task import Task
 from mcompress.targets.stages import LikenessConfig
 
@@ -20,9 +20,7 @@ class Pix2Pix:
 
     def __init__(self, task: Task, config: LikenessConfig, network: nn.Module) -> None:
         self.task, self.config, self.network = task, config, network
-        source, truth = task.validation_batch()
-        scale = truth.shape[2] // source.shape[2]
-        self.discriminator = SharedDiscriminator((GENERATOR,), config.discriminator_features, 0, config.crop_size * scale, conditional=scale == 1)
+        self.discriminator = SharedDiscriminator.for_task(task, config, (GENERATOR,))
 
     def players(self) -> Mapping[str, nn.Module]:
         """See the class."""
@@ -48,10 +46,8 @@ class Pix2Pix:
         if player == "discriminator":
             if self.output is None:
                 raise ValueError("the discriminator moves after the generator")
-            judged = [self.discriminator(GENERATOR, self.source, picture) for picture in (self.truth, self.output)]
-            return {"gan": discriminator_term(config.adversarial_loss, *judged)}
+            return {"gan": self.discriminator.own_term(GENERATOR, self.source, self.truth, self.output)}
         output = self.network(self.source).float()
         self.output = output.detach()
-        real = self.discriminator(GENERATOR, self.source, self.truth) if needs_real(config.adversarial_loss) else None
-        adversarial = generator_term(config.adversarial_loss, self.discriminator(GENERATOR, self.source, output), real)
+        adversarial = self.discriminator.term_of(GENERATOR, self.source, self.truth, output)
         return {"truth": config.truth * TERMS["l1"].compute(output, self.truth), "adversarial": config.adversarial * adversarial}

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mcompress.compress.losses import TERMS
 from mcompress.compress.models.space import SearchSpace
-from mcompress.compress.objectives.discriminators import SharedDiscriminator, discriminator_term, generator_term, needs_real
+from mcompress.compress.objectives.discriminators import SharedDiscriminator
 from mcompress.compress.objectives.likeness import Features, feature_terms, pixel_terms
 from mcompress.compress.supernet import apply_candidate, state_of
 from mcompress.compress.tasks.task import Task
@@ -28,10 +28,8 @@ class SemiSupervisedTraining:
 
     def __init__(self, task: Task, config: SemiSupervisedSearchConfig, space: SearchSpace, supernet: nn.Module) -> None:
         self.task, self.config, self.space, self.supernet = task, config, space, supernet
-        source, truth = task.validation_batch()
         if config.with_discriminator:
-            scale = truth.shape[2] // source.shape[2]
-            self.discriminator = SharedDiscriminator((LARGEST,), config.discriminator_features, 0, config.crop_size * scale, conditional=scale == 1)
+            self.discriminator = SharedDiscriminator.for_task(task, config, (LARGEST,))
 
     def players(self) -> Mapping[str, nn.Module]:
         """See the class."""
@@ -62,9 +60,7 @@ class SemiSupervisedTraining:
         largest = self.supernet(self.source).float()
         terms = {"truth": config.truth * TERMS["l1"].compute(largest, self.truth)}
         if config.adversarial:
-            real = self.discriminator(LARGEST, self.source, self.truth) if needs_real(config.adversarial_loss) else None
-            fake = self.discriminator(LARGEST, self.source, largest)
-            terms["adversarial"] = config.adversarial * generator_term(config.adversarial_loss, fake, real)
+            terms["adversarial"] = config.adversarial * self.discriminator.term_of(LARGEST, self.source, self.truth, largest)
         self.largest_output = largest.detach()
         with torch.no_grad():
             wanted = torch.cat([self.largest_output, self.supernet(self.others).float()])
@@ -82,5 +78,4 @@ class SemiSupervisedTraining:
         return lambda picture: self.discriminator.forward_features(LARGEST, images, picture)[:-1]
 
     def _discriminator_terms(self) -> dict[str, Tensor]:
-        real, fake = (self.discriminator(LARGEST, self.source, picture) for picture in (self.truth, self.largest_output))
-        return {"gan": discriminator_term(self.config.adversarial_loss, real, fake)}
+        return {"gan": self.discriminator.own_term(LARGEST, self.source, self.truth, self.largest_output)}

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mcompress.compress.losses import TERMS
 from mcompress.compress.models.build import build_meta
 from mcompress.compress.models.spec import ModelSpec
-from mcompress.compress.objectives.discriminators import SharedDiscriminator, discriminator_term, generator_term, needs_real
+from mcompress.compress.objectives.discriminators import SharedDiscriminator
 from mcompress.compress.objectives.likeness import Features, feature_terms, pixel_terms
 from mcompress.compress.supernet import apply_cut, state_of
 from mcompress.compress.tasks.task import Task
@@ -36,12 +36,7 @@ class SlimmableTraining:
         self.task, self.config, self.network, self.original = task, config, network, original
         self.shapes = {name: build_meta(spec).train() for name, spec in narrower.items()}
         if config.with_discriminator:
-            source, truth = task.validation_batch()
-            scale = truth.shape[2] // source.shape[2]
-            widths = (WIDEST, *self.shapes)
-            self.discriminator = SharedDiscriminator(
-                widths, config.discriminator_features, config.shared_blocks, config.crop_size * scale, conditional=scale == 1
-            )
+            self.discriminator = SharedDiscriminator.for_task(task, config, (WIDEST, *self.shapes), config.shared_blocks)
 
     def players(self) -> Mapping[str, nn.Module]:
         """See the class."""
@@ -86,23 +81,15 @@ class SlimmableTraining:
                 likeness.update(feature_terms(config, made[name], wanted, self._features(wider)))
             terms.update({f"{term} of {name}": value for term, value in likeness.items()})
         if config.adversarial:
-            terms.update({f"adversarial of {name}": config.adversarial * self._game(name, image[: len(self.source)]) for name, image in made.items()})
+            for name, image in made.items():
+                judged = self.discriminator.term_of(name, self.source, self.truth, image[: len(self.source)])
+                terms[f"adversarial of {name}"] = config.adversarial * judged
         self.made = {name: image[: len(self.source)].detach() for name, image in made.items()}
         return terms
-
-    def _game(self, name: str, image: Tensor) -> Tensor:
-        form = self.config.adversarial_loss
-        real = self.discriminator(name, self.source, self.truth) if needs_real(form) else None
-        return generator_term(form, self.discriminator(name, self.source, image), real)
 
     def _features(self, name: str) -> Features:
         """Blocks of a width's discriminator, in which its pictures are compared with those of the next narrower."""
         return lambda picture: self.discriminator.forward_features(name, self.images, picture)[:-1]
 
     def _discriminator_terms(self) -> dict[str, Tensor]:
-        return {
-            f"gan of {name}": discriminator_term(
-                self.config.adversarial_loss, self.discriminator(name, self.source, self.truth), self.discriminator(name, self.source, image)
-            )
-            for name, image in self.made.items()
-        }
+        return {f"gan of {name}": self.discriminator.own_term(name, self.source, self.truth, image) for name, image in self.made.items()}

@@ -31,6 +31,7 @@ from mcompress.compress.models.spec import ModelSpec
 from mcompress.compress.objectives.adaptive import AdaptiveDistillation
 from mcompress.compress.objectives.distillation import Distillation
 from mcompress.compress.objectives.fit_truth import FitTruth
+from mcompress.compress.objectives.pix2pix import Pix2Pix
 from mcompress.compress.search import search
 from mcompress.compress.stage import StageContext
 from mcompress.compress.tasks.translation.task import Translation
@@ -102,6 +103,14 @@ def labelled_only(task: Translation, args: Args, steps: int, seed: int) -> tuple
     return made, fit(FitTruth(task, TrainingConfig(steps=steps, batch_size=BATCH, crop_size=CROP), made), steps, seed)
 
 
+def pix2pix(task: Translation, args: Args, steps: int, seed: int) -> tuple[nn.Module, float]:
+    """As pix2pix trains: with a discriminator, 100 times the weight of truth for 1 of adversary."""
+    torch.manual_seed(seed)
+    made = network(args)
+    config = AdaptiveDistillConfig(steps=steps, batch_size=BATCH, crop_size=CROP, truth=1.0, adversarial=0.01)
+    return made, fit(Pix2Pix(task, config, made), steps, seed)
+
+
 def plainly_distilled(task: Translation, steps: int, seed: int) -> tuple[nn.Module, float]:
     teacher, seconds = labelled_only(task, WIDER, steps, seed)
     torch.manual_seed(seed)
@@ -119,7 +128,8 @@ def semi_supervised(task: Translation, steps: int, seed: int) -> tuple[nn.Module
 
 WEIGHTS: dict[str, float | int] = {"adversarial": 0.001}
 WAYS: dict[str, Callable[[Translation, int, int], tuple[nn.Module, float]]] = {
-    "labelled only": lambda task, steps, seed: labelled_only(task, STUDENT, steps, seed),
+    "labelled only, pix2pix": lambda task, steps, seed: pix2pix(task, STUDENT, steps, seed),
+    "labelled only, L1 alone": lambda task, steps, seed: labelled_only(task, STUDENT, steps, seed),
     "plain distillation": plainly_distilled,
     "semi-supervised": semi_supervised,
 }
@@ -130,6 +140,9 @@ def run(training: Training) -> Trained:
     task = Translation.from_config(DataConfig(labelled_fraction=training.fraction))
     made, seconds = WAYS[training.way](task, training.steps, training.seed)
     return Trained(training, round(quality_db(task, made), 4), round(seconds, 1))
+
+
+UNTAUGHT = ("labelled only, pix2pix", "labelled only, L1 alone")
 
 
 class Results:
@@ -163,15 +176,15 @@ def compare_training(results: Results, steps: int, seeds: int, jobs: int) -> dic
     """Rows of way x labels, at equal steps, then at the wall time of the semi-supervised training."""
     every = range(seeds)
     results.complete([Training(way, fraction, seed, steps) for seed in every for fraction in FRACTIONS for way in WAYS], jobs)
-    results.complete([Training("labelled only", 1.0, seed, steps) for seed in every], jobs)
+    results.complete([Training(way, 1.0, seed, steps) for seed in every for way in UNTAUGHT], jobs)
     rows = [
         *(_row(results, way, fraction, steps, "equal steps") for fraction in FRACTIONS for way in WAYS),
-        _row(results, "labelled only", 1.0, steps, "equal steps"),
+        *(_row(results, way, 1.0, steps, "equal steps") for way in UNTAUGHT),
     ]
     longer: list[tuple[str, float, int]] = []
     for fraction in FRACTIONS:
         taken = statistics.mean(one.seconds for one in results.of("semi-supervised", fraction, steps))
-        for way in ("labelled only", "plain distillation"):
+        for way in (*UNTAUGHT, "plain distillation"):
             own = statistics.mean(one.seconds for one in results.of(way, fraction, steps))
             longer.append((way, fraction, round(steps * taken / own / 50) * 50))
     for way, fraction, more in longer:
