@@ -21,6 +21,7 @@ from mcompress.export.comparison import Comparison, write_comparison
 from mcompress.export.interface import TensorFacts
 from mcompress.export.manifest import Content, Manifest, ModelFile, Source, VectorFiles
 from mcompress.export.mil import EVALUATOR
+from mcompress.export.parity import INT8_METRIC
 from mcompress.export.replay import Result, digest_of, size_of
 from mcompress.export.stated import (
     INT8_SQNR_DB,
@@ -231,7 +232,7 @@ def _ship(file: ExportedFile, run: Run, bundle: Path) -> ModelFile:
             record.variant,
             gave,
             halves=record.precision_counts.get("fp16", 0) > 0,
-            int8_db=min(INT8_SQNR_DB, record.parity.limit) if record.variant == "mixed" else INT8_SQNR_DB,
+            int8_db=min(INT8_SQNR_DB, record.parity.limit) if record.parity.metric == INT8_METRIC else INT8_SQNR_DB,
         ),
         vectors=tuple(_write_vector(bundle, file, index) for index in range(len(file.vectors))),
         width=record.width,
