@@ -11,6 +11,7 @@ from mcompress.compress.objectives.distillation import Distillation
 from mcompress.compress.stage import CompanionNetwork, StageContext, StageOutput
 from mcompress.compress.train import TrainSettings, train
 from mcompress.errors import PlanError
+from mcompress.targets.schema import Fallback
 from mcompress.targets.stages import AdaptiveDistillConfig, DistillConfig, TrainingConfig
 
 
@@ -36,7 +37,8 @@ def distill_adaptively(config: AdaptiveDistillConfig, context: StageContext) -> 
         "teacher_weights": dict(zip(objective.teachers, objective.quality.weights(), strict=True)),
     }
     after = {name: CompanionNetwork(one.spec, one.network.eval()) for name, one in context.teachers.items()}
-    return StageOutput(context.model.eval(), context.spec, None, (), (), details, teachers=after)
+    left_out = tuple(Fallback(where="stage distill", what=f"term {name}", reason=reason) for name, reason in objective.left_out.items())
+    return StageOutput(context.model.eval(), context.spec, None, (), left_out, details, teachers=after)
 
 
 def _settings(config: TrainingConfig, context: StageContext) -> TrainSettings:

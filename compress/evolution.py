@@ -41,12 +41,12 @@ class EvolutionSampler(BaseSampler):
         """One choice: a parent's, or a random one where there are no parents, where the parent has none, or by mutation."""
         if self._parents is None:
             self._choose_parents(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+        options = choices(param_distribution)
         inherited = [parent[param_name] for parent in self._parents or () if param_name in parent]
         if inherited and not (self._mutation and self._random() < CHANGED):
             value = inherited[self._index(len(inherited))]
-            if param_distribution._contains(param_distribution.to_internal_repr(value)):
+            if value in options:
                 return value
-        options = choices(param_distribution)
         return options[self._index(len(options))]
 
     def _choose_parents(self, evaluated: Sequence[FrozenTrial]) -> None:

@@ -1,10 +1,11 @@
 """The search stage: a weight-shared supernet, then a search under the device's budget.
 
-1. Supernet (`supernet.py`): one set of weights for every network of the space.
-2. Search (`rounds.py`). Optuna's TPE proposes candidates, a third of them at random, which spreads them over the front. One over a limit is rejected
-   from its operator table, before anything is evaluated. The others are evaluated with weights cut from the supernet on fixed training crops, by
-   this process and by any that joined. The pick is the best within the budget; the front is all the candidates that no other beats in both quality
-   and latency.
+1. Supernet (`supernet.py`; with few labels `objectives/semi_supervised.py`): one set of weights for every network of the space.
+2. Search (`rounds.py`). Optuna's TPE, a third of its candidates at random, which spreads them over the front, or evolution (`evolution.py`) proposes
+   candidates. One over a limit is rejected from its operator table, before anything is evaluated. The others are evaluated with weights cut from the
+   supernet on fixed training crops, by this process and by any that joined. The pick is the best within the budget; the front is all the candidates
+   that no other beats in both quality and latency.
+3. With few labels, the pick's teachers (`teaching.py`).
 """
 
 from __future__ import annotations

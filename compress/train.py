@@ -126,6 +126,7 @@ def train(objective: Objective, settings: TrainSettings, checkpoints: Checkpoint
     started = time.monotonic() - state.seconds
     log_every = max(1, settings.steps // 200)
     while state.step < settings.steps:
+        total = torch.zeros(())  # of the player who moves last
         share = learning_rate_at(state.step, settings) / settings.learning_rate
         with accelerator.autocast():
             objective.begin_step(step_generator(settings.seed, state.step), accelerator.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import optuna
 import pytest
@@ -87,7 +88,7 @@ def test_the_teachers_learn_from_the_truth_and_the_student_from_neither_truth_no
     before = {name: float(value.detach()) for name, value in made.terms("student").items()}
     kinds = {name.partition(" of ")[0] for name in before}
     assert kinds == {"output", "ssim", "gram", "feature", "total_variation", "channel"}
-    made.truth = torch.zeros_like(made.truth)
+    made.batch = replace(made.batch, truth=torch.zeros_like(made.batch.truth))
     assert {name: float(value.detach()) for name, value in made.terms("student").items()} == pytest.approx(before, rel=1e-2)
 
 
@@ -353,3 +354,15 @@ def test_pix2pix_plays_on_labelled_pairs_alone(task: Translation) -> None:
     assert set(made.terms("generator")) == {"truth", "adversarial"}
     made.terms("discriminator")["gan"].backward()
     assert all(parameter.grad is None for parameter in made.network.parameters())
+
+
+def test_a_weight_that_nothing_can_use_is_said(task: Translation) -> None:
+    config = AdaptiveDistillConfig.model_validate(SMALL)
+    alone = AdaptiveDistillation(task, config, generator(), {}, generator(3, 8))
+    assert list(alone.players()) == ["student"]
+    assert set(alone.left_out) == {"adversarial", "feature", "channel"}
+    assert "no teacher learns" in alone.left_out["feature"]
+    fit(alone, 1)
+    deeper = AdaptiveDistillation(task, config, generator(), {"deeper": generator(2, 4, 2)}, None)
+    assert deeper.left_out == {"channel": "it compares with the wider teacher, and there is none"}
+    assert not objective(task).left_out

@@ -205,7 +205,7 @@ def test_a_width_is_compared_with_the_next_wider_and_not_with_the_widest(pairs: 
     wanted = {
         "output of w075": 2.0 * (pictures[1] - pictures[0]).abs().mean(),
         "output of w050": 2.0 * (pictures[2] - pictures[1]).abs().mean(),
-        "truth": (pictures[0][:2] - objective.truth).abs().mean(),
+        "truth": (pictures[0][:2] - objective.batch.truth).abs().mean(),
     }
     assert terms.keys() == wanted.keys()
     for name, value in wanted.items():

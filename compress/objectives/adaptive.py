@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from mcompress.compress.losses import TERMS
 from mcompress.compress.objectives.adaptors import rectified_adaptors
-from mcompress.compress.objectives.discriminators import SharedDiscriminator
+from mcompress.compress.objectives.batches import mixed_batch
+from mcompress.compress.objectives.discriminators import SharedDiscriminator, supervised_terms
 from mcompress.compress.objectives.features import matched, with_features
 from mcompress.compress.objectives.likeness import Features, feature_terms, pixel_terms
 from mcompress.compress.objectives.mean_teacher import AveragedTeacher
@@ -72,7 +73,6 @@ class AdaptiveDistillation:
         self.teachers = self.learning if original is None else {**self.learning, ORIGINAL: original}
         self.original = original
         self.judged = task.validation_batch()
-        self.with_discriminator = config.with_discriminator and bool(self.learning)
         along: dict[str, nn.Module] = {"quality": TeacherQuality(len(self.teachers), config.weighting)}
         self.means = {name: AveragedTeacher(teacher) for name, teacher in self.learning.items()}
         along.update({f"mean of {name}": mean for name, mean in self.means.items()})
@@ -81,8 +81,19 @@ class AdaptiveDistillation:
             example, _ = task.training_batch(1, config.crop_size, torch.Generator().manual_seed(0))
             along["adaptors"] = rectified_adaptors(matched(student, self.learning[WIDER], example, "stage distill"))
         self.student = nn.ModuleDict({"student": student, **along})
-        if self.with_discriminator:
-            self.discriminator = SharedDiscriminator.for_task(task, config, tuple(self.learning), config.shared_blocks)
+        needed = config.with_discriminator and bool(self.learning)
+        self.discriminator = SharedDiscriminator.for_task(task, config, tuple(self.learning), config.shared_blocks) if needed else None
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Terms with a weight that are not computed -> why."""
+        reasons: dict[str, str] = {}
+        if not self.learning:
+            why = "no teacher learns, so there is no discriminator; put a search of method semi_supervised before this stage"
+            reasons |= {name: why for name in ("adversarial", "gram", "feature") if getattr(self.config, name)}
+        if self.config.channel and not self.with_channels:
+            reasons["channel"] = "it compares with the wider teacher, and there is none"
+        return reasons
 
     @property
     def quality(self) -> TeacherQuality:
@@ -93,7 +104,7 @@ class AdaptiveDistillation:
 
     def players(self) -> Mapping[str, nn.Module]:
         """See the class."""
-        discriminator = {"discriminator": self.discriminator} if self.with_discriminator else {}
+        discriminator = {} if self.discriminator is None else {"discriminator": self.discriminator}
         return {**self.learning, **discriminator, "student": self.student}
 
     def frozen(self) -> Mapping[str, nn.Module]:
@@ -106,13 +117,10 @@ class AdaptiveDistillation:
 
     def begin_step(self, generator: torch.Generator, device: torch.device) -> None:
         """Draw labelled pairs and as many inputs of any kind; now and then measure the teachers."""
-        config = self.config
-        source, truth = self.task.training_batch(config.batch_size, config.crop_size, generator)
-        others = self.task.unlabelled_batch(config.batch_size, config.crop_size, generator)
-        self.source, self.truth = source.to(device), truth.to(device)
-        self.images = torch.cat([self.source, others.to(device)])
+        self.batch = mixed_batch(self.task, self.config, generator, device)
+        self.images = self.batch.images
         step = int(self.quality.steps)
-        self.teachers_learn = step % config.teachers_every == 0
+        self.teachers_learn = step % self.config.teachers_every == 0
         self.answers: dict[str, Tensor] = {}
         if step % QUALITY_EVERY == 0:
             self._measure(device)
@@ -141,16 +149,15 @@ class AdaptiveDistillation:
         return self._discriminator_terms() if player == "discriminator" else self._teacher_terms(player)
 
     def _teacher_terms(self, name: str) -> dict[str, Tensor]:
-        config = self.config
-        output = self.learning[name](self.source).float()
+        output = self.learning[name](self.batch.source).float()
         self.answers[name] = output.detach()
-        terms = {"truth": config.truth * TERMS["l1"].compute(output, self.truth)}
-        if config.adversarial:
-            terms["adversarial"] = config.adversarial * self.discriminator.term_of(name, self.source, self.truth, output)
-        return terms
+        return supervised_terms(self.config, self.discriminator, name, self.batch.source, self.batch.truth, output)
 
     def _discriminator_terms(self) -> dict[str, Tensor]:
-        return {f"gan of {name}": self.discriminator.own_term(name, self.source, self.truth, self.answers[name]) for name in self.learning}
+        if self.discriminator is None:
+            return {}
+        judge, batch = self.discriminator, self.batch
+        return {f"gan of {name}": judge.own_term(name, batch.source, batch.truth, self.answers[name]) for name in self.learning}
 
     def _student_terms(self) -> dict[str, Tensor]:
         config = self.config
@@ -162,8 +169,8 @@ class AdaptiveDistillation:
         for name, weight in zip(self.teachers, self.quality.weights(), strict=True):
             wanted, of_teacher = self._answer(name, self.images)
             mean = mean + weight * wanted
-            if self.with_discriminator:
-                seen = feature_terms(config, output, wanted, self._features(name))
+            if self.discriminator is not None:
+                seen = feature_terms(config, output, wanted, self._features(self.discriminator, name))
                 terms.update({f"{term} of {name}": weight * value for term, value in seen.items()})
             if name == WIDER and self.with_channels:
                 pairs = zip(self.student["adaptors"], made, of_teacher, strict=True)  # type: ignore[call-overload]
@@ -171,7 +178,7 @@ class AdaptiveDistillation:
                 terms["channel"] = config.channel * torch.stack(values).mean()
         return {**pixel_terms(config, output, mean, self.task.output_range), **terms}
 
-    def _features(self, name: str) -> Features:
+    def _features(self, discriminator: SharedDiscriminator, name: str) -> Features:
         """Blocks of the discriminator in which pictures are compared; of the original's, those of the first teacher's."""
         owner = name if name in self.learning else next(iter(self.learning))
-        return lambda picture: self.discriminator.forward_features(owner, self.images, picture)[:-1]
+        return lambda picture: discriminator.forward_features(owner, self.images, picture)[:-1]

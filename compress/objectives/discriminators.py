@@ -39,10 +39,8 @@ class SharedDiscriminator(nn.Module):
     @classmethod
     def for_task(cls, task: Task, config: LikenessConfig, generators: Sequence[str], shared_blocks: int = 0) -> SharedDiscriminator:
         """As the configuration asks for; conditional where inputs and outputs of the task have one size."""
-        source, truth = task.validation_batch()
-        scale = truth.shape[2] // source.shape[2]
-        side = config.crop_size * scale
-        return cls(generators, config.discriminator_features, shared_blocks, side, conditional=scale == 1, form=config.adversarial_loss)
+        side = config.crop_size * task.scale
+        return cls(generators, config.discriminator_features, shared_blocks, side, conditional=task.scale == 1, form=config.adversarial_loss)
 
     def forward_features(self, generator: str, source: Tensor, image: Tensor) -> list[Tensor]:
         """The activations of every block for `image`, made from `source`, and last the logits."""
@@ -80,3 +78,13 @@ def generator_term(form: str, fake: Tensor, real: Tensor | None) -> Tensor:
 def needs_real(form: str) -> bool:
     """Whether a generator's term needs the logits of the truth."""
     return TERMS[ADVERSARIAL[form][1]].takes != "fake logits"
+
+
+def supervised_terms(
+    config: LikenessConfig, discriminator: SharedDiscriminator | None, generator: str, source: Tensor, truth: Tensor, output: Tensor
+) -> dict[str, Tensor]:
+    """What a network that sees the truth minimises with its `output` for `source`: `truth`, and `adversarial` where that has a weight (pix2pix)."""
+    terms = {"truth": config.truth * TERMS["l1"].compute(output, truth)}
+    if discriminator is not None and config.adversarial:
+        terms["adversarial"] = config.adversarial * discriminator.term_of(generator, source, truth, output)
+    return terms

@@ -62,8 +62,7 @@ class Distillation:
         self.generator = nn.ModuleDict({"student": student, **along})
         self.with_discriminator = bool(config.adversarial or config.discriminator)
         self.with_teacher_discriminator = bool(config.discriminator or config.gram or config.discriminator_feature)
-        source, truth = task.validation_batch()
-        layers = layers_for(config.crop_size * truth.shape[2] // source.shape[2])
+        layers = layers_for(config.crop_size * task.scale)
         if self.with_discriminator:
             self.discriminator = patchgan(features=config.discriminator_features, layers=layers)
         if self.with_teacher_discriminator:

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from mcompress.compress.losses import TERMS
-from mcompress.compress.objectives.discriminators import SharedDiscriminator
+from mcompress.compress.objectives.discriminators import SharedDiscriminator, supervised_terms
 from mcompress.compress.tasks.task import Task
 from mcompress.targets.stages import LikenessConfig
 
@@ -42,12 +41,10 @@ class Pix2Pix:
 
     def terms(self, player: str) -> Mapping[str, Tensor]:
         """The terms of one player; weights applied."""
-        config = self.config
         if player == "discriminator":
             if self.output is None:
                 raise ValueError("the discriminator moves after the generator")
             return {"gan": self.discriminator.own_term(GENERATOR, self.source, self.truth, self.output)}
         output = self.network(self.source).float()
         self.output = output.detach()
-        adversarial = self.discriminator.term_of(GENERATOR, self.source, self.truth, output)
-        return {"truth": config.truth * TERMS["l1"].compute(output, self.truth), "adversarial": config.adversarial * adversarial}
+        return supervised_terms(self.config, self.discriminator, GENERATOR, self.source, self.truth, output)

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from mcompress.compress.losses import TERMS
 from mcompress.compress.models.space import SearchSpace
-from mcompress.compress.objectives.discriminators import SharedDiscriminator
+from mcompress.compress.objectives.batches import mixed_batch
+from mcompress.compress.objectives.discriminators import SharedDiscriminator, supervised_terms
 from mcompress.compress.objectives.likeness import Features, feature_terms, pixel_terms
 from mcompress.compress.supernet import apply_candidate, state_of
 from mcompress.compress.tasks.task import Task
@@ -28,12 +28,11 @@ class SemiSupervisedTraining:
 
     def __init__(self, task: Task, config: SemiSupervisedSearchConfig, space: SearchSpace, supernet: nn.Module) -> None:
         self.task, self.config, self.space, self.supernet = task, config, space, supernet
-        if config.with_discriminator:
-            self.discriminator = SharedDiscriminator.for_task(task, config, (LARGEST,))
+        self.discriminator = SharedDiscriminator.for_task(task, config, (LARGEST,)) if config.with_discriminator else None
 
     def players(self) -> Mapping[str, nn.Module]:
         """See the class."""
-        return {"supernet": self.supernet, **({"discriminator": self.discriminator} if self.config.with_discriminator else {})}
+        return {"supernet": self.supernet, **({} if self.discriminator is None else {"discriminator": self.discriminator})}
 
     def frozen(self) -> Mapping[str, nn.Module]:
         """Nothing: the original is not asked."""
@@ -45,37 +44,35 @@ class SemiSupervisedTraining:
 
     def begin_step(self, generator: torch.Generator, device: torch.device) -> None:
         """Draw labelled pairs, as many inputs of any kind, and the random candidates."""
-        config = self.config
-        source, truth = self.task.training_batch(config.batch_size, config.crop_size, generator)
-        others = self.task.unlabelled_batch(config.batch_size, config.crop_size, generator)
-        self.source, self.truth, self.others = source.to(device), truth.to(device), others.to(device)
-        self.candidates = [self.space.smallest, *(self.space.random(generator) for _ in range(config.random_candidates))]
+        self.batch = mixed_batch(self.task, self.config, generator, device)
+        self.candidates = [self.space.smallest, *(self.space.random(generator) for _ in range(self.config.random_candidates))]
 
     def terms(self, player: str) -> Mapping[str, Tensor]:
         """The terms of one player; weights applied."""
         return self._supernet_terms() if player == "supernet" else self._discriminator_terms()
 
     def _supernet_terms(self) -> dict[str, Tensor]:
-        config = self.config
-        largest = self.supernet(self.source).float()
-        terms = {"truth": config.truth * TERMS["l1"].compute(largest, self.truth)}
-        if config.adversarial:
-            terms["adversarial"] = config.adversarial * self.discriminator.term_of(LARGEST, self.source, self.truth, largest)
+        config, batch = self.config, self.batch
+        largest = self.supernet(batch.source).float()
+        terms = supervised_terms(config, self.discriminator, LARGEST, batch.source, batch.truth, largest)
         self.largest_output = largest.detach()
         with torch.no_grad():
-            wanted = torch.cat([self.largest_output, self.supernet(self.others).float()])
-        images, weights, share = torch.cat([self.source, self.others]), state_of(self.supernet), 1.0 / len(self.candidates)
+            wanted = torch.cat([self.largest_output, self.supernet(batch.others).float()])
+        images, weights, share = batch.images, state_of(self.supernet), 1.0 / len(self.candidates)
         for index, args in enumerate(self.candidates):
             output = apply_candidate(self.space, args, weights, images).float()
             likeness = dict(pixel_terms(config, output, wanted, self.task.output_range))
-            if config.with_discriminator:
-                likeness.update(feature_terms(config, output, wanted, self._features(images)))
+            if self.discriminator is not None:
+                likeness.update(feature_terms(config, output, wanted, self._features(self.discriminator, images)))
             name = "smallest" if index == 0 else f"random{index}"
             terms.update({f"{term} of {name}": share * value for term, value in likeness.items()})
         return terms
 
-    def _features(self, images: Tensor) -> Features:
-        return lambda picture: self.discriminator.forward_features(LARGEST, images, picture)[:-1]
+    @staticmethod
+    def _features(discriminator: SharedDiscriminator, images: Tensor) -> Features:
+        return lambda picture: discriminator.forward_features(LARGEST, images, picture)[:-1]
 
     def _discriminator_terms(self) -> dict[str, Tensor]:
-        return {"gan": self.discriminator.own_term(LARGEST, self.source, self.truth, self.largest_output)}
+        if self.discriminator is None:
+            return {}
+        return {"gan": self.discriminator.own_term(LARGEST, self.batch.source, self.batch.truth, self.largest_output)}

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from mcompress.compress.losses import TERMS
 from mcompress.compress.models.build import build_meta
 from mcompress.compress.models.spec import ModelSpec
+from mcompress.compress.objectives.batches import mixed_batch
 from mcompress.compress.objectives.discriminators import SharedDiscriminator
 from mcompress.compress.objectives.likeness import Features, feature_terms, pixel_terms
 from mcompress.compress.supernet import apply_cut, state_of
@@ -52,11 +53,8 @@ class SlimmableTraining:
 
     def begin_step(self, generator: torch.Generator, device: torch.device) -> None:
         """Draw labelled pairs and as many inputs of any kind."""
-        config = self.config
-        source, truth = self.task.training_batch(config.batch_size, config.crop_size, generator)
-        others = self.task.unlabelled_batch(config.batch_size, config.crop_size, generator)
-        self.source, self.truth = source.to(device), truth.to(device)
-        self.images = torch.cat([self.source, others.to(device)])
+        self.batch = mixed_batch(self.task, self.config, generator, device)
+        self.images = self.batch.images
 
     def terms(self, player: str) -> Mapping[str, Tensor]:
         """The terms of one player; weights applied."""
@@ -65,11 +63,11 @@ class SlimmableTraining:
     def _network_terms(self) -> dict[str, Tensor]:
         config, weights = self.config, state_of(self.network)
         widest: Tensor = self.network(self.images).float()
-        labelled = widest[: len(self.source)]
-        terms = {"truth": config.truth * TERMS["l1"].compute(labelled, self.truth)}
+        labelled = widest[: len(self.batch.source)]
+        terms = {"truth": config.truth * TERMS["l1"].compute(labelled, self.batch.truth)}
         if self.original is not None and config.output:
             with torch.no_grad():
-                taught = self.original(self.source).float()
+                taught = self.original(self.batch.source).float()
             terms["original"] = config.output * TERMS["l1"].compute(labelled, taught)
         made = {WIDEST: widest}
         for name, shape in self.shapes.items():
@@ -82,9 +80,9 @@ class SlimmableTraining:
             terms.update({f"{term} of {name}": value for term, value in likeness.items()})
         if config.adversarial:
             for name, image in made.items():
-                judged = self.discriminator.term_of(name, self.source, self.truth, image[: len(self.source)])
+                judged = self.discriminator.term_of(name, self.batch.source, self.batch.truth, image[: len(self.batch.source)])
                 terms[f"adversarial of {name}"] = config.adversarial * judged
-        self.made = {name: image[: len(self.source)].detach() for name, image in made.items()}
+        self.made = {name: image[: len(self.batch.source)].detach() for name, image in made.items()}
         return terms
 
     def _features(self, name: str) -> Features:
@@ -92,4 +90,4 @@ class SlimmableTraining:
         return lambda picture: self.discriminator.forward_features(name, self.images, picture)[:-1]
 
     def _discriminator_terms(self) -> dict[str, Tensor]:
-        return {f"gan of {name}": self.discriminator.own_term(name, self.source, self.truth, image) for name, image in self.made.items()}
+        return {f"gan of {name}": self.discriminator.own_term(name, self.batch.source, self.batch.truth, image) for name, image in self.made.items()}

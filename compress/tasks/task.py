@@ -32,6 +32,8 @@ class Task(Protocol):
     input_range: tuple[float, float]
     """Values of the inputs, which networks that mcompress builds for the task take."""
     output_range: tuple[float, float]
+    scale: int
+    """Sides of an output in sides of its input."""
     paired: bool
     """Whether inputs have truths; without them the original's outputs stand for them (`taught_by`), and quality is likeness to it."""
 

@@ -30,6 +30,7 @@ class SuperResolution:
     metric_title = "PSNR on held-out photographs, RGB"
     baseline_name = "bicubic"
     input_range = output_range = (0.0, 1.0)
+    scale = photos.SCALE
     paired = True
 
     def __init__(self, training: photographs.PhotoSet, held_out: photographs.PhotoSet) -> None:

@@ -29,6 +29,7 @@ class UnpairedTranslation:
     baseline_name = "mean colour"
     input_range = (-1.0, 1.0)
     output_range = (-1.0, 1.0)
+    scale = 1
     paired = False
     labelled_pairs = 0
 
