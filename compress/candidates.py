@@ -62,7 +62,7 @@ def space_of(config: SearchConfig, teacher: ModelSpec) -> SearchSpace:
         raise PlanError(
             [f"stage search: the network '{teacher.network}' has no search space; set space to one of: {allowed}, or remove the search stage"]
         )
-    return space_for(name, teacher.input_shape)
+    return space_for(name, (*teacher.input_shape[2:], config.crop_size))
 
 
 def spec_of(space: SearchSpace, args: Args, teacher: ModelSpec) -> ModelSpec:

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 from mcompress.targets.device import Device, Unit
 from mcompress.targets.exports import Export
+from mcompress.targets.schema import Target
 from mcompress.targets.speeds import PrecisionName
+from mcompress.targets.stages import QuantizeConfig
 
 
 def unit_of(config: Export, device: Device, wanted: Unit) -> Unit | None:
@@ -28,3 +30,8 @@ def floats_on(configs: Sequence[Export], device: Device, wanted: Unit) -> Precis
     """What a float network runs on the unit as: what the first backend writes that reaches it, else the first at all."""
     reaching = [config for config in configs if unit_of(config, device, wanted) is wanted]
     return next((config.floats for config in (*reaching, *configs)), Export.floats)
+
+
+def ships_as(target: Target, device: Device, unit: Unit) -> PrecisionName:
+    """What search and prune cost a network as: `int8` with a quantize stage behind them, otherwise what float files hold."""
+    return "int8" if any(isinstance(stage, QuantizeConfig) for stage in target.stages) else floats_on(target.exports, device, unit)

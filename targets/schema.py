@@ -182,6 +182,11 @@ class DataConfig(Frozen):
             raise ValueError("labelled_fraction is about pairs, and pairing is unpaired; remove one of the two")
         return self
 
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Every folder that is given."""
+        return tuple(folder for folder in (self.training, self.held_out, self.unlabelled) if folder is not None)
+
 
 _OF_TRANSLATION = ("unlabelled", "labelled_fraction", "pairing", "embedded")
 

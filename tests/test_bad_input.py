@@ -324,6 +324,35 @@ def test_a_crop_problem_does_not_hide_the_metric_or_an_impossible_budget(tmp_pat
     assert "budget.macs_g is 1e-06" in found[2]
 
 
+TRANSLATED = """\
+name: ok
+device: snapdragon865
+threads: 1
+model: {task: translation, input_shape: [1, 3, 256, 256], student: {network: unet_generator, args: {features: 4, downs: 7}}}
+stages:
+  - {stage: distill, batch_size: 1, crop_size: 64}
+exports:
+  - {backend: onnx}
+"""
+
+
+def test_crops_and_validation_squares_on_which_a_network_does_not_run(tmp_path: Path) -> None:
+    (found,) = problems_of(TRANSLATED, tmp_path)
+    assert "stages[0] (distill): the network 'unet_generator' does not run on crops of crop_size 64: unet_generator: the image is (64, 64)" in found
+    assert "with downs 7 both must be multiples of 128" in found
+    found = "\n".join(problems_of(TRANSLATED.replace("downs: 7", "downs: 8").replace("crop_size: 64", "crop_size: 128"), tmp_path))
+    assert "does not run on crops of crop_size 128" in found
+    assert "does not run on the squares of 128 pixels that the data are validated on" in found
+
+
+def test_an_adaptive_distillation_that_nobody_teaches(tmp_path: Path) -> None:
+    text = TRANSLATED.replace("distill,", "distill, method: adaptive,").replace("downs: 7", "downs: 6")
+    (found,) = problems_of(text, tmp_path)
+    assert "stages[0].method is adaptive, and it has no teacher; put a search of method semi_supervised before it, or set original: true" in found
+    (tmp_path / "t.yaml").write_text(text.replace("adaptive,", "adaptive, original: true,"), encoding="utf-8")
+    plan(load_target(tmp_path / "t.yaml"))
+
+
 def test_weights_that_do_not_fit_are_a_problem_of_the_target(tmp_path: Path) -> None:
     assert CheckpointError("x").exit_code == 2
     assert CheckpointError("x\ny").problems == ["x\ny"]

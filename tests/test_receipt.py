@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import onnx
@@ -37,6 +38,18 @@ stages:
   - {stage: prune, ratio: 0.0, importance_batches: 1}
 exports:
   - {backend: onnx, profile_s: 0.05}
+"""
+
+
+TRANSLATION = """\
+name: held
+device: snapdragon865
+model: {task: translation}
+data: {training: pairs, held_out: held, unlabelled: more}
+stages:
+  - {stage: distill}
+exports:
+  - {backend: onnx}
 """
 
 
@@ -116,6 +129,19 @@ def test_a_damaged_receipt_is_no_receipt(finished: tuple[Path, Outcome], text: s
     path.write_text(text)
     assert not holds(outcome, folder)
     path.write_text(kept)
+
+
+def test_every_folder_that_a_target_names_counts(tmp_path: Path) -> None:
+    """A picture in any of them changes the inputs; `DataConfig.folders` has every field that is a folder."""
+    for name in ("pairs", "held", "more"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "t.yaml").write_text(TRANSLATION, encoding="utf-8")
+    found = open_target(tmp_path / "t.yaml")
+    seen = [receipt.inputs_of(found)]
+    for name in ("pairs", "held", "more"):
+        (tmp_path / name / "x.png").write_bytes(b"x")
+        seen.append(receipt.inputs_of(found))
+    assert all(one is not None and one != other for one, other in pairwise(seen))
 
 
 def test_what_changes_while_a_run_works_leaves_no_receipt(tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ Every family here is elastic by leading slices: each parameter of a candidate is
 largest network (once-for-all, Cai et al. 2020, arXiv 1908.09791, without its kernel transformations). Where a layer reads what several layers
 gave, joined, it is the leading block of each part.
 
-No space has batch normalization: its statistics would have to be taken again for every candidate.
+Spaces of image translation have batch normalization, whose statistics are taken again for every candidate (`supernet.gather_statistics`): once
+exported it is part of the convolution, where instance normalization would cost phones more time than all convolutions together.
 """
 
 from __future__ import annotations
@@ -159,20 +160,20 @@ SPACE_OF_NETWORK = {
 """The space in which a student for a teacher of this family is searched, unless the target names one."""
 
 
-def space_for(name: str, input_shape: Sequence[int]) -> SearchSpace:
-    """The space `name` for images of `input_shape` (N, C, H, W): a U-Net gets as many levels as both sides can be halved, at most 8.
+def space_for(name: str, sides: Sequence[int]) -> SearchSpace:
+    """The space `name` for images with these `sides` (pixels), of input and training crops: a U-Net gets as many levels as all of them can be halved,
+    at most 8.
 
     Raises `PlanError` where that is fewer than 2.
     """
     if name != "unet_generator":
         return SPACES[name]
-    height, width = input_shape[2:]
-    downs = max((d for d in range(MOST_DOWNS + 1) if height % 2**d == width % 2**d == 0), default=0)
+    downs = max((d for d in range(MOST_DOWNS + 1) if all(side % 2**d == 0 for side in sides)), default=0)
     if downs < LEAST_DOWNS:
         raise PlanError(
             [
-                f"stage search: images of ({height}, {width}) pixels can be halved {downs} times; the space 'unet_generator' needs "
-                f"{LEAST_DOWNS}. Make both sides of model.input_shape multiples of {2**LEAST_DOWNS}, better of 32 or more"
+                f"stage search: images with sides of {', '.join(map(str, sides))} pixels can be halved {downs} times; the space 'unet_generator' "
+                f"needs {LEAST_DOWNS}. Make crop_size and both sides of model.input_shape multiples of {2**LEAST_DOWNS}, better of 32 or more"
             ]
         )
     return _unet_space(downs)

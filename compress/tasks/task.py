@@ -57,6 +57,10 @@ class Task(Protocol):
     def validation_batch(self) -> tuple[Tensor, Tensor]:
         """(inputs, truths) from the training data, fixed, for choosing between candidates; never held out."""
 
+    @property
+    def validation_side(self) -> int:
+        """Side of the inputs of `validation_batch`, pixels."""
+
     def training_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """(inputs, truths) drawn from the labelled training data with augmentation; of unpaired data, only once `taught_by` gave truths."""
 

@@ -119,9 +119,8 @@ def _named_files(target: Target) -> Iterator[Path]:
     """What the target names: data folders, checkpoints, a precision plan, and a device file of the user's own."""
     if target.device.endswith(DEVICE_SUFFIXES):
         yield Path(target.device)
-    for folder in (target.data.training, target.data.held_out):
-        if folder is not None:
-            yield from _below(folder)
+    for folder in target.data.folders:
+        yield from _below(folder)
     for network in (target.model.teacher, target.model.student):
         if network is not None and network.checkpoint is not None:
             yield network.checkpoint

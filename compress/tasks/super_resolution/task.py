@@ -31,6 +31,7 @@ class SuperResolution:
     baseline_name = "bicubic"
     input_range = output_range = (0.0, 1.0)
     scale = photos.SCALE
+    validation_side = VALIDATION_SIZE
     paired = True
 
     def __init__(self, training: photographs.PhotoSet, held_out: photographs.PhotoSet) -> None:

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 
 STRIDE = 4
-VALIDATION_TILES, VALIDATION_SIZE, VALIDATION_STEP = 16, 128, 32
-"""Squares to validate on at most, and their side where pictures are large enough; else the largest multiple of the step that fits them all."""
+VALIDATION_PIXELS, LARGEST_TILE = 16 * 128**2, 256
+"""Pixels to validate on at most, and the largest side of their squares. It is a power of two, for a U-Net halves it many times."""
 
 
 def to_values(pixels: Tensor) -> Tensor:
@@ -81,10 +81,18 @@ def _extended(image: Tensor, height: int, width: int) -> Tensor:
     return image
 
 
+def tile_side(pictures: Sequence[Tensor]) -> int:
+    """The side of the squares to validate on: the largest power of two up to 256 that fits into every picture."""
+    side = min(smaller_side(picture) for picture in pictures)
+    return int(min(LARGEST_TILE, 2 ** (side.bit_length() - 1)))
+
+
 def validation_tiles(sets: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    """At most 16 squares, one of each set in turn, which do not overlap; for sets of K pictures, K batches (N, 3, S, S) in [-1, 1], S at most 128."""
-    side = min(smaller_side(pictures[0]) for pictures in sets)
-    size = min(VALIDATION_SIZE, side // VALIDATION_STEP * VALIDATION_STEP or side)
+    """Squares of side `tile_side`, one of each set in turn, which do not overlap; for sets of K pictures, K batches (N, 3, S, S) in [-1, 1].
+
+    There are as many as `VALIDATION_PIXELS` allow.
+    """
+    size = tile_side([pictures[0] for pictures in sets])
     grids = []
     for pictures in sets:
         height, width = pictures[0].shape[1:]
@@ -93,4 +101,4 @@ def validation_tiles(sets: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
         ]
         grids.append([tuple(p[:, top : top + size, left : left + size] for p in pictures) for top, left in places])
     turns = [grid[turn] for turn in range(max(len(grid) for grid in grids)) for grid in grids if turn < len(grid)]
-    return tuple(to_values(torch.stack(column)) for column in zip(*turns[:VALIDATION_TILES], strict=True))
+    return tuple(to_values(torch.stack(column)) for column in zip(*turns[: VALIDATION_PIXELS // size**2], strict=True))

@@ -90,9 +90,14 @@ class Translation:
         return tuple(Sample(p.name, crops.whole(p.input), crops.whole(p.target)) for p in self.held_out_pairs)
 
     def validation_batch(self) -> tuple[Tensor, Tensor]:
-        """Squares of the labelled pairs that are not trained on: at most 16, (N, 3, S, S) twice, S at most 128."""
+        """Squares of the labelled pairs that are not trained on, as many as `crops.VALIDATION_PIXELS` allow: (N, 3, S, S) twice."""
         inputs, truths = crops.validation_tiles([(pair.input, pair.target) for pair in self.pool.validation])
         return inputs, truths
+
+    @property
+    def validation_side(self) -> int:
+        """Side of the squares of `validation_batch`, pixels."""
+        return crops.tile_side([pair.input for pair in self.pool.validation])
 
     def training_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Random crops of labelled pairs: (N, 3, crop_size, crop_size) twice; mirrored at random where the data allow it."""

@@ -93,8 +93,15 @@ class UnpairedTranslation:
         return tuple(Sample(name, image, self._truth(image)) for name, image in inputs)
 
     def validation_batch(self) -> tuple[Tensor, Tensor]:
-        """Squares of inputs that are not trained on and what the original makes of them: at most 16, (N, 3, S, S) twice, S at most 128."""
+        """Squares of inputs that are not trained on, as many as `crops.VALIDATION_PIXELS` allow, and what the original makes of them:
+        (N, 3, S, S) twice.
+        """
         return self._validation
+
+    @property
+    def validation_side(self) -> int:
+        """Side of the squares of `validation_batch`, pixels."""
+        return crops.tile_side([photo.pixels for photo in self.validation])
 
     @cached_property
     def _validation(self) -> tuple[Tensor, Tensor]:

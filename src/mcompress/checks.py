@@ -1,0 +1,250 @@
+"""What is wrong with a target, before anything expensive: a function per subject gives its problems as text. `planning.plan` asks them all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import pairwise, product
+
+import torch
+from torch import Tensor, nn
+
+from mcompress.compress.candidates import smallest_cost, space_of, spec_of
+from mcompress.compress.cost import FP32_BYTES, operator_table
+from mcompress.compress.models.build import FAILURES, build_meta
+from mcompress.compress.models.spec import ModelSpec
+from mcompress.compress.quantize.given_plan import check_plan
+from mcompress.compress.quantize.plan import PrecisionPlan
+from mcompress.compress.quantize.program import export_program, graph_of
+from mcompress.compress.tasks.task import Task
+from mcompress.errors import MCompressError, PlanError, StageError, UsageError
+from mcompress.targets.device import Device, Unit
+from mcompress.targets.reach import ships_as
+from mcompress.targets.schema import SMALLEST_SIDE, Target
+from mcompress.targets.stages import (
+    AdaptiveDistillConfig,
+    DistillConfig,
+    LikenessConfig,
+    PruneConfig,
+    SearchConfig,
+    SemiSupervisedSearchConfig,
+    TrainingConfig,
+)
+
+Network = tuple[ModelSpec, nn.Module]
+
+ORDER = {"search": 0, "prune": 1, "distill": 1, "slim": 2, "quantize": 3}
+"""Search comes first because it makes a new network, slim behind what changes the widest one, quantize last because it fixes what the numbers are."""
+
+LEARNS_FROM_THE_ORIGINAL = {
+    "search": "Use method supernet, which learns from the original",
+    "distill": "Use method online, which learns from the original",
+}
+"""What to do on data without pairs instead of what learns from labelled ones."""
+
+
+def order_problems(target: Target) -> list[str]:
+    """Stages that stand in the wrong order, or too often, or beside what does their work."""
+    kinds = [stage.stage for stage in target.stages]
+    problems = [
+        f"stages: '{second}' stands behind '{first}'; the order is search, then prune and distill as you like, then slim, then quantize"
+        for first, second in pairwise(kinds)
+        if ORDER[second] < ORDER[first]
+    ]
+    problems += [
+        f"stages: '{kind}' stands {kinds.count(kind)} times; once is all it can do"
+        for kind in ("search", "slim", "quantize")
+        if kinds.count(kind) > 1
+    ]
+    if target.model.student is not None and "search" in kinds:
+        problems.append("model.student and a search stage exclude each other: the search makes the student; remove one of them")
+    return problems
+
+
+def lesson_problems(target: Target) -> list[str]:
+    """Adaptive distillation that nobody teaches."""
+    problems = []
+    for index, stage in enumerate(target.stages):
+        searched = any(isinstance(before, SemiSupervisedSearchConfig) for before in target.stages[:index])
+        if isinstance(stage, AdaptiveDistillConfig) and not stage.original and not searched:
+            problems.append(
+                f"stages[{index}].method is adaptive, and it has no teacher; put a search of method semi_supervised before it, or set original: true"
+            )
+    return problems
+
+
+def weight_problems(target: Target) -> list[str]:
+    """A network of ours is nothing without weights; a user's own may bring them along."""
+    teacher = target.model.teacher
+    if teacher.network == "embedded" or ":" in teacher.network or teacher.checkpoint is not None:
+        return []
+    return [f"model.teacher.network is '{teacher.network}' without a checkpoint: random weights teach nothing; give model.teacher.checkpoint"]
+
+
+def unpaired_problems(target: Target) -> list[str]:
+    """What needs the true output of an input, where no input has one."""
+    if target.data.pairing != "unpaired":
+        return []
+    problems = []
+    for index, stage in enumerate(target.stages):
+        if isinstance(stage, LikenessConfig):
+            problems.append(
+                f"stages[{index}].method is {stage.method}, which learns from labelled pairs, and data.pairing is unpaired: no input has a target. "
+                f"{LEARNS_FROM_THE_ORIGINAL.get(stage.stage, 'Remove the stage')}, or give aligned pairs (data.pairing: aligned)"
+            )
+        elif isinstance(stage, DistillConfig) and stage.truth:
+            problems.append(
+                f"stages[{index}].truth is {stage.truth:g}{'' if 'truth' in stage.model_fields_set else ', its default'}; it compares with targets, "
+                f"which unpaired data do not have. Set truth: 0 and a weight of output, or give aligned pairs (data.pairing: aligned)"
+            )
+    floor = target.budget.quality
+    if floor is not None and floor.within is not None:
+        problems.append(
+            f"budget.quality.within is {floor.within:g}, a loss against the original; with unpaired data the original is what quality is measured "
+            "against, so it has none to lose. Use at_least, the least acceptable likeness to it in dB"
+        )
+    return problems
+
+
+def channel_problems(target: Target, task: Task) -> list[str]:
+    """Channels that the data do not have."""
+    shape, channels = target.model.input_shape, _pair(task)[0].shape[1]
+    if shape[1] == channels:
+        return []
+    return [f"model.input_shape is {list(shape)}, {shape[1]} channels; the data of {task.name} has {channels}: write {[1, channels, *shape[2:]]}"]
+
+
+def _pair(task: Task) -> tuple[Tensor, Tensor]:
+    """One small training input and a real picture as large as its truth is, for their shapes."""
+    side, generator = min(SMALLEST_SIDE, task.largest_crop()), torch.Generator().manual_seed(0)
+    return task.unlabelled_batch(1, side, generator), task.domain_batch(1, side, generator)
+
+
+def data_problems(target: Target, task: Task) -> list[str]:
+    """What the target asks of the data and the data cannot give."""
+    largest, floor = task.largest_crop(), target.budget.quality
+    problems = [
+        f"stage {stage.stage}: crop_size is {stage.crop_size}; the largest crop that the training data can give is {largest}"
+        for stage in target.stages
+        if isinstance(stage, TrainingConfig) and stage.crop_size > largest
+    ]
+    if floor is not None and floor.metric != task.metric:
+        data = "" if task.paired else ", because data.pairing is unpaired and the original's output is all there is to compare with"
+        advice = f"write metric: {task.metric}" if task.paired else f"write metric: {task.metric}, with at_least"
+        problems.append(f"budget.quality.metric is '{floor.metric}'; {task.name} measures {task.metric}{data}; {advice}")
+    return problems
+
+
+def network_problems(target: Target, device: Device, unit: Unit, teacher: Network, start: Network, given: PrecisionPlan | None) -> list[str]:
+    """A budget that no candidate can meet, and a network that no backend could take."""
+    problems: list[str] = []
+    searches = [stage for stage in target.stages if isinstance(stage, SearchConfig)]
+    for stage in searches:
+        try:
+            cost = smallest_cost(stage, teacher[0], device, unit, ships_as(target, device, unit))
+        except (PlanError, StageError) as error:
+            problems.append(str(error))
+            continue
+        limits = {"latency_ms": (cost.latency.value, f"ms ({cost.latency.how}, {cost.latency.band})"), "macs_g": (cost.macs / 1e9, "GMACs")}
+        limits |= {"peak_memory_mb": (cost.peak_memory_mb, "MB"), "size_mb": (cost.size_mb, "MB")}
+        for name in cost.exceeded(target.budget):
+            value, written_unit = limits[name]
+            problems.append(
+                f"budget.{name} is {getattr(target.budget, name):g}; the smallest network of the search space needs {value:.3g} {written_unit} "
+                f"on {device.name} {unit.name}. Raise the limit or lower model.input_shape"
+            )
+    if not searches:
+        try:
+            program = export_program(start[1], torch.zeros(target.model.input_shape))
+            if given is not None:  # what comes before the stage changes weights and channels, not operators
+                check_plan(given, graph_of(program))
+        except MCompressError as error:
+            problems.append(str(error))
+        if not any(isinstance(stage, PruneConfig) for stage in target.stages):
+            problems.extend(_fixed_cost_problems(target, start[1]))
+    return problems
+
+
+def _fixed_cost_problems(target: Target, network: nn.Module) -> list[str]:
+    """Limits that are missed already, where no stage changes the architecture."""
+    table, budget = operator_table(network, target.model.input_shape), target.budget
+    costs = (
+        ("macs_g", table.macs / 1e9, budget.macs_g, "GMACs"),
+        ("peak_memory_mb", table.peak_activation_elements * FP32_BYTES / 1e6, budget.peak_memory_mb, "MB in fp32"),
+    )
+    return [
+        f"budget.{name} is {limit:g}; the network needs {value:.3g} {unit}, and no stage of this target changes its architecture. "
+        "Raise the limit, lower model.input_shape, or add a search or prune stage"
+        for name, value, limit, unit in costs
+        if limit is not None and value > limit
+    ]
+
+
+def shape_problems(target: Target, task: Task | None, teacher: Network, start: Network) -> list[str]:
+    """Networks that do not run on the input shape, or whose output is not what the task's data (without it, the teacher) has for such an input."""
+    shape, by = target.model.input_shape, ""
+    wanted: tuple[int, ...] | None = None
+    if task is not None:
+        low, high = (pair.shape for pair in _pair(task))
+        wanted, by = (shape[0], high[1], shape[2] * high[2] // low[2], shape[3] * high[3] // low[3]), f"{task.name} needs"
+    problems = []
+    networks = {"teacher": teacher} if target.model.student is None else {"teacher": teacher, "student": start}
+    for who, (spec, network) in networks.items():
+        try:
+            made = _output_shape(spec, network, shape)
+        except (UsageError, *FAILURES) as error:
+            problems.append(f"the {who}, network '{spec.network}', does not run on an input of {list(shape)}: {error}")
+            continue
+        if wanted is None:
+            wanted, by = made, "the teacher's is"
+        elif made != wanted:
+            problems.append(f"the {who}'s output is {list(made)} for an input of {list(shape)}; {by} {list(wanted)}")
+    return problems
+
+
+def side_problems(target: Target, task: Task, teacher: Network, start: Network) -> list[str]:
+    """Networks that do not run on the squares that a stage gives them: its crops, and those that it validates on."""
+    problems = []
+    for index, stage in enumerate(target.stages):
+        if not isinstance(stage, TrainingConfig):
+            continue
+        for (spec, network), (what, side) in product(_who_sees(stage, target, task, teacher, start), _squares(stage, task)):
+            shape = (1, target.model.input_shape[1], side, side)
+            try:
+                _output_shape(spec, network, shape)
+            except (UsageError, *FAILURES) as error:
+                problems.append(f"stages[{index}] ({stage.stage}): the network '{spec.network}' does not run on {what}: {error}")
+    return list(dict.fromkeys(problems))
+
+
+def _squares(stage: TrainingConfig, task: Task) -> tuple[tuple[str, int], ...]:
+    crop, side = stage.crop_size, task.validation_side
+    return (f"crops of crop_size {crop}", crop), (f"the squares of {side} pixels that the data are validated on", side)
+
+
+def _who_sees(stage: TrainingConfig, target: Target, task: Task, teacher: Network, start: Network) -> Iterator[Network]:
+    """The networks that a training stage runs on its crops."""
+    asks = not isinstance(stage, SemiSupervisedSearchConfig) and getattr(stage, "original", True)
+    if asks or not task.paired:
+        yield teacher
+    search = next((one for one in target.stages if isinstance(one, SearchConfig)), None)
+    if search is None:
+        yield start
+        return
+    with suppress(PlanError):  # a search without a space is a problem of its own
+        space = space_of(search, teacher[0])
+        spec = spec_of(space, space.smallest, teacher[0])
+        yield spec, build_meta(spec)
+
+
+@torch.no_grad()
+def _output_shape(spec: ModelSpec, network: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape of the network's output, without computing it where that is possible."""
+    try:
+        with torch.device("meta"):
+            made = build_meta(spec).eval()(torch.zeros(shape, device="meta"))
+    except (PlanError, *FAILURES):  # its code needs numbers, or something is truly wrong, which is raised again here
+        made = network(torch.zeros(shape))
+    if not isinstance(made, Tensor):
+        raise TypeError(f"its output is a {type(made).__name__}; it must be one tensor")
+    return tuple(made.shape)
