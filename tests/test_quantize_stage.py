@@ -14,6 +14,7 @@ from pydantic import JsonValue, ValidationError
 from torch import Tensor
 
 from mcompress.cache import Cache
+from mcompress.compress.models.build import build
 from mcompress.compress.models.spec import ModelSpec
 from mcompress.compress.quantize import ptq
 from mcompress.compress.quantize.choosing import Choice, Floor, Run, Tried
@@ -21,6 +22,7 @@ from mcompress.compress.quantize.decisions import Problem
 from mcompress.compress.quantize.doubts import doubt_about_recovery
 from mcompress.compress.quantize.greedy import assigned
 from mcompress.compress.quantize.planner import Solution
+from mcompress.compress.quantize.program import export_program, graph_of
 from mcompress.compress.quantize.ptq import quantize
 from mcompress.compress.quantize.recovery.recover import Recovered, RecoveryStep
 from mcompress.compress.quantize.sensitivity import Sensitivity
@@ -43,6 +45,15 @@ def strict(details: dict[str, JsonValue]) -> None:
 
 def reasons(output: StageOutput) -> dict[str, str]:
     return {one.what: one.reason for one in output.fallbacks if one.where == "quantize"}
+
+
+@pytest.mark.parametrize(("size", "side"), [(48, 64), (64, 64), (16, 32), (200, 128)])
+def test_a_network_that_halves_its_images_is_measured_on_those_that_it_takes(size: int, side: int) -> None:
+    model = build(ModelSpec("unet_generator", {"features": 2, "downs": 5 if size < 48 else 6}, (), (1, 3, 128, 128)))
+    module = graph_of(export_program(model, torch.zeros(1, 3, 128, 128)))
+    found, shape = ptq._reduced(model, module, (1, 3, 128, 128), size)
+    assert shape == (1, 3, side, side)
+    assert found(torch.zeros(shape)).shape == shape
 
 
 def test_a_recovery_that_breaks_the_floor_is_undone(make_context: MakeContext, monkeypatch: pytest.MonkeyPatch) -> None:

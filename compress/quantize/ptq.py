@@ -35,7 +35,7 @@ from mcompress.compress.quantize.uniform import uniform_plan
 from mcompress.compress.stage import StageContext, StageOutput
 from mcompress.compress.tasks.task import Sample
 from mcompress.compress.train import CheckpointStore, Progress
-from mcompress.errors import StageError
+from mcompress.errors import StageError, UsageError
 from mcompress.record import HIGHEST_DB
 from mcompress.targets.operators import OperatorTable
 from mcompress.targets.schema import Measurement
@@ -146,19 +146,21 @@ def _samples(count: int, context: StageContext, shape: tuple[int, ...] | None = 
 def _reduced(model: nn.Module, module: fx.GraphModule, shape: tuple[int, ...], size: int) -> tuple[fx.GraphModule, tuple[int, ...]]:
     """The same network for smaller images, with the input shape: what quantizing costs does not depend on their size, what finding out takes does.
 
-    A network that does not take other sizes, or becomes another graph with them, is measured as it is.
+    Where it does not take images of `size`, those of the next powers of two are tried, for a U-Net halves its images. A network that takes no other
+    size, or becomes another graph with it, is measured as it is.
     """
-    smaller = (*shape[:2], *(min(side, size) for side in shape[2:]))
-    if smaller == shape:
-        return module, shape
-    try:
-        found = graph_of(export_program(model, torch.zeros(smaller)))
-    except StageError:
-        return module, shape
-    if [(node.name, node.target) for node in found.graph.nodes] != [(node.name, node.target) for node in module.graph.nodes]:
-        return module, shape
-    found.load_state_dict(module.state_dict())
-    return found, smaller
+    for side in (size, *(2**power for power in range(size.bit_length(), max(shape[2:]).bit_length()))):
+        smaller = (*shape[:2], *(min(own, side) for own in shape[2:]))
+        if smaller == shape:
+            break
+        try:
+            found = graph_of(export_program(model, torch.zeros(smaller)))
+        except (StageError, UsageError):
+            continue
+        if [(node.name, node.target) for node in found.graph.nodes] == [(node.name, node.target) for node in module.graph.nodes]:
+            found.load_state_dict(module.state_dict())
+            return found, smaller
+    return module, shape
 
 
 def _sensitivity_key(config: QuantizeConfig) -> dict[str, JsonValue]:
