@@ -24,10 +24,25 @@ def distill(config: DistillConfig, context: StageContext) -> StageOutput:
 
 
 def distill_adaptively(config: AdaptiveDistillConfig, context: StageContext) -> StageOutput:
-    """Train the model and the teachers that a search found together; both go on. Raises `TrainingDiverged`, and `PlanError` without any teacher."""
+    """Train the model and the teachers that a search found together; both go on.
+
+    Raises `TrainingDiverged`, and `PlanError` where nobody teaches, or nothing that a weight is given to.
+    """
     original = context.teacher if config.original else None
     if not context.teachers and original is None:
-        raise PlanError(["stage distill: method adaptive has no teacher; put a search of method semi_supervised before it, or set original: true"])
+        raise PlanError(
+            [
+                "stage distill: method adaptive has no teacher, because the search before it found neither a wider nor a deeper network; "
+                "set original: true, or raise teacher_cost of the search"
+            ]
+        )
+    if not context.teachers and not (config.output or config.ssim):
+        raise PlanError(
+            [
+                "stage distill: output and ssim are 0, and gram and feature need the discriminator of a teacher that learns, of which there is none: "
+                "nothing would be learned. Set output or ssim, or put a search of method semi_supervised before this stage"
+            ]
+        )
     teachers = {name: one.network for name, one in context.teachers.items()}
     objective = AdaptiveDistillation(context.task, config, context.model, teachers, original)
     trained = train(objective, _settings(config, context), context.checkpoints("distill"), context.progress("distill: training student and teachers"))

@@ -2,7 +2,8 @@
 
 Of the candidates that were evaluated the best quarter are parents. Half of the children are mutations of one parent, in which each choice is drawn
 anew with probability 0.2; half take each choice from one of two parents. The first generation is random. What makes a candidate fail the budget is
-decided outside; it is simply never evaluated, and so never a parent.
+decided outside; it is simply never evaluated, and so never a parent. A child like an earlier candidate is drawn again (`rounds.py`, `teaching.py`):
+copies of the best would soon be all the parents.
 """
 
 from __future__ import annotations
@@ -22,12 +23,16 @@ FIRST_GENERATION = 16
 
 
 class EvolutionSampler(BaseSampler):
-    """Proposes one candidate; `seed` decides everything random in it."""
+    """Proposes candidates; `seed` decides everything random in them."""
 
     def __init__(self, seed: int) -> None:
         self._chance = torch.Generator().manual_seed(seed)
         self._parents: tuple[dict[str, object], ...] | None = None
         self._mutation = False
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:  # noqa: ARG002  (Optuna's signature)
+        """Every candidate has parents of its own."""
+        self._parents, self._mutation = None, False
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:  # noqa: ARG002  (Optuna's signature)
         """None: every choice is drawn when it is asked for, because which ones there are depends on earlier ones."""

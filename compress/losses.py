@@ -5,7 +5,7 @@ Every term is a mean over the batch, so doubling the batch with the same samples
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -170,6 +170,12 @@ TERMS: dict[str, Term] = {
     "hinge_discriminator": Term("real and fake logits", hinge_discriminator),
 }
 """Every term by name; objectives take their terms from here. A term of student and teacher is 0 when the student is the teacher."""
+
+
+def mean_over(term: str, made: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+    """The mean of a term of student and teacher over pairs of feature maps, so that its weight means the same for any number of them."""
+    return torch.stack([TERMS[term].compute(one, other) for one, other in zip(made, wanted, strict=True)]).mean()
+
 
 ADVERSARIAL: dict[str, tuple[str, str]] = {
     "least_squares": ("lsgan_discriminator", "lsgan_generator"),

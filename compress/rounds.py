@@ -26,6 +26,7 @@ from mcompress.targets.schema import Budget, Measurement
 
 ROUND = 8  # enough for a few workers; the sampler learns of results only between rounds
 PROPOSALS_PER_TRIAL = 50  # proposals per wanted candidate, after which the search stops with what it has
+DRAWS = 20  # evolution draws a candidate again that was proposed before; after so many it is taken all the same: there may be no other
 _CANDIDATE, _OPEN_BEFORE, _FINISHED, _WANTED = "candidate", "open_before", "finished", "wanted"
 
 
@@ -134,19 +135,20 @@ def _propose_round(study: optuna.Study, proposer: Proposer) -> bool:
     within = sum(trial.state == TrialState.RUNNING for trial in trials)
     size = min(ROUND, proposer.trials - sum(trial.state == TrialState.COMPLETE for trial in trials))
     proposed = len(trials)
+    known = {str(candidate_of(trial)["args"]) for trial in trials}
     while within < size and proposed < proposer.trials * PROPOSALS_PER_TRIAL:
-        within += _propose(study, copy, proposer, proposed)
+        within += _propose(study, copy, proposer, proposed, known)
         proposed += 1
     if within:
         study.set_user_attr(_OPEN_BEFORE, proposed)
     return within > 0
 
 
-def _propose(study: optuna.Study, copy: optuna.Study, proposer: Proposer, proposed: int) -> bool:
-    """One more candidate; whether it is within the budget."""
+def _propose(study: optuna.Study, copy: optuna.Study, proposer: Proposer, proposed: int, known: set[str]) -> bool:
+    """One more candidate, which joins those that are `known`; whether it is within the budget."""
     copy.sampler = proposer.sampler_for(proposed)
-    trial = copy.ask()
-    args = proposer.space.suggest(trial)
+    trial, args = _draw(copy, proposer, known)
+    known.add(str(args))
     cost = proposer.cost_of(args)
     over = cost.exceeded(proposer.budget)
     if over:
@@ -158,3 +160,16 @@ def _propose(study: optuna.Study, copy: optuna.Study, proposer: Proposer, propos
         optuna.trial.create_trial(state=state, params=trial.params, distributions=trial.distributions, user_attrs={_CANDIDATE: candidate})
     )
     return not over
+
+
+def _draw(copy: optuna.Study, proposer: Proposer, known: set[str]) -> tuple[optuna.Trial, Args]:
+    """A candidate of the sampler. Children are often like a parent, whose quality is known: evolution draws until one is new.
+
+    What it draws in vain is not in the journal. It need not be, because evolution learns from evaluated candidates alone.
+    """
+    for _ in range(DRAWS if proposer.sampler == "evolution" else 1):
+        trial = copy.ask()
+        args = proposer.space.suggest(trial)
+        if str(args) not in known:
+            break
+    return trial, args

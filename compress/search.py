@@ -20,14 +20,13 @@ from torch import Tensor, nn
 from mcompress.compress.candidates import CandidateCost, candidate_cost, smallest_cost, space_of, spec_of
 from mcompress.compress.journal import open_study
 from mcompress.compress.models.build import build
-from mcompress.compress.models.space import Args, SearchSpace, cut
+from mcompress.compress.models.space import Args, SearchSpace
 from mcompress.compress.models.spec import ModelSpec
 from mcompress.compress.objectives.semi_supervised import SemiSupervisedTraining
 from mcompress.compress.rounds import Proposer, candidate_of, latency_of, lead, trials_in
 from mcompress.compress.stage import CompanionNetwork, StageContext, StageOutput
-from mcompress.compress.supernet import CandidateQuality, SupernetTraining, gather_statistics, read_weights, write_weights
-from mcompress.compress.taught import batch_generator
-from mcompress.compress.teaching import TeacherSearch, find_teachers
+from mcompress.compress.supernet import CandidateQuality, SupernetTraining, cut_out, read_weights, with_own_statistics, write_weights
+from mcompress.compress.teaching import KINDS, TeacherSearch, find_teachers
 from mcompress.compress.train import Objective, TrainSettings, train
 from mcompress.errors import PlanError
 from mcompress.targets.schema import Fallback
@@ -35,8 +34,6 @@ from mcompress.targets.stages import SearchConfig, SemiSupervisedSearchConfig, S
 
 JOURNAL, WEIGHTS = "study.journal", "supernet.safetensors"
 """What lies in `StageContext.search_folder`: optuna's journal, and the trained supernet that workers need."""
-STATISTICS_BATCHES = 32
-"""From which the batch normalizations of a network that was cut out take their statistics."""
 
 
 def search(config: SearchConfig, context: StageContext) -> StageOutput:
@@ -65,25 +62,22 @@ def search(config: SearchConfig, context: StageContext) -> StageOutput:
     if not trials:
         raise PlanError([_nothing_fits(config, context)])
     best = max(trials, key=lambda t: (t.values[0], -latency_of(t).value))
-    spec = spec_of(space, candidate_of(best)["args"], context.teacher_spec)
-    student = _cut_out(spec, weights, config, context)
+    picked = candidate_of(best)
+    student = _member(space, picked["args"], weights, config, context)
     details = {**_details(study, best), "curve": cast("JsonValue", trained.curve), "supernet_seconds": trained.seconds}
     if not isinstance(config, SemiSupervisedSearchConfig):
-        return StageOutput(student.eval(), spec, None, (latency_of(best),), (), details)
-    picked = candidate_of(best)
+        return StageOutput(student.network, student.spec, None, (latency_of(best),), (), details)
     found = find_teachers(
         picked["args"],
         TeacherSearch(space, config.teacher_cost * picked["macs"], config.teacher_trials, context.seed, lambda args: cost_of(args).macs, quality_of),
         context.progress("search: finding teachers"),
     )
-    teachers = {kind: _companion(space, one.args, weights, config, context) for kind, one in found.items()}
+    teachers = {kind: _member(space, one.args, weights, config, context) for kind, one in found.items()}
     missing = tuple(
-        Fallback(where="stage search", what=f"{kind} teacher", reason=f"no {kind} network costs at most {config.teacher_cost:g} times the student")
-        for kind in space.larger
-        if kind not in found
+        Fallback(where="stage search", what=f"{kind} teacher", reason=_why_missing(kind, space, config)) for kind in KINDS if kind not in found
     )
     details["teachers"] = {kind: {"spec_args": one.args, "macs": one.macs, "quality": one.quality} for kind, one in found.items()}
-    return StageOutput(student.eval(), spec, None, (latency_of(best),), missing, details, teachers=teachers)
+    return StageOutput(student.network, student.spec, None, (latency_of(best),), missing, details, teachers=teachers)
 
 
 def _objective(config: SearchConfig, context: StageContext, space: SearchSpace, supernet: nn.Module) -> Objective:
@@ -94,20 +88,16 @@ def _objective(config: SearchConfig, context: StageContext, space: SearchSpace, 
     raise TypeError(f"a search is {SupernetSearchConfig.__name__} or {SemiSupervisedSearchConfig.__name__}, not {type(config).__name__}")
 
 
-def _companion(space: SearchSpace, args: Args, weights: dict[str, Tensor], config: SearchConfig, context: StageContext) -> CompanionNetwork:
+def _member(space: SearchSpace, args: Args, weights: dict[str, Tensor], config: SearchConfig, context: StageContext) -> CompanionNetwork:
+    """A network of the space with its share of the supernet's weights, in evaluation mode."""
     spec = spec_of(space, args, context.teacher_spec)
-    return CompanionNetwork(spec, _cut_out(spec, weights, config, context))
+    return CompanionNetwork(spec, with_own_statistics(cut_out(spec, weights), context.task, config, context.seed))
 
 
-def _cut_out(spec: ModelSpec, weights: dict[str, Tensor], config: SearchConfig, context: StageContext) -> nn.Module:
-    """A network of its own with its share of the supernet's weights."""
-    network = build(spec)
-    network.load_state_dict(cut(weights, network))
-    numbers = range(STATISTICS_BATCHES)
-    gather_statistics(
-        network, (context.task.unlabelled_batch(config.batch_size, config.crop_size, batch_generator(context.seed, n)) for n in numbers)
-    )
-    return network.eval()
+def _why_missing(kind: str, space: SearchSpace, config: SemiSupervisedSearchConfig) -> str:
+    if kind not in space.larger:
+        return f"the search space of '{space.network}' has no {kind} networks than its students"
+    return f"no {kind} network costs at most {config.teacher_cost:g} times the student"
 
 
 def _details(study: optuna.Study, best: FrozenTrial) -> dict[str, JsonValue]:

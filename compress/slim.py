@@ -6,27 +6,20 @@ width its own scale and shift as well; here only the statistics differ, so that 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import cast
 
 import torch
 from pydantic import JsonValue
-from torch import Tensor, nn
+from torch import nn
 
 from mcompress.compress.cost import operator_table
-from mcompress.compress.models.build import build
-from mcompress.compress.models.space import cut
 from mcompress.compress.models.spec import ModelSpec
 from mcompress.compress.objectives.slimmable import SlimmableTraining
 from mcompress.compress.stage import CompanionNetwork, StageContext, StageOutput
-from mcompress.compress.supernet import gather_statistics
-from mcompress.compress.taught import batch_generator
+from mcompress.compress.supernet import cut_out, with_own_statistics
 from mcompress.compress.train import TrainSettings, train
 from mcompress.compress.widths import specs_of
 from mcompress.targets.stages import SlimConfig, width_name
-
-STATISTICS_BATCHES = 32
-"""From which the batch normalizations of each width take their statistics, once the weights are final."""
 
 
 def slim(config: SlimConfig, context: StageContext) -> StageOutput:
@@ -44,10 +37,9 @@ def slim(config: SlimConfig, context: StageContext) -> StageOutput:
     )
     trained = train(objective, settings, context.checkpoints("slim"), context.progress("slim: training all widths"))
     weights = context.model.state_dict()
-    networks = {widest: context.model, **{name: _cut_out(specs[name], weights) for name in others}}
-    for network in networks.values():
-        gather_statistics(network, _batches(config, context))
-        network.eval()
+    networks = {widest: context.model, **{name: cut_out(specs[name], weights) for name in others}}
+    for network in networks.values():  # now that the weights are final
+        with_own_statistics(network, context.task, config, context.seed)
     details: dict[str, JsonValue] = {
         "curve": cast("JsonValue", trained.curve),
         "train_seconds": trained.seconds,
@@ -55,18 +47,6 @@ def slim(config: SlimConfig, context: StageContext) -> StageOutput:
     }
     narrower = {name: CompanionNetwork(specs[name], networks[name]) for name in others}
     return StageOutput(networks[widest], context.spec, None, (), (), details, narrower=narrower)
-
-
-def _cut_out(spec: ModelSpec, weights: dict[str, Tensor]) -> nn.Module:
-    network = build(spec)
-    network.load_state_dict(cut(weights, network))
-    return network
-
-
-def _batches(config: SlimConfig, context: StageContext) -> Iterator[Tensor]:
-    """The same for every width."""
-    for number in range(STATISTICS_BATCHES):
-        yield context.task.unlabelled_batch(config.batch_size, config.crop_size, batch_generator(context.seed, number))
 
 
 @torch.no_grad()

@@ -16,13 +16,16 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from mcompress.compress.models.build import build_meta
+from mcompress.compress.models.build import build, build_meta
 from mcompress.compress.models.space import Args, SearchSpace, cut
 from mcompress.compress.models.spec import ModelSpec
 from mcompress.compress.tasks.task import Task
-from mcompress.compress.taught import TaughtBatches
+from mcompress.compress.taught import TaughtBatches, batch_generator
 from mcompress.errors import StageError
-from mcompress.targets.stages import SupernetSearchConfig
+from mcompress.targets.stages import SupernetSearchConfig, TrainingConfig
+
+STATISTICS_BATCHES = 32
+"""From which the batch normalizations of a network that was cut out take their statistics."""
 
 
 class SupernetTraining:
@@ -116,17 +119,34 @@ def apply_cut(shape: nn.Module, weights: Mapping[str, Tensor], source: Tensor) -
     return output
 
 
+def cut_out(spec: ModelSpec, weights: Mapping[str, Tensor]) -> nn.Module:
+    """A network of its own with its share of the weights; the statistics of its batch normalizations are still another network's."""
+    network = build(spec)
+    network.load_state_dict(cut(weights, network))
+    return network
+
+
+def with_own_statistics(network: nn.Module, task: Task, config: TrainingConfig, seed: int) -> nn.Module:
+    """The network in evaluation mode, its batch normalizations with statistics of their own, from inputs that are the same for every network of a
+    run.
+    """
+    numbers = range(STATISTICS_BATCHES)
+    gather_statistics(network, (task.unlabelled_batch(config.batch_size, config.crop_size, batch_generator(seed, number)) for number in numbers))
+    return network.eval()
+
+
 @torch.no_grad()
 def gather_statistics(network: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Give the batch normalizations of a network that was cut from a supernet statistics of their own, the mean over `batches` (Yu & Huang 2019)."""
+    """Give the batch normalizations of a network that was cut from another statistics of their own, the mean over `batches` (Yu & Huang 2019)."""
     norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     if not norms:
         return
     momenta = [norm.momentum for norm in norms]
+    network.eval()  # all but the normalizations: dropout would make the statistics those of noise
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None
-    network.train()
+        norm.train()
     for batch in batches:
         network(batch)
     network.eval()

@@ -13,6 +13,9 @@ from mcompress.compress.models.space import Args, SearchSpace
 from mcompress.compress.rounds import PROPOSALS_PER_TRIAL
 from mcompress.compress.train import Progress, step_generator
 
+KINDS = ("wider", "deeper")
+"""How a teacher can be larger than the student; a space may have only one kind of them, or none."""
+
 
 @dataclass(frozen=True)
 class FoundTeacher:

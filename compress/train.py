@@ -2,7 +2,8 @@
 
 An `Objective` says what one step computes for each of its players (a generator, a discriminator, a supernet); the loop owns optimisers, learning
 rate, averaging, checkpoints, the check for NaN, and determinism. Everything random in a step is drawn from a generator seeded with (seed,
-step), so a run that was killed and continued from a checkpoint takes exactly the steps that an undisturbed run takes.
+step), dropout from PyTorch's own one, seeded alike: a run that was killed and continued from a checkpoint takes exactly the steps that an
+undisturbed run takes.
 """
 
 from __future__ import annotations
@@ -125,7 +126,9 @@ def train(objective: Objective, settings: TrainSettings, checkpoints: Checkpoint
     kept_step, since, window = state.step, time.monotonic(), _Window()
     started = time.monotonic() - state.seconds
     log_every = max(1, settings.steps // 200)
+    random_state = torch.get_rng_state()
     while state.step < settings.steps:
+        torch.manual_seed(step_generator(settings.seed, state.step).initial_seed())
         total = torch.zeros(())  # of the player who moves last
         share = learning_rate_at(state.step, settings) / settings.learning_rate
         with accelerator.autocast():
@@ -159,6 +162,7 @@ def train(objective: Objective, settings: TrainSettings, checkpoints: Checkpoint
         if time.monotonic() - since >= settings.checkpoint_every_s or state.step == settings.steps:
             checkpoints.save(_snapshot(state, players, optimizers))
             kept_step, since = state.step, time.monotonic()
+    torch.set_rng_state(random_state)
     for name, module in players.items():
         module.requires_grad_(True)
         module.load_state_dict(state.averaged[name])

@@ -100,7 +100,7 @@ NARROWED: Mapping[str, Callable[[Args, float], Args]] = {
 """Network -> its arguments with a share of the channels."""
 
 
-def slim_problems(stages: Sequence[Stage], start: ModelSpec | None, *, paired: bool) -> list[str]:
+def slim_problems(stages: Sequence[Stage], start: ModelSpec | None) -> list[str]:
     """What makes a slim stage among these impossible; `start` is the network that the first stage gets, where it is known."""
     slims = [stage for stage in stages if isinstance(stage, SlimConfig)]
     if not slims:
@@ -113,8 +113,6 @@ def slim_problems(stages: Sequence[Stage], start: ModelSpec | None, *, paired: b
         )
     if any(isinstance(stage, QuantizeConfig) and stage.plan is not None for stage in stages):
         problems.append("stage quantize: plan is for one network, and slim makes several; remove plan, so that each width gets its own")
-    if not paired:
-        problems.append("stage slim: the widest network learns from labelled pairs, and data.pairing is unpaired; give aligned pairs, or remove slim")
     if start is not None and not problems and not any(isinstance(stage, SearchConfig) for stage in stages):
         try:  # what a search picks is of a family that can be sliced
             specs_of(start, slims[0].widths)

@@ -22,14 +22,15 @@ class _Candidate:
     latency: Measurement
     quality: dict[str, float]
 
-    @property
-    def worth(self) -> float:
-        """The task's metric, of which more is better; the width stands for it where nothing was measured."""
-        return next(iter(self.quality.values()), self.width)
+    def worth_beside(self, other: _Candidate) -> tuple[str, float, float]:
+        """Name of the task's metric, of which more is better, and how much both have of it; the widths where it was not measured of both."""
+        metric = next((name for name in self.quality if name in other.quality), None)
+        return ("width", self.width, other.width) if metric is None else (metric, self.quality[metric], other.quality[metric])
 
     def beats(self, other: _Candidate) -> bool:
         """Whether nobody would choose `other` where this one is."""
-        faster, better = other.latency.value - self.latency.value, self.worth - other.worth
+        _, own, its = self.worth_beside(other)
+        faster, better = other.latency.value - self.latency.value, own - its
         return self.record.backend == other.record.backend and faster >= 0 and better >= 0 and (faster > 0 or better > 0)
 
 
@@ -46,10 +47,11 @@ def left_out(records: Sequence[ExportRecord], run: Run) -> Iterator[Fallback]:
         winner = next((other for other in candidates if other.beats(one)), None)
         if winner is not None:
             times = f"{winner.latency.value:.3g} against {one.latency.value:.3g} ms ({one.latency.how})"
+            metric, more, less = winner.worth_beside(one)
             yield Fallback(
                 where=f"export {one.record.label}",
                 what="not in the list of widths to choose from",
-                reason=f"{_name(winner.record)} is as fast and as good or better: {times}, quality {winner.worth:.4g} against {one.worth:.4g}",
+                reason=f"{_name(winner.record)} is as fast and as good or better: {times}, {metric} {more:.4g} against {less:.4g}",
             )
 
 

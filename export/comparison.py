@@ -10,9 +10,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError, model_validator
 
 from mcompress.errors import UsageError
 from mcompress.record import PictureRecord
@@ -108,6 +108,13 @@ class Comparison(Part):
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False, populate_by_name=True)
 
+    @model_validator(mode="after")
+    def _networks_are_there(self) -> Self:
+        for name, file in self.files.items():
+            if file.network is not None and file.network not in self.narrower:
+                raise ValueError(f"{name} is of the network '{file.network}'; narrower has {', '.join(self.narrower) or 'none'}")
+        return self
+
     def estimates_with(self, constants: JsonValue) -> dict[str, EstimatedFile]:
         """Every file estimated anew, with these constants and the estimator of this mcompress.
 
@@ -115,8 +122,9 @@ class Comparison(Part):
         for operators or units that the constants do not cover.
         """
         device, whole = Device.model_validate(constants), self.operators()
-        tables = {name: network.operators() for name, network in self.narrower.items()}
-        return {name: estimate_file(tables.get(file.network or "", whole), device, file.unit, file.precisions) for name, file in self.files.items()}
+        tables: dict[str | None, OperatorTable] = {None: whole}
+        tables |= {name: network.operators() for name, network in self.narrower.items()}
+        return {name: estimate_file(tables[file.network], device, file.unit, file.precisions) for name, file in self.files.items()}
 
     def operators(self) -> OperatorTable:
         """The stored table. Raises `pydantic.ValidationError` if it lacks what this mcompress knows of an operator."""

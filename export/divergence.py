@@ -2,13 +2,15 @@
 
 Where the runtime can be asked for the results inside a file, every operator is recomputed in PyTorch from the file's own inputs to it, as the plan
 says: errors that it was given are not its own, however much they have grown. Only where no operator is wrong in itself is the file's result compared
-with PyTorch's for the whole network, which it leaves where roundings add up. ExecuTorch cannot be asked; see `divergence_prefixes`.
+with PyTorch's for the whole network, which it leaves where roundings add up. ExecuTorch cannot be asked, other files of the same network can; see
+`divergence_prefixes`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +20,7 @@ from mcompress.export.honoured import FileOperator
 from mcompress.record import NO_OPERATOR, DivergenceRecord
 
 if TYPE_CHECKING:
-    from torch import Tensor, fx, nn
+    from torch import fx, nn
 
     from mcompress.compress.quantize.plan import PrecisionPlan
     from mcompress.export.divergence_reference import Expected, Found
@@ -27,13 +29,24 @@ WITHOUT_VALUES = "executorch"
 """The backend whose runtime gives no results from inside a file."""
 
 
-def first_divergence(
+@dataclass(frozen=True)
+class Examined:
+    """What is known of a file's operators for one input."""
+
+    divergence: DivergenceRecord | None
+    """The first that leaves its tolerance; None where none does that could be looked at."""
+    not_alone: tuple[str, ...]
+    """Operators of the network that were not recomputed from the file's own inputs to them, in execution order; there are such where one was found
+    before them."""
+
+
+def examine(
     backend: str, path: Path, module: nn.Module, plan: PrecisionPlan | None, operators: Sequence[FileOperator], value: FloatArray
-) -> DivergenceRecord | None:
-    """The first operator of `path` that leaves its tolerance for the input `value` (float32 NCHW of the network's shape); None if none does.
+) -> Examined:
+    """Look for the first operator of `path` that leaves its tolerance for the input `value` (float32 NCHW of the network's shape).
 
     `module` is the network that the file was written from, `plan` its precisions (None for a float file), `operators` those of `Written`.
-    Raises `ExportError` for a file that cannot be run.
+    Raises `ExportError` for a file that cannot be run, and for an ExecuTorch file without a wrong result whose operators cannot be looked at.
     """
     from mcompress.export.divergence_prefixes import first_in_prefixes
     from mcompress.export.divergence_reference import Expected
@@ -47,25 +60,8 @@ def first_divergence(
         from mcompress.export.divergence_values import values_in_file
 
         values = values_in_file(backend, path, encoded, operators, expected.exact, {} if plan is None else plan.ranges)
-        found = _first_alone(expected, values) or _first_grown(expected, values)
-    return None if found is None else _described(expected, found, operators)
-
-
-def _first_alone(expected: Expected, values: Mapping[str, Tensor]) -> Found | None:
-    for node in expected.operators:
-        if node.name in values:
-            found = expected.judge_alone(node, values)
-            if found is not None:
-                return found
-    return None
-
-
-def _first_grown(expected: Expected, values: Mapping[str, Tensor]) -> Found | None:
-    """Only where what the file gives is itself too far from PyTorch's: in between, a difference may be harmless."""
-    seen = [node for node in expected.operators if node.name in values]
-    if not seen or expected.judge_grown(seen[-1], values[seen[-1].name]) is None:
-        return None
-    return next((found for node in seen if (found := expected.judge_grown(node, values[node.name])) is not None), None)
+        found = expected.first_alone(values) or expected.first_grown(values)
+    return Examined(None if found is None else _described(expected, found, operators), expected.not_alone())
 
 
 def _described(expected: Expected, found: Found, operators: Sequence[FileOperator]) -> DivergenceRecord:

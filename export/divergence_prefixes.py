@@ -1,9 +1,11 @@
-"""The first wrong operator of an ExecuTorch file, whose runtime gives no results from inside: found by bisection over the network's graph.
+"""The first wrong operator of an ExecuTorch file, whose runtime gives no results from inside.
 
-The network is written again as far as one operator, by the same steps, and its result compared with PyTorch's (`executorch_prefix`). A wrong result
-leaves its operator and those that it depends on as suspects, a right one clears them; about log2(n) operators are asked, as in a search for the
-change that broke a program. The operator that is left is then recomputed from what ExecuTorch gives for its inputs, so
-that it is not blamed for theirs.
+The network is written once more, by the same steps, with the results of all operators as outputs (`executorch_prefix`). Where that file gives the
+same result as the one in question, each operator is recomputed from the others' results, as in the files of other runtimes.
+
+Otherwise the network is written as far as one operator, and its result compared with PyTorch's. A wrong result leaves its operator and those that it
+depends on as suspects, a right one clears them; about log2(n) operators are asked, as in a search for the change that broke a program. The operator
+that is left is then recomputed from what ExecuTorch gives for its inputs, so that it is not blamed for theirs.
 """
 
 from __future__ import annotations
@@ -31,21 +33,41 @@ def first_in_prefixes(module: nn.Module, expected: Expected, value: FloatArray, 
     """The operator with which the results become wrong; None where none does. `output` is what the whole file gives for `value`.
 
     A file that is not what the network would be written as now was changed, or is another network's: no operator is named then.
+    Raises `ExportError` where nothing is wrong with `output`, and the results of the operators cannot be had.
     """
-    prefix = _Prefixes(module, expected.plan, torch.from_numpy(value))
     nodes = [node for node in expected.operators if expected.rounds(node) or expected.planned(node.name) != "int8"]
-    last = expected.end
-    whole, given = prefix(last.name), torch.from_numpy(np.array(output, dtype=np.float32))
-    if whole is None or whole.shape != given.shape:
-        whole = given
-    largest = max(float(whole.abs().max()), torch.finfo(torch.float32).tiny)
-    difference = float((whole - given).abs().max()) / largest
+    last, given = expected.end, torch.from_numpy(np.array(output, dtype=np.float32))
+    values, problem = _values(module, expected, [node.name for node in nodes], value)
+    if last.name in values and _difference(values[last.name], given) <= SAME:
+        return expected.first_alone(values) or expected.first_grown(values)
+    prefix = _Prefixes(module, expected.plan, torch.from_numpy(value))
+    whole = prefix(last.name)
+    difference = 0.0 if whole is None or whole.shape != given.shape else _difference(whole, given)
     if not difference <= SAME:
         everything = frozenset(node.name for node in expected.operators)
         return Found(
             (last,), OF_LARGEST, difference, SAME, alone=True, exact=expected.exact[last.name], given=given, seen=everything, whole_file=True
         )
-    return None if expected.judge_grown(last, given) is None else bisected(expected, nodes, prefix)
+    if expected.judge_grown(last, given) is None:
+        raise ExportError(f"the results of its operators cannot be looked at: {problem}")
+    return bisected(expected, nodes, prefix)
+
+
+def _values(module: nn.Module, expected: Expected, names: Sequence[str], value: FloatArray) -> tuple[dict[str, Tensor], str]:
+    """What a file with the results of the operators `names` as outputs gives for them, and why they are of no use if the last is another one."""
+    from mcompress.export import executorch_prefix
+
+    try:
+        found = executorch_prefix.operator_outputs(module, torch.from_numpy(value), expected.plan, names, value)
+    except ExportError as problem:
+        return {}, str(problem)
+    values = {name: torch.from_numpy(np.array(result, dtype=np.float32)) for name, result in found.items()}
+    return values, "ExecuTorch computes another result where all of them are outputs"
+
+
+def _difference(found: Tensor, given: Tensor) -> float:
+    """Largest, as a share of the largest value that was `found`."""
+    return float((found - given).abs().max()) / max(float(found.abs().max()), torch.finfo(torch.float32).tiny)
 
 
 def bisect(ancestors: Mapping[str, frozenset[str]], end: str, is_wrong: Callable[[str], bool | None]) -> str:

@@ -73,7 +73,7 @@ class Expected:
         self._input = {source: torch.from_numpy(read)}
         self.results = self._run(self._as_planned, example)
         self.exact = self._run(self._float, example)
-        self._seen: set[str] = set()
+        self._seen, self._alone = set[str](), set[str]()
 
     def planned(self, name: str) -> PrecisionName | None:
         """The precision that the plan has for an operator; None without a plan."""
@@ -103,12 +103,32 @@ class Expected:
                     pending.append(source)
         return tuple(each for each in self.graph.graph.nodes if each in wanted)
 
+    def first_alone(self, values: Mapping[str, Tensor]) -> Found | None:
+        """The first operator with a result among the file's `values` that leaves its tolerance when it is recomputed from them."""
+        judged = (self.judge_alone(node, values) for node in self.operators if node.name in values)
+        return next((found for found in judged if found is not None), None)
+
+    def first_grown(self, values: Mapping[str, Tensor]) -> Found | None:
+        """The first result among the file's `values` that is too far from PyTorch's for the whole network.
+
+        Only where the last of them is: in between, a difference may be harmless.
+        """
+        seen = [node for node in self.operators if node.name in values]
+        if not seen or self.judge_grown(seen[-1], values[seen[-1].name]) is None:
+            return None
+        return next((found for node in seen if (found := self.judge_grown(node, values[node.name])) is not None), None)
+
+    def not_alone(self) -> tuple[str, ...]:
+        """Operators that were not recomputed from the file's own values so far, neither alone nor with one whose result is known."""
+        return tuple(node.name for node in self.operators if node.name not in self._alone)
+
     def judge_alone(self, node: fx.Node, values: Mapping[str, Tensor]) -> Found | None:
         """Recompute `node` from the file's `values`; None within its tolerance."""
         nodes = self.behind(node, values)
         given = values[node.name]
         exact = self._compute(self._float, nodes, values)
         self._seen.update(each.name for each in nodes)
+        self._alone.update(each.name for each in nodes)
         strange = int((~torch.isfinite(given) & torch.isfinite(exact)).sum())
         if strange:
             return self._found(nodes, NOT_FINITE, (float(strange), 0.0), exact, given)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcompress.errors import ExportError
-from mcompress.export.backend import BackendCall, FloatArray, Port, Runner, Written, as_fallbacks, require, version_of
+from mcompress.export.backend import BackendCall, FloatArray, Port, Written, as_fallbacks, require, version_of
 from mcompress.export.executorch_check import check_loadable, trust
 from mcompress.export.executorch_file import FileGraph, read
 from mcompress.export.honoured import counts_of, departures, units_of
@@ -110,16 +110,23 @@ class _ExecuTorchRunner:
         self.outputs: tuple[Port, ...] = (Port("output", tuple(meta.output_tensor_meta(0).sizes()), "float32", "NCHW"),)
 
     def execute(self, encoded: NDArray[np.generic]) -> NDArray[np.generic]:
-        """Float32 NCHW in and out; the binding clones the output, because the runtime reuses its memory."""
-        output: NDArray[np.generic] = self._method([self._torch.from_numpy(encoded)])[0].numpy()
-        return output
+        """Float32 NCHW in and out; of several outputs the first."""
+        return self._execute(encoded)[0]
 
     def run(self, value: FloatArray) -> FloatArray:
         """Float32 NCHW in and out."""
         return self.outputs[0].decode(self.execute(self.inputs[0].encode(value)))
 
+    def run_for_all(self, value: FloatArray) -> list[FloatArray]:
+        """The same, with every output of a file that has several."""
+        return [self.outputs[0].decode(output) for output in self._execute(self.inputs[0].encode(value))]
 
-def load(path: Path, threads: int) -> Runner:
+    def _execute(self, encoded: NDArray[np.generic]) -> list[NDArray[np.generic]]:
+        # The binding clones the outputs, because the runtime reuses their memory.
+        return [output.numpy() for output in self._method([self._torch.from_numpy(encoded)])]
+
+
+def load(path: Path, threads: int) -> _ExecuTorchRunner:
     """Load the file into ExecuTorch's runtime. The number of threads holds for the whole process. Raises `ExportError`, also for damaged files."""
     probe()
     check_loadable(path)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mcompress.export.interface import TensorFacts
 from mcompress.record import CoverageRecord, Fidelity, ParityRecord, WorstPicture
@@ -163,8 +163,21 @@ class Manifest(Part):
     source: Source
     files: tuple[ModelFile, ...] = Field(min_length=1)
     choose: tuple[Choice, ...] = ()
-    """Of a slimmable network: from slow and best to fast. An app takes the first entry of its runtime whose `within_ms` fits the time that it has."""
+    """Of a slimmable network: from slow and best to fast. An app takes the first entry of its runtime whose `within_ms` fits the time that it has,
+    the last of its runtime where none does."""
     contents: tuple[Content, ...] = ()
     manifest_sha256: str = ""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False, populate_by_name=True)
+
+    @model_validator(mode="after")
+    def _choices_are_files(self) -> Self:
+        of = {file.path: (file.backend, file.width) for file in self.files}
+        for choice in self.choose:
+            if of.get(choice.file) != (choice.backend, choice.width):
+                raise ValueError(f"choose names '{choice.file}', which is no {choice.backend} file of width {choice.width:g} in `files`")
+        for backend in {choice.backend for choice in self.choose}:
+            times = [choice.within_ms for choice in self.choose if choice.backend == backend]
+            if times != sorted(times, reverse=True):
+                raise ValueError(f"choose has {times} ms for {backend}; each runtime's files go from slow to fast")
+        return self

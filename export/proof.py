@@ -10,7 +10,7 @@ import numpy as np
 
 from mcompress.errors import ExportError, ParityError, StageError
 from mcompress.export.backend import FloatArray, Runner, Written
-from mcompress.export.divergence import first_divergence
+from mcompress.export.divergence import examine
 from mcompress.export.parity import Halved, float_parity, half_parity, int8_parity, own_agreement_db
 from mcompress.export.stated import INT8_SQNR_DB
 from mcompress.record import DivergenceRecord, ParityRecord
@@ -63,20 +63,22 @@ def proven(
         else:
             parity = half_parity(runner, halved, networks.inputs, limit)
     except ParityError as problem:
-        divergence, _ = _searched(backend, written, networks, plan, runner) if networks.inputs else (None, ())
+        divergence = _searched(backend, written, networks, plan, runner).divergence if networks.inputs else None
         raise ParityError(f"{written.path.name}: {problem}" + (f". {divergence.sentence()}" if divergence is not None else "")) from problem
     if parity.passed is not False:
         return Proof(parity)
-    divergence, doubts = _searched(backend, written, networks, plan, runner)
-    if plan is None or divergence is not None or parity.value is None or limit > INT8_SQNR_DB:  # who asks for more than usual gets an answer to that
-        return Proof(parity, divergence, doubts)
+    search = _searched(backend, written, networks, plan, runner)
+    usual = limit == INT8_SQNR_DB  # who asks for another limit gets an answer to that
+    if plan is None or not usual or not search.each_is_right or parity.value is None:
+        return Proof(parity, search.divergence, search.doubts)
     # Every operator is right by itself. Then the file may be as far from the reference as the reference is from itself.
     agreement_db = own_agreement_db(networks.reference, networks.inputs)
     own_limit_db = round(agreement_db - OWN_MARGIN_DB, 2)
     if not own_limit_db <= parity.value < limit:
-        return Proof(parity, None, doubts)
-    why = f"the plan itself agrees only to {agreement_db:.1f} dB with what it computes when its input moves by a hundredth of a step"
-    reason = f"{why}; every operator is right by itself, so {own_limit_db:g} dB are asked for, not {limit:g}"
+        return Proof(parity, None, search.doubts)
+    why = f"the plan itself agrees only to {agreement_db:.1f} dB with what it computes when its input moves by a hundredth of an 8-bit step"
+    alone = "each operator, recomputed from what the runtime gives it for the worst picture, is within its tolerance"
+    reason = f"{why}; {alone}, so {own_limit_db:g} dB are asked for, not {limit:g}"
     passed = parity.model_copy(update={"limit": own_limit_db, "passed": True})
     return Proof(passed, None, (Fallback(where=f"export {written.path.name}", what="parity limit", reason=reason),))
 
@@ -94,16 +96,24 @@ def worst_input(runner: Runner, reference: Callable[[Tensor], Tensor], inputs: S
     return max(inputs, key=far)
 
 
-def _searched(
-    backend: str, written: Written, networks: Networks, plan: PrecisionPlan | None, runner: Runner
-) -> tuple[DivergenceRecord | None, tuple[Fallback, ...]]:
-    where = f"export {written.path.name}"
+@dataclass(frozen=True)
+class _Search:
+    """What was found where parity fails; `each_is_right`: every operator was looked at by itself, and so was the result for the worst input."""
+
+    divergence: DivergenceRecord | None = None
+    doubts: tuple[Fallback, ...] = ()
+    each_is_right: bool = False
+
+
+def _searched(backend: str, written: Written, networks: Networks, plan: PrecisionPlan | None, runner: Runner) -> _Search:
+    where, what = f"export {written.path.name}", "the first operator that diverges"
     try:
         value = worst_input(runner, networks.reference, networks.inputs)
-        found = first_divergence(backend, written.path, networks.module, plan, written.operators, value)
+        found = examine(backend, written.path, networks.module, plan, written.operators, value)
     except (ExportError, StageError) as problem:
-        return None, (Fallback(where=where, what="the first operator that diverges", reason=f"it could not be looked for: {problem}"),)
-    if found is None:
-        reason = "every operator that can be looked at is within its tolerance, and so is what they give together for the worst input"
-        return None, (Fallback(where=where, what="the first operator that diverges", reason=reason),)
-    return found, ()
+        return _Search(doubts=(Fallback(where=where, what=what, reason=f"it could not be looked for: {problem}"),))
+    if found.divergence is not None:
+        return _Search(found.divergence)
+    reason = "every operator that can be looked at is within its tolerance, and so is what they give together for the worst input"
+    unseen = f"; these could not be looked at by themselves: {', '.join(found.not_alone)}" if found.not_alone else ""
+    return _Search(None, (Fallback(where=where, what=what, reason=reason + unseen),), each_is_right=not found.not_alone)

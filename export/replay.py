@@ -78,13 +78,23 @@ class Content(TypedDict):
     sha256: str
 
 
-class ManifestData(TypedDict):
-    """manifest.json; only the keys that a replay needs."""
+class Choice(TypedDict):
+    """One entry of `choose`; only the key that a replay needs."""
 
+    file: str
+
+
+class _Always(TypedDict):
     schema: int
     manifest_sha256: str
     files: list[ModelFile]
     contents: list[Content]
+
+
+class ManifestData(_Always, total=False):
+    """manifest.json; only the keys that a replay needs. Only networks of several widths have `choose`."""
+
+    choose: list[Choice]
 
 
 class Problem(NamedTuple):
@@ -197,11 +207,13 @@ def check_bundle(folder: Path) -> tuple[ManifestData | None, list[Problem]]:
 
 def _content_problems(folder: Path, manifest: ManifestData) -> list[Problem]:
     listed = {entry["path"]: entry["sha256"] for entry in manifest["contents"]}
-    used = [file["path"] for file in manifest["files"]]
+    files = [file["path"] for file in manifest["files"]]
+    chosen = [choice["file"] for choice in manifest.get("choose", [])]
     vectors = [vector for file in manifest["files"] for vector in file["vectors"]]
-    used += [name for one in vectors for name in (one["input_bin"], one["expected_bin"], one["input_npy"], one["reference_npy"])]
+    used = [*files, *(name for one in vectors for name in (one["input_bin"], one["expected_bin"], one["input_npy"], one["reference_npy"]))]
     problems = [problem for name in dict.fromkeys((*listed, *used)) for problem in _path_problems(folder, name)]
     problems += [Problem("usage", f"manifest.json uses '{name}' and states no digest of it.") for name in dict.fromkeys(used) if name not in listed]
+    problems += [Problem("usage", f"`choose` names '{name}', which is none of the model files in `files`.") for name in chosen if name not in files]
     problems += _strangers(folder, set(listed))
     if problems:
         return problems  # nothing is hashed through a path that is not trusted

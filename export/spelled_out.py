@@ -120,10 +120,12 @@ def reflection(steps: Steps, node: fx.Node) -> fx.Node | None:
 
 
 def instance_norm(steps: Steps, node: fx.Node) -> fx.Node | None:
-    """(x - mean) * rsqrt(variance + epsilon) of an image's channels, times a weight and plus a bias where it has them."""
+    """(x - mean) * rsqrt(variance + epsilon) of an image's channels, times a weight and plus a bias where it has constants for them."""
     value, weight, bias = node.args[:3]
     if len(shape_of(value)) != IMAGE or not isinstance(value, fx.Node) or not node.args[5]:
         return None  # with stored statistics it is a batch norm
+    if any(given is not None and constant_of(steps.module, given) is None for given in (weight, bias)):
+        return None  # computed at run time
     epsilon = float(str(node.args[7])) if len(node.args) > 7 else EPSILON
     mean = steps.call(aten.mean.dim, value, [-1, -2], True)
     centred = steps.call(aten.sub.Tensor, value, mean)

@@ -49,7 +49,8 @@ def tolerance_of(variant: str, output: TensorFacts, *, halves: bool = False, int
         return Tolerance(max_abs=FLOAT_TOLERANCE * (high - low), basis=f"{FLOAT_TOLERANCE:g} of the output range")
     step = output.scale if output.scale is not None else (high - low) / 255.0
     of = "of the output" if output.scale is not None else "of an 8-bit picture (the output is not quantized)"
-    return Tolerance(max_abs=INT8_STEPS * step, or_sqnr_db=int8_db, basis=f"{INT8_STEPS} quantization steps {of}, or {int8_db:g} dB SQNR")
+    why = "" if int8_db == INT8_SQNR_DB else ", the limit of its parity"
+    return Tolerance(max_abs=INT8_STEPS * step, or_sqnr_db=int8_db, basis=f"{INT8_STEPS} quantization steps {of}, or {int8_db:g} dB SQNR{why}")
 
 
 def preprocessing_of(took: TensorFacts) -> tuple[ProcessingStep, ...]:

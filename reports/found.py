@@ -64,16 +64,16 @@ def search_part(run: Run, details: Mapping[str, StageDetails]) -> SearchPart | N
         if not found.trials:
             continue
         limit = next((line for line in run.budget if line.what == "latency_ms"), None)
-        label, unit = _metric(run)
+        metric = wording.task_metric(run) or "quality"
         plot = plots.pareto(
             _points(found.front),
             _points(found.trials),
             [candidate.latency_ms for candidate in found.rejected],
             limit_ms=None if limit is None else limit.limit,
-            quality_label=f"{label} on validation crops{', ' + unit if unit else ''}",
+            quality_label=wording.metric_title(metric, "on validation crops"),
             latency_label="estimated latency, ms",
         )
-        return SearchPart(name, found, Markup(plot), f"{label}{', ' + unit if unit else ''}")
+        return SearchPart(name, found, Markup(plot), wording.metric_title(metric))
     return None
 
 
@@ -93,8 +93,7 @@ def taught_part(run: Run, details: Mapping[str, StageDetails]) -> TaughtPart | N
         else:
             original = run.models.get("teacher") if name == ORIGINAL else None
             rows.append(_row(f"the {name}" if original else name, {}, original.macs if original else None, student, None, share))
-    label, unit = _metric(run)
-    return TaughtPart(tuple(rows), f"{label}{', ' + unit if unit else ''}", found_by, taught_in)
+    return TaughtPart(tuple(rows), wording.metric_title(wording.task_metric(run) or "quality"), found_by, taught_in)
 
 
 def training_parts(details: Mapping[str, StageDetails]) -> list[TrainingPart]:
@@ -127,10 +126,6 @@ def _row(
         "" if quality is None else f"{quality:.2f}",
         share,
     )
-
-
-def _metric(run: Run) -> tuple[str, str]:
-    return wording.metric(next(iter(next(iter(run.models.values())).quality), "quality") if run.models else "quality")
 
 
 def _points(candidates: Sequence[FoundCandidate]) -> list[plots.Candidate]:

@@ -56,7 +56,7 @@ class LabelPart:
 
 def label_part(run: Run, folder: Path) -> LabelPart | None:
     """For the run in `folder`, among the runs beside it. None for a task that takes a target for granted."""
-    metric = _metric(run)
+    metric = wording.task_metric(run)
     if run.data is None or metric is None:
         return None
     paired = run.data.pairing == "aligned"
@@ -73,7 +73,6 @@ def label_part(run: Run, folder: Path) -> LabelPart | None:
 
 def draw(points: tuple[LabelPoint, ...], metric: str) -> str:
     """Quality over the share of labelled pairs, as SVG; the run of the report is ringed."""
-    label, unit = wording.metric(metric)
     with mpl.rc_context(plots.STYLE):
         figure, axes = plots.new_figure(plots.WIDTH, 3.4)
         for name, (colour, marker, stroke) in LOOKS.items():
@@ -87,9 +86,9 @@ def draw(points: tuple[LabelPoint, ...], metric: str) -> str:
         axes.set_xlim(0, 104)
         axes.set_xticks(list(pairs), [f"{percent:g} %\n{count}" for percent, count in pairs.items()])
         axes.set_xlabel("training pairs that keep their target: share and number")
-        axes.set_ylabel(f"{label} on held-out data{', ' + unit if unit else ''}")
+        axes.set_ylabel(wording.metric_title(metric, "on held-out data"))
         plots.legend(figure)
-        said = f"{label} of {', '.join(LOOKS)} over the share of labelled pairs, {len(points)} runs."
+        said = f"{wording.metric(metric)[0]} of {', '.join(LOOKS)} over the share of labelled pairs, {len(points)} runs."
         return plots.as_svg(figure, f"Line plot of {said}")
 
 
@@ -105,7 +104,7 @@ def _points(run: Run, folder: Path, metric: str) -> Iterator[LabelPoint]:
         if _apart_from_labels(other) != own:
             continue
         found = _run(other)
-        if found is None or found.data is None or _metric(found) != metric or found.baseline.keys() != run.baseline.keys():
+        if found is None or found.data is None or wording.task_metric(found) != metric or found.baseline.keys() != run.baseline.keys():
             continue
         if found.target.quick != run.target.quick or found.data.labelled_fraction in seen:
             continue
@@ -142,10 +141,6 @@ def _run(folder: Path) -> Run | None:
         return Run.load(folder)
     except (OSError, UnicodeDecodeError, ValidationError):
         return None
-
-
-def _metric(run: Run) -> str | None:
-    return next((metric for model in run.models.values() for metric in model.quality), None)
 
 
 def _quality(run: Run, metric: str) -> dict[str, float]:

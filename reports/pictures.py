@@ -85,7 +85,7 @@ def _photograph(folder: Path, baseline: str) -> Photograph | None:
         details=tuple(
             Detail(v, detail_uri(found[v], (top, start, side), (height, width))) for v in variants if v in found and (v == "input" or v in same)
         ),
-        box=(100 * start / width, 100 * top / height, 100 * side / width, 100 * side / height),
+        box=box_of((top, start, side), (height, width)),
         missing=tuple(v for v in variants if v not in found),
     )
 
@@ -146,6 +146,12 @@ def detail_region(truth: Pixels, trivial: Pixels | None, side: int = DETAIL) -> 
     )
     row, column = np.unravel_index(int(boxes.argmax()), boxes.shape)
     return int(tops[row]), int(lefts[column]), side
+
+
+def box_of(region: tuple[int, int, int], full: tuple[int, int]) -> tuple[float, float, float, float]:
+    """A region (top, left, side) as the page frames it: left, top, width, height in percent of a picture of the size `full` (H, W)."""
+    (top, left, side), (height, width) = region, full
+    return 100 * left / width, 100 * top / height, 100 * side / width, 100 * side / height
 
 
 def detail_uri(pixels: Pixels, region: tuple[int, int, int], full: tuple[int, int]) -> str:

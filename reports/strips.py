@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mcompress.record import Run
 from mcompress.reports import wording
-from mcompress.reports.pictures import MOST_PHOTOS, detail_region, detail_uri, photo_uri, read_picture, sample_folders
+from mcompress.reports.pictures import MOST_PHOTOS, box_of, detail_region, detail_uri, photo_uri, read_picture, sample_folders
 
 DETAIL = 64  # side of the square that is shown magnified, pixels
 WIDEST = 512  # pixels; twice what a column of six shows, for dense screens
@@ -72,13 +72,12 @@ def _strip(folder: Path, titles: Mapping[str, tuple[str, str]]) -> Strip | None:
     height, width = next(iter(found.values())).shape[:2]
     same = {variant: pixels for variant, pixels in found.items() if pixels.shape[:2] == (height, width)}
     region = detail_region(same.get("truth", same.get("teacher", next(iter(same.values())))), None, DETAIL)
-    top, left, side = region
     pictures = (StripPicture(v, *titles[v], photo_uri(p, WIDEST), detail_uri(p, region, (height, width))) for v, p in same.items())
     return Strip(
         name=folder.name,
         width=width,
         height=height,
         pictures=tuple(pictures),
-        box=(100 * left / width, 100 * top / height, 100 * side / width, 100 * side / height),
+        box=box_of(region, (height, width)),
         missing=tuple(titles[variant][0] for variant in titles if variant not in same),
     )

@@ -107,6 +107,17 @@ def metric(name: str) -> tuple[str, str]:
     return METRICS.get(name, (name.replace("_", " "), ""))
 
 
+def task_metric(run: Run) -> str | None:
+    """The metric that quality is told in, by its key: the first that a model of the run has."""
+    return next((name for model in run.models.values() for name in model.quality), None)
+
+
+def metric_title(name: str, where: str = "") -> str:
+    """For an axis or a column: the metric, `where` it was measured, and its unit."""
+    label, unit = metric(name)
+    return f"{label}{' ' + where if where else ''}{', ' + unit if unit else ''}"
+
+
 def quality(name: str, value: float) -> str:
     """A quality with its unit; two digits behind the point, as papers give decibels. Pictures that are equal have no decibels."""
     unit = metric(name)[1]

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, mo
 
 from mcompress.targets.exports import ExportConfig
 from mcompress.targets.gate import Gate
-from mcompress.targets.stages import StageConfig
+from mcompress.targets.stages import StageConfig, TrainingConfig
 
 How = Literal["device", "host", "estimated", "published"]
 
@@ -230,9 +230,21 @@ class Target(Frozen):
         return tuple(kind if kinds[: i + 1].count(kind) == 1 else f"{kind}{kinds[: i + 1].count(kind)}" for i, kind in enumerate(kinds))
 
     def quick(self) -> Target:
-        """The same path with tiny budgets: few steps, a small input, and no quality floor, since nothing that comes out means anything."""
+        """The same path with tiny budgets: few steps, a small input, and no quality floor, since nothing that comes out means anything.
+
+        A U-Net keeps the size of its input and of the crops, because it halves them as often as they allow.
+        """
         batch, channels, *sides = self.model.input_shape
         model = self.model.model_copy(update={"input_shape": (batch, channels, *(min(side, 32) for side in sides))})
+        stages = tuple(stage.quick() for stage in self.stages)
+        if any(network is not None and network.network == "unet_generator" for network in (model.teacher, model.student)):
+            model = self.model
+            stages = tuple(
+                quick.model_copy(update={"crop_size": stage.crop_size, "batch_size": min(stage.batch_size, 2)})
+                if isinstance(stage, TrainingConfig)
+                else quick
+                for stage, quick in zip(self.stages, stages, strict=True)
+            )
         budget = self.budget.model_copy(update={"quality": None})
-        stages, exports = tuple(stage.quick() for stage in self.stages), tuple(export.quick() for export in self.exports)
+        exports = tuple(export.quick() for export in self.exports)
         return self.model_copy(update={"stages": stages, "exports": exports, "model": model, "budget": budget})

@@ -20,6 +20,8 @@ from mcompress.compress.models.spec import ModelSpec
 from mcompress.compress.stage import StageContext
 from mcompress.compress.tasks import photographs
 from mcompress.compress.tasks.super_resolution.task import SuperResolution
+from mcompress.compress.tasks.translation.pairs import Pair
+from mcompress.compress.tasks.translation.task import Translation
 from mcompress.targets.connect import Host
 from mcompress.targets.device_files import load_device
 from mcompress.targets.schema import Budget
@@ -39,16 +41,23 @@ def _repeatable() -> None:
 
 
 class MemoryCheckpoints:
-    """Keeps a copy of the training state in memory."""
+    """Keeps a copy of the training state in memory; with `kill_after` the training is killed when it has saved its state so often."""
 
-    def __init__(self) -> None:
+    def __init__(self, kill_after: int | None = None) -> None:
         self.state: dict[str, object] | None = None
+        self.saves, self.kill_after = 0, kill_after
 
     def load(self) -> dict[str, object] | None:
-        return self.state
+        return copy.deepcopy(self.state)
 
     def save(self, state: dict[str, object]) -> None:
-        self.state = copy.deepcopy(state)
+        self.state, self.saves = copy.deepcopy(state), self.saves + 1
+        if self.saves == self.kill_after:
+            raise KeyboardInterrupt
+
+
+def silent(_done: int, _total: int, _note: str) -> None:
+    """Progress that nobody watches."""
 
 
 @pytest.fixture(scope="session")
@@ -60,6 +69,17 @@ def task() -> SuperResolution:
         return photographs.PhotoSet(tuple(photographs.Photo(p.name, p.pixels[:, 100:260, 100:292].contiguous()) for p in chosen))
 
     return SuperResolution(some(photographs.TRAINING_PHOTOS, 2), some(photographs.HELD_OUT_PHOTOS, 1))
+
+
+@pytest.fixture(scope="session")
+def pairs() -> Translation:
+    """Noise and its negative: eight small pairs to train on, half of them labelled, and two held out."""
+
+    def picture(seed: int) -> torch.Tensor:
+        return torch.randint(0, 256, (3, 32, 32), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+
+    made = tuple(Pair(f"pair {seed}", picture(seed), 255 - picture(seed)) for seed in range(10))
+    return Translation(made[:8], made[8:], labelled_fraction=0.5)
 
 
 @pytest.fixture
@@ -93,7 +113,7 @@ def make_context(task: SuperResolution, tmp_path: Path) -> Callable[..., StageCo
             checkpoints=lambda name: stores.setdefault(name, MemoryCheckpoints()),
             search_folder=work or tmp_path,
             ships_as=ships_as,
-            progress=lambda _title: lambda _done, _total, _note: None,
+            progress=lambda _title: silent,
             planned_units=planned_units,
             remember=lambda _what, _depends_on, compute: compute(),
         )

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 
 import optuna
 import pytest
 import torch
+from conftest import MemoryCheckpoints, silent
 from optuna.trial import TrialState
 from torch import Tensor, nn
 
+from mcompress.compress.distill import distill_adaptively
 from mcompress.compress.evolution import FIRST_GENERATION, EvolutionSampler, choices
 from mcompress.compress.models.build import build
 from mcompress.compress.models.space import SPACES, Args, cut
 from mcompress.compress.models.spec import ModelSpec
-from mcompress.compress.objectives.adaptive import QUALITY_EVERY, AdaptiveDistillation, TeacherQuality
+from mcompress.compress.objectives.adaptive import MEMORY, QUALITY_EVERY, AdaptiveDistillation, TeacherQuality
 from mcompress.compress.objectives.discriminators import SharedDiscriminator, layers_for
 from mcompress.compress.objectives.features import with_features
 from mcompress.compress.objectives.mean_teacher import AVERAGE, AveragedTeacher
 from mcompress.compress.objectives.pix2pix import Pix2Pix
 from mcompress.compress.objectives.semi_supervised import SemiSupervisedTraining
+from mcompress.compress.stage import StageContext
 from mcompress.compress.supernet import apply_candidate, gather_statistics, state_of
 from mcompress.compress.tasks.translation.task import Translation
 from mcompress.compress.teaching import TeacherSearch, find_teachers
@@ -30,30 +34,6 @@ from mcompress.targets.schema import DataConfig
 from mcompress.targets.stages import AdaptiveDistillConfig, SemiSupervisedSearchConfig
 
 SMALL: dict[str, object] = {"steps": 3, "batch_size": 2, "crop_size": 32, "discriminator_features": 4}
-
-
-class Store:
-    """Checkpoints in memory; the first `kept` saves are kept, as if the process had been killed afterwards."""
-
-    def __init__(self, kept: int = 1_000_000) -> None:
-        self.state: dict[str, object] | None = None
-        self.left = kept
-
-    def load(self) -> dict[str, object] | None:
-        return self.state
-
-    def save(self, state: dict[str, object]) -> None:
-        if self.left > 0:
-            self.state, self.left = torch.load(_copied(state), weights_only=True), self.left - 1
-
-
-def _copied(state: dict[str, object]) -> object:
-    import io
-
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    buffer.seek(0)
-    return buffer
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +53,9 @@ def objective(task: Translation, original: nn.Module | None = None, **more: obje
     return AdaptiveDistillation(task, config, generator(), {"wider": generator(1, 6), "deeper": generator(2, 4, 2)}, original)
 
 
-def fit(what: AdaptiveDistillation, steps: int = 3, store: Store | None = None) -> dict[str, dict[str, Tensor]]:
+def fit(what: AdaptiveDistillation, steps: int = 3, store: MemoryCheckpoints | None = None) -> dict[str, dict[str, Tensor]]:
     settings = TrainSettings(steps, 1e-3, 0, checkpoint_every_s=1e-9)
-    return train(what, settings, store or Store(), lambda _done, _total, _note: None).averaged
+    return train(what, settings, store or MemoryCheckpoints(), silent).averaged
 
 
 def test_the_teachers_learn_from_the_truth_and_the_student_from_neither_truth_nor_discriminator(task: Translation) -> None:
@@ -85,11 +65,17 @@ def test_the_teachers_learn_from_the_truth_and_the_student_from_neither_truth_no
     for teacher in ("wider", "deeper"):
         assert set(made.terms(teacher)) == {"truth", "adversarial"}
     assert set(made.terms("discriminator")) == {"gan of wider", "gan of deeper"}
-    before = {name: float(value.detach()) for name, value in made.terms("student").items()}
-    kinds = {name.partition(" of ")[0] for name in before}
+    kinds = {name.partition(" of ")[0] for name in made.terms("student")}
     assert kinds == {"output", "ssim", "gram", "feature", "total_variation", "channel"}
-    made.batch = replace(made.batch, truth=torch.zeros_like(made.batch.truth))
-    assert {name: float(value.detach()) for name, value in made.terms("student").items()} == pytest.approx(before, rel=1e-2)
+
+    def without_truth(truth: float | None) -> dict[str, float]:
+        again = objective(task, gram=0.1, total_variation=0.1)
+        again.begin_step(torch.Generator().manual_seed(0), torch.device("cpu"))
+        if truth is not None:
+            again.batch = replace(again.batch, truth=torch.full_like(again.batch.truth, truth))
+        return {name: float(value.detach()) for name, value in again.terms("student").items()}
+
+    assert without_truth(None) == without_truth(0.0) == without_truth(1.0)
 
 
 def test_no_gradient_of_the_student_reaches_a_teacher(task: Translation) -> None:
@@ -121,24 +107,34 @@ def test_teachers_count_by_the_inverse_of_their_squared_errors() -> None:
 
 
 def test_the_weights_follow_the_teachers_while_they_learn(task: Translation) -> None:
+    """They are measured with the means by which the teachers teach, on pairs that nothing is trained on, and half of what was known stays."""
     made = objective(task)
-    wider = made.learning["wider"]
-    fit(made, QUALITY_EVERY + 1)
     source, truth = task.validation_batch()
-    errors = made.quality.squared_error.tolist()
-    with torch.no_grad():
-        now = float((wider.eval()(source) - truth).square().mean())
-    assert 0.2 < errors[0] / now < 5
-    assert int(made.quality.steps) == QUALITY_EVERY + 1
+
+    def errors() -> list[float]:
+        with torch.no_grad():
+            return [float((mean(source)[0] - truth).square().mean()) for mean in made.means.values()]
+
+    first = errors()
+    for step in range(QUALITY_EVERY):
+        made.begin_step(torch.Generator().manual_seed(step), torch.device("cpu"))
+    assert made.quality.squared_error.tolist() == pytest.approx(first)
+    made.means["wider"].get_buffer("mean tail bias").fill_(-3.0)
+    second = errors()
+    assert second[0] > 1.5 * first[0]
+    assert second[1] == first[1]
+    made.begin_step(torch.Generator().manual_seed(QUALITY_EVERY), torch.device("cpu"))
+    expected = [MEMORY * before + (1 - MEMORY) * now for before, now in zip(first, second, strict=True)]
+    assert made.quality.squared_error.tolist() == pytest.approx(expected)
+    inverse = [1 / error for error in expected]
+    assert made.quality.weights() == pytest.approx([one / sum(inverse) for one in inverse])
 
 
 def test_a_training_that_was_killed_ends_with_the_same_weights(task: Translation) -> None:
     whole = fit(objective(task), 4)
-    store = Store(kept=2)
-    fit(objective(task), 4, store)
-    assert store.state is not None
-    assert store.state["step"] == 2
-    store.left = 100
+    store = MemoryCheckpoints(kill_after=2)
+    with pytest.raises(KeyboardInterrupt):
+        fit(objective(task), 4, store)
     again = fit(objective(task), 4, store)
     assert all(torch.equal(value, again[player][name]) for player, state in whole.items() for name, value in state.items())
 
@@ -294,6 +290,31 @@ def test_evolution_draws_every_choice_of_the_first_generation() -> None:
         choices(optuna.distributions.FloatDistribution(0.0, 1.0))
 
 
+def test_half_of_the_children_come_of_two_parents_and_the_others_are_mutations_of_one() -> None:
+    """The best quarter has one width each; a child that is no mutation has nothing else, and of two parents it may have the widths of both."""
+    names = [f"width{i}" for i in range(8)]
+    history = [
+        optuna.trial.create_trial(
+            params=dict.fromkeys(names, number), distributions=dict.fromkeys(names, optuna.distributions.IntDistribution(0, 15)), value=float(number)
+        )
+        for number in range(FIRST_GENERATION)
+    ]
+    best = set(range(FIRST_GENERATION - FIRST_GENERATION // 4, FIRST_GENERATION))
+    mutated = mixed = drawn = 0
+    for seed in range(400):
+        study = optuna.create_study(direction="maximize", sampler=EvolutionSampler(seed))
+        study.add_trials(history)
+        trial = study.ask()
+        child = [trial.suggest_int(name, 0, 15) for name in names]
+        foreign = sum(width not in best for width in child)
+        mutated += foreign > 0
+        drawn += foreign
+        mixed += foreign == 0 and len(set(child)) > 1
+    assert drawn / 400 == pytest.approx(0.5 * 0.2 * 12 / 16 * 8, rel=0.2)
+    assert mutated / 400 == pytest.approx(0.5 * (1 - (1 - 0.2 * 12 / 16) ** 8), rel=0.2)
+    assert mixed / 400 == pytest.approx(0.5 * 3 / 4, rel=0.25)
+
+
 STUDENT: Args = {"widths": [8] * 8, "depths": [2, 2, 2], "convolutions": "separable", "normalization": "batch"}
 
 
@@ -366,3 +387,28 @@ def test_a_weight_that_nothing_can_use_is_said(task: Translation) -> None:
     deeper = AdaptiveDistillation(task, config, generator(), {"deeper": generator(2, 4, 2)}, None)
     assert deeper.left_out == {"channel": "it compares with the wider teacher, and there is none"}
     assert not objective(task).left_out
+
+
+def test_adaptive_distillation_that_would_teach_nothing_says_so(make_context: Callable[..., StageContext], pairs: Translation) -> None:
+    spec = ModelSpec("resnet_generator", {"features": 4, "depths": [1, 0, 0]}, (), (1, 3, 32, 32), (-1.0, 1.0))
+    context = replace(make_context(spec), task=pairs, teacher=build(spec).eval())
+    with pytest.raises(
+        PlanError, match="has no teacher, because the search before it found neither a wider nor a deeper network; set original: true"
+    ):
+        distill_adaptively(AdaptiveDistillConfig.model_validate(SMALL), context)
+    config = AdaptiveDistillConfig.model_validate({**SMALL, "original": True, "output": 0.0, "ssim": 0.0})
+    with pytest.raises(PlanError, match=r"output and ssim are 0, and gram and feature need .* nothing would be learned\. Set output or ssim"):
+        distill_adaptively(config, context)
+    output = distill_adaptively(config.model_copy(update={"output": 1.0, "ssim": 0.0}), context)
+    assert [fallback.what for fallback in output.fallbacks] == ["term adversarial", "term feature", "term channel"]
+
+
+def test_statistics_are_gathered_without_dropout() -> None:
+    torch.manual_seed(0)
+    dropped, plain = (build(ModelSpec("unet_generator", {"features": 4, "downs": 5, "dropout": dropout})) for dropout in (True, False))
+    plain.load_state_dict(dropped.state_dict())
+    batches = [torch.rand(2, 3, 32, 32) for _ in range(2)]
+    for network in (dropped, plain):
+        gather_statistics(network, batches)
+        assert not any(module.training for module in network.modules())
+    assert all(torch.equal(value, plain.state_dict()[name]) for name, value in dropped.state_dict().items())

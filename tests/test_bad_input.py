@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from mcompress import cli
 from mcompress.errors import CheckpointError, MissingBackendError, PlanError
 from mcompress.planning import plan
 from mcompress.targets.load import load_target
 from mcompress.targets.own_modules import import_beside
+from mcompress.targets.stages import TrainingConfig
 
 GOOD = """\
 name: ok
@@ -340,9 +342,64 @@ def test_crops_and_validation_squares_on_which_a_network_does_not_run(tmp_path: 
     (found,) = problems_of(TRANSLATED, tmp_path)
     assert "stages[0] (distill): the network 'unet_generator' does not run on crops of crop_size 64: unet_generator: the image is (64, 64)" in found
     assert "with downs 7 both must be multiples of 128" in found
-    found = "\n".join(problems_of(TRANSLATED.replace("downs: 7", "downs: 8").replace("crop_size: 64", "crop_size: 128"), tmp_path))
+    text = TRANSLATED.replace("downs: 7", "downs: 8").replace("crop_size: 64", "crop_size: 128")
+    (found,) = problems_of(text, tmp_path)  # online distillation does not validate
     assert "does not run on crops of crop_size 128" in found
+    found = "\n".join(problems_of(text.replace("distill,", "distill, method: adaptive, original: true,"), tmp_path))
     assert "does not run on the squares of 128 pixels that the data are validated on" in found
+
+
+def write_pairs(folder: Path, *sides: int) -> None:
+    """Side-by-side pictures with these sides, pixels."""
+    folder.mkdir()
+    for number, side in enumerate(sides):
+        Image.new("RGB", (2 * side, side), (number, 0, 0)).save(folder / f"{number}.png")
+
+
+def test_held_out_pictures_on_which_a_network_does_not_run_are_found_before_training(tmp_path: Path) -> None:
+    write_pairs(tmp_path / "training", 128, 128, 40)
+    write_pairs(tmp_path / "held_out", 128, 100, 200)
+    data = f"data: {{training: {tmp_path}/training, held_out: {tmp_path}/held_out}}\n"
+    text = TRANSLATED.replace("downs: 7", "downs: 6") + data
+    (found,) = problems_of(text, tmp_path)
+    assert (
+        "data.held_out: the network 'unet_generator' does not run on 2 of 3 held-out pictures, for example '1.png': unet_generator: the image "
+        in found
+    )
+    assert "is (100, 100) pixels; with downs 6 both must be multiples of 64. Cut or resize the image, or lower downs" in found
+    (found,) = problems_of(
+        text.replace(", student: {network: unet_generator, args: {features: 4, downs: 6}}", "").replace(
+            "distill, batch_size: 1", "search, space: unet_generator, batch_size: 1"
+        ),
+        tmp_path,
+    )
+    assert "does not run on 2 of 3 held-out pictures" in found
+    (tmp_path / "t.yaml").write_text(text.replace("downs: 6", "downs: 2"), encoding="utf-8")
+    small, teacher = plan(load_target(tmp_path / "t.yaml")).data_notes
+    assert small == "stages[0] (distill): 1 of 2 training pictures are smaller than crop_size 64"
+    assert teacher.startswith("model.teacher: the embedded original was made for the embedded objects alone; on these data ")
+    assert plan(load_target(Path(__file__).parents[1] / "targets" / "xiaomi10-edges2objects.yaml")).data_notes == ()
+
+
+def test_it_is_said_whether_teacher_or_student_has_wrong_arguments_even_beside_unusable_data(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    widths = "network: resnet_generator, args: {widths: 24_16_16}"
+    text = TRANSLATED.replace("network: unet_generator, args: {features: 4, downs: 7}", widths)
+    text += f"data: {{training: {tmp_path}/empty, held_out: {tmp_path}/empty}}\n"
+    found = problems_of(text, tmp_path)
+    assert [problem.split(": ")[1] for problem in found] == ["data.training", "data.held_out", "model.student"]
+    assert "resnet_generator: widths is 241616; it must be a list of 8 or 6 whole numbers: first convolution" in found[2]
+    found = problems_of(text.replace("student", "teacher"), tmp_path)
+    assert "model.teacher: resnet_generator: widths is 241616" in "\n".join(found)
+
+
+def test_a_quick_run_leaves_a_u_net_the_images_that_it_takes(tmp_path: Path) -> None:
+    (tmp_path / "t.yaml").write_text(TRANSLATED.replace("downs: 7", "downs: 6"), encoding="utf-8")
+    made = plan(load_target(tmp_path / "t.yaml").quick())
+    assert made.target.model.input_shape == (1, 3, 256, 256)
+    (stage,) = made.target.stages
+    assert isinstance(stage, TrainingConfig)
+    assert (stage.crop_size, stage.steps) == (64, 12)
 
 
 def test_an_adaptive_distillation_that_nobody_teaches(tmp_path: Path) -> None:
@@ -351,6 +408,9 @@ def test_an_adaptive_distillation_that_nobody_teaches(tmp_path: Path) -> None:
     assert "stages[0].method is adaptive, and it has no teacher; put a search of method semi_supervised before it, or set original: true" in found
     (tmp_path / "t.yaml").write_text(text.replace("adaptive,", "adaptive, original: true,"), encoding="utf-8")
     plan(load_target(tmp_path / "t.yaml"))
+    search = "- {stage: search, method: semi_supervised, space: mfagan, batch_size: 1, crop_size: 64}\n  - {stage: distill"
+    text = text.replace(", student: {network: unet_generator, args: {features: 4, downs: 6}}", "").replace("- {stage: distill", search)
+    assert "the search space of 'mfagan' has no networks larger than its students; set original: true" in "\n".join(problems_of(text, tmp_path))
 
 
 def test_weights_that_do_not_fit_are_a_problem_of_the_target(tmp_path: Path) -> None:

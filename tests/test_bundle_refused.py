@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -114,6 +115,43 @@ def test_a_file_that_gives_no_numbers_fails_in_words_and_in_json(bundle: Path) -
     assert row["verdict"] == "FAIL"
     assert str(row["detail"]).startswith("it gave NaN, infinity or another shape than expected (allowed: ")
     assert json.loads(json.dumps(row, allow_nan=False)) == row
+
+
+def choice(**changed: object) -> dict[str, object]:
+    """An entry of `choose` as a bundle of several widths has it."""
+    plain = {"within_ms": 9.0, "file": "tiny-float.onnx", "backend": "onnx", "width": 0.5, "unit": "cpu", "how": "estimated", "on": "phone cpu"}
+    return {**plain, "quality": {}, **changed}
+
+
+def test_a_choice_that_is_no_file_of_the_bundle_is_refused(bundle: Path) -> None:
+    rewrite(bundle, lambda data: data.update(choose=[choice(file="../outside.onnx")]))
+    with pytest.raises(UsageError, match=r"`choose` names '\.\./outside\.onnx', which is none of the model files in `files`"):
+        verify_bundle(bundle)
+    done = replay_in(bundle)
+    assert done.returncode == 1
+    assert "`choose` names '../outside.onnx'" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("choose", "said"),
+    [
+        ([choice(width=1.0)], "choose names 'tiny-float.onnx', which is no onnx file of width 1 in `files`"),
+        ([choice(backend="tflite")], "choose names 'tiny-float.onnx', which is no tflite file of width 0.5 in `files`"),
+        ([choice(within_ms=5.0), choice()], "choose has [5.0, 9.0] ms for onnx; each runtime's files go from slow to fast"),
+        ([choice(within_ms=0)], "Input should be greater than 0"),
+    ],
+)
+def test_choices_fit_their_files(bundle: Path, choose: list[dict[str, object]], said: str) -> None:
+    def change(data: dict) -> None:  # type: ignore[type-arg]
+        data["files"][0]["width"] = 0.5
+        data["choose"] = choose
+
+    rewrite(bundle, change)
+    with pytest.raises(UsageError, match=re.escape(said)):
+        verify_bundle(bundle)
+    rewrite(bundle, lambda data: data.update(choose=[choice(), choice(within_ms=5.0)]))
+    assert [result.status for result in verify_bundle(bundle)] == ["passed"]
+    assert replay_in(bundle).returncode == 0
 
 
 def test_links_are_refused(bundle: Path) -> None:

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import copy
 import itertools
-import json
 from collections.abc import Mapping
-from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
+from conftest import MemoryCheckpoints, silent
 from torch import Tensor, nn
 
 from mcompress.compress.models.build import build
 from mcompress.compress.models.spec import ModelSpec
 from mcompress.compress.objectives.cycle import CycleGAN, CycleSettings, PicturePool
-from mcompress.compress.tasks.translation.cycle_teacher import CycleRecipe, make_cycle_teacher
-from mcompress.compress.teacher import load_network
 from mcompress.compress.train import TrainResult, TrainSettings, train
-from mcompress.errors import PlanError
-from mcompress.targets.schema import TeacherConfig
 
 SIDE = 16
 SMALL = CycleSettings(batch_size=2, crop_size=SIDE, discriminator_features=4, pool=3)
@@ -44,19 +38,6 @@ class Times(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         return image * self.gain
-
-
-class Store:
-    def __init__(self, kill_after: int | None = None) -> None:
-        self.state, self.saves, self.kill_after = None, 0, kill_after
-
-    def load(self):
-        return copy.deepcopy(self.state)
-
-    def save(self, state) -> None:
-        self.state, self.saves = copy.deepcopy(state), self.saves + 1
-        if self.saves == self.kill_after:
-            raise KeyboardInterrupt
 
 
 def generator() -> nn.Module:
@@ -114,7 +95,7 @@ def test_each_player_moves_alone_and_the_first_before_the_second() -> None:
     moving: list[str] = []
     made = Watched(Apart(), SMALL, generator(), generator())
     before = copy.deepcopy({name: module.state_dict() for name, module in made.players().items()})
-    train(made, TrainSettings(2, 1e-2, 0, warmup_steps=0), Store(), lambda _done, _total, _note: None)
+    train(made, TrainSettings(2, 1e-2, 0, warmup_steps=0), MemoryCheckpoints(), silent)
     assert moving == ["generators", "discriminators"] * 2
     for name, module in made.players().items():
         changed = {key for key, value in module.state_dict().items() if not torch.equal(value, before[name][key])}
@@ -131,17 +112,17 @@ def test_a_pool_shows_earlier_pictures_in_half_of_the_cases() -> None:
     assert torch.equal(PicturePool(0, 1).exchange(images, torch.zeros(5, 2)), images)
 
 
-def trained(store: Store, steps: int = 7) -> tuple[CycleGAN, TrainResult]:
+def trained(store: MemoryCheckpoints, steps: int = 7) -> tuple[CycleGAN, TrainResult]:
     torch.manual_seed(0)
     made = CycleGAN(Apart(), SMALL, generator(), generator())
     settings = TrainSettings(steps, 1e-2, 3, warmup_steps=2, checkpoint_every_s=0.0)
-    return made, train(made, settings, store, lambda _done, _total, _note: None)
+    return made, train(made, settings, store, silent)
 
 
 @pytest.mark.parametrize("killed_after", [1, 4])
 def test_a_killed_training_takes_the_same_steps(killed_after: int) -> None:
-    _, undisturbed = trained(Store())
-    store = Store(kill_after=killed_after)
+    _, undisturbed = trained(MemoryCheckpoints())
+    store = MemoryCheckpoints(kill_after=killed_after)
     with pytest.raises(KeyboardInterrupt):
         trained(store)
     store.kill_after = None
@@ -152,33 +133,3 @@ def test_a_killed_training_takes_the_same_steps(killed_after: int) -> None:
     pool = undisturbed.averaged["discriminators"]["pool_a.pictures"]
     assert int(undisturbed.averaged["discriminators"]["pool_a.filled"]) == SMALL.pool
     assert bool((pool.float().std((1, 2, 3)) > 0).all())
-
-
-def write_domains(folder: Path, count: int = 4, side: int = 40) -> Path:
-    for name, pictures in (("A", Apart().unlabelled_batch), ("B", Apart().domain_batch)):
-        (folder / name).mkdir(parents=True)
-        for index, image in enumerate(pictures(count, side, torch.Generator().manual_seed(7))):
-            Image.fromarray(((image + 1) * 127.5).byte().permute(1, 2, 0).numpy()).save(folder / name / f"{index}.png")
-    return folder
-
-
-def test_two_folders_make_an_original_that_a_target_takes(tmp_path: Path) -> None:
-    recipe = CycleRecipe(steps=2, precision="no", data=write_domains(tmp_path / "data"), features=4, crop_size=32)
-    make_cycle_teacher(recipe, tmp_path)
-    taken = TeacherConfig(network="resnet_generator", checkpoint=tmp_path / "teacher.safetensors")
-    spec, network = load_network(taken, (1, 3, 32, 32), (-1.0, 1.0))
-    assert spec.args["features"] == 4
-    saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["averaged"]["generators"]
-    for name, value in network.state_dict().items():
-        assert torch.equal(value, saved[f"a_to_b.{name}"])
-    record = json.loads((tmp_path / "teacher.json").read_text())
-    assert "--unpaired --steps 2 --seed 0 --precision no --features 4 --crop-size 32" in record["command"]
-    assert str(tmp_path) not in json.dumps(record)
-    assert record["validation_cycle_psnr_db"] > 0
-
-
-@pytest.mark.parametrize("crop", [8, 33, 44])
-def test_a_crop_that_the_pictures_cannot_give_is_refused(tmp_path: Path, crop: int) -> None:
-    recipe = CycleRecipe(steps=1, precision="no", data=write_domains(tmp_path / "data"), features=4, crop_size=crop)
-    with pytest.raises(PlanError, match=rf"--crop-size is {crop}; it must be a multiple of 4, at least 32, at most 40"):
-        make_cycle_teacher(recipe, tmp_path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -22,10 +22,10 @@ from mcompress.compress.models.mfagan import mfagan
 from mcompress.compress.quantize.plan import Precision, PrecisionPlan
 from mcompress.compress.quantize.program import export_program, graph_of
 from mcompress.compress.quantize.simulate import Simulated
-from mcompress.errors import ParityError
+from mcompress.errors import ExportError, ParityError
 from mcompress.export import backend_named, executorch_prefix, proof
 from mcompress.export.backend import FloatArray, Runner, Written, captured
-from mcompress.export.divergence import first_divergence
+from mcompress.export.divergence import Examined, examine
 from mcompress.export.divergence_prefixes import bisect, bisected
 from mcompress.export.divergence_reference import Expected
 from mcompress.export.parity import own_agreement_db
@@ -49,9 +49,11 @@ class Case:
     written: Written
     backend: str
 
-    def first(self, operators: Written | None = None) -> DivergenceRecord | None:
-        written = operators or self.written
-        return first_divergence(self.backend, written.path, self.network, self.plan, written.operators, images(4)[3].numpy())
+    def examined(self) -> Examined:
+        return examine(self.backend, self.written.path, self.network, self.plan, self.written.operators, images(4)[3].numpy())
+
+    def first(self) -> DivergenceRecord | None:
+        return self.examined().divergence
 
 
 Make = Callable[[str, str], Case]
@@ -93,7 +95,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
 @pytest.mark.parametrize("backend", ["onnx", "tflite", "coreml"])
 def test_a_healthy_file_has_no_divergence_and_a_broken_one_names_its_operator(backend: str, name: str, make: Make, tmp_path: Path) -> None:
     case = make(backend, name)
-    assert case.first() is None
+    assert case.examined() == Examined(None, ())
     found = broken(case, BROKEN, tmp_path).first()
     assert found is not None
     assert (found.operator, found.module, found.kind) == (BROKEN, MODULE, "conv2d")
@@ -200,6 +202,33 @@ def test_executorch_is_searched_by_writing_the_network_up_to_an_operator(tmp_pat
     assert found.together == ("relu_1",)
     assert not found.not_seen, found
     assert len(set(asked)) == len(asked) <= 3
+
+
+def test_every_operator_of_an_executorch_file_is_recomputed_where_its_result_is_near(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Sequence[str]] = []
+    results = executorch_prefix.operator_outputs
+
+    def of_the_wrong_network(
+        _model: nn.Module, example: Tensor, plan: PrecisionPlan | None, operators: Sequence[str], value: FloatArray
+    ) -> dict[str, FloatArray]:
+        asked.append(operators)
+        return results(chain("second"), example, plan, operators, value)
+
+    network = chain()
+    plan = int8_plan(network, images(3))
+    with captured(tmp_path / "log.txt"):
+        healthy = backend_named("executorch").write(CONFIGS["executorch"], network, images(1)[0], plan, tmp_path / "healthy")
+        assert Case(network, plan, healthy, "executorch").examined() == Examined(None, ())
+        monkeypatch.setattr(executorch_prefix, "operator_outputs", of_the_wrong_network)
+        with pytest.raises(ExportError, match="cannot be looked at: ExecuTorch computes another result where all of them are outputs"):
+            Case(network, plan, healthy, "executorch").examined()
+        # A wrong operator whose error is lost in the noise of the whole network's roundings.
+        wrong = backend_named("executorch").write(CONFIGS["executorch"], chain("second"), images(1)[0], plan, tmp_path / "wrong")
+        monkeypatch.setattr(Expected, "judge_grown", lambda *_: None)
+        found = Case(network, plan, wrong, "executorch").first()
+    assert found is not None
+    assert (found.operator, found.together, found.alone) == ("conv2d_1", ("relu_1",), True)
+    assert len(asked) == 2
 
 
 def test_an_executorch_file_that_is_not_what_is_written_now_blames_no_operator(tmp_path: Path) -> None:
@@ -330,14 +359,44 @@ def test_a_file_may_be_as_far_from_its_reference_as_that_is_from_itself(make: Ma
     monkeypatch.setattr(proof, "own_agreement_db", lambda *_: agreement_db[0])
     found = proof_of(healthy, 35.0)
     assert (found.parity.passed, found.parity.limit, found.divergence) == (True, 32.5, None)
-    assert "agrees only to 34.0 dB with what it computes when its input moves by a hundredth of a step" in found.doubts[0].reason
-    assert proof_of(healthy, 40.0).parity.passed is False, "who asks for more than usual is not overruled"
+    assert "agrees only to 34.0 dB with what it computes when its input moves by a hundredth of an 8-bit step" in found.doubts[0].reason
+    for asked in (34.5, 40.0):
+        assert proof_of(healthy, asked).parity.passed is False, "who asks for another limit than the usual one is not overruled"
     agreement_db[0] = 36.0
     assert proof_of(healthy, 35.0).parity.passed is False
     agreement_db[0] = 34.0
     wrong = proof_of(broken(healthy, "conv2d_7", tmp_path), 35.0)
     assert wrong.parity.passed is False
     assert wrong.divergence is not None
+
+
+def test_a_limit_stays_where_not_every_operator_was_looked_at(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    healthy = make("onnx", "int8")
+    failing = ParityRecord(reference="made up", metric="sqnr_db", value=33.0, limit=35.0, passed=False, runtime="made up")
+    monkeypatch.setattr(proof, "int8_parity", lambda *_: failing)
+    monkeypatch.setattr(proof, "own_agreement_db", lambda *_: 30.0)
+
+    def refused(*_: object) -> Examined:
+        raise ExportError("the file cannot be asked")
+
+    for examined, said in (
+        (lambda *_: Examined(None, ("conv2d_3",)), "these could not be looked at by themselves: conv2d_3"),
+        (refused, "it could not be looked for: the file cannot be asked"),
+    ):
+        monkeypatch.setattr(proof, "examine", examined)
+        found = proof_of(healthy, 35.0)
+        assert (found.parity.passed, found.parity.limit, found.divergence) == (False, 35.0, None)
+        assert said in found.doubts[0].reason
+
+
+def test_what_is_not_shown_of_a_file_is_not_said_to_be_right(make: Make) -> None:
+    case = make("onnx", "int8")
+    value = images(1)[0].numpy()
+    expected = Expected(case.network, case.plan, case.written.operators, value, value)
+    names = [node.name for node in expected.operators]
+    assert expected.not_alone() == tuple(names)
+    assert expected.first_alone({name: expected.results[name] for name in names[:-1]}) is None
+    assert expected.not_alone() == (names[-1],), "what is behind the last result that is known"
 
 
 def test_how_far_a_reference_is_from_itself() -> None:

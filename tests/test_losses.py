@@ -157,6 +157,7 @@ def test_relativistic_terms_are_the_papers_formula() -> None:
     [
         (losses.lsgan_discriminator, lambda _real, fake: losses.lsgan_generator(fake)),
         (losses.relativistic_discriminator, losses.relativistic_generator),
+        (losses.hinge_discriminator, lambda _real, fake: losses.hinge_generator(fake)),
     ],
 )
 def test_the_two_players_pull_a_fake_in_opposite_directions(

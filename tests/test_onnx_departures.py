@@ -21,7 +21,7 @@ from mcompress.compress.quantize.program import export_program, reference_progra
 from mcompress.errors import ExportError
 from mcompress.export import onnx as backend
 from mcompress.export import parity
-from mcompress.export.divergence import first_divergence
+from mcompress.export.divergence import examine
 from mcompress.export.onnx_host import session_options
 from mcompress.targets.exports import OnnxConfig
 
@@ -66,7 +66,7 @@ def test_float_operators_between_int8_ones_are_float_unless_the_runtime_makes_th
     assert (made["QLinearSigmoid"], made["Sigmoid"], made["Tanh"]) == (1, 0, 1)
     values = backend.intermediates(written.path, images(1)[0].numpy(), written.operators)
     assert set(values) == {operator.output for operator in written.operators}
-    found = first_divergence("onnx", written.path, model, plan, written.operators, images(4)[3].numpy())
+    found = examine("onnx", written.path, model, plan, written.operators, images(4)[3].numpy()).divergence
     assert found is None, "a float operator is looked at before its reader rounds its result"
 
 

@@ -40,12 +40,14 @@ def test_held_out_holds_saturated_colours() -> None:
 def test_folder_reads_png_and_jpeg_and_names_what_it_skips(tmp_path) -> None:
     save(tmp_path / "a" / "one.png", 140, 150)
     save(tmp_path / "two.JPG", 130, 128)
+    save(tmp_path / "a_one.png", 140, 150)
     save(tmp_path / "small.png", 40, 200)
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnot a picture")
     (tmp_path / "notes.txt").write_text("no image")
     found = photographs.folder_photos(tmp_path, 128)
     assert [p.name for p in found.photos] == ["a_one.png", "two.JPG"]
     assert any(s.startswith("broken.png: cannot be read") for s in found.skipped)
+    assert "a_one.png: pictures are filed by name, and 'a/one.png' has the same one, 'a_one.png'; rename it" in found.skipped
     assert "small.png: 200x40 pixels, at least 128 are needed on each side" in found.skipped
 
 
@@ -81,6 +83,17 @@ def test_a_batch_is_a_function_of_its_generator(task) -> None:
     assert first[0].shape == (3, 3, 16, 16)
     assert first[1].shape == (3, 3, 64, 64)
     assert torch.equal(first[0], photos.degrade(first[1]))
+
+
+def test_sizes_of_held_out_inputs_are_known_without_making_them() -> None:
+    made = SuperResolution(photographs.PhotoSet(()), photographs.embedded_photos(photographs.HELD_OUT_PHOTOS))
+    assert made.held_out_sizes == {sample.name: tuple(sample.input.shape[2:]) for sample in made.held_out()}
+
+
+def test_a_photograph_smaller_than_a_crop_is_counted() -> None:
+    sides = photographs.PhotoSet(tuple(photographs.Photo(str(side), torch.zeros(3, side, 200, dtype=torch.uint8)) for side in (128, 159, 160)))
+    task = SuperResolution(sides, sides)
+    assert (task.count_fitting(32), task.count_fitting(40)) == ((3, 3), (1, 3))
 
 
 def test_psnr_of_a_known_error() -> None:

@@ -224,6 +224,12 @@ def test_list(what: str) -> None:
     assert all(rows.values())
 
 
+def test_every_stage_and_method_that_can_run_is_listed() -> None:
+    rows = json.loads(CliRunner().invoke(app, ["list", "stages", "--json"]).stdout)
+    assert len(rows) == len(STAGES)
+    assert {name.partition(",")[0] for name in rows} == {kind.model_fields["stage"].default for kind in STAGES}
+
+
 def test_count_prints_both_conventions() -> None:
     result = CliRunner().invoke(app, ["count", "rrdb", "--input", "1,3,64,64", "--json"])
     counted = json.loads(result.stdout)

@@ -28,7 +28,7 @@ def test_drawn_scenes_are_nobodys_photographs(tmp_path: Path) -> None:
     assert "Image translation for" in card
     assert "Turns contour drawings of simple solids" in card
     assert "Scenes that mcompress draws itself, by chance" in card
-    assert "24 pairs had their target (25 % of the training pairs); 72 images were used without one." in card
+    assert "24 pairs had their target (25 % of the training pairs); 72 images had none." in card
     assert "The mean colour of the training targets everywhere, which costs nothing: 28.00 psnr_db." in card
     assert f"Trained by the mcompress project and by this run on scenes that {DRAWN}." in licences
     assert "Drawn by mcompress itself: Apache License 2.0." in licences

@@ -62,7 +62,7 @@ def test_the_points_are_the_runs_of_the_target(runs: Path) -> None:
 
 def test_the_page_shows_the_curve_and_marks_its_run(runs: Path, tmp_path: Path) -> None:
     page = write_report(runs / f"{NAME}-0.25").read_text(encoding="utf-8")
-    assert "24 labelled pairs and 72 unlabelled images went into the network: 25 % of the training pairs" in page
+    assert "24 labelled pairs and 72 unlabelled images were there to learn from: 25 % of the training pairs" in page
     assert "Line plot of PSNR" in page
     assert page.count("(this run)") == 1
     assert f'<tr class="picked"><th scope="row">{NAME}-0.25 (this run)</th><td class="n">25 %</td><td class="n">24</td>' in page
@@ -71,6 +71,12 @@ def test_the_page_shows_the_curve_and_marks_its_run(runs: Path, tmp_path: Path) 
         in page
     )
     assert str(tmp_path.parent) not in page
+
+
+def test_with_all_labels_there_are_no_others(runs: Path) -> None:
+    page = write_report(runs / f"{NAME}-1").read_text(encoding="utf-8")
+    assert "every training pair kept its target." in page
+    assert "inputs alone" not in page
 
 
 def test_a_run_alone_has_no_curve_but_says_how_to_get_one(runs: Path, tmp_path: Path) -> None:

@@ -9,10 +9,12 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
 import pytest
+from conftest import silent
 from optuna.trial import TrialState
 
 from mcompress.compress import rounds
@@ -46,27 +48,46 @@ def quality_of(args: Args) -> float:
 PROPOSER = Proposer(20, 7, Budget(macs_g=0.02), SPACE, cost_of)
 
 
-def silent(_done: int, _total: int, _note: str) -> None:
-    pass
-
-
 def outcome(study: optuna.Study) -> Outcome:
     return [(t.state.name, json.dumps(candidate_of(t)), t.values) for t in trials_in(study)]
 
 
+EVOLUTION = replace(PROPOSER, trials=40, sampler="evolution")
+
+
+@pytest.fixture(scope="module", params=[PROPOSER, EVOLUTION], ids=lambda proposer: proposer.sampler)
+def proposer(request: pytest.FixtureRequest) -> Proposer:
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, bytes]:
+def undisturbed(proposer: Proposer, tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, bytes]:
     """What one process finds alone, and its journal."""
     journal = tmp_path_factory.mktemp("alone") / "study.journal"
     study = open_study(journal)
-    lead(study, PROPOSER, quality_of, silent)
+    lead(study, proposer, quality_of, silent)
     return outcome(study), journal.read_bytes()
 
 
-def test_alone(undisturbed: tuple[Outcome, bytes]) -> None:
+def test_evolution_proposes_nothing_twice_while_there_is_something_new(tmp_path: Path) -> None:
+    study = open_study(tmp_path / "study.journal")
+    lead(study, replace(EVOLUTION, budget=Budget()), quality_of, silent)
+    proposed = [json.dumps(candidate_of(trial)["args"]) for trial in trials_in(study)]
+    assert len(set(proposed)) == len(proposed) == EVOLUTION.trials
+
+
+def test_a_space_that_is_used_up_ends_no_search(tmp_path: Path) -> None:
+    only = replace(SPACE, suggest=lambda trial: {**SPACE.smallest, "channels": trial.suggest_categorical("channels", [16, 24])})
+    study = open_study(tmp_path / "study.journal")
+    lead(study, Proposer(4, 0, Budget(), only, cost_of, "evolution"), quality_of, silent)
+    assert len({json.dumps(candidate_of(trial)["args"]) for trial in trials_in(study)}) == 2
+    assert len(trials_in(study, TrialState.COMPLETE)) == 4
+
+
+def test_alone(undisturbed: tuple[Outcome, bytes], proposer: Proposer) -> None:
     found, _ = undisturbed
     states = [state for state, _, _ in found]
-    assert states.count("COMPLETE") == PROPOSER.trials
+    assert states.count("COMPLETE") == proposer.trials
     assert states.count("PRUNED") > 5
     for state, candidate, values in found:
         over = json.loads(candidate)["over"]
@@ -74,7 +95,7 @@ def test_alone(undisturbed: tuple[Outcome, bytes]) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_workers_change_nothing(undisturbed: tuple[Outcome, bytes], tmp_path: Path, workers: int) -> None:
+def test_workers_change_nothing(undisturbed: tuple[Outcome, bytes], proposer: Proposer, tmp_path: Path, workers: int) -> None:
     journal, done, counts = tmp_path / "study.journal", threading.Event(), [0] * workers
     study = open_study(journal)
 
@@ -92,7 +113,7 @@ def test_workers_change_nothing(undisturbed: tuple[Outcome, bytes], tmp_path: Pa
     threads = [threading.Thread(target=join, args=(index,)) for index in range(workers)]
     for thread in threads:
         thread.start()
-    lead(study, PROPOSER, slowly, silent)
+    lead(study, proposer, slowly, silent)
     for thread in threads:
         thread.join()
     assert sum(counts) > 0
@@ -102,13 +123,13 @@ def test_workers_change_nothing(undisturbed: tuple[Outcome, bytes], tmp_path: Pa
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.25, 0.4, 0.5, 0.65, 0.8, 0.97])
 @pytest.mark.parametrize("torn", [0, 17], ids=["between lines", "within a line"])
 def test_wherever_a_run_was_killed_it_continues_with_the_same_outcome(
-    undisturbed: tuple[Outcome, bytes], tmp_path: Path, share: float, torn: int
+    undisturbed: tuple[Outcome, bytes], proposer: Proposer, tmp_path: Path, share: float, torn: int
 ) -> None:
     lines = undisturbed[1].splitlines(keepends=True)
     kept = int(share * len(lines))
     (tmp_path / "study.journal").write_bytes(b"".join(lines[:kept]) + lines[kept][:torn])
     study = open_study(tmp_path / "study.journal")
-    lead(study, PROPOSER, quality_of, silent)
+    lead(study, proposer, quality_of, silent)
     assert outcome(study) == undisturbed[0]
 
 

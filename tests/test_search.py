@@ -22,7 +22,7 @@ from mcompress.planning import plan
 from mcompress.reports.plots import Candidate, pareto
 from mcompress.targets.load import load_target
 from mcompress.targets.schema import Budget, Target
-from mcompress.targets.stages import PruneConfig, SupernetSearchConfig
+from mcompress.targets.stages import PruneConfig, SemiSupervisedSearchConfig, SupernetSearchConfig
 
 SHAPE = (1, 3, 32, 32)
 TINY = SupernetSearchConfig(steps=2, trials=6, batch_size=1, crop_size=8)
@@ -183,3 +183,16 @@ def test_the_supernet_learns_from_stored_answers_of_the_teacher(make_context) ->
     context.teacher.register_forward_hook(count)
     search(TINY.model_copy(update={"teacher_batches": 1, "steps": 4}), context)
     assert asked == 1
+
+
+@pytest.mark.parametrize(("network", "missing"), [("mfagan", ["wider", "deeper"]), ("unet_generator", ["deeper"])])
+def test_a_space_without_larger_networks_gives_no_teachers_and_says_so(network: str, missing: list[str], make_context, pairs) -> None:
+    context = make_context(START)
+    if network == "unet_generator":
+        context = replace(context, task=pairs, teacher_spec=ModelSpec(network, {"features": 8, "downs": 3}, (), SHAPE, (-1.0, 1.0)))
+    small = {"steps": 1, "batch_size": 1, "crop_size": 32, "trials": 4, "teacher_trials": 2, "teacher_cost": 1000.0, "discriminator_features": 4}
+    output = search(SemiSupervisedSearchConfig.model_validate(small), context)
+    assert [fallback.what for fallback in output.fallbacks] == [f"{kind} teacher" for kind in missing]
+    assert all(f"the search space of '{network}' has no" in fallback.reason for fallback in output.fallbacks)
+    assert set(output.teachers) == {"wider", "deeper"} - set(missing)
+    assert not any(one.network.training for one in output.teachers.values())

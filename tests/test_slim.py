@@ -18,7 +18,6 @@ from mcompress.compress.models.spec import ModelSpec, PruningEdit
 from mcompress.compress.objectives.slimmable import WIDEST, SlimmableTraining
 from mcompress.compress.slim import slim
 from mcompress.compress.stage import CompanionNetwork, StageContext, StageOutput
-from mcompress.compress.tasks.translation.pairs import Pair
 from mcompress.compress.tasks.translation.task import Translation
 from mcompress.compress.train import step_generator
 from mcompress.compress.widths import narrower_number, specs_of
@@ -40,15 +39,6 @@ MFAGAN = ModelSpec("mfagan", {"channels": 8, "blocks": [[2, 8]]}, (), SHAPE)
 GAME = {"ssim": 0.3, "feature": 0.1, "adversarial": 0.01, "discriminator_features": 4}
 THREE = SlimConfig.model_validate({"widths": (1.0, 0.75, 0.5), "steps": 2, "batch_size": 2, "crop_size": 16, "learning_rate": 1e-2, **GAME})
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
-
-
-@pytest.fixture(scope="module")
-def pairs() -> Translation:
-    def picture(seed: int) -> Tensor:
-        return torch.randint(0, 256, (3, 32, 32), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
-
-    made = tuple(Pair(f"pair {seed}", picture(seed), 255 - picture(seed)) for seed in range(10))
-    return Translation(made[:8], made[8:], labelled_fraction=0.5)
 
 
 @pytest.fixture

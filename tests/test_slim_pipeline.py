@@ -11,13 +11,14 @@ from typing import cast
 import pytest
 import torch
 from gate_checks import check
+from pydantic import ValidationError
 
 import mcompress
 from mcompress.artifact import load_artifact
 from mcompress.compress.tasks.translation import embedded
 from mcompress.export.bundle import read_manifest, verify_bundle
 from mcompress.export.choices import choices_of, left_out
-from mcompress.export.comparison import read_comparison
+from mcompress.export.comparison import Comparison, read_comparison
 from mcompress.previewing import preview
 from mcompress.record import CoverageRecord, ExportRecord, ParityRecord, Run
 from mcompress.reports import wording
@@ -125,6 +126,8 @@ def test_the_gate_compares_every_width_with_itself(ran: tuple[Path, mcompress.Ou
     found = check(bundle, bundle)
     assert {row.subject for row in found.rows} >= {"network", "network w050", "onnx float", "tflite mixed", "tflite mixed w050"}
     assert not [row.said for row in found.rows if row.verdict != "ok"]
+    with pytest.raises(ValidationError, match="is of the network 'w050'; narrower has none"):
+        Comparison.model_validate({**comparison.model_dump(mode="json", by_alias=True), "narrower": {}})
     again = comparison.estimates_with(comparison.constants)
     assert {name: again[name].latency_ms for name in FILES} == pytest.approx({name: comparison.files[name].latency_ms for name in FILES})
     assert again["slimmed-w050-float.onnx"].latency_ms < again["slimmed-float.onnx"].latency_ms
@@ -186,6 +189,14 @@ def test_a_width_that_another_one_beats_is_not_to_choose_from() -> None:
 
 def test_a_network_of_one_width_has_no_list() -> None:
     assert chosen(record("onnx", None, 9.0, 22.0), record("tflite", None, 8.0, 22.0)) == ([], [])
+
+
+def test_a_quality_is_not_compared_with_a_width() -> None:
+    """Of the wide file nothing was measured: a narrow one is not better for having a number."""
+    assert chosen(record("coreml", 1.0, 9.0, None), record("coreml", 0.5, 5.0, 21.0)) == (["coreml-1.0-9", "coreml-0.5-5"], [])
+    records = record("coreml", 1.0, 5.0, 21.0), record("coreml", 0.5, 9.0, None)
+    (said,) = left_out(records, cast("Run", SimpleNamespace(models={}, baseline={}, exports=records)))
+    assert "5 against 9 ms (estimated), width 1 against 0.5" in said.reason
 
 
 def test_where_nothing_was_executed_the_wider_one_counts_as_better() -> None:

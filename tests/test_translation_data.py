@@ -224,7 +224,15 @@ def test_every_problem_of_a_folder_is_listed_with_its_file_and_what_to_do(tmp_pa
     assert "'B/lonely.png' has no partner in A" in text
     assert "'A/clear.png' is RGBA, and transparent pixels have no colour; put it on a background and save it as 8-bit RGB" in text
     assert "'B/grey.png' is grey, and targets must be in colour" in text
-    assert "'A/twice.jpg' and 'A/twice.png' have one name" in text
+    assert "'A/twice.jpg' and 'A/twice.png' have one name, 'twice', and results are filed by name; rename or remove one" in text
+
+
+def test_two_pictures_in_other_folders_may_not_have_one_name(tmp_path: Path) -> None:
+    for place in ("a/b.png", "a_b.png", "c.png"):
+        save(tmp_path / place, 40, 80)
+    for read in (folders.aligned, folders.inputs):
+        with pytest.raises(PlanError, match=r"^data\.held_out: 'a/b\.png' and 'a_b\.png' have one name, 'a_b\.png'"):
+            read(tmp_path, "data.held_out")
 
 
 def test_a_long_list_of_problems_is_cut_and_counted(tmp_path: Path) -> None:

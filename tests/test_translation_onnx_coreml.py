@@ -23,7 +23,7 @@ from mcompress.compress.quantize.program import export_program, reference_progra
 from mcompress.export import coreml
 from mcompress.export import onnx as onnx_backend
 from mcompress.export.backend import Written, captured
-from mcompress.export.divergence import first_divergence
+from mcompress.export.divergence import Examined, examine
 from mcompress.export.parity import Halved, float_parity, half_parity, int8_parity
 from mcompress.export.tables import table_of_file
 from mcompress.export.walked import confirm
@@ -90,7 +90,7 @@ def test_every_operator_is_in_the_file_as_planned(backend: str, name: str, which
 def test_every_operator_of_the_file_computes_what_it_should(backend: str, name: str, which: str, made: Make) -> None:
     found = made(backend, name, which)
     value = images(2)[1].numpy()
-    assert first_divergence(backend, found.written.path, found.network, found.plan, found.written.operators, value) is None
+    assert examine(backend, found.written.path, found.network, found.plan, found.written.operators, value) == Examined(None, ())
 
 
 def test_onnx_agrees_with_pytorch(made: Make) -> None:
@@ -179,6 +179,6 @@ def test_a_broken_weight_in_front_of_an_instance_norm_is_named(made: Make, tmp_p
     weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(1.5), weight.name))
     broken = tmp_path / "broken.onnx"
     onnx.save(model, str(broken))
-    divergence = first_divergence("onnx", broken, found.network, None, found.written.operators, images(1)[0].numpy())
+    divergence = examine("onnx", broken, found.network, None, found.written.operators, images(1)[0].numpy()).divergence
     assert divergence is not None
     assert (divergence.operator, divergence.module, divergence.kind) == ("conv2d_2", "model.7", "conv2d")

@@ -73,10 +73,18 @@ def test_a_fraction_that_leaves_too_few_pairs_is_refused(count: int, fraction: f
         Translation(made(count, 32, 32), made(1), fraction)
 
 
+def test_a_refusal_says_what_was_left_out() -> None:
+    torn = "A/torn.png: cannot be read (truncated)"
+    with pytest.raises(PlanError, match=r"leaves 1 of 2 pairs their target.*or more pairs\n  A/torn\.png: cannot be read"):
+        Translation(made(2), made(1), 0.5, skipped=(torn,))
+    with pytest.raises(PlanError, match=r"has 1 inputs.*Give more\n  A/torn\.png: cannot be read"):
+        UnpairedTranslation(PhotoSet(photos(0, 1).photos, (torn,)), photos(20, 1), photos(40, 1))
+
+
 def test_the_fraction_that_a_refusal_suggests_is_enough() -> None:
-    with pytest.raises(PlanError, match=r"a fraction above 0\.026 ") as caught:
+    with pytest.raises(PlanError, match=r"a fraction of at least 0\.026 ") as caught:
         split(made(40, 32, 32), 0.02)
-    suggested = float(str(caught.value).split("above ")[1].split(" ")[0])
+    suggested = float(str(caught.value).split("a fraction of at least ")[1].split(" ")[0])
     assert len(split(made(40, 32, 32), suggested).labelled) == 1
 
 
@@ -142,6 +150,7 @@ def test_calibration_inputs_of_any_size_come_from_labelled_training_pairs_and_be
 
 def test_held_out_pictures_are_cut_to_multiples_of_four_and_the_metric_is_exact() -> None:
     task = Translation(made(4), made(2, 51, 66))
+    assert task.held_out_sizes == {"pair 0": (48, 64), "pair 1": (48, 64)}
     sample = task.held_out()[1]
     assert sample.input.shape == sample.truth.shape == (1, 3, 48, 64)
     assert sample.name == "pair 1"
@@ -233,12 +242,44 @@ def test_a_users_folders_replace_the_embedded_pairs(tmp_path: Path) -> None:
     assert torch.allclose(task.held_out()[0].input, -task.held_out()[0].truth, atol=1e-6)
     assert task.skipped == ("tiny.png: 8x8 pixels, at least 32 are needed on each side",)
     assert task.mirrors
+    assert task.held_out_sizes == {"x": (48, 64)}
     apart = TASKS["translation"](
         DataConfig(training=tmp_path / "held", held_out=tmp_path / "inputs", unlabelled=tmp_path / "inputs", pairing="unpaired")
     )
     assert isinstance(apart, UnpairedTranslation)
     assert apart.unlabelled_images == 4
     assert len(apart.held_out_photos.photos) == 4
+    assert set(apart.held_out_sizes.values()) == {(48, 64)}
+
+
+def test_one_message_holds_the_problems_of_every_folder(tmp_path: Path) -> None:
+    for place in ("training/A", "training/B", "held/A"):
+        write(tmp_path / place, "x.png", torch.zeros(4, 40, 40, dtype=torch.uint8))
+    write(tmp_path / "held" / "A", "alone.png", picture(1))
+    (tmp_path / "held" / "B").mkdir()
+    folders = {"training": tmp_path / "training", "held_out": tmp_path / "held", "unlabelled": tmp_path / "nowhere"}
+    with pytest.raises(PlanError) as caught:
+        Translation.from_config(DataConfig(**folders))
+    assert [problem.split(": ")[0] for problem in caught.value.problems] == ["data.training"] * 2 + ["data.held_out"] * 2 + ["data.unlabelled"]
+    with pytest.raises(PlanError) as caught:
+        Translation.from_config(DataConfig(**folders, pairing="unpaired"))
+    text = "\n".join(caught.value.problems)
+    for expected in (
+        "data.training: 'A/x.png' is RGBA",
+        "data.training: 'B/x.png' is RGBA",
+        "data.held_out: 'x.png' is RGBA",
+        "nowhere' does not exist",
+    ):
+        assert expected in text
+
+
+def test_pictures_that_are_too_small_for_a_crop_are_counted() -> None:
+    small = picture(90, 32, 32)
+    assert Translation((*made(9), Pair("small", small, small)), made(1), 1.0, (Photo("more", small),)).count_fitting(32) == (9, 9)
+    paired = Translation(made(9), made(1), 1.0, (Photo("more", small),))
+    assert (paired.count_fitting(32), paired.count_fitting(33)) == ((8, 8), (7, 8))
+    apart = UnpairedTranslation(photos(0, 9), PhotoSet((Photo("small", small),)), photos(20, 1))
+    assert (apart.count_fitting(32), apart.count_fitting(33)) == ((8, 8), (7, 8))
 
 
 @pytest.fixture(scope="module")

@@ -86,7 +86,9 @@ def test_what_it_cannot_take_is_refused_with_a_reason(args: dict[str, object], m
 
 @pytest.mark.parametrize("size", [(128, 256), (256, 200)])
 def test_images_of_other_sizes_are_refused(size: tuple[int, int]) -> None:
-    with pytest.raises(UsageError, match=re.escape(f"the image is {size} pixels; with downs 8 both must be multiples of 256. Lower downs.")):
+    with pytest.raises(
+        UsageError, match=re.escape(f"the image is {size} pixels; with downs 8 both must be multiples of 256. Cut or resize the image")
+    ):
         unet_generator(features=2)(torch.zeros(1, 3, *size))
 
 

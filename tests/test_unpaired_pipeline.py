@@ -90,9 +90,12 @@ def made(tmp_path: Path) -> Path:
 
 
 def test_an_unpaired_target_is_distilled_quantized_and_exported(made: Path, tmp_path: Path) -> None:
-    outcome = mcompress.run(made, out=tmp_path / "runs")
+    Image.fromarray(picture(0, 0, 100, 32).permute(1, 2, 0).numpy()).save(tmp_path / "training" / "A" / "small.png")
+    outcome = mcompress.run(made, ["stages[0].crop_size=36"], out=tmp_path / "runs")
     outcome.raise_for_status()
     record = outcome.record
+    (about_data,) = (fallback.reason for fallback in record.fallbacks if fallback.where == "data")
+    assert about_data == "stages[0] (distill): 1 of 9 training pictures are smaller than crop_size 36"
     assert record.models["teacher"].quality == {"teacher_psnr_db": HIGHEST_DB}
     assert any("200 dB, equal to the bit, by definition" in line for line in record.not_measured)
     assert 15.0 < record.models["compressed"].quality["teacher_psnr_db"] < 100.0
@@ -149,7 +152,10 @@ PAIRED = r"which learns from labelled pairs, and data\.pairing is unpaired"
             ['stages=[{"stage": "distill", "method": "adaptive", "crop_size": 32, "original": true}]'],
             [rf"stages\[0\]\.method is adaptive, {PAIRED}.*Use method online"],
         ),
-        (['stages=[{"stage": "slim", "crop_size": 32}]'], [rf"stages\[0\]\.method is stepwise, {PAIRED}.*Remove the stage"]),
+        (
+            ['stages=[{"stage": "slim", "crop_size": 32}]'],
+            [rf"stages\[0\]\.method is stepwise, {PAIRED}.*Remove the stage", "the widths 1 and 0.5 give the same network"],
+        ),
         (
             ["stages[0].truth=0.5", "budget.quality={metric: psnr_db, within: 0.5}"],
             [
@@ -168,6 +174,7 @@ def test_paired_losses_are_refused_with_advice_all_at_once(made: Path, overrides
     with pytest.raises(PlanError) as refused:
         plan(load_target(made, overrides))
     found = str(refused.value).splitlines()
+    assert len(found) == len(messages)
     for message in messages:
         assert any(re.search(message, line) for line in found), (message, found)
 

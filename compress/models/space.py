@@ -19,6 +19,7 @@ from optuna.trial import BaseTrial
 from pydantic import JsonValue
 from torch import Tensor, nn
 
+from mcompress.compress.models.resnet_generator import GROUPS, MULTIPLES
 from mcompress.errors import PlanError
 
 Args = dict[str, JsonValue]
@@ -56,7 +57,6 @@ BASE_WIDTHS = (6, 8, 10, 12, 16, 20, 24)
 """Of the generators of image translation: channels at full resolution, times 2 and 4 (U-Net: up to 8) further in."""
 RESNET_DEPTHS, TEACHER_DEPTHS = (1, 2, 3), (4, 5)
 """Residual blocks in each of the three groups, of students, and what a deeper teacher may have besides. The original has three in each."""
-RESNET_WIDTHS, RESNET_GROUPS = 8, 3
 MOST_DOWNS, LEAST_DOWNS = 8, 2
 
 
@@ -91,13 +91,13 @@ def _resnet_args(widths: list[JsonValue], depths: list[JsonValue]) -> Args:
 
 
 def _random_resnet(generator: torch.Generator) -> Args:
-    widths: list[JsonValue] = [_pick(BASE_WIDTHS, generator) for _ in range(RESNET_WIDTHS)]
-    return _resnet_args(widths, [_pick(RESNET_DEPTHS, generator) for _ in range(RESNET_GROUPS)])
+    widths: list[JsonValue] = [_pick(BASE_WIDTHS, generator) for _ in range(len(MULTIPLES))]
+    return _resnet_args(widths, [_pick(RESNET_DEPTHS, generator) for _ in range(GROUPS)])
 
 
 def _suggest_resnet(trial: BaseTrial) -> Args:
-    depths: list[JsonValue] = [trial.suggest_int(f"depth{i}", RESNET_DEPTHS[0], RESNET_DEPTHS[-1]) for i in range(RESNET_GROUPS)]
-    return _resnet_args(_suggest_widths(trial, RESNET_WIDTHS), depths)
+    depths: list[JsonValue] = [trial.suggest_int(f"depth{i}", RESNET_DEPTHS[0], RESNET_DEPTHS[-1]) for i in range(GROUPS)]
+    return _resnet_args(_suggest_widths(trial, len(MULTIPLES)), depths)
 
 
 def _at_least(trial: BaseTrial, name: str, options: Sequence[int], least: JsonValue) -> int:
@@ -140,8 +140,8 @@ SPACES = {
     ),
     "resnet_generator": SearchSpace(
         network="resnet_generator",
-        largest=_resnet_args([BASE_WIDTHS[-1]] * RESNET_WIDTHS, [TEACHER_DEPTHS[-1]] * RESNET_GROUPS),
-        smallest=_resnet_args([BASE_WIDTHS[0]] * RESNET_WIDTHS, [RESNET_DEPTHS[0]] * RESNET_GROUPS),
+        largest=_resnet_args([BASE_WIDTHS[-1]] * len(MULTIPLES), [TEACHER_DEPTHS[-1]] * GROUPS),
+        smallest=_resnet_args([BASE_WIDTHS[0]] * len(MULTIPLES), [RESNET_DEPTHS[0]] * GROUPS),
         random=_random_resnet,
         suggest=_suggest_resnet,
         larger={"wider": _wider, "deeper": _deeper_resnet},

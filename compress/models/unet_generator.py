@@ -88,7 +88,8 @@ class UnetGenerator(nn.Module):
         step = 2 ** len(self.downs)
         if height % step or width % step:
             raise UsageError(
-                f"{NETWORK}: the image is ({height}, {width}) pixels; with downs {len(self.downs)} both must be multiples of {step}. Lower downs."
+                f"{NETWORK}: the image is ({height}, {width}) pixels; with downs {len(self.downs)} both must be multiples of {step}. "
+                "Cut or resize the image, or lower downs"
             )
         features, feature = [], x
         for level, down in enumerate(self.downs):

@@ -17,8 +17,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mcompress.compress.losses import TERMS
-from mcompress.compress.objectives.adaptors import rectified_adaptors
+from mcompress.compress.losses import mean_over
+from mcompress.compress.objectives.adaptors import adapted, rectified_adaptors
 from mcompress.compress.objectives.batches import mixed_batch
 from mcompress.compress.objectives.discriminators import SharedDiscriminator, supervised_terms
 from mcompress.compress.objectives.features import matched, with_features
@@ -173,9 +173,8 @@ class AdaptiveDistillation:
                 seen = feature_terms(config, output, wanted, self._features(self.discriminator, name))
                 terms.update({f"{term} of {name}": weight * value for term, value in seen.items()})
             if name == WIDER and self.with_channels:
-                pairs = zip(self.student["adaptors"], made, of_teacher, strict=True)  # type: ignore[call-overload]
-                values = [TERMS["channel_mse"].compute(adaptor(one.float()), other.float()) for adaptor, one, other in pairs]
-                terms["channel"] = config.channel * torch.stack(values).mean()
+                seen_by_student = adapted(self.student["adaptors"], [one.float() for one in made])
+                terms["channel"] = config.channel * mean_over("channel_mse", seen_by_student, [one.float() for one in of_teacher])
         return {**pixel_terms(config, output, mean, self.task.output_range), **terms}
 
     def _features(self, discriminator: SharedDiscriminator, name: str) -> Features:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
 
 def adaptors(widths: Sequence[tuple[int, int]]) -> nn.ModuleList:
@@ -15,3 +15,8 @@ def adaptors(widths: Sequence[tuple[int, int]]) -> nn.ModuleList:
 def rectified_adaptors(widths: Sequence[tuple[int, int]]) -> nn.ModuleList:
     """Per feature map a 1x1 convolution, batch normalization and ReLU (OMGD's channel distillation, DCD)."""
     return nn.ModuleList(nn.Sequential(nn.Conv2d(narrow, wide, 1), nn.BatchNorm2d(wide), nn.ReLU()) for narrow, wide in widths)
+
+
+def adapted(layers: nn.Module, features: Sequence[Tensor]) -> list[Tensor]:
+    """Each feature map through its own layer of `adaptors` or `rectified_adaptors`."""
+    return [layer(feature) for layer, feature in zip(layers, features, strict=True)]  # type: ignore[call-overload]

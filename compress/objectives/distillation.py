@@ -6,18 +6,18 @@ the student's lesson, but no example of what is real.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mcompress.compress.losses import TERMS
+from mcompress.compress.losses import TERMS, mean_over
 from mcompress.compress.models.patchgan import patchgan
-from mcompress.compress.objectives.adaptors import adaptors, rectified_adaptors
+from mcompress.compress.objectives.adaptors import adapted, adaptors, rectified_adaptors
 from mcompress.compress.objectives.discriminators import discriminator_term, generator_term, layers_for, needs_real
 from mcompress.compress.objectives.features import matched, with_features
-from mcompress.compress.objectives.likeness import from_0_to_1
+from mcompress.compress.objectives.likeness import pixel_terms
 from mcompress.compress.tasks.task import Task
 from mcompress.compress.taught import TaughtBatches
 from mcompress.targets.stages import DistillConfig
@@ -118,7 +118,7 @@ class Distillation:
             for images in (self.real, self.teacher_output, fake):
                 with torch.no_grad():
                     wanted = self.teacher_discriminator.forward_features(images)
-                distances.append(_mean("l1", self.discriminator.forward_features(images), wanted))
+                distances.append(mean_over("l1", self.discriminator.forward_features(images), wanted))
             terms["distill"] = self.config.discriminator * torch.stack(distances).mean()
         return terms
 
@@ -126,14 +126,7 @@ class Distillation:
         config, terms = self.config, {}
         if config.truth:
             terms["truth"] = config.truth * TERMS["l1"].compute(self.output, self.truth)
-        if config.output:
-            terms["output"] = config.output * TERMS["l1"].compute(self.output, self.teacher_output)
-        if config.ssim:
-            terms["ssim"] = config.ssim * TERMS["ssim"].compute(
-                *(from_0_to_1(one, self.task.output_range) for one in (self.output, self.teacher_output))
-            )
-        if config.total_variation:
-            terms["total_variation"] = config.total_variation * TERMS["total_variation"].compute(self.output)
+        terms.update(pixel_terms(config, self.output, self.teacher_output, self.task.output_range))
         if self.with_features:
             terms.update(self._feature_terms())
         if config.adversarial:
@@ -142,7 +135,7 @@ class Distillation:
             made = self.teacher_discriminator.forward_features(self.output)[:-1]
             with torch.no_grad():
                 wanted = self.teacher_discriminator.forward_features(self.teacher_output)[:-1]
-            terms["gram"] = config.gram * _mean("gram_l1", made, wanted)
+            terms["gram"] = config.gram * mean_over("gram_l1", made, wanted)
         return terms
 
     def _gan_of_discriminator(self, discriminator: nn.Module, fake: Tensor) -> Tensor:
@@ -162,19 +155,19 @@ class Distillation:
         return answer
 
     def _feature_terms(self) -> dict[str, Tensor]:
-        """Means over the feature maps, so that a weight means the same for any number of them."""
+        """The terms that compare feature maps of both networks."""
         config, terms = self.config, {}
         made, wanted = [one.float() for one in self.made], [one.float() for one in self.wanted]
         if config.feature:
-            terms["feature"] = config.feature * _mean("feature_mse", _through(self.generator["adaptors"], made), wanted)
+            terms["feature"] = config.feature * mean_over("feature_mse", adapted(self.generator["adaptors"], made), wanted)
         if config.kernel_alignment:
-            terms["kernel_alignment"] = config.kernel_alignment * _mean("kernel_alignment", made, wanted)
+            terms["kernel_alignment"] = config.kernel_alignment * mean_over("kernel_alignment", made, wanted)
         if config.channel:
-            terms["channel"] = config.channel * _mean("channel_mse", _through(self.generator["channel_adaptors"], made), wanted)
+            terms["channel"] = config.channel * mean_over("channel_mse", adapted(self.generator["channel_adaptors"], made), wanted)
         if config.discriminator_feature:
-            seen = [self._seen(view) for view in _through(self.generator["student_views"], made)]
-            to_see = [self._seen(view) for view in _through(self.generator["teacher_views"], wanted)]
-            terms["discriminator_feature"] = config.discriminator_feature * _mean("l1", seen, to_see)
+            seen = [self._seen(view) for view in adapted(self.generator["student_views"], made)]
+            to_see = [self._seen(view) for view in adapted(self.generator["teacher_views"], wanted)]
+            terms["discriminator_feature"] = config.discriminator_feature * mean_over("l1", seen, to_see)
         return terms
 
     def _seen(self, view: Tensor) -> Tensor:
@@ -184,11 +177,3 @@ class Distillation:
         picture = view if view.shape[2:] == side else functional.interpolate(view, size=side, mode="nearest")
         seen: Tensor = self.teacher_discriminator.forward_features(picture)[:-1][:D4][-1]
         return seen
-
-
-def _through(layers: nn.Module, features: Sequence[Tensor]) -> list[Tensor]:
-    return [layer(feature) for layer, feature in zip(layers, features, strict=True)]  # type: ignore[call-overload]
-
-
-def _mean(term: str, made: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
-    return torch.stack([TERMS[term].compute(a, b) for a, b in zip(made, wanted, strict=True)]).mean()

@@ -13,13 +13,13 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from mcompress.compress.losses import TERMS
-from mcompress.targets.stages import LikenessConfig
+from mcompress.compress.losses import TERMS, mean_over
+from mcompress.targets.stages import DistillConfig, LikenessConfig
 
 Features = Callable[[Tensor], Sequence[Tensor]]
 
 
-def pixel_terms(config: LikenessConfig, made: Tensor, wanted: Tensor, output_range: tuple[float, float]) -> Mapping[str, Tensor]:
+def pixel_terms(config: LikenessConfig | DistillConfig, made: Tensor, wanted: Tensor, output_range: tuple[float, float]) -> Mapping[str, Tensor]:
     """Weighted terms of the student's pictures `made` to pictures of a teacher, both (N, 3, H, W) in `output_range`, that compare pixels."""
     terms: dict[str, Tensor] = {}
     if config.output:
@@ -41,7 +41,7 @@ def feature_terms(config: LikenessConfig, made: Tensor, wanted: Tensor, features
         of_wanted = features(wanted)
     for name, weight, term in (("gram", config.gram, "gram_l1"), ("feature", config.feature, "l1")):
         if weight:
-            terms[name] = weight * torch.stack([TERMS[term].compute(a, b) for a, b in zip(of_made, of_wanted, strict=True)]).mean()
+            terms[name] = weight * mean_over(term, of_made, of_wanted)
     return terms
 
 

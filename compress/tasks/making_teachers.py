@@ -13,15 +13,15 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import safetensors.torch
 import torch
 from pydantic import JsonValue
-from torch import nn
+from torch import Tensor, nn
 
 from mcompress.compress.checkpoints import FileCheckpoints
 from mcompress.compress.models.build import build
@@ -55,18 +55,23 @@ def make_teacher(task: Task, recipe: TeacherRecipe, seed: int, folder: Path) -> 
         recipe.start(network)
     settings = TrainSettings(config.steps, config.learning_rate, seed, WARMUP_STEPS, AVERAGE, precision=config.precision)
     result = train(FitTruth(task, config, network), settings, FileCheckpoints(folder / "checkpoint.pt"), lines_on_stderr())
-    half = {name: (value.half() if value.is_floating_point() else value).contiguous() for name, value in network.state_dict().items()}
+    half = {name: value.half() if value.is_floating_point() else value for name, value in network.state_dict().items()}
     network.load_state_dict(half)
-    safetensors.torch.save_file(half, folder / "teacher.safetensors")
-    record = {
+    record: dict[str, JsonValue] = {
         "model": recipe.model,
         "args": recipe.args,
         "command": f"python -m {recipe.package}.teacher --steps {config.steps} --seed {seed} --precision {config.precision}",
         **recipe.facts,
         "torch": torch.__version__,
         "train_seconds": round(result.seconds),
-        f"held_out_{task.metric}": held_out_quality(task, network),
+        f"held_out_{task.metric}": cast("JsonValue", held_out_quality(task, network)),
     }
+    write_teacher(folder, half, record)
+
+
+def write_teacher(folder: Path, weights: Mapping[str, Tensor], record: Mapping[str, JsonValue]) -> None:
+    """Write `teacher.safetensors` and `teacher.json` into `folder`."""
+    safetensors.torch.save_file({name: value.contiguous() for name, value in weights.items()}, folder / "teacher.safetensors")
     (folder / "teacher.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 

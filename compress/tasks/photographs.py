@@ -82,9 +82,13 @@ def folder_photos(folder: Path, smallest: int) -> PhotoSet:
     """
     if not folder.is_dir():
         raise PlanError([f"data folder '{folder}' does not exist; give a folder that holds {', '.join(SUFFIXES)} files"])
-    photos, skipped = [], []
+    photos, skipped, named = [], [], dict[str, Path]()
     for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES):
         name = path.relative_to(folder).as_posix().replace("/", "_")  # one level, because pictures of it are filed under its name
+        if name in named:
+            shown, other = (one.relative_to(folder).as_posix() for one in (path, named[name]))
+            skipped.append(f"{shown}: pictures are filed by name, and '{other}' has the same one, '{name}'; rename it")
+            continue
         try:
             pixels = read_photo(path)
         except UNREADABLE as error:
@@ -93,11 +97,17 @@ def folder_photos(folder: Path, smallest: int) -> PhotoSet:
         if min(pixels.shape[1:]) < smallest:
             skipped.append(f"{name}: {pixels.shape[2]}x{pixels.shape[1]} pixels, at least {smallest} are needed on each side")
             continue
+        named[name] = path
         photos.append(Photo(name, pixels))
     if not photos:
-        reasons = "".join(f"\n  {reason}" for reason in skipped[:10])
-        raise PlanError([f"data folder '{folder}' holds no usable image ({', '.join(SUFFIXES)}, at least {smallest} pixels a side){reasons}"])
+        needed = f"{', '.join(SUFFIXES)}, at least {smallest} pixels a side"
+        raise PlanError([f"data folder '{folder}' holds no usable image ({needed}){first_reasons(skipped)}"])
     return PhotoSet(tuple(photos), tuple(skipped))
+
+
+def first_reasons(skipped: Sequence[str]) -> str:
+    """The first of what was left out, each on a line of its own, to be put behind a message."""
+    return "".join(f"\n  {reason}" for reason in skipped[:10])
 
 
 def read_photo(path: Path) -> Tensor:

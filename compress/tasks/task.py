@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -43,7 +43,7 @@ class Task(Protocol):
 
     @property
     def skipped(self) -> tuple[str, ...]:
-        """Data that could not be used: `name: why`."""
+        """Data that could not be used or were converted: `name: why`."""
 
     def embedded_teacher(self, input_shape: tuple[int, ...]) -> tuple[ModelSpec, nn.Module]:
         """The small teacher that ships with mcompress."""
@@ -53,6 +53,10 @@ class Task(Protocol):
 
     def held_out(self) -> tuple[Sample, ...]:
         """Samples that nothing is trained, searched or calibrated on."""
+
+    @property
+    def held_out_sizes(self) -> Mapping[str, tuple[int, int]]:
+        """Name of a held-out sample -> height and width of its input, pixels; known without computing it."""
 
     def validation_batch(self) -> tuple[Tensor, Tensor]:
         """(inputs, truths) from the training data, fixed, for choosing between candidates; never held out."""
@@ -75,6 +79,9 @@ class Task(Protocol):
 
     def largest_crop(self) -> int:
         """The largest `crop_size` that the training data can give."""
+
+    def count_fitting(self, crop_size: int) -> tuple[int, int]:
+        """How many training pictures can give a crop of this size, and how many there are; the others are left out of it."""
 
     def calibration_samples(self, count: int, input_shape: tuple[int, ...], seed: int) -> Iterator[Sample]:
         """`count` samples with inputs of `input_shape` from the training data, streamed one at a time; the first are the same for any `count`."""

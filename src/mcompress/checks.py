@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
 from itertools import pairwise, product
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from mcompress.compress.candidates import smallest_cost, space_of, spec_of
 from mcompress.compress.cost import FP32_BYTES, operator_table
 from mcompress.compress.models.build import FAILURES, build_meta
+from mcompress.compress.models.space import SearchSpace
 from mcompress.compress.models.spec import ModelSpec
 from mcompress.compress.quantize.given_plan import check_plan
 from mcompress.compress.quantize.plan import PrecisionPlan
@@ -61,16 +61,29 @@ def order_problems(target: Target) -> list[str]:
     return problems
 
 
-def lesson_problems(target: Target) -> list[str]:
+def lesson_problems(target: Target, teacher: Network | None) -> list[str]:
     """Adaptive distillation that nobody teaches."""
     problems = []
     for index, stage in enumerate(target.stages):
-        searched = any(isinstance(before, SemiSupervisedSearchConfig) for before in target.stages[:index])
-        if isinstance(stage, AdaptiveDistillConfig) and not stage.original and not searched:
-            problems.append(
-                f"stages[{index}].method is adaptive, and it has no teacher; put a search of method semi_supervised before it, or set original: true"
-            )
+        if not isinstance(stage, AdaptiveDistillConfig) or stage.original:
+            continue
+        where = f"stages[{index}].method is adaptive, and it has no teacher"
+        search = next((before for before in target.stages[:index] if isinstance(before, SemiSupervisedSearchConfig)), None)
+        if search is None:
+            problems.append(f"{where}; put a search of method semi_supervised before it, or set original: true")
+            continue
+        space = _space(search, teacher)
+        if space is not None and not space.larger:
+            problems.append(f"{where}: the search space of '{space.network}' has no networks larger than its students; set original: true")
     return problems
+
+
+def _space(search: SearchConfig, teacher: Network | None) -> SearchSpace | None:
+    """None for a search without one, which is a problem of its own, or of an original that is not known."""
+    try:
+        return None if teacher is None else space_of(search, teacher[0])
+    except PlanError:
+        return None
 
 
 def weight_problems(target: Target) -> list[str]:
@@ -133,6 +146,28 @@ def data_problems(target: Target, task: Task) -> list[str]:
         advice = f"write metric: {task.metric}" if task.paired else f"write metric: {task.metric}, with at_least"
         problems.append(f"budget.quality.metric is '{floor.metric}'; {task.name} measures {task.metric}{data}; {advice}")
     return problems
+
+
+def pictures_left_out(target: Target, task: Task) -> tuple[str, ...]:
+    """Stages whose crops are larger than some training pictures, which they therefore never see: `what: why`."""
+    found = []
+    for index, stage in enumerate(target.stages):
+        if isinstance(stage, TrainingConfig):
+            fitting, count = task.count_fitting(stage.crop_size)
+            if fitting < count:
+                found.append(
+                    f"stages[{index}] ({stage.stage}): {count - fitting} of {count} training pictures are smaller than crop_size {stage.crop_size}"
+                )
+    return tuple(found)
+
+
+def teacher_out_of_place(target: Target) -> tuple[str, ...]:
+    """An embedded original of translation beside other data than those that it was made for: `what: why`."""
+    own = target.data.training is not None or target.data.embedded != "objects"
+    if target.model.task != "translation" or target.model.teacher.network != "embedded" or not own:
+        return ()
+    made_for = "the embedded original was made for the embedded objects alone"
+    return (f"model.teacher: {made_for}; on these data what it teaches, and what is compared with it, says little. Give an original of your own",)
 
 
 def network_problems(target: Target, device: Device, unit: Unit, teacher: Network, start: Network, given: PrecisionPlan | None) -> list[str]:
@@ -217,9 +252,30 @@ def side_problems(target: Target, task: Task, teacher: Network, start: Network) 
     return list(dict.fromkeys(problems))
 
 
-def _squares(stage: TrainingConfig, task: Task) -> tuple[tuple[str, int], ...]:
-    crop, side = stage.crop_size, task.validation_side
-    return (f"crops of crop_size {crop}", crop), (f"the squares of {side} pixels that the data are validated on", side)
+def held_out_problems(target: Target, task: Task, teacher: Network, start: Network) -> list[str]:
+    """Networks that do not run on whole held-out pictures, as quality is measured."""
+    by_size: dict[tuple[int, int], list[str]] = {}
+    for name, size in task.held_out_sizes.items():
+        by_size.setdefault(size, []).append(name)
+    problems = []
+    for spec, network in (teacher, *_students(target, teacher, start)):
+        failing: dict[str, str] = {}
+        for size, names in by_size.items():
+            try:
+                _output_shape(spec, network, (1, target.model.input_shape[1], *size))
+            except (UsageError, *FAILURES) as error:
+                failing |= dict.fromkeys(names, str(error))
+        if failing:
+            first, reason = next(iter(failing.items()))
+            count = f"{len(failing)} of {len(task.held_out_sizes)} held-out pictures"
+            problems.append(f"data.held_out: the network '{spec.network}' does not run on {count}, for example '{first}': {reason}")
+    return list(dict.fromkeys(problems))
+
+
+def _squares(stage: TrainingConfig, task: Task) -> Iterator[tuple[str, int]]:
+    yield f"crops of crop_size {stage.crop_size}", stage.crop_size
+    if not isinstance(stage, DistillConfig):  # the one stage that trains without validating
+        yield f"the squares of {task.validation_side} pixels that the data are validated on", task.validation_side
 
 
 def _who_sees(stage: TrainingConfig, target: Target, task: Task, teacher: Network, start: Network) -> Iterator[Network]:
@@ -227,12 +283,17 @@ def _who_sees(stage: TrainingConfig, target: Target, task: Task, teacher: Networ
     asks = not isinstance(stage, SemiSupervisedSearchConfig) and getattr(stage, "original", True)
     if asks or not task.paired:
         yield teacher
+    yield from _students(target, teacher, start)
+
+
+def _students(target: Target, teacher: Network, start: Network) -> Iterator[Network]:
+    """The network that is compressed; of a search, the smallest that it may find."""
     search = next((one for one in target.stages if isinstance(one, SearchConfig)), None)
     if search is None:
         yield start
         return
-    with suppress(PlanError):  # a search without a space is a problem of its own
-        space = space_of(search, teacher[0])
+    space = _space(search, teacher)
+    if space is not None:
         spec = spec_of(space, space.smallest, teacher[0])
         yield spec, build_meta(spec)
 

@@ -19,6 +19,11 @@ Messages say what is wrong, the value that was seen, what is allowed and what to
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
+Part = TypeVar("Part")
+
 
 class MCompressError(Exception):
     """Base class; `exit_code` is what the command line returns."""
@@ -62,6 +67,35 @@ class UsageError(MCompressError):
     exit_code = 2
 
 
+class StageError(MCompressError):
+    """A stage failed; what earlier stages computed is kept."""
+
+    exit_code = 5
+
+
+class Problems:
+    """Collects what is wrong in several parts, so that one message says all of it."""
+
+    def __init__(self, *problems: str) -> None:
+        """Start with `problems`."""
+        self.found = list(problems)
+
+    def add(self, *problems: str) -> None:
+        """Note further ones."""
+        self.found.extend(problems)
+
+    def of(self, make: Callable[[], Part], place: str = "") -> Part | None:
+        """What `make` gives; None when it fails, with its problems noted. `place` is put before those that do not begin with it."""
+        try:
+            return make()
+        except (TargetError, PlanError) as error:
+            problems = error.problems
+        except (UsageError, StageError) as error:
+            problems = [str(error)]
+        self.add(*(problem if not place or problem.startswith(place) else f"{place}: {problem}" for problem in problems))
+        return None
+
+
 class BudgetMissed(MCompressError):  # noqa: N818  (the name that CI logs show)
     """The finished model is outside the budget; everything was written all the same."""
 
@@ -72,12 +106,6 @@ class MissingBackendError(MCompressError):
     """A backend's packages are missing; the message holds the install line."""
 
     exit_code = 4
-
-
-class StageError(MCompressError):
-    """A stage failed; what earlier stages computed is kept."""
-
-    exit_code = 5
 
 
 class TrainingDiverged(StageError):  # noqa: N818

@@ -31,6 +31,7 @@ def _stages() -> dict[str, str]:
         stages.PruneConfig,
         stages.DistillConfig,
         stages.AdaptiveDistillConfig,
+        stages.SlimConfig,
         stages.QuantizeConfig,
     )
     return {_stage_name(kind): f"{_first_sentence(kind)} Takes {', '.join(kind.model_fields)}." for kind in kinds}

@@ -118,8 +118,8 @@ def execute(made: Plan, folder: Path, cache: Cache, *, force: Sequence[str], rep
     started, target = time.monotonic(), made.target
     torch.set_num_threads(thread_count(target))
     (folder / "target.yaml").write_text(resolved_yaml(target), encoding="utf-8")
-    for skipped in made.task.skipped:
-        reporter.note(f"skipped {skipped}")
+    for note in made.data_notes:
+        reporter.note(f"data: {note}")
     with captured(folder / "log.txt"):
         stages = run_stages(made, folder, cache, force, reporter)
         lines = run_lines(made, stages, folder, cache, force, reporter)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TypeVar
 
 import torch
 from pydantic import JsonValue
@@ -23,7 +21,7 @@ from mcompress.compress.tasks.task import Task
 from mcompress.compress.teacher import load_network, load_start, load_teacher
 from mcompress.compress.widths import slim_problems
 from mcompress.environment import cpu_name, package_versions, thread_count
-from mcompress.errors import MissingBackendError, PlanError, StageError, TargetError, UsageError
+from mcompress.errors import MissingBackendError, PlanError, Problems
 from mcompress.export import backend_of
 from mcompress.targets.device import Device, Unit
 from mcompress.targets.device_files import load_device
@@ -37,7 +35,7 @@ from mcompress.targets.stages import (
     StageConfig,
 )
 
-STAGE_VERSIONS = {"search": 4, "prune": 5, "distill": 3, "slim": 1, "quantize": 4, "export": 8, "evaluate": 1}
+STAGE_VERSIONS = {"search": 5, "prune": 5, "distill": 3, "slim": 1, "quantize": 4, "export": 9, "evaluate": 1}
 """Raised by hand when a stage's results change for the same inputs; part of every cache key."""
 STAGE_PACKAGES = {
     "search": ("optuna", "accelerate"),
@@ -78,6 +76,11 @@ class Plan:
     def ships_as(self) -> PrecisionName:
         """What search and prune cost a network as."""
         return ships_as(self.target, self.device, self.unit)
+
+    @property
+    def data_notes(self) -> tuple[str, ...]:
+        """Data that cannot be used, or not by every stage, or that were converted, or that the original was not made for: `what: why`."""
+        return (*self.task.skipped, *checks.pictures_left_out(self.target, self.task), *checks.teacher_out_of_place(self.target))
 
     @cached_property
     def data_digest(self) -> str:
@@ -121,7 +124,7 @@ def plan(target: Target) -> Plan:
 
     What depends on something that failed is not tried; everything else is, so that one list holds all that there is to mend.
     """
-    found = _Problems([*checks.order_problems(target), *checks.lesson_problems(target)])
+    found = Problems(*checks.order_problems(target))
     missing: list[str] = []
     for export in target.exports:
         try:
@@ -135,44 +138,21 @@ def plan(target: Target) -> Plan:
     found.add(*channels, *(checks.data_problems(target, task) if task else ()))
     found.add(*checks.weight_problems(target), *checks.unpaired_problems(target))
     given = _given_plan(target, found)
-    teacher = found.of(lambda: _teacher(target, task))
-    start = found.of(lambda: _start(target, *teacher)) if teacher else None
-    found.add(*slim_problems(target.stages, start[0] if start else None, paired=target.data.pairing != "unpaired"))
+    teacher = found.of(lambda: _teacher(target, task), "model.teacher")
+    start = found.of(lambda: _start(target, teacher), "model.student")
+    found.add(*checks.lesson_problems(target, teacher), *slim_problems(target.stages, start[0] if start else None))
     if teacher and start and not channels:
         shapes = checks.shape_problems(target, task, teacher, start)
         found.add(*shapes)
         if task and not shapes:
-            found.add(*checks.side_problems(target, task, teacher, start))
+            found.add(*checks.side_problems(target, task, teacher, start), *checks.held_out_problems(target, task, teacher, start))
         if device and unit and not shapes:
             found.add(*checks.network_problems(target, device, unit, teacher, start, given))
-    if found.problems or device is None or unit is None or task is None or teacher is None or start is None:
-        raise PlanError([f"target '{target.name}': {problem}" for problem in found.problems + missing])
+    if found.found or device is None or unit is None or task is None or teacher is None or start is None:
+        raise PlanError([f"target '{target.name}': {problem}" for problem in found.found + missing])
     if missing:
         raise MissingBackendError("\n".join(missing))
     return Plan(target, device, unit, task.taught_by(teacher[1]), *teacher, *start, given)
-
-
-Part = TypeVar("Part")
-
-
-class _Problems:
-    """Collects what is wrong."""
-
-    def __init__(self, problems: list[str]) -> None:
-        self.problems = problems
-
-    def add(self, *problems: str) -> None:
-        self.problems.extend(problems)
-
-    def of(self, make: Callable[[], Part]) -> Part | None:
-        """What `make` gives; None when it fails, with its problems noted."""
-        try:
-            return make()
-        except (TargetError, PlanError) as error:
-            self.problems.extend(error.problems)
-        except (UsageError, StageError) as error:
-            self.problems.append(str(error))
-        return None
 
 
 def _teacher(target: Target, task: Task | None) -> checks.Network | None:
@@ -186,13 +166,16 @@ def _teacher(target: Target, task: Task | None) -> checks.Network | None:
         return load_network(target.model.teacher, target.model.input_shape)
 
 
-def _start(target: Target, teacher_spec: ModelSpec, teacher: nn.Module) -> checks.Network:
+def _start(target: Target, teacher: checks.Network | None) -> checks.Network | None:
+    """What the first stage gets; without a teacher, the student alone, if there is one, for what is wrong with it."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(target.seed)  # a student without a checkpoint starts from weights that the seed decides
-        return load_start(target.model, teacher_spec, teacher)
+        if teacher is not None:
+            return load_start(target.model, *teacher)
+        return None if target.model.student is None else load_network(target.model.student, target.model.input_shape)
 
 
-def _given_plan(target: Target, found: _Problems) -> PrecisionPlan | None:
+def _given_plan(target: Target, found: Problems) -> PrecisionPlan | None:
     """The precision plan that the target names; None where it names none, or one with problems, which are noted."""
     for stage in target.stages:
         if isinstance(stage, QuantizeConfig) and stage.plan is not None:

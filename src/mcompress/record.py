@@ -57,7 +57,7 @@ class DataRecord(Record):
     labelled_pairs: int
     """Pairs whose target was used: for training, or for choosing between candidates."""
     unlabelled_images: int
-    """Inputs that were used without a target."""
+    """Inputs without a target, for stages that learn from them."""
 
 
 class StageRecord(Record):

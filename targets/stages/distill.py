@@ -67,7 +67,8 @@ class DistillConfig(TaughtConfig):
             raise ValueError("discriminator has a weight but adversarial has none, so the discriminator would never reach the student")
         of_features = [name for name in ("feature", "kernel_alignment", "channel", "discriminator_feature") if getattr(self, name)]
         if self.teacher_batches is not None and of_features:
-            raise ValueError(f"{of_features[0]} compares with the teacher's features at each step; remove teacher_batches, or set it to 0")
+            named = " and ".join(of_features)
+            raise ValueError(f"teacher_batches keeps pictures, and {named} needs the teacher's features; remove teacher_batches, or set {named} to 0")
         if self.kernel_alignment and self.batch_size < 2:
             raise ValueError("kernel_alignment compares the samples of a batch with each other; batch_size must be at least 2")
         return self

@@ -67,6 +67,11 @@ class SuperResolution:
         pairs = ((photo.name, *photos.whole_pair(photo)) for photo in self.held_out_photos.photos)
         return tuple(Sample(name, low, high) for name, low, high in pairs)
 
+    @property
+    def held_out_sizes(self) -> dict[str, tuple[int, int]]:
+        """Name of a held-out photograph -> height and width at low resolution, pixels."""
+        return {photo.name: (photo.pixels.shape[1] // photos.SCALE, photo.pixels.shape[2] // photos.SCALE) for photo in self.held_out_photos.photos}
+
     def validation_batch(self) -> tuple[Tensor, Tensor]:
         """Fixed crops of the training photographs, augmented as in training: (24, 3, 32, 32) and (24, 3, 128, 128)."""
         return self.training_batch(VALIDATION_CROPS, VALIDATION_SIZE, torch.Generator().manual_seed(VALIDATION_SEED))
@@ -95,6 +100,11 @@ class SuperResolution:
     def largest_crop(self) -> int:
         """The largest training crop (low-resolution pixels) that at least one photograph can give."""
         return max(min(level.shape[1:]) for level in self._levels) // photos.SCALE
+
+    def count_fitting(self, crop_size: int) -> tuple[int, int]:
+        """Training photographs that are large enough for a crop of this size (low-resolution pixels), and all of them."""
+        sides = [min(photo.pixels.shape[1:]) for photo in self.training_photos.photos]
+        return sum(side >= crop_size * photos.SCALE for side in sides), len(sides)
 
     def calibration_samples(self, count: int, input_shape: tuple[int, ...], seed: int) -> Iterator[Sample]:
         """Crops of training photographs, reduced to `input_shape`, mirrored at the border where a photograph is too small."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -25,8 +25,13 @@ def to_bytes(values: Tensor) -> Tensor:
 
 def whole(picture: Tensor) -> Tensor:
     """A picture as a batch of one in [-1, 1], its sides cut to a multiple of 4, which a generator with two steps of halving needs."""
-    height, width = (side // STRIDE * STRIDE for side in picture.shape[1:])
+    height, width = whole_size(picture)
     return to_values(picture[None, :, :height, :width])
+
+
+def whole_size(picture: Tensor) -> tuple[int, int]:
+    """Height and width, pixels, of what `whole` leaves."""
+    return picture.shape[1] // STRIDE * STRIDE, picture.shape[2] // STRIDE * STRIDE
 
 
 def mean_colour(pictures: Sequence[Tensor]) -> Tensor:
@@ -43,6 +48,11 @@ def psnr_db(output: Tensor, truth: Tensor) -> float:
 def smaller_side(picture: Tensor) -> int:
     """The shorter of height and width, pixels."""
     return min(picture.shape[-2:])
+
+
+def count_fitting(pictures: Sequence[Tensor], crop_size: int) -> tuple[int, int]:
+    """How many of the pictures can give a crop of this size (pixels), and how many there are."""
+    return sum(smaller_side(picture) >= crop_size for picture in pictures), len(pictures)
 
 
 def random_crops(sets: Sequence[tuple[Tensor, ...]], batch_size: int, crop_size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
@@ -72,6 +82,19 @@ def cut(pictures: tuple[Tensor, ...], height: int, width: int, generator: torch.
         for have, want in zip(pictures[0].shape[1:], (height, width), strict=True)
     )
     return tuple(_extended(to_values(p[None, :, top : top + height, left : left + width]), height, width) for p in pictures)
+
+
+def parts(named: Sequence[tuple[str, tuple[Tensor, ...]]], count: int, shape: tuple[int, ...], seed: int) -> Iterator[tuple[str, tuple[Tensor, ...]]]:
+    """`count` random parts, in turn of each set of pictures: for sets of K pictures, a name and K batches of `shape`, (N, 3, H, W) in [-1, 1].
+
+    The first are the same for any `count`.
+    """
+    batch, _, height, width = shape
+    generator = torch.Generator().manual_seed(seed)
+    for index in range(count):
+        chosen = [named[(index * batch + k) % len(named)] for k in range(batch)]
+        columns = zip(*(cut(pictures, height, width, generator) for _, pictures in chosen), strict=True)
+        yield f"{'+'.join(name for name, _ in chosen)} #{index}", tuple(torch.cat(column) for column in columns)
 
 
 def _extended(image: Tensor, height: int, width: int) -> Tensor:

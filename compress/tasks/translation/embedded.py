@@ -42,7 +42,7 @@ def objects() -> EmbeddedPairs:
 
 @lru_cache(maxsize=1)
 def photographs() -> EmbeddedPairs:
-    """Edges to photographs: squares of the training photographs, and one of the middle of each held-out photograph."""
+    """Edges to photographs: squares of the training photographs, and one square of each held-out photograph."""
     training = (photo_pairs(photo, TRAINING_SIZE, SQUARES_OF_A_PHOTO) for photo in embedded_photos(TRAINING_PHOTOS).photos)
     held_out = (photo_pairs(photo, HELD_OUT_SIZE, 1) for photo in embedded_photos(HELD_OUT_PHOTOS).photos)
     return EmbeddedPairs(tuple(pair for pairs in training for pair in pairs), tuple(pair for pairs in held_out for pair in pairs), mirrors=True)

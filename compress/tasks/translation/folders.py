@@ -19,9 +19,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mcompress.compress.tasks.photographs import SUFFIXES, UNREADABLE, Photo, PhotoSet
+from mcompress.compress.tasks.photographs import SUFFIXES, UNREADABLE, Photo, PhotoSet, first_reasons
 from mcompress.compress.tasks.translation.pairs import Pair
-from mcompress.errors import PlanError
+from mcompress.errors import PlanError, Problems
 
 SMALLEST_SIDE = 32
 MOST_PROBLEMS = 50
@@ -77,8 +77,7 @@ class _Reading:
             more = len(self.problems) - MOST_PROBLEMS
             raise PlanError(self.problems[:MOST_PROBLEMS] + ([f"{self.place}: and {more} more problems like these"] if more > 0 else []))
         if not usable:
-            reasons = "".join(f"\n  {reason}" for reason in self.skipped[:10])
-            raise PlanError([f"{self.place}: folder '{self.folder}' holds no usable {wanted} ({_needed()}){reasons}"])
+            raise PlanError([f"{self.place}: folder '{self.folder}' holds no usable {wanted} ({_needed()}){first_reasons(self.skipped)}"])
         grey = [f"{self.grey[0]}: grey, as {len(self.grey)} inputs are in all; read as RGB with three equal channels"] if self.grey else []
         return (*self.skipped, *grey)
 
@@ -96,13 +95,22 @@ def inputs(folder: Path, place: str) -> PhotoSet:
     return _pictures(_Reading(place, _existing(folder, place)), folder, "input", grey_allowed=True)
 
 
+def unlabelled(folder: Path | None, place: str) -> PhotoSet:
+    """The same of a folder that need not be given."""
+    return PhotoSet(()) if folder is None else inputs(folder, place)
+
+
 def two_domains(folder: Path, place: str) -> tuple[PhotoSet, PhotoSet]:
     """The pictures in `A`, and those in `B`, which need not have to do with each other. Raises `PlanError`."""
     reading = _Reading(place, _existing(folder, place))
     if not _has_two_folders(reading):
         raise PlanError([f"{place}: unpaired data need the folders '{folder}/{INPUTS}' (inputs) and '{folder}/{TARGETS}' (targets); make them"])
-    one = _pictures(_Reading(place, folder), folder / INPUTS, "input", grey_allowed=True)
-    return one, _pictures(_Reading(place, folder), folder / TARGETS, "target", grey_allowed=False)
+    problems = Problems()
+    ones = problems.of(lambda: _pictures(_Reading(place, folder), folder / INPUTS, "input", grey_allowed=True))
+    others = problems.of(lambda: _pictures(_Reading(place, folder), folder / TARGETS, "target", grey_allowed=False))
+    if ones is None or others is None:
+        raise PlanError(problems.found)
+    return ones, others
 
 
 def held_out_inputs(folder: Path, place: str) -> PhotoSet:
@@ -132,21 +140,20 @@ def _name(path: Path, folder: Path) -> str:
     return path.relative_to(folder).as_posix().replace("/", "_")  # one level, because pictures of it are filed under its name
 
 
-def _by_name(reading: _Reading, side: str) -> dict[str, Path]:
-    """The pictures in `A` or `B` by their name without suffix."""
+def _by_name(reading: _Reading, folder: Path, *, with_suffix: bool = True) -> dict[str, Path]:
+    """The pictures below a folder by their name, which only one may have."""
     named: dict[str, Path] = {}
-    folder = reading.folder / side
     for path in _files(folder):
-        name = _name(path.with_suffix(""), folder)
+        name = _name(path if with_suffix else path.with_suffix(""), folder)
         if name in named:
             both = f"'{_shown(named[name], reading)}' and '{_shown(path, reading)}'"
-            reading.problems.append(f"{reading.place}: {both} have one name; a name may be in {side} once, so rename or remove one")
+            reading.problems.append(f"{reading.place}: {both} have one name, '{name}', and results are filed by name; rename or remove one")
         named.setdefault(name, path)
     return named
 
 
 def _two_folders(reading: _Reading) -> Iterator[Pair]:
-    ones, others = (_by_name(reading, side) for side in (INPUTS, TARGETS))
+    ones, others = (_by_name(reading, reading.folder / side, with_suffix=False) for side in (INPUTS, TARGETS))
     for name in sorted(ones.keys() ^ others.keys()):
         path, lacks = (ones[name], TARGETS) if name in ones else (others[name], INPUTS)
         alone = f"'{_shown(path, reading)}' has no partner in {lacks}"
@@ -164,7 +171,7 @@ def _two_folders(reading: _Reading) -> Iterator[Pair]:
 
 
 def _side_by_side(reading: _Reading) -> Iterator[Pair]:
-    for path in _files(reading.folder):
+    for name, path in _by_name(reading, reading.folder).items():
         both = reading.picture(path, grey_allowed=False)
         if both is None:
             continue
@@ -174,11 +181,11 @@ def _side_by_side(reading: _Reading) -> Iterator[Pair]:
             what = f"it must show input and target side by side in equal halves, so cut it, or put inputs in {INPUTS} and targets in {TARGETS}"
             reading.problems.append(f"{reading.place}: {odd}; {what}")
             continue
-        yield Pair(_name(path, reading.folder), both[:, :, :half].contiguous(), both[:, :, half:].contiguous())
+        yield Pair(name, both[:, :, :half].contiguous(), both[:, :, half:].contiguous())
 
 
 def _pictures(reading: _Reading, folder: Path, wanted: str, *, grey_allowed: bool) -> PhotoSet:
-    read = ((_name(path, folder), reading.picture(path, grey_allowed=grey_allowed)) for path in _files(folder))
+    read = ((name, reading.picture(path, grey_allowed=grey_allowed)) for name, path in _by_name(reading, folder).items())
     photos = tuple(Photo(name, picture) for name, picture in read if picture is not None and reading.large_enough(name, picture))
     return PhotoSet(photos, reading.finish(len(photos), wanted))
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from mcompress.compress.tasks.photographs import Photo, PhotoSet
+from mcompress.compress.tasks.photographs import Photo, PhotoSet, first_reasons
 from mcompress.errors import PlanError
 
 ONE_IN = 8
@@ -39,16 +39,18 @@ def pairs_digest(pairs: Sequence[Pair]) -> str:
     return PhotoSet(tuple(Photo(pair.name, picture) for pair in pairs for picture in (pair.input, pair.target))).digest
 
 
-def split(pairs: tuple[Pair, ...], fraction: float, further: tuple[Photo, ...] = ()) -> Pool:
+def split(pairs: tuple[Pair, ...], fraction: float, further: tuple[Photo, ...] = (), skipped: tuple[str, ...] = ()) -> Pool:
     """The pool in which `fraction` of the pairs, rounded up, keep their target; of the others and of `further` only the input is used.
 
     The order is that of the names' hashes, so that what is labelled at a smaller fraction is labelled at a larger one, and so is what is kept for
-    validation: one labelled pair in `ONE_IN`. Raises `PlanError` where fewer than two pairs keep their target: one trains, one validates.
+    validation: one labelled pair in `ONE_IN`. Raises `PlanError` where fewer than two pairs keep their target: one trains, one validates;
+    the message says what was `skipped`.
     """
     count = math.ceil(fraction * len(pairs) - 1e-9)  # 0.07 * 100 is 7.000000000000001
     if not 0 < fraction <= 1 or count < 2:
         left = f"data.labelled_fraction is {fraction:g}, which leaves {max(count, 0)} of {len(pairs)} pairs their target"
-        raise PlanError([f"{left}; at least 2 must keep it, one to train on and one to choose between candidates. {_what_to_do(len(pairs))}"])
+        needed = "at least 2 must keep it, one to train on and one to choose between candidates"
+        raise PlanError([f"{left}; {needed}. {_what_to_do(len(pairs))}{first_reasons(skipped)}"])
     ordered = sorted(pairs, key=name_hash)
     validation = tuple(ordered[:count:ONE_IN])
     labelled = tuple(pair for position, pair in enumerate(ordered[:count]) if position % ONE_IN)
@@ -64,4 +66,4 @@ def _what_to_do(pairs: int) -> str:
     if pairs < 2:
         return "Give more pairs"
     smallest = math.ceil(1000 / pairs + 1e-9) / 1000  # more than one pair
-    return f"Give a fraction above {min(smallest, 1.0):g} and at most 1, or more pairs"
+    return f"Give a fraction of at least {min(smallest, 1.0):g} and at most 1, or more pairs"

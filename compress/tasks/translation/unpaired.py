@@ -4,32 +4,26 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
 
-from mcompress.compress.models.spec import ModelSpec
-from mcompress.compress.tasks.embedded_network import embedded_network
-from mcompress.compress.tasks.photographs import Photo, PhotoSet
+from mcompress.compress.tasks.photographs import Photo, PhotoSet, first_reasons
 from mcompress.compress.tasks.task import Sample
 from mcompress.compress.tasks.translation import crops, folders
 from mcompress.compress.tasks.translation.embedded import EMBEDDED
 from mcompress.compress.tasks.translation.pairs import ONE_IN, name_hash
-from mcompress.errors import PlanError
+from mcompress.compress.tasks.translation.pictures import PictureTranslation
+from mcompress.errors import PlanError, Problems
 from mcompress.targets.schema import DataConfig
 
 
-class UnpairedTranslation:
-    """Inputs in [-1, 1] without truths, and pictures of the target domain; truths are what the original makes of the inputs, once it is given."""
+class UnpairedTranslation(PictureTranslation):
+    """Inputs without truths, and pictures of the target domain; truths are what the original makes of the inputs, once it is given."""
 
-    name = "translation"
     metric = "teacher_psnr_db"
     metric_title = "PSNR to the original's output, RGB"
-    baseline_name = "mean colour"
-    input_range = (-1.0, 1.0)
-    output_range = (-1.0, 1.0)
-    scale = 1
     paired = False
     labelled_pairs = 0
 
@@ -37,8 +31,10 @@ class UnpairedTranslation:
         """`mirrors`: whether pictures mirrored left to right are as good. Raises `PlanError` for fewer than two inputs: one trains, one validates."""
         if len(inputs.photos) < 2 or not targets.photos:
             seen = f"{len(inputs.photos)} inputs and {len(targets.photos)} pictures of the target domain"
-            raise PlanError([f"data.training has {seen}; unpaired training needs at least 2 inputs, one to choose between candidates, and 1 picture"])
-        self.given_inputs, self.targets, self.held_out_photos, self.teacher, self.mirrors = inputs, targets, held_out, teacher, mirrors
+            needed = "unpaired training needs at least 2 inputs, one to choose between candidates, and 1 picture. Give more"
+            raise PlanError([f"data.training has {seen}; {needed}{first_reasons(inputs.skipped + targets.skipped)}"])
+        super().__init__({photo.name: photo.pixels for photo in held_out.photos}, [photo.pixels for photo in targets.photos], mirrors=mirrors)
+        self.given_inputs, self.targets, self.held_out_photos, self.teacher = inputs, targets, held_out, teacher
         ordered = sorted(inputs.photos, key=name_hash)
         self.validation = tuple(ordered[::ONE_IN])
         self.inputs = tuple(photo for position, photo in enumerate(ordered) if position % ONE_IN)
@@ -48,16 +44,21 @@ class UnpairedTranslation:
         """The user's folders, or the embedded pairs taken apart: inputs of every second, targets of the others, so that no two belong together."""
         if data.training is None or data.held_out is None:
             given = EMBEDDED[data.embedded]()
-            inputs = PhotoSet(tuple(Photo(pair.name, pair.input) for pair in given.training[::2]))
-            targets = PhotoSet(tuple(Photo(pair.name, pair.target) for pair in given.training[1::2]))
-            held_out = PhotoSet(tuple(Photo(pair.name, pair.input) for pair in given.held_out))
-            return cls(inputs, targets, held_out, mirrors=given.mirrors)
-        inputs, targets = folders.two_domains(data.training, "data.training")
-        if data.unlabelled is not None:
-            further = folders.inputs(data.unlabelled, "data.unlabelled")
-            renamed = tuple(Photo(f"unlabelled_{photo.name}", photo.pixels) for photo in further.photos)
-            inputs = PhotoSet(inputs.photos + renamed, inputs.skipped + further.skipped)
-        return cls(inputs, targets, folders.held_out_inputs(data.held_out, "data.held_out"))
+            return cls(
+                PhotoSet(tuple(Photo(pair.name, pair.input) for pair in given.training[::2])),
+                PhotoSet(tuple(Photo(pair.name, pair.target) for pair in given.training[1::2])),
+                PhotoSet(tuple(Photo(pair.name, pair.input) for pair in given.held_out)),
+                mirrors=given.mirrors,
+            )
+        problems = Problems()
+        domains = problems.of(partial(folders.two_domains, data.training, "data.training"))
+        held_out = problems.of(partial(folders.held_out_inputs, data.held_out, "data.held_out"))
+        further = problems.of(partial(folders.unlabelled, data.unlabelled, "data.unlabelled"))
+        if domains is None or held_out is None or further is None:
+            raise PlanError(problems.found)
+        inputs, targets = domains
+        renamed = tuple(Photo(f"unlabelled_{photo.name}", photo.pixels) for photo in further.photos)
+        return cls(PhotoSet(inputs.photos + renamed, inputs.skipped + further.skipped), targets, held_out)
 
     def taught_by(self, teacher: nn.Module) -> UnpairedTranslation:
         """The same data with the original's outputs as truths; it is evaluated without gradients, in evaluation mode."""
@@ -78,10 +79,6 @@ class UnpairedTranslation:
         """SHA-256 of inputs, targets and held-out inputs."""
         parts = (self.given_inputs.digest, self.targets.digest, self.held_out_photos.digest)
         return hashlib.sha256(":".join(("unpaired", str(self.mirrors), *parts)).encode()).hexdigest()
-
-    def embedded_teacher(self, input_shape: tuple[int, ...]) -> tuple[ModelSpec, nn.Module]:
-        """The original that ships for edges to objects. Raises `PlanError` if none does."""
-        return embedded_network(self.name, input_shape, self.input_range)
 
     def held_out(self) -> tuple[Sample, ...]:
         """The held-out inputs, sides cut to a multiple of 4, and what the original makes of them. Raises `PlanError` before `taught_by`."""
@@ -127,34 +124,19 @@ class UnpairedTranslation:
     def _batch(self, photos: tuple[Photo, ...], batch_size: int, crop_size: int, generator: torch.Generator) -> Tensor:
         return self.reorient(crops.random_crops([(photo.pixels,) for photo in photos], batch_size, crop_size, generator), generator)[0]
 
-    def reorient(self, images: tuple[Tensor, ...], generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Each sample mirrored left to right or not, alike in all of `images`; unchanged for data with a right and a left."""
-        return crops.mirrored(images, generator) if self.mirrors else images
-
     def largest_crop(self) -> int:
         """The largest crop (pixels) that at least one input and one picture of the target domain can give."""
         return min(max(crops.smaller_side(photo.pixels) for photo in photos) for photos in (self.inputs, self.targets.photos))
 
+    def count_fitting(self, crop_size: int) -> tuple[int, int]:
+        """Pictures of both domains that are large enough for a crop of this size (pixels), and all of them."""
+        return crops.count_fitting([photo.pixels for photo in (*self.inputs, *self.targets.photos)], crop_size)
+
     def calibration_samples(self, count: int, input_shape: tuple[int, ...], seed: int) -> Iterator[Sample]:
         """Parts of inputs of `input_shape`, mirrored at the border where a picture is too small, and what the original makes of them."""
-        batch, _, height, width = input_shape
-        generator = torch.Generator().manual_seed(seed)
-        for index in range(count):
-            photos = [self.inputs[(index * batch + k) % len(self.inputs)] for k in range(batch)]
-            inputs = torch.cat([crops.cut((photo.pixels,), height, width, generator)[0] for photo in photos])
-            yield Sample(f"{'+'.join(photo.name for photo in photos)} #{index}", inputs, self._truth(inputs))
-
-    def quality(self, output: Tensor, truth: Tensor) -> float:
-        """Peak signal-to-noise ratio over all RGB values, dB, after clipping to [-1, 1] and rounding to 8 bits."""
-        return crops.psnr_db(output, truth)
-
-    def baseline(self, sample: Sample) -> Tensor:
-        """The mean colour of the target domain, everywhere."""
-        return self._mean_colour.expand_as(sample.truth)
-
-    @cached_property
-    def _mean_colour(self) -> Tensor:
-        return crops.mean_colour([photo.pixels for photo in self.targets.photos])
+        photos = [(photo.name, (photo.pixels,)) for photo in self.inputs]
+        for name, (inputs,) in crops.parts(photos, count, input_shape, seed):
+            yield Sample(name, inputs, self._truth(inputs))
 
     @torch.no_grad()
     def _truth(self, inputs: Tensor) -> Tensor:
