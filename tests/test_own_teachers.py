@@ -128,3 +128,15 @@ def test_the_commands_of_the_readme_make_what_they_say(tmp_path: Path, monkeypat
     made = Made(monkeypatch)
     commands = re.findall(r"^python -m mcompress\.compress\.tasks\.translation\.teacher (.*) --out original$", README, flags=re.M)
     assert [made.by(options, tmp_path, monkeypatch)[0] for options in commands] == ["make_pix2pix_teacher", "make_cycle_teacher"]
+
+
+def test_the_command_line_names_what_is_wrong_with_the_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["teacher", "--data", str(tmp_path / "none"), "--steps", "2", "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as caught:
+        teacher.main()
+    assert caught.value.code == PlanError([]).exit_code
+    error = capsys.readouterr().err
+    assert error.startswith("error: --data: ")
+    assert "none' does not exist" in error

@@ -19,6 +19,7 @@ from torch import Tensor
 from mcompress.errors import PlanError
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 UNREADABLE = (OSError, SyntaxError, UnidentifiedImageError, ValueError, Image.DecompressionBombError)
 """What Pillow raises for a file that is damaged or no picture, and `read_photo` for one that it refuses."""
 TRAINING_PHOTOS = (

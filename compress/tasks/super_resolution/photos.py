@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mcompress.compress.tasks.photographs import Photo
+from mcompress.compress.tasks.photographs import LUMA, Photo
 
 SCALE = 4
 PYRAMID = (1.0, 0.75, 0.5)  # training photographs also reduced, because a reduced photograph is sharper than most originals
-LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 def degrade(high: Tensor) -> Tensor:

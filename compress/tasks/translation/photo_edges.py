@@ -10,11 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mcompress.compress.tasks.photographs import Photo
+from mcompress.compress.tasks.photographs import LUMA, Photo
 from mcompress.compress.tasks.translation.pairs import Pair
 
 SIGMA, LOW, HIGH = 1.4, 0.06, 0.15
-LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 def canny_edges(pixels: Tensor) -> Tensor:

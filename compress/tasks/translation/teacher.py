@@ -22,6 +22,7 @@ from typing import Literal
 from mcompress.compress.tasks.making_teachers import TeacherRecipe, make_teacher, parsed, parser_of
 from mcompress.compress.tasks.translation.own_teachers import OwnTeacherRecipe, make_cycle_teacher, make_pix2pix_teacher
 from mcompress.compress.tasks.translation.task import Translation
+from mcompress.errors import MCompressError
 from mcompress.targets.schema import DataConfig
 from mcompress.targets.stages import TrainingConfig
 
@@ -57,14 +58,17 @@ def main() -> None:
     names = ("features", "crop_size", "batch_size", "learning_rate")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     recipe = OwnTeacherRecipe(options.steps, options.seed, options.precision, **given)
-    if options.unpaired:
-        make_cycle_teacher(recipe, options.data, options.out)
-    elif options.data is not None:
-        make_pix2pix_teacher(recipe, options.data, options.out)
-    elif given:
-        parser.error(f"--{next(iter(given)).replace('_', '-')} belongs to --data or --unpaired; the embedded teacher is made in one way")
-    else:
-        train_teacher(options.steps, options.seed, options.precision, options.out)
+    try:
+        if options.unpaired:
+            make_cycle_teacher(recipe, options.data, options.out)
+        elif options.data is not None:
+            make_pix2pix_teacher(recipe, options.data, options.out)
+        elif given:
+            parser.error(f"--{next(iter(given)).replace('_', '-')} belongs to --data or --unpaired; the embedded teacher is made in one way")
+        else:
+            train_teacher(options.steps, options.seed, options.precision, options.out)
+    except MCompressError as error:
+        parser.exit(error.exit_code, f"error: {error}\n")
 
 
 if __name__ == "__main__":
