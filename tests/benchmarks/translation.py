@@ -112,8 +112,9 @@ def pix2pix(task: Translation, args: Args, steps: int, seed: int) -> tuple[nn.Mo
     return made, fit(Pix2Pix(task, config, made), steps, seed)
 
 
-def plainly_distilled(task: Translation, steps: int, seed: int) -> tuple[nn.Module, float]:
-    teacher, seconds = labelled_only(task, WIDER, steps, seed)
+def plainly_distilled(task: Translation, steps: int, seed: int, *, original: bool = False) -> tuple[nn.Module, float]:
+    """From a wider teacher of the same labels, whose training counts; with `original` from the embedded original, which was trained on all labels."""
+    teacher, seconds = (task.embedded_teacher(SHAPE)[1], 0.0) if original else labelled_only(task, WIDER, steps, seed)
     torch.manual_seed(seed)
     made = network(STUDENT)
     config = DistillConfig(steps=steps, batch_size=BATCH, crop_size=CROP, truth=0.5, output=1.0)
@@ -130,13 +131,16 @@ def semi_supervised(task: Translation, steps: int, seed: int, *, original: bool 
 
 
 ADVERSARIAL = 0.001
-PLAIN, SEMI_SUPERVISED, WITH_ORIGINAL = "plain distillation", "semi-supervised", "semi-supervised, original too"
+PLAIN, SEMI_SUPERVISED = "plain distillation", "semi-supervised"
+PLAIN_FROM_ORIGINAL, SEMI_SUPERVISED_WITH_ORIGINAL = "plain distillation, from the original", "semi-supervised, original too"
+OF_THE_ORIGINAL = (PLAIN_FROM_ORIGINAL, SEMI_SUPERVISED_WITH_ORIGINAL)
 WAYS: dict[str, Callable[[Translation, int, int], tuple[nn.Module, float]]] = {
     "labelled only, pix2pix": lambda task, steps, seed: pix2pix(task, STUDENT, steps, seed),
     "labelled only, L1 alone": lambda task, steps, seed: labelled_only(task, STUDENT, steps, seed),
     PLAIN: plainly_distilled,
     SEMI_SUPERVISED: semi_supervised,
-    WITH_ORIGINAL: lambda task, steps, seed: semi_supervised(task, steps, seed, original=True),
+    PLAIN_FROM_ORIGINAL: lambda task, steps, seed: plainly_distilled(task, steps, seed, original=True),
+    SEMI_SUPERVISED_WITH_ORIGINAL: lambda task, steps, seed: semi_supervised(task, steps, seed, original=True),
 }
 
 
@@ -185,10 +189,11 @@ def compare_training(results: Results, steps: int, seeds: int, jobs: int) -> dic
 
     equal_steps, equal_time = [], []
     for fraction in FRACTIONS:
-        own = [(way, fraction, steps) for way in WAYS if way != WITH_ORIGINAL or fraction == FLOOR_FRACTION]
+        own = [(way, fraction, steps) for way in WAYS if way not in OF_THE_ORIGINAL or fraction == FLOOR_FRACTION]
         own += [(way, 1.0, steps) for way in UNTAUGHT if fraction == FLOOR_FRACTION]
         complete(own)
-        longer = [(way, fraction, _steps_for(results, way, fraction, steps)) for way in (*UNTAUGHT, PLAIN)]
+        rivals = [(way, SEMI_SUPERVISED) for way in (*UNTAUGHT, PLAIN)] + ([OF_THE_ORIGINAL] if fraction == FLOOR_FRACTION else [])
+        longer = [(way, fraction, _steps_for(results, way, rival, fraction, steps)) for way, rival in rivals]
         complete(longer)
         equal_steps += own
         equal_time += longer
@@ -196,9 +201,9 @@ def compare_training(results: Results, steps: int, seeds: int, jobs: int) -> dic
     return {"steps": steps, "seeds": seeds, "rows": rows}
 
 
-def _steps_for(results: Results, way: str, fraction: float, steps: int) -> int:
-    """The steps that `way` takes in the time of the semi-supervised training; as many as a benchmark that was stopped had taken, where it is near."""
-    taken, own = (statistics.mean(one.seconds for one in results.of(which, fraction, steps)) for which in (SEMI_SUPERVISED, way))
+def _steps_for(results: Results, way: str, rival: str, fraction: float, steps: int) -> int:
+    """The steps that `way` takes in the time of its rival; as many as a benchmark that was stopped had taken, where it is near."""
+    taken, own = (statistics.mean(one.seconds for one in results.of(which, fraction, steps)) for which in (rival, way))
     more = round(steps * taken / own / 50) * 50
     near = {one.training.steps for one in results.done.values() if (one.training.way, one.training.fraction) == (way, fraction)} - {steps}
     kept = min(near, key=lambda s: abs(s - more), default=more)
