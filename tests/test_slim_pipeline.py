@@ -138,7 +138,7 @@ def test_a_second_run_finds_everything_in_the_cache(ran: tuple[Path, mcompress.O
     path, first = ran
     out = path.parent / "runs"
     (first.folder / "receipt.json").unlink(missing_ok=True)  # else nothing would be looked at
-    assert {row["state"] for row in preview(load_target(path), out)} == {"cached"}
+    assert {row["state"] for row in preview(load_target(path), out).rows} == {"cached"}
     entries = sorted((out / "cache").glob("*/entry.json"))
     second = mcompress.run(path, out=out)
     assert all(stage.cached for stage in second.record.stages)

@@ -96,11 +96,13 @@ def plan(
 
     check_out(out)
     loaded = open_target(target, set_ or ())
-    rows = preview(loaded.quick() if quick else loaded, out)
+    found = preview(loaded.quick() if quick else loaded, out)
+    for note in found.data_notes:
+        typer.echo(f"data: {note}", err=True)
     if json_:
-        typer.echo(json.dumps(rows, indent=2))
+        typer.echo(json.dumps(found.rows, indent=2))
         return
-    for row in rows:
+    for row in found.rows:
         typer.echo(f"{row['step']:<12} {row['method']:<18} {row['state']}")
 
 

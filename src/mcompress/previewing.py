@@ -1,8 +1,9 @@
-"""What a run would do: one row per step with what is cached, and which part of the key changed where something is not."""
+"""What a run would do, step by step."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -18,8 +19,16 @@ from mcompress.targets.stages import SlimConfig, width_name
 BEHIND = "to compute (depends on the step before)"
 
 
-def preview(target: Target, out: Path) -> list[dict[str, str]]:
-    """What a run would do: one row per step with what is cached, and which part of the key changed where something is not."""
+@dataclass(frozen=True)
+class Preview:
+    """One row per step, with what is cached and which part of the key changed where something is not; and what is to be known of the data."""
+
+    rows: list[dict[str, str]]
+    data_notes: tuple[str, ...]
+
+
+def preview(target: Target, out: Path) -> Preview:
+    """What a run would do."""
     made, cache = plan(target), Cache(out / "cache")
     rows, parent = [], model_digest(made.start_spec, made.start.state_dict())
     known, slimmed = True, None
@@ -37,7 +46,7 @@ def preview(target: Target, out: Path) -> list[dict[str, str]]:
     rows += _exports(made, cache, parent if known else None, widths[0] if widths else None)
     for width in widths[1:]:
         rows += _narrower(made, cache, slimmed, width)
-    return rows
+    return Preview(rows, made.data_notes)
 
 
 def _exports(made: Plan, cache: Cache, digest: str | None, width: float | None) -> Iterator[dict[str, str]]:
