@@ -7,7 +7,8 @@ the types of its tensors and with the operators of the plan that it stands for.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
+from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,7 +92,13 @@ def _port(path: Path, kind: str, file: FileGraph, index: int) -> Port:
 
 
 class _ExecuTorchRunner:
-    """A loaded `forward` method."""
+    """A loaded `forward` method.
+
+    A method keeps the address of the pool of threads that there was when it was loaded, and reads freed memory once that was replaced. So before the
+    pool is, every runner gives up its method, and loads it again, with its own number of threads, when it is next asked.
+    """
+
+    _alive: ClassVar[WeakSet[_ExecuTorchRunner]] = WeakSet()
 
     def __init__(self, path: Path, threads: int) -> None:
         import torch  # first: it loads the libraries that the runtime is linked with
@@ -100,14 +107,23 @@ class _ExecuTorchRunner:
         # memory and paid for each timing; the bundle's verify.py executes the same files through `executorch.runtime`.
         from executorch.extension.pybindings import _portable_lib
 
-        _portable_lib._unsafe_reset_threadpool(threads)  # the only way to say how many threads XNNPACK may use
-        self._torch = torch
+        self._torch, self._library, self._threads = torch, _portable_lib, threads
         self._program = _portable_lib._load_program(str(path), program_verification=_portable_lib.Verification.InternalConsistency)
-        self._method = self._program.load_method("forward")
+        self._method: Any = None
         self.runtime = f"executorch {version_of('executorch')} XNNPACK CPU"
-        meta = self._method.method_meta()
+        meta = self._loaded().method_meta()
         self.inputs: tuple[Port, ...] = (Port("input", tuple(meta.input_tensor_meta(0).sizes()), "float32", "NCHW"),)
         self.outputs: tuple[Port, ...] = (Port("output", tuple(meta.output_tensor_meta(0).sizes()), "float32", "NCHW"),)
+
+    def _loaded(self) -> Any:
+        if self._method is None:
+            if self._library._threadpool_get_thread_count() != self._threads:
+                for runner in self._alive:
+                    runner._method = None
+                self._library._unsafe_reset_threadpool(self._threads)  # the only way to say how many threads XNNPACK may use
+            self._method = self._program.load_method("forward")
+            self._alive.add(self)
+        return self._method
 
     def execute(self, encoded: NDArray[np.generic]) -> NDArray[np.generic]:
         """Float32 NCHW in and out; of several outputs the first."""
@@ -123,11 +139,14 @@ class _ExecuTorchRunner:
 
     def _execute(self, encoded: NDArray[np.generic]) -> list[NDArray[np.generic]]:
         # The binding clones the outputs, because the runtime reuses their memory.
-        return [output.numpy() for output in self._method([self._torch.from_numpy(encoded)])]
+        return [output.numpy() for output in self._loaded()([self._torch.from_numpy(encoded)])]
 
 
 def load(path: Path, threads: int) -> _ExecuTorchRunner:
-    """Load the file into ExecuTorch's runtime. The number of threads holds for the whole process. Raises `ExportError`, also for damaged files."""
+    """Load the file into ExecuTorch's runtime. Raises `ExportError`, also for damaged files.
+
+    The number of threads is the whole process's: of several runners each may have its own, at the cost of loading again in turn.
+    """
     probe()
     check_loadable(path)
     with BackendCall(NAME, f"load {path.name}", "The file may be damaged; export it again."):

@@ -102,6 +102,22 @@ def test_a_float_file_is_read_back_as_completely(case: Case) -> None:
 
 
 @pytest.mark.export
+def test_runners_of_other_numbers_of_threads_do_not_pull_the_pool_from_under_each_other(case: Case) -> None:
+    """A loaded method keeps the address of the pool of threads, so none that is loaded may outlive its pool: that read freed memory, and crashed."""
+    from executorch.extension.pybindings import _portable_lib
+
+    value = case.example.numpy()
+    first = executorch.load(case.float_file.path, 2)
+    expected = first.run(value)
+    for threads in (1, 3, 2, 1):
+        second = executorch.load(case.float_file.path, threads)
+        assert np.allclose(second.run(value), expected, atol=1e-5)
+        assert (first._method is None) == (threads != 2)
+        assert np.allclose(first.run(value), expected, atol=1e-5)
+        assert _portable_lib._threadpool_get_thread_count() == 2
+
+
+@pytest.mark.export
 def test_linear_weights_are_stored_as_half(case: Case) -> None:
     file = read(case.written.path)
     (linear,) = [node for node in file.nodes if node.kind == "XNNFullyConnected"]

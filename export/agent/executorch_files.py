@@ -23,7 +23,8 @@ def load_executorch(path: Path, threads: int, asked: Asked) -> Loaded:
     torch = imported("executorch", "torch")  # first: it loads the libraries that the runtime is linked with
     np = imported("executorch", "numpy")
     library = imported("executorch", "executorch.extension.pybindings._portable_lib")
-    library._unsafe_reset_threadpool(threads)
+    if library._threadpool_get_thread_count() != threads:  # a method that is loaded keeps the address of the old pool, which is freed
+        library._unsafe_reset_threadpool(threads)
     program = opened(path, lambda: library._load_program(str(path)))
     method = opened(path, lambda: program.load_method("forward"))
     meta = method.method_meta()
