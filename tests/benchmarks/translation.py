@@ -15,7 +15,7 @@ import logging
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -181,14 +181,14 @@ class Results:
         return [one for one in self.done.values() if (one.training.way, one.training.fraction, one.training.steps) == (way, fraction, steps)]
 
 
-def compare_training(results: Results, steps: int, seeds: int, jobs: int) -> dict[str, object]:
+def compare_training(results: Results, fractions: Sequence[float], steps: int, seeds: int, jobs: int) -> dict[str, object]:
     """Rows of way x labels, at equal steps, and at the processor time of the semi-supervised training. The share of the floor comes first."""
 
     def complete(ones: list[tuple[str, float, int]]) -> None:
         results.complete([Training(way, fraction, seed, steps) for way, fraction, steps in ones for seed in range(seeds)], jobs)
 
     equal_steps, equal_time = [], []
-    for fraction in FRACTIONS:
+    for fraction in fractions:
         own = [(way, fraction, steps) for way in WAYS if way not in OF_THE_ORIGINAL or fraction == FLOOR_FRACTION]
         own += [(way, 1.0, steps) for way in UNTAUGHT if fraction == FLOOR_FRACTION]
         complete(own)
@@ -284,6 +284,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--labels", type=float, nargs="+", default=FRACTIONS, help="shares of the training pairs that keep their target")
     parser.add_argument("--only", choices=("training", "search"))
     parser.add_argument("--again", action="store_true")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
@@ -293,7 +294,7 @@ def main() -> None:
     results = Results(options.out / "translation.json", again=options.again)
     results.document |= {"torch": torch.__version__, "threads": 1, "data": Translation.from_config(DataConfig()).data_digest}
     if options.only != "search":
-        results.document["training"] = compare_training(results, options.steps, options.seeds, options.jobs)
+        results.document["training"] = compare_training(results, options.labels, options.steps, options.seeds, options.jobs)
     if options.only != "training":
         done = {row["seed"] for row in results.document["searches"]}
         for seed in range(options.seeds):
