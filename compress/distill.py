@@ -29,21 +29,22 @@ def distill_adaptively(config: AdaptiveDistillConfig, context: StageContext) -> 
     Raises `TrainingDiverged`, and `PlanError` where nobody teaches, or nothing that a weight is given to.
     """
     original = context.teacher if config.original else None
-    if not context.teachers and original is None:
+    learning = {} if config.original == "alone" else context.teachers
+    if not learning and original is None:
         raise PlanError(
             [
                 "stage distill: method adaptive has no teacher, because the search before it found neither a wider nor a deeper network; "
                 "set original: true, or raise teacher_cost of the search"
             ]
         )
-    if not context.teachers and not (config.output or config.ssim):
+    if not learning and not (config.output or config.ssim):
         raise PlanError(
             [
                 "stage distill: output and ssim are 0, and gram and feature need the discriminator of a teacher that learns, of which there is none: "
                 "nothing would be learned. Set output or ssim, or put a search of method semi_supervised before this stage"
             ]
         )
-    teachers = {name: one.network for name, one in context.teachers.items()}
+    teachers = {name: one.network for name, one in learning.items()}
     objective = AdaptiveDistillation(context.task, config, context.model, teachers, original)
     trained = train(objective, _settings(config, context), context.checkpoints("distill"), context.progress("distill: training student and teachers"))
     details: dict[str, JsonValue] = {

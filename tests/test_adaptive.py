@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import MemoryCheckpoints, silent
 from optuna.trial import TrialState
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from mcompress.compress.distill import distill_adaptively
@@ -24,7 +25,7 @@ from mcompress.compress.objectives.features import with_features
 from mcompress.compress.objectives.mean_teacher import AVERAGE, AveragedTeacher
 from mcompress.compress.objectives.pix2pix import Pix2Pix
 from mcompress.compress.objectives.semi_supervised import SemiSupervisedTraining
-from mcompress.compress.stage import StageContext
+from mcompress.compress.stage import CompanionNetwork, StageContext
 from mcompress.compress.supernet import apply_candidate, gather_statistics, state_of
 from mcompress.compress.tasks.translation.task import Translation
 from mcompress.compress.teaching import TeacherSearch, find_teachers
@@ -33,6 +34,7 @@ from mcompress.errors import PlanError
 from mcompress.targets.schema import DataConfig
 from mcompress.targets.stages import AdaptiveDistillConfig, SemiSupervisedSearchConfig
 
+ALONE: dict[str, object] = {"steps": 3, "batch_size": 2, "crop_size": 32, "original": "alone"}
 SMALL: dict[str, object] = {"steps": 3, "batch_size": 2, "crop_size": 32, "discriminator_features": 4}
 
 
@@ -387,6 +389,29 @@ def test_a_weight_that_nothing_can_use_is_said(task: Translation) -> None:
     deeper = AdaptiveDistillation(task, config, generator(), {"deeper": generator(2, 4, 2)}, None)
     assert deeper.left_out == {"channel": "it compares with the wider teacher, and there is none"}
     assert not objective(task).left_out
+
+
+def test_the_original_alone_teaches_on_all_inputs(make_context: Callable[..., StageContext], pairs: Translation) -> None:
+    spec = ModelSpec("resnet_generator", {"features": 4, "depths": [1, 0, 0]}, (), (1, 3, 32, 32), (-1.0, 1.0))
+    wider = CompanionNetwork(spec, build(spec))
+    before = {name: value.clone() for name, value in wider.network.state_dict().items()}
+    context = replace(make_context(spec), task=pairs, teacher=build(spec).eval(), teachers={"wider": wider})
+    output = distill_adaptively(AdaptiveDistillConfig.model_validate(ALONE), context)
+    assert output.details["teacher_weights"] == {"original": 1.0}
+    assert not output.fallbacks
+    assert all(torch.equal(value, before[name]) for name, value in output.teachers["wider"].network.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("more", "refused"),
+    [
+        ({"feature": 0.5, "teachers_every": 4}, "feature and teachers_every would do nothing; remove it, or set original: true"),
+        ({"output": 0.0, "ssim": 0.0}, "original is alone, and output and ssim are 0"),
+    ],
+)
+def test_an_original_alone_takes_nothing_of_learning_teachers(more: dict[str, object], refused: str) -> None:
+    with pytest.raises(ValidationError, match=refused):
+        AdaptiveDistillConfig.model_validate({**ALONE, **more})
 
 
 def test_adaptive_distillation_that_would_teach_nothing_says_so(make_context: Callable[..., StageContext], pairs: Translation) -> None:

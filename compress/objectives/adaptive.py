@@ -86,8 +86,10 @@ class AdaptiveDistillation:
 
     @property
     def left_out(self) -> dict[str, str]:
-        """Terms with a weight that are not computed -> why."""
+        """Terms with a weight that are not computed -> why. Of an original alone it was the target that left them out."""
         reasons: dict[str, str] = {}
+        if self.config.original == "alone":
+            return reasons
         if not self.learning:
             why = "no teacher learns, so there is no discriminator; put a search of method semi_supervised before this stage"
             reasons |= {name: why for name in ("adversarial", "gram", "feature") if getattr(self.config, name)}

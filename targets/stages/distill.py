@@ -11,6 +11,13 @@ from mcompress.targets.stages.stage import Weight
 from mcompress.targets.stages.training import TaughtConfig
 
 
+OF_LEARNING_TEACHERS = (
+    "channel", "gram", "feature", "truth", "adversarial", "adversarial_loss", "discriminator_features", "discriminator_learning_rate",
+    "weighting", "teachers_every", "shared_blocks",
+)  # fmt: skip
+"""Fields of adaptive distillation that act on teachers that learn, or on their discriminators."""
+
+
 class DistillConfig(TaughtConfig):
     """Train the student from the teacher. A weight of 0 switches a term off, and with it everything that only the term needs."""
 
@@ -85,9 +92,22 @@ class AdaptiveDistillConfig(LikenessConfig):
     """Mean squared error of the means of feature maps to the wider teacher's, through a 1x1 adaptor (OMGD)."""
     weighting: Literal["quality", "equal"] = "quality"
     """How much each teacher counts: by the inverse of its mean squared error on labelled pairs that nothing is trained on, or all alike."""
-    original: bool = False
-    """Whether the original teaches as well, as it is. What it learned from other labels then comes in."""
+    original: bool | Literal["alone"] = False
+    """Whether the original teaches as well, as it is; what it learned from other labels then comes in. `alone`: the teachers of the search do not
+    teach. Of an original of many more labels the student then learns more, and in a third of the time."""
     teachers_every: int = Field(default=1, ge=1, le=1000)
     """The teachers and their discriminators learn in every so-manieth step (OMGD: 1 to 4), the student in each."""
     shared_blocks: int = Field(default=3, ge=0, le=4)
     """So many blocks of the discriminator serve all teachers (OMGD: 3 to 5 of 5); the rest is each teacher's own."""
+
+    @model_validator(mode="after")
+    def _original_alone(self) -> Self:
+        """What only learning teachers use has defaults, which then rest; asked for, it must be possible."""
+        if self.original != "alone":
+            return self
+        asked = [name for name in OF_LEARNING_TEACHERS if name in self.model_fields_set and getattr(self, name)]
+        if asked:
+            raise ValueError(f"original is alone, so no teacher learns, and {' and '.join(asked)} would do nothing; remove it, or set original: true")
+        if not (self.output or self.ssim):
+            raise ValueError("original is alone, and output and ssim are 0, so nothing would be learned; set one of them")
+        return self

@@ -20,6 +20,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import nn
@@ -121,26 +122,32 @@ def plainly_distilled(task: Translation, steps: int, seed: int, *, original: boo
     return made, seconds + fit(Distillation(task, config, made, teacher.eval(), seed), steps, seed)
 
 
-def semi_supervised(task: Translation, steps: int, seed: int, *, original: bool = False) -> tuple[nn.Module, float]:
-    """`original`: the embedded original, which was trained on all labels, teaches as well."""
+def semi_supervised(task: Translation, steps: int, seed: int, *, original: bool | Literal["alone"] = False) -> tuple[nn.Module, float]:
+    """`original`: the embedded original, which was trained on all labels, teaches as well, or alone."""
     torch.manual_seed(seed)
-    made, teachers = network(STUDENT), {"wider": network(WIDER), "deeper": network(DEEPER)}
-    taught_by = task.embedded_teacher(SHAPE)[1] if original else None
-    config = AdaptiveDistillConfig(steps=steps, batch_size=BATCH, crop_size=CROP, original=original, adversarial=ADVERSARIAL)
+    made, taught_by = network(STUDENT), task.embedded_teacher(SHAPE)[1] if original else None
+    if original == "alone":
+        teachers, config = {}, AdaptiveDistillConfig(steps=steps, batch_size=BATCH, crop_size=CROP, original="alone")
+    else:
+        teachers = {"wider": network(WIDER), "deeper": network(DEEPER)}
+        config = AdaptiveDistillConfig(steps=steps, batch_size=BATCH, crop_size=CROP, original=original, adversarial=ADVERSARIAL)
     return made, fit(AdaptiveDistillation(task, config, made, teachers, taught_by), steps, seed)
 
 
 ADVERSARIAL = 0.001
 PLAIN, SEMI_SUPERVISED = "plain distillation", "semi-supervised"
 PLAIN_FROM_ORIGINAL, SEMI_SUPERVISED_WITH_ORIGINAL = "plain distillation, from the original", "semi-supervised, original too"
-OF_THE_ORIGINAL = (PLAIN_FROM_ORIGINAL, SEMI_SUPERVISED_WITH_ORIGINAL)
+SEMI_SUPERVISED_FROM_ORIGINAL = "semi-supervised, original alone"
+OF_THE_ORIGINAL = (PLAIN_FROM_ORIGINAL, SEMI_SUPERVISED_WITH_ORIGINAL, SEMI_SUPERVISED_FROM_ORIGINAL)
+PIX2PIX, L1 = "labelled only, pix2pix", "labelled only, L1 alone"
 WAYS: dict[str, Callable[[Translation, int, int], tuple[nn.Module, float]]] = {
-    "labelled only, pix2pix": lambda task, steps, seed: pix2pix(task, STUDENT, steps, seed),
-    "labelled only, L1 alone": lambda task, steps, seed: labelled_only(task, STUDENT, steps, seed),
+    PIX2PIX: lambda task, steps, seed: pix2pix(task, STUDENT, steps, seed),
+    L1: lambda task, steps, seed: labelled_only(task, STUDENT, steps, seed),
     PLAIN: plainly_distilled,
     SEMI_SUPERVISED: semi_supervised,
     PLAIN_FROM_ORIGINAL: lambda task, steps, seed: plainly_distilled(task, steps, seed, original=True),
     SEMI_SUPERVISED_WITH_ORIGINAL: lambda task, steps, seed: semi_supervised(task, steps, seed, original=True),
+    SEMI_SUPERVISED_FROM_ORIGINAL: lambda task, steps, seed: semi_supervised(task, steps, seed, original="alone"),
 }
 
 
@@ -149,9 +156,6 @@ def run(training: Training) -> Trained:
     task = Translation.from_config(DataConfig(labelled_fraction=training.fraction))
     made, seconds = WAYS[training.way](task, training.steps, training.seed)
     return Trained(training, round(quality_db(task, made), 4), round(seconds, 1))
-
-
-UNTAUGHT = ("labelled only, pix2pix", "labelled only, L1 alone")
 
 
 class Results:
@@ -182,7 +186,10 @@ class Results:
 
 
 def compare_training(results: Results, fractions: Sequence[float], steps: int, seeds: int, jobs: int) -> dict[str, object]:
-    """Rows of way x labels, at equal steps, and at the processor time of the semi-supervised training. The share of the floor comes first."""
+    """Rows of way x labels, at equal steps, and at the processor time of the semi-supervised training.
+
+    The share of the floor has all of them: those of all labels, those that the original teaches, and a longer pix2pix, which does not gain by time.
+    """
 
     def complete(ones: list[tuple[str, float, int]]) -> None:
         results.complete([Training(way, fraction, seed, steps) for way, fraction, steps in ones for seed in range(seeds)], jobs)
@@ -190,10 +197,17 @@ def compare_training(results: Results, fractions: Sequence[float], steps: int, s
     equal_steps, equal_time = [], []
     for fraction in fractions:
         own = [(way, fraction, steps) for way in WAYS if way not in OF_THE_ORIGINAL or fraction == FLOOR_FRACTION]
-        own += [(way, 1.0, steps) for way in UNTAUGHT if fraction == FLOOR_FRACTION]
+        longer_than = {L1: SEMI_SUPERVISED, PLAIN: SEMI_SUPERVISED}
+        if fraction == FLOOR_FRACTION:
+            own += [(way, 1.0, steps) for way in (PIX2PIX, L1)]
+            longer_than[PIX2PIX] = SEMI_SUPERVISED
+            longer_than |= dict.fromkeys((PLAIN_FROM_ORIGINAL, SEMI_SUPERVISED_FROM_ORIGINAL), SEMI_SUPERVISED_WITH_ORIGINAL)
+                (PLAIN_FROM_ORIGINAL, SEMI_SUPERVISED_FROM_ORIGINAL), SEMI_SUPERVISED_WITH_ORIGINAL
+            )
         complete(own)
-        rivals = [(way, SEMI_SUPERVISED) for way in (*UNTAUGHT, PLAIN)] + ([OF_THE_ORIGINAL] if fraction == FLOOR_FRACTION else [])
-        longer = [(way, fraction, _steps_for(results, way, rival, fraction, steps)) for way, rival in rivals]
+        longer = [(way, fraction, _steps_for(results, way, rival, fraction, steps)) for way, rival in longer_than.items()]
+        if fraction == FLOOR_FRACTION:
+            longer += [(way, 1.0, count) for way, _, count in longer if way == L1]
         complete(longer)
         equal_steps += own
         equal_time += longer
