@@ -202,8 +202,6 @@ def compare_training(results: Results, fractions: Sequence[float], steps: int, s
             own += [(way, 1.0, steps) for way in (PIX2PIX, L1)]
             longer_than[PIX2PIX] = SEMI_SUPERVISED
             longer_than |= dict.fromkeys((PLAIN_FROM_ORIGINAL, SEMI_SUPERVISED_FROM_ORIGINAL), SEMI_SUPERVISED_WITH_ORIGINAL)
-                (PLAIN_FROM_ORIGINAL, SEMI_SUPERVISED_FROM_ORIGINAL), SEMI_SUPERVISED_WITH_ORIGINAL
-            )
         complete(own)
         longer = [(way, fraction, _steps_for(results, way, rival, fraction, steps)) for way, rival in longer_than.items()]
         if fraction == FLOOR_FRACTION:
