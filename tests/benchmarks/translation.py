@@ -122,10 +122,12 @@ def plainly_distilled(task: Translation, steps: int, seed: int, *, original: boo
     return made, seconds + fit(Distillation(task, config, made, teacher.eval(), seed), steps, seed)
 
 
-def semi_supervised(task: Translation, steps: int, seed: int, *, original: bool | Literal["alone"] = False) -> tuple[nn.Module, float]:
+def semi_supervised(
+    task: Translation, steps: int, seed: int, *, original: bool | Literal["alone"] = False, student: Args = STUDENT
+) -> tuple[nn.Module, float]:
     """`original`: the embedded original, which was trained on all labels, teaches as well, or alone."""
     torch.manual_seed(seed)
-    made, taught_by = network(STUDENT), task.embedded_teacher(SHAPE)[1] if original else None
+    made, taught_by = network(student), task.embedded_teacher(SHAPE)[1] if original else None
     if original == "alone":
         teachers, config = {}, AdaptiveDistillConfig(steps=steps, batch_size=BATCH, crop_size=CROP, original="alone")
     else:
@@ -238,7 +240,7 @@ def _row(results: Results, way: str, fraction: float, steps: int, at: str) -> di
 
 
 def compare_search(steps: int, seed: int) -> dict[str, object]:
-    """One search and as many random networks at the estimated latency of its pick, each trained on the same labelled pairs; what the search took."""
+    """One search, and random networks at the estimated latency of its pick, each trained in two ways; what the search took."""
     torch.set_num_threads(1)
     task = Translation.from_config(DataConfig(labelled_fraction=0.25))
     device = load_device("snapdragon865")
@@ -262,19 +264,34 @@ def compare_search(steps: int, seed: int) -> dict[str, object]:
 
     latency_ms = cost_of(output.spec.args).latency.value
     others = list(random_networks(latency_ms, torch.Generator().manual_seed(seed), cost_of))
-    picked, seconds = labelled_only(task, output.spec.args, steps, seed)
-    row: dict[str, object] = {
+    pick = judged(task, output.spec.args, steps, seed)
+    return {
         "seed": seed,
         "latency_ms": round(latency_ms, 3),
-        "pick": output.spec.args,
-        "pick_db": round(quality_db(task, picked), 3),
         "search_seconds": round(search_seconds, 1),
-        "seconds_of_training_each_candidate": round(seconds * TRIALS, 1),
+        "seconds_of_training_each_candidate": round(pick.labelled_seconds * TRIALS, 1),
+        "pick": asdict(pick),
+        "randoms": [asdict(judged(task, args, steps, seed)) for args in others],
     }
-    trained = [labelled_only(task, args, steps, seed)[0] for args in others]
-    row["randoms"] = [{"network": args, "db": round(quality_db(task, made), 3)} for args, made in zip(others, trained, strict=True)]
-    logger.info("%s", row)
-    return row
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A network and what it comes to, dB: by the labelled pairs with L1 alone, and as the target distills, where the original teaches alone."""
+
+    network: Args
+    labelled_db: float
+    labelled_seconds: float
+    taught_db: float
+    taught_seconds: float
+
+
+def judged(task: Translation, args: Args, steps: int, seed: int) -> Judged:
+    labelled, labelled_seconds = labelled_only(task, args, steps, seed)
+    taught, taught_seconds = semi_supervised(task, steps, seed, student=args, original="alone")
+    return Judged(
+        args, round(quality_db(task, labelled), 3), round(labelled_seconds, 1), round(quality_db(task, taught), 3), round(taught_seconds, 1)
+    )
 
 
 def random_networks(latency_ms: float, generator: torch.Generator, cost_of: Callable[[Args], CandidateCost]) -> Iterator[Args]:
@@ -309,9 +326,11 @@ def main() -> None:
         results.document["training"] = compare_training(results, options.labels, options.steps, options.seeds, options.jobs)
     if options.only != "training":
         done = {row["seed"] for row in results.document["searches"]}
-        for seed in range(options.seeds):
-            if seed not in done:
-                results.document["searches"].append(compare_search(options.steps, seed))
+        todo = [seed for seed in range(options.seeds) if seed not in done]
+        with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
+            for future in as_completed([pool.submit(compare_search, options.steps, seed) for seed in todo]):
+                logger.info("%s", future.result())
+                results.document["searches"] = sorted([*results.document["searches"], future.result()], key=lambda row: row["seed"])
                 results.save()
     results.save()
 
