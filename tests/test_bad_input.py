@@ -250,6 +250,7 @@ COMMANDS: dict[tuple[str, ...], str] = {
         "--input",
         "1,4,8,8",
     ): "--input is '1,4,8,8', which rrdb does not take: module 'conv_first' of RRDBNet failed on an input of shape (1, 4, 8, 8)",
+    ("count", "unet_generator"): "--input is '1,3,128,128', which unet_generator does not take: the image is (128, 128) pixels",
     ("count", "patchgan", "--input", "1,3,1,1"): "--input is '1,3,1,1', which patchgan does not take",
     ("count", "rrdb", "--input", "1,3,99999999,99999999"): "which rrdb does not take",
     ("count", "nope"): "network 'nope' is not known; known are imdn, mfagan",
@@ -324,6 +325,13 @@ def test_a_crop_problem_does_not_hide_the_metric_or_an_impossible_budget(tmp_pat
     assert "crop_size is 512" in found[0]
     assert "metric is 'vibes'; super_resolution measures psnr_db" in found[1]
     assert "budget.macs_g is 1e-06" in found[2]
+
+
+def test_crops_that_are_smaller_than_the_windows_of_ssim_are_found_before_training(tmp_path: Path) -> None:
+    text = TRANSLATED.replace("crop_size: 64", "crop_size: 8, ssim: 0.5")
+    assert "ssim compares windows of 11 pixels, and crops of crop_size 8 make pictures of 8; raise crop_size to 11" in "\n".join(
+        problems_of(text, tmp_path)
+    )
 
 
 TRANSLATED = """\

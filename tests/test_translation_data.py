@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
-from mcompress.compress.tasks.photographs import HELD_OUT_PHOTOS, Photo, embedded_photos
+from mcompress.compress.tasks.photographs import HELD_OUT_PHOTOS, Photo, embedded_photos, read_photo
 from mcompress.compress.tasks.translation import folders
 from mcompress.compress.tasks.translation.photo_edges import canny_edges, photo_pairs
 from mcompress.compress.tasks.translation.scenes import JITTER, KINDS, RADII, SAMPLES, Kind, Scene, _frames, scene
@@ -271,6 +271,23 @@ def test_damaged_and_small_pictures_are_left_out_with_their_partner_and_named(tm
     assert [pair.name for pair in found.pairs] == ["good"]
     assert any(note.startswith("B/torn.png: cannot be read (") for note in found.skipped)
     assert "small: 40x16 pixels, at least 32 are needed on each side" in found.skipped
+    (tmp_path / "A" / "good.png").write_bytes(b"no picture")
+    with pytest.raises(PlanError) as refused:
+        folders.aligned(tmp_path, "data.training")
+    assert "A/good.png: cannot be read (cannot identify image file 'good.png')" in str(refused.value)
+
+
+def test_a_picture_that_its_camera_held_sideways_is_read_upright(tmp_path: Path) -> None:
+    upright = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # the camera was held with its right side down: to be turned by 90 degrees clockwise
+    (tmp_path / "A").mkdir()
+    (tmp_path / "B").mkdir()
+    Image.fromarray(np.rot90(upright).copy()).save(tmp_path / "A" / "one.png", exif=exif)
+    Image.fromarray(upright).save(tmp_path / "B" / "one.png")
+    (pair,) = folders.aligned(tmp_path, "data.training").pairs
+    assert torch.equal(pair.input, torch.from_numpy(upright).permute(2, 0, 1))
+    assert torch.equal(read_photo(tmp_path / "A" / "one.png"), pair.input)
 
 
 def make_nothing(folder: Path) -> None:

@@ -12,8 +12,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from mcompress.errors import PlanError
@@ -93,7 +94,7 @@ def folder_photos(folder: Path, smallest: int) -> PhotoSet:
         try:
             pixels = read_photo(path)
         except UNREADABLE as error:
-            skipped.append(f"{name}: cannot be read ({error})")
+            skipped.append(f"{name}: {why_unreadable(path, error)}")
             continue
         if min(pixels.shape[1:]) < smallest:
             skipped.append(f"{name}: {pixels.shape[2]}x{pixels.shape[1]} pixels, at least {smallest} are needed on each side")
@@ -111,10 +112,20 @@ def first_reasons(skipped: Sequence[str]) -> str:
     return "".join(f"\n  {reason}" for reason in skipped[:10])
 
 
+def why_unreadable(path: Path, error: Exception) -> str:
+    """The reason in words; without the folder, because reports carry them."""
+    return f"cannot be read ({str(error).replace(str(path), path.name)})"
+
+
+def as_rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """Pixels (H, W, 3), upright: a camera saves what it sees and notes in EXIF how it was held."""
+    return np.array(ImageOps.exif_transpose(image).convert("RGB"), dtype=np.uint8)
+
+
 def read_photo(path: Path) -> Tensor:
     """The pixels of a file, uint8 (3, H, W). Raises one of `UNREADABLE`."""
     with Image.open(path) as image:
         if image.mode == "F" or image.mode.startswith("I"):
             raise ValueError(f"its pixels are {image.mode}, more than 8 bits; save it as 8-bit RGB")
-        array = np.array(image.convert("RGB"), dtype=np.uint8)
+        array = as_rgb(image)
     return torch.from_numpy(array).permute(2, 0, 1).contiguous()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise, product
+from math import ceil
 
 import torch
 from torch import Tensor, nn
 
 from mcompress.compress.candidates import smallest_cost, space_of, spec_of
 from mcompress.compress.cost import FP32_BYTES, operator_table
+from mcompress.compress.losses import SSIM_WINDOW
 from mcompress.compress.models.build import FAILURES, build_meta
 from mcompress.compress.models.space import SearchSpace
 from mcompress.compress.models.spec import ModelSpec
@@ -140,6 +142,12 @@ def data_problems(target: Target, task: Task) -> list[str]:
         f"stage {stage.stage}: crop_size is {stage.crop_size}; the largest crop that the training data can give is {largest}"
         for stage in target.stages
         if isinstance(stage, TrainingConfig) and stage.crop_size > largest
+    ]
+    problems += [
+        f"stages[{index}] ({stage.stage}): ssim compares windows of {SSIM_WINDOW} pixels, and crops of crop_size {stage.crop_size} make pictures of "
+        f"{stage.crop_size * task.scale}; raise crop_size to {ceil(SSIM_WINDOW / task.scale)}, or set ssim to 0"
+        for index, stage in enumerate(target.stages)
+        if isinstance(stage, TrainingConfig) and getattr(stage, "ssim", False) and stage.crop_size * task.scale < SSIM_WINDOW
     ]
     if floor is not None and floor.metric != task.metric:
         data = "" if task.paired else ", because data.pairing is unpaired and the original's output is all there is to compare with"

@@ -111,17 +111,17 @@ def _table_of_network(model: str, given: Sequence[InputShape], args: str) -> tup
     network = build_meta(spec, weightless=True)
     named = _names(model, network, given)
     try:
-        return _table(network, inputs, ()), ""
+        return _table(model, network, inputs, ()), ""
     except StageError as error:
         if sum(math.prod(one.shape) for one in inputs) > MOST_VALUES:
             raise _refused(model, inputs, error) from error
     network = build(spec, weightless=True)
     try:  # the network may need numbers to find its way, and if it does not, the message is about the inputs alone
-        return _table(network, inputs, ()), ""
+        return _table(model, network, inputs, ()), ""
     except StageError as error:
         for whole in mixtures(inputs):  # a network that looks its input up, words for example, takes whole numbers only
             try:
-                table = _table(network, inputs, whole)
+                table = _table(model, network, inputs, whole)
             except StageError:
                 continue
             if len(inputs) == 1:
@@ -130,13 +130,16 @@ def _table_of_network(model: str, given: Sequence[InputShape], args: str) -> tup
         raise _refused(model, inputs, error) from error
 
 
-def _table(network: nn.Module, inputs: Sequence[InputShape], whole: Sequence[int]) -> OperatorTable:
+def _table(model: str, network: nn.Module, inputs: Sequence[InputShape], whole: Sequence[int]) -> OperatorTable:
     import torch
 
     from mcompress.compress.cost import Input, number_type, table_on
 
     numbers = number_type(network)
-    return table_on(network, [Input(one.shape, torch.int64 if i in whole else numbers, one.name) for i, one in enumerate(inputs)])
+    try:
+        return table_on(network, [Input(one.shape, torch.int64 if i in whole else numbers, one.name) for i, one in enumerate(inputs)])
+    except UsageError as error:  # the network's own words about its input
+        raise _refused(model, inputs, error) from error
 
 
 def _names(model: str, network: nn.Module, given: Sequence[InputShape]) -> list[str]:
@@ -171,6 +174,6 @@ def mixtures(inputs: Sequence[InputShape]) -> Iterator[tuple[int, ...]]:
         yield tuple(everything)
 
 
-def _refused(model: str, inputs: Sequence[InputShape], error: StageError) -> UsageError:
+def _refused(model: str, inputs: Sequence[InputShape], error: StageError | UsageError) -> UsageError:
     shown = "' and '".join(one.option for one in inputs)
-    return UsageError(f"--input is '{shown}', which {model} does not take: {error}")
+    return UsageError(f"--input is '{shown}', which {model} does not take: {str(error).removeprefix(f'{model}: ')}")

@@ -10,7 +10,6 @@ from mcompress.targets.stages.likeness import LikenessConfig
 from mcompress.targets.stages.stage import Weight
 from mcompress.targets.stages.training import TaughtConfig
 
-
 OF_LEARNING_TEACHERS = (
     "channel", "gram", "feature", "truth", "adversarial", "adversarial_loss", "discriminator_features", "discriminator_learning_rate",
     "weighting", "teachers_every", "shared_blocks",

@@ -14,12 +14,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from mcompress.compress.tasks.photographs import SUFFIXES, UNREADABLE, Photo, PhotoSet, first_reasons
+from mcompress.compress.tasks.photographs import SUFFIXES, UNREADABLE, Photo, PhotoSet, as_rgb, first_reasons, why_unreadable
 from mcompress.compress.tasks.translation.pairs import Pair
 from mcompress.errors import PlanError, Problems
 
@@ -56,9 +55,9 @@ class _Reading:
                 if mode not in ("RGB", "P", "1", "L") or (mode in ("1", "L") and not grey_allowed):
                     self.problems.append(f"{self.place}: '{name}' {_refusal(mode)}")
                     return None
-                array = np.array(image.convert("RGB"), dtype=np.uint8)
+                array = as_rgb(image)
         except UNREADABLE as error:
-            self.skipped.append(f"{name}: cannot be read ({error})")
+            self.skipped.append(f"{name}: {why_unreadable(path, error)}")
             return None
         if mode in ("1", "L"):
             self.grey.append(name)
