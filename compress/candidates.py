@@ -45,7 +45,7 @@ def table_cost(table: OperatorTable, device: Device, unit: Unit, precision: Prec
 
 def candidate_cost(spec: ModelSpec, device: Device, unit: Unit, precision: PrecisionName) -> CandidateCost:
     """Cost of a network that is never given weights."""
-    return table_cost(operator_table(build_meta(spec), spec.input_shape), device, unit, precision)
+    return table_cost(operator_table(build_meta(spec), *spec.input_shapes), device, unit, precision)
 
 
 def smallest_cost(config: SearchConfig, teacher: ModelSpec, device: Device, unit: Unit, precision: PrecisionName) -> CandidateCost:
@@ -67,4 +67,4 @@ def space_of(config: SearchConfig, teacher: ModelSpec) -> SearchSpace:
 
 def spec_of(space: SearchSpace, args: Args, teacher: ModelSpec) -> ModelSpec:
     """A member of the space, for the teacher's input."""
-    return ModelSpec(space.network, args, (), teacher.input_shape, teacher.input_range)
+    return ModelSpec.taking(teacher.inputs, space.network, args)

@@ -30,17 +30,17 @@ from mcompress.targets.operators import OperatorTable
 __all__ = ["FP32_BYTES", "Input", "count", "number_type", "operator_table", "table_on"]
 
 
-def operator_table(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype | None = None) -> OperatorTable:
-    """Cost of one forward pass of `model` on an input of `input_shape`, batch first.
+def operator_table(model: nn.Module, *input_shapes: tuple[int, ...], dtype: torch.dtype | None = None) -> OperatorTable:
+    """Cost of one forward pass of `model` on inputs of these shapes, batch first, in the order in which it takes them.
 
-    `model` may lie on any device, the meta device included; it is not changed. `dtype` is that of the input; left out, that of the parameters.
-    Raises `StageError`, naming the module, if the forward pass fails on an input of that shape.
+    `model` may lie on any device, the meta device included; it is not changed. `dtype` is that of the inputs; left out, that of the parameters.
+    Raises `StageError`, naming the module, if the forward pass fails on inputs of these shapes.
     """
-    return table_on(model, (Input(input_shape, dtype or number_type(model)),))
+    return table_on(model, [Input(shape, dtype or number_type(model)) for shape in input_shapes])
 
 
 def table_on(model: nn.Module, inputs: Sequence[Input]) -> OperatorTable:
-    """The same for a network that takes several tensors, a diffusion U-Net's image and time step for example: `inputs` in their order, or by name."""
+    """The same for inputs of several types, a diffusion U-Net's image and time step for example: in their order, or by name."""
     for one in inputs:
         if not one.shape or any(size < 1 for size in one.shape):
             raise StageError(f"input shape {one} cannot be counted: every size must be at least 1, batch first, for example (1, 3, 128, 128)")

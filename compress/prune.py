@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mcompress.compress.cost import operator_table
-from mcompress.compress.models.build import example_input, record_edits
+from mcompress.compress.models.build import example_inputs, record_edits
 from mcompress.compress.stage import StageContext, StageOutput
 from mcompress.compress.train import step_generator
 from mcompress.errors import StageError
@@ -68,15 +68,15 @@ class Candidate:
 def prune(config: PruneConfig, context: StageContext) -> StageOutput:
     """Remove channels until the goal is met; returns the pruned network, its spec with the edits, and what changed layer by layer."""
     model, alignment = context.model.eval(), config.round_to or context.unit.channel_alignment
-    example = example_input(context.spec)
-    before = operator_table(model, context.spec.input_shape)
+    examples = example_inputs(context.spec)
+    before = operator_table(model, *context.spec.input_shapes)
     before_ms = _latency_ms(before, context)
     widths_before = _widths(model)
     _accumulate_gradients(model, config, context)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch-pruning warns of parameters that belong to no layer; they are simply not pruned
-        graph = torch_pruning.DependencyGraph().build_dependency(model, example_inputs=example)
-    prunable, fixed = _prunable_modules(graph, model, example)
+        graph = torch_pruning.DependencyGraph().build_dependency(model, example_inputs=examples)
+    prunable, fixed = _prunable_modules(graph, model, examples)
     wanted = sum(widths_before[name] for name in prunable)
     report, removed, table = context.progress("prune: removing channels"), 0, before
     fallbacks = [Fallback(where="stage prune", what=name, reason=reason) for name, reason in fixed.items()]
@@ -91,7 +91,7 @@ def prune(config: PruneConfig, context: StageContext) -> StageOutput:
         chosen = _cheapest(able, table, context)
         _group(graph, model, chosen.module, chosen.channels).prune()
         removed += len(chosen.channels)
-        table = operator_table(model, context.spec.input_shape)
+        table = operator_table(model, *context.spec.input_shapes)
         report(removed, max(removed, wanted), f"{_latency_ms(table, context):.2f} ms")
         # Only groups that share a layer with the pruned one have changed.
         candidates = {n: c for n, c in candidates.items() if c is None or not c.touches & chosen.touches}
@@ -126,10 +126,10 @@ def _accumulate_gradients(model: nn.Module, config: PruneConfig, context: StageC
     for index in range(config.importance_batches):
         generator = step_generator(context.seed, index)
         if context.task.paired:
-            source, truth = context.task.training_batch(IMPORTANCE_BATCH, crop, generator)
-            torch.autograd.backward(functional.l1_loss(model(source), truth))
+            inputs, truth = context.task.training_batch(IMPORTANCE_BATCH, crop, generator)
+            torch.autograd.backward(functional.l1_loss(model(*inputs), truth))
         else:
-            output = model(context.task.unlabelled_batch(IMPORTANCE_BATCH, crop, generator))
+            output = model(*context.task.unlabelled_batch(IMPORTANCE_BATCH, crop, generator))
             signs = torch.randint(0, 2, output.shape, generator=generator) * 2 - 1
             torch.autograd.backward((output * signs).mean())
 
@@ -152,14 +152,14 @@ def _group(graph: torch_pruning.DependencyGraph, model: nn.Module, name: str, ch
     return graph.get_pruning_group(module, _remover(graph, module), list(channels))
 
 
-def _prunable_modules(graph: torch_pruning.DependencyGraph, model: nn.Module, example: Tensor) -> tuple[tuple[str, ...], dict[str, str]]:
+def _prunable_modules(graph: torch_pruning.DependencyGraph, model: nn.Module, examples: tuple[Tensor, ...]) -> tuple[tuple[str, ...], dict[str, str]]:
     """One module per group of coupled layers, and the groups that cannot be pruned with the reason.
 
     One group of each form (the same kinds of layers, the same shapes) is tried on a copy: removing a channel must leave the output's shape alone
     and the network able to run.
     """
     with torch.no_grad():
-        shape = model(example).shape
+        shape = model(*examples).shape
     names = {module: name for name, module in model.named_modules()}
     prunable, fixed = [], {}
     tried: dict[tuple[object, ...], str | None] = {}
@@ -169,7 +169,7 @@ def _prunable_modules(graph: torch_pruning.DependencyGraph, model: nn.Module, ex
             continue  # the channels of the output are not ours to remove
         form = tuple((type(dep.target.module), dep.handler.__name__, _shape(dep.target.module)) for dep, _ in group)
         if form not in tried:
-            tried[form] = _trial(model, name, example, shape)
+            tried[form] = _trial(model, name, examples, shape)
         reason = tried[form]
         if reason is None:
             prunable.append(name)
@@ -189,16 +189,16 @@ def _reaches_output(graph: torch_pruning.DependencyGraph, group: torch_pruning.G
     return any(not dep.target.outputs and graph.is_out_channel_pruning_fn(dep.handler) for dep, _ in group)
 
 
-def _trial(model: nn.Module, name: str, example: Tensor, shape: torch.Size) -> str | None:
+def _trial(model: nn.Module, name: str, examples: tuple[Tensor, ...], shape: torch.Size) -> str | None:
     """Why a group cannot be pruned, or None. Channels are coupled in the same way whatever their values, so one trial speaks for all."""
     trial = copy.deepcopy(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        graph = torch_pruning.DependencyGraph().build_dependency(trial, example_inputs=example)
+        graph = torch_pruning.DependencyGraph().build_dependency(trial, example_inputs=examples)
     try:
         _group(graph, trial, name, (0,)).prune()
         with torch.no_grad():
-            changed = trial(example).shape
+            changed = trial(*examples).shape
     except (RuntimeError, ValueError, IndexError, KeyError, AttributeError) as error:  # whatever a user's forward does with a missing channel
         return f"the network does not run without one of its channels ({error})"
     return None if changed == shape else f"removing a channel changes the output from {tuple(shape)} to {tuple(changed)}"

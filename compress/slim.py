@@ -52,8 +52,8 @@ def slim(config: SlimConfig, context: StageContext) -> StageOutput:
 @torch.no_grad()
 def _described(name: str, share: float, spec: ModelSpec, network: nn.Module, context: StageContext) -> JsonValue:
     """What a width costs, counted, and its quality on the fixed validation crops."""
-    source, truth = context.task.validation_batch()
-    table = operator_table(network, spec.input_shape)
+    inputs, truth = context.task.validation_batch()
+    table = operator_table(network, *spec.input_shapes)
     return {
         "name": name,
         "width": share,
@@ -61,5 +61,5 @@ def _described(name: str, share: float, spec: ModelSpec, network: nn.Module, con
         "params": table.params,
         "macs": table.macs,
         "macs_output_convention": table.macs_output_convention,
-        "validation": {context.task.metric: round(context.task.quality(network(source), truth), 4)},
+        "validation": {context.task.metric: round(context.task.quality(network(*inputs), truth), 4)},
     }

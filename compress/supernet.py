@@ -19,7 +19,7 @@ from torch.nn import functional
 from mcompress.compress.models.build import build, build_meta
 from mcompress.compress.models.space import Args, SearchSpace, cut
 from mcompress.compress.models.spec import ModelSpec
-from mcompress.compress.tasks.task import Task
+from mcompress.compress.tasks.task import Inputs, Task
 from mcompress.compress.taught import TaughtBatches, batch_generator
 from mcompress.errors import StageError
 from mcompress.targets.stages import SupernetSearchConfig, TrainingConfig
@@ -55,13 +55,13 @@ class SupernetTraining:
 
     def terms(self, player: str) -> Mapping[str, Tensor]:  # noqa: ARG002  (one player)
         """The largest against truth and teacher, the others against truth and the largest."""
-        source, truth, taught = self.lesson.source, self.lesson.truth, self.lesson.taught
-        largest = self.supernet(source).float()
+        inputs, truth, taught = self.lesson.inputs, self.lesson.truth, self.lesson.taught
+        largest = self.supernet(*inputs).float()
         terms = {"truth": functional.l1_loss(largest, truth), "teacher": 0.5 * functional.l1_loss(largest, taught)}
         weights = state_of(self.supernet)
         share = 1.0 / len(self.candidates)
         for index, args in enumerate(self.candidates):
-            output = apply_candidate(self.space, args, weights, source).float()
+            output = apply_candidate(self.space, args, weights, inputs).float()
             loss = functional.l1_loss(output, truth) + 0.5 * functional.l1_loss(output, largest.detach())
             terms["smallest" if index == 0 else f"random{index}"] = share * loss
         return terms
@@ -72,12 +72,12 @@ class CandidateQuality:
 
     def __init__(self, task: Task, space: SearchSpace, weights: Mapping[str, Tensor]) -> None:
         self.task, self.space, self.weights = task, space, weights
-        self.source, self.truth = task.validation_batch()
+        self.inputs, self.truth = task.validation_batch()
 
     def __call__(self, args: Args) -> float:
         """Quality of one candidate. Raises `StageError` where it is NaN."""
         with torch.no_grad():
-            quality = self.task.quality(apply_candidate(self.space, args, self.weights, self.source), self.truth)
+            quality = self.task.quality(apply_candidate(self.space, args, self.weights, self.inputs), self.truth)
         if math.isnan(quality):
             raise StageError(f"stage search: the supernet gives NaN for {args}; lower learning_rate, then run again")
         return quality
@@ -101,19 +101,19 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in load_file(path).items()}
 
 
-def apply_candidate(space: SearchSpace, args: Args, weights: Mapping[str, Tensor], source: Tensor) -> Tensor:
+def apply_candidate(space: SearchSpace, args: Args, weights: Mapping[str, Tensor], inputs: Inputs) -> Tensor:
     """The output of a candidate with its share of the supernet's weights, to which gradients flow.
 
-    A batch normalization normalizes with the statistics of `source`: those that the supernet has gathered are of its largest network, and no other's.
+    A batch normalization normalizes with the statistics of `inputs`: those that the supernet has gathered are of its largest network, and no other's.
     """
-    return apply_cut(build_meta(ModelSpec(space.network, args)).train(), weights, source)
+    return apply_cut(build_meta(ModelSpec(space.network, args)).train(), weights, inputs)
 
 
-def apply_cut(shape: nn.Module, weights: Mapping[str, Tensor], source: Tensor) -> Tensor:
+def apply_cut(shape: nn.Module, weights: Mapping[str, Tensor], inputs: Inputs) -> Tensor:
     """The same for a network that is given as it is built, in training mode and perhaps on the meta device."""
     statistics = {name for name, _ in shape.named_buffers()}
     own = {name: value.detach().clone() if name in statistics else value for name, value in cut(weights, shape).items()}
-    output = functional_call(shape, own, source)
+    output = functional_call(shape, own, inputs)
     if not isinstance(output, Tensor):
         raise StageError(f"the network {type(shape).__name__} returns a {type(output).__name__}; one that is cut from another must return one tensor")
     return output
@@ -136,7 +136,7 @@ def with_own_statistics(network: nn.Module, task: Task, config: TrainingConfig, 
 
 
 @torch.no_grad()
-def gather_statistics(network: nn.Module, batches: Iterable[Tensor]) -> None:
+def gather_statistics(network: nn.Module, batches: Iterable[Inputs]) -> None:
     """Give the batch normalizations of a network that was cut from another statistics of their own, the mean over `batches` (Yu & Huang 2019)."""
     norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     if not norms:
@@ -148,7 +148,7 @@ def gather_statistics(network: nn.Module, batches: Iterable[Tensor]) -> None:
         norm.momentum = None
         norm.train()
     for batch in batches:
-        network(batch)
+        network(*batch)
     network.eval()
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

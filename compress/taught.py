@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mcompress.compress.tasks.task import Task
+from mcompress.compress.tasks.task import Inputs, Task, moved
 from mcompress.compress.train import step_generator
 from mcompress.targets.stages import TaughtConfig
 
@@ -29,9 +29,9 @@ def batch_generator(seed: int, number: int) -> torch.Generator:
 
 @dataclass(frozen=True)
 class Lesson:
-    """One batch, each (N, C, H, W): the network's input, the truth, and the teacher's output, which is the truth of unpaired data."""
+    """One batch: the network's inputs, the truth, and the teacher's output, which is the truth of unpaired data; the latter two (N, C, H, W)."""
 
-    source: Tensor
+    inputs: Inputs
     truth: Tensor
     taught: Tensor
 
@@ -39,29 +39,30 @@ class Lesson:
 class TaughtBatches:
     """Draws lessons; keeps the teacher's answers in fp16 (at most `teacher_batches` of them) where they are reused. `seed` is the run's."""
 
-    def __init__(self, task: Task, config: TaughtConfig, teacher: Callable[[Tensor], Tensor], seed: int) -> None:
+    def __init__(self, task: Task, config: TaughtConfig, teacher: Callable[..., Tensor], seed: int) -> None:
         self._task, self._config, self._teacher, self._seed = task, config, teacher, seed
         self._answers: dict[int, Tensor] = {}
 
     def draw(self, generator: torch.Generator, device: torch.device) -> Lesson:
         """The lesson of one step; everything random comes from `generator`."""
         if self._config.teacher_batches is None:
-            source, truth = self._batch(generator, device)
-            taught = self._ask(source)
-            return Lesson(source, taught if truth is None else truth, taught)
+            inputs, truth = self._batch(generator, device)
+            taught = self._ask(inputs)
+            return Lesson(inputs, taught if truth is None else truth, taught)
         number = int(torch.randint(self._config.teacher_batches, (1,), generator=generator))
-        source, truth = self._batch(batch_generator(self._seed, number), device)
+        (picture, *rest), truth = self._batch(batch_generator(self._seed, number), device)
         if number not in self._answers:
-            self._answers[number] = self._ask(source).half()
+            self._answers[number] = self._ask((picture, *rest)).half()
         taught = self._answers[number].float()
-        return Lesson(*self._task.reorient((source, taught if truth is None else truth, taught), generator))
+        picture, truth, taught = self._task.reorient((picture, taught if truth is None else truth, taught), generator)
+        return Lesson((picture, *rest), truth, taught)
 
-    def _batch(self, generator: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor | None]:
+    def _batch(self, generator: torch.Generator, device: torch.device) -> tuple[Inputs, Tensor | None]:
         if not self._task.paired:  # the teacher's answer is the truth, and is asked for once
-            return self._task.unlabelled_batch(self._config.batch_size, self._config.crop_size, generator).to(device), None
-        source, truth = self._task.training_batch(self._config.batch_size, self._config.crop_size, generator)
-        return source.to(device), truth.to(device)
+            return moved(self._task.unlabelled_batch(self._config.batch_size, self._config.crop_size, generator), device), None
+        inputs, truth = self._task.training_batch(self._config.batch_size, self._config.crop_size, generator)
+        return moved(inputs, device), truth.to(device)
 
     @torch.no_grad()
-    def _ask(self, source: Tensor) -> Tensor:
-        return self._teacher(source).float()
+    def _ask(self, inputs: Inputs) -> Tensor:
+        return self._teacher(*inputs).float()

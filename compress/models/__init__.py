@@ -7,12 +7,14 @@ from collections.abc import Callable
 from torch import nn
 
 from mcompress.compress.models.imdn import imdn
+from mcompress.compress.models.lip_experts import quality_discriminator, syncnet
 from mcompress.compress.models.mfagan import mfagan
 from mcompress.compress.models.patchgan import patchgan
 from mcompress.compress.models.resnet_generator import resnet_generator
 from mcompress.compress.models.rrdb import rrdb
 from mcompress.compress.models.unet_generator import unet_generator
 from mcompress.compress.models.vgg_discriminator import vgg_discriminator
+from mcompress.compress.models.wav2lip import wav2lip
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "rrdb": rrdb,
@@ -20,6 +22,9 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "imdn": imdn,
     "resnet_generator": resnet_generator,
     "unet_generator": unet_generator,
+    "wav2lip": wav2lip,
+    "syncnet": syncnet,
+    "quality_discriminator": quality_discriminator,
     "patchgan": patchgan,
     "vgg_discriminator": vgg_discriminator,
 }

@@ -56,10 +56,14 @@ def build_meta(spec: ModelSpec, *, weightless: bool = False) -> nn.Module:
         return build(spec, weightless=weightless)  # what is truly wrong is said again; a constructor that reads its own weights works here
 
 
-def example_input(spec: ModelSpec) -> Tensor:
-    """A repeatable input of `spec.input_shape`, uniform over `spec.input_range`."""
-    low, high = spec.input_range
-    return torch.rand(spec.input_shape, generator=torch.Generator().manual_seed(0), device="cpu") * (high - low) + low
+def example_inputs(spec: ModelSpec) -> tuple[Tensor, ...]:
+    """Repeatable inputs of the shapes of `spec`, uniform over their ranges."""
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for one in spec.inputs:
+        low, high = one.value_range
+        found.append(torch.rand(one.shape, generator=generator, device="cpu") * (high - low) + low)
+    return tuple(found)
 
 
 _CODE: WeakKeyDictionary[ModuleType, str] = WeakKeyDictionary()
@@ -112,7 +116,7 @@ def replay(network: nn.Module, spec: ModelSpec) -> None:
             "ignore"
         )  # torch-pruning warns of parameters that belong to no known layer; they were handled the same way when the edits were made
         try:
-            graph = torch_pruning.DependencyGraph().build_dependency(network, example_inputs=example_input(spec).to(device))
+            graph = torch_pruning.DependencyGraph().build_dependency(network, example_inputs=tuple(one.to(device) for one in example_inputs(spec)))
         except FAILURES as error:
             raise PlanError([f"network '{spec.network}' does not run on an input of {spec.input_shape}: {error}"]) from error
         for position, edit in enumerate(spec.edits):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import nn
 
 from mcompress.compress.models.arguments import check_choice, check_whole
@@ -37,19 +35,3 @@ def check_generator(network: str, features: object, widths: object, normalizatio
     check_choice(network, "normalization", normalization, NORMALIZATIONS)
     check_whole(network, "in_channels", in_channels, low=1, high=64)
     check_whole(network, "out_channels", out_channels, low=1, high=64)
-
-
-def whole_numbers(network: str, argument: str, value: object, *, lengths: Sequence[int], low: int, high: int, meaning: str) -> tuple[int, ...]:
-    """A list of whole numbers, or the same written `24_16_16`; raises `UsageError` for another length, or a number outside [low, high]."""
-    listed: list[object] = []
-    if isinstance(value, str):
-        listed = [int(part) if part.isascii() and part.isdigit() else part for part in value.split("_")]
-    elif isinstance(value, Sequence):
-        listed = list(value)
-    if len(listed) not in lengths:
-        counts = " or ".join(str(length) for length in lengths)
-        seen = f"{argument} is {value!r}" + (f", which is {len(listed)} numbers" if listed else "")
-        # YAML reads 24_16_16 without quotes as the number 241616.
-        quotes = "; in YAML, put quotes around numbers that underscores join" if isinstance(value, int) and not isinstance(value, bool) else ""
-        raise UsageError(f"{network}: {seen}; it must be a list of {counts} whole numbers: {meaning}{quotes}")
-    return tuple(check_whole(network, f"{argument}[{position}]", number, low=low, high=high) for position, number in enumerate(listed))

@@ -17,12 +17,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mcompress.compress.models.arguments import check_choice
+from mcompress.compress.models.arguments import check_choice, whole_numbers
 from mcompress.compress.models.generator_parts import (
     WIDEST,
     check_generator,
     start_as_published,
-    whole_numbers,
 )
 from mcompress.compress.models.normalization import Normalization, normalization_of
 from mcompress.errors import UsageError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import cast
 
@@ -19,10 +20,20 @@ class PruningEdit:
 
 
 @dataclass(frozen=True)
+class InputSpec:
+    """One input of a network: its name, its shape, batch first, and the range of its values."""
+
+    name: str
+    shape: tuple[int, ...]
+    value_range: tuple[float, float]
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     """A network: a name in `MODELS` or `package.module:function`, its arguments, and the structural edits since.
 
-    `input_shape` is (N, C, H, W); `input_range` the range of values that the network expects.
+    `input_shape` is (N, C, H, W), that of the picture that it takes, and `input_range` the range of its values; `further_inputs` follow it, in the
+    order of the arguments of the network's `forward`.
     """
 
     network: str
@@ -30,6 +41,24 @@ class ModelSpec:
     edits: tuple[PruningEdit, ...] = ()
     input_shape: tuple[int, ...] = (1, 3, 128, 128)
     input_range: tuple[float, float] = (0.0, 1.0)
+    input_name: str = "input"
+    further_inputs: tuple[InputSpec, ...] = ()
+
+    @classmethod
+    def taking(cls, inputs: tuple[InputSpec, ...], network: str, args: dict[str, JsonValue]) -> ModelSpec:
+        """A network that takes these inputs, the picture first."""
+        picture, *further = inputs
+        return cls(network, args, (), picture.shape, picture.value_range, picture.name, tuple(further))
+
+    @property
+    def inputs(self) -> tuple[InputSpec, ...]:
+        """All inputs, the picture first."""
+        return (InputSpec(self.input_name, self.input_shape, self.input_range), *self.further_inputs)
+
+    @property
+    def input_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes of all inputs."""
+        return tuple(one.shape for one in self.inputs)
 
     def with_edits(self, edits: tuple[PruningEdit, ...]) -> ModelSpec:
         """The same network with more edits behind those that it has."""
@@ -44,5 +73,11 @@ class ModelSpec:
         """Inverse of `to_json`."""
         data = json.loads(text)
         edits = tuple(PruningEdit(e["module"], e["is_output"], tuple(e["channels"])) for e in data["edits"])
-        low, high = data["input_range"]
-        return cls(data["network"], cast("dict[str, JsonValue]", data["args"]), edits, tuple(data["input_shape"]), (low, high))
+        further = tuple(InputSpec(one["name"], tuple(one["shape"]), _range(one["value_range"])) for one in data["further_inputs"])
+        args = cast("dict[str, JsonValue]", data["args"])
+        return cls(data["network"], args, edits, tuple(data["input_shape"]), _range(data["input_range"]), data["input_name"], further)
+
+
+def _range(pair: Sequence[float]) -> tuple[float, float]:
+    low, high = pair
+    return low, high

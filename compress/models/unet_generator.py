@@ -16,12 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mcompress.compress.models.arguments import check_whole
+from mcompress.compress.models.arguments import check_whole, whole_numbers
 from mcompress.compress.models.generator_parts import (
     WIDEST,
     check_generator,
     start_as_published,
-    whole_numbers,
 )
 from mcompress.compress.models.normalization import Normalization, normalization_of
 from mcompress.errors import UsageError

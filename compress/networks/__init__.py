@@ -31,7 +31,7 @@ def network_table(name: str) -> OperatorTable:
     if reference.normalized:
         shape = reference.input_shape
         network = Normalized(network, shape[1], len(shape)).to("meta").eval()
-    return operator_table(network, reference.input_shape, reference.input_dtype)
+    return operator_table(network, reference.input_shape, dtype=reference.input_dtype)
 
 
 def published_as(model: str, component: str) -> str | None:

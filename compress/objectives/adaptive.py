@@ -24,7 +24,7 @@ from mcompress.compress.objectives.discriminators import SharedDiscriminator, su
 from mcompress.compress.objectives.features import matched, with_features
 from mcompress.compress.objectives.likeness import Features, feature_terms, pixel_terms
 from mcompress.compress.objectives.mean_teacher import AveragedTeacher
-from mcompress.compress.tasks.task import Task
+from mcompress.compress.tasks.task import Inputs, Task, moved
 from mcompress.targets.stages import AdaptiveDistillConfig
 
 WIDER, ORIGINAL = "wider", "original"
@@ -78,8 +78,8 @@ class AdaptiveDistillation:
         along.update({f"mean of {name}": mean for name, mean in self.means.items()})
         self.with_channels = bool(config.channel) and WIDER in self.learning
         if self.with_channels:
-            example, _ = task.training_batch(1, config.crop_size, torch.Generator().manual_seed(0))
-            along["adaptors"] = rectified_adaptors(matched(student, self.learning[WIDER], example, "stage distill"))
+            inputs, _ = task.training_batch(1, config.crop_size, torch.Generator().manual_seed(0))
+            along["adaptors"] = rectified_adaptors(matched(student, self.learning[WIDER], inputs, "stage distill"))
         self.student = nn.ModuleDict({"student": student, **along})
         needed = config.with_discriminator and bool(self.learning)
         self.discriminator = SharedDiscriminator.for_task(task, config, tuple(self.learning), config.shared_blocks) if needed else None
@@ -120,7 +120,7 @@ class AdaptiveDistillation:
     def begin_step(self, generator: torch.Generator, device: torch.device) -> None:
         """Draw labelled pairs and as many inputs of any kind; now and then measure the teachers."""
         self.batch = mixed_batch(self.task, self.config, generator, device)
-        self.images = self.batch.images
+        self.inputs = self.batch.all_inputs
         step = int(self.quality.steps)
         self.teachers_learn = step % self.config.teachers_every == 0
         self.answers: dict[str, Tensor] = {}
@@ -130,17 +130,17 @@ class AdaptiveDistillation:
 
     @torch.no_grad()
     def _measure(self, device: torch.device) -> None:
-        source, truth = (one.to(device) for one in self.judged)
-        answers = {name: self._answer(name, source)[0] for name in self.teachers}
+        inputs, truth = moved(self.judged[0], device), self.judged[1].to(device)
+        answers = {name: self._answer(name, inputs)[0] for name in self.teachers}
         self.quality.note([float((answer - truth).square().mean()) for answer in answers.values()])
 
     @torch.no_grad()
-    def _answer(self, name: str, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def _answer(self, name: str, inputs: Inputs) -> tuple[Tensor, list[Tensor]]:
         """A teacher's pictures, and its feature maps."""
         if name in self.means:
-            found: tuple[Tensor, list[Tensor]] = self.means[name](images)
+            found: tuple[Tensor, list[Tensor]] = self.means[name](*inputs)
             return found
-        return with_features(self.teachers[name], images)
+        return with_features(self.teachers[name], *inputs)
 
     def terms(self, player: str) -> Mapping[str, Tensor]:
         """The terms of one player; weights applied."""
@@ -151,7 +151,7 @@ class AdaptiveDistillation:
         return self._discriminator_terms() if player == "discriminator" else self._teacher_terms(player)
 
     def _teacher_terms(self, name: str) -> dict[str, Tensor]:
-        output = self.learning[name](self.batch.source).float()
+        output = self.learning[name](*self.batch.inputs).float()
         self.answers[name] = output.detach()
         return supervised_terms(self.config, self.discriminator, name, self.batch.source, self.batch.truth, output)
 
@@ -166,10 +166,11 @@ class AdaptiveDistillation:
         if self.teachers_learn:  # they moved before the student
             for teacher in self.means.values():
                 teacher.follow(int(self.quality.steps) - 1)
-        output, made = with_features(self.student["student"], self.images) if self.with_channels else (self.student["student"](self.images), [])
+        student = self.student["student"]
+        output, made = with_features(student, *self.inputs) if self.with_channels else (student(*self.inputs), [])
         output, terms, mean = output.float(), {}, torch.zeros(())
         for name, weight in zip(self.teachers, self.quality.weights(), strict=True):
-            wanted, of_teacher = self._answer(name, self.images)
+            wanted, of_teacher = self._answer(name, self.inputs)
             mean = mean + weight * wanted
             if self.discriminator is not None:
                 seen = feature_terms(config, output, wanted, self._features(self.discriminator, name))
@@ -182,4 +183,4 @@ class AdaptiveDistillation:
     def _features(self, discriminator: SharedDiscriminator, name: str) -> Features:
         """Blocks of the discriminator in which pictures are compared; of the original's, those of the first teacher's."""
         owner = name if name in self.learning else next(iter(self.learning))
-        return lambda picture: discriminator.forward_features(owner, self.images, picture)[:-1]
+        return lambda picture: discriminator.forward_features(owner, self.inputs[0], picture)[:-1]

@@ -7,26 +7,31 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mcompress.compress.tasks.task import Task
+from mcompress.compress.tasks.task import Inputs, Task, joined, moved
 from mcompress.targets.stages import TrainingConfig
 
 
 @dataclass(frozen=True)
 class MixedBatch:
-    """Labelled inputs with their truths, and further inputs, each (N, C, H, W)."""
+    """Labelled inputs with their truths (N, C, H, W), and further inputs."""
 
-    source: Tensor
+    inputs: Inputs
     truth: Tensor
-    others: Tensor
+    others: Inputs
 
     @property
-    def images(self) -> Tensor:
-        """All inputs, the labelled ones first."""
-        return torch.cat([self.source, self.others])
+    def all_inputs(self) -> Inputs:
+        """Both, the labelled ones first."""
+        return joined(self.inputs, self.others)
+
+    @property
+    def source(self) -> Tensor:
+        """The pictures of the labelled inputs."""
+        return self.inputs[0]
 
 
 def mixed_batch(task: Task, config: TrainingConfig, generator: torch.Generator, device: torch.device) -> MixedBatch:
     """The batch of one step; everything random comes from `generator`."""
-    source, truth = task.training_batch(config.batch_size, config.crop_size, generator)
+    inputs, truth = task.training_batch(config.batch_size, config.crop_size, generator)
     others = task.unlabelled_batch(config.batch_size, config.crop_size, generator)
-    return MixedBatch(source.to(device), truth.to(device), others.to(device))
+    return MixedBatch(moved(inputs, device), truth.to(device), moved(others, device))

@@ -32,7 +32,7 @@ PUBLISHED_HALVES = 2.0
 class TwoDomains(Protocol):
     """Pictures of two collections, (N, 3, crop_size, crop_size) in [-1, 1]."""
 
-    def unlabelled_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> Tensor:
+    def unlabelled_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Pictures of A."""
 
     def domain_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> Tensor:
@@ -112,7 +112,7 @@ class CycleGAN:
     def begin_step(self, generator: torch.Generator, device: torch.device) -> None:
         """Draw pictures of both collections, and the chances of the pools."""
         size = self.settings.batch_size, self.settings.crop_size
-        real = {A: self.data.unlabelled_batch(*size, generator), B: self.data.domain_batch(*size, generator)}
+        real = {A: self.data.unlabelled_batch(*size, generator)[0], B: self.data.domain_batch(*size, generator)}
         self.real = {side: images.to(device) for side, images in real.items()}
         self.chance = {side: torch.rand((self.settings.batch_size, 2), generator=generator) for side in (A, B)}
 

@@ -50,8 +50,8 @@ class Distillation:
         self.with_features = bool(config.feature or config.kernel_alignment or config.channel or config.discriminator_feature)
         along: dict[str, nn.Module] = {}
         if self.with_features:
-            source, _ = task.training_batch(1, config.crop_size, torch.Generator().manual_seed(0))
-            widths = matched(student, teacher, source, "stage distill")
+            inputs, _ = task.training_batch(1, config.crop_size, torch.Generator().manual_seed(0))
+            widths = matched(student, teacher, inputs, "stage distill")
             if config.feature:
                 along["adaptors"] = adaptors(widths)
             if config.channel:
@@ -92,10 +92,10 @@ class Distillation:
         self.truth, self.teacher_output = lesson.truth, lesson.taught
         self.real = self._real_pictures(generator).to(device)
         if self.with_features:
-            output, self.made = with_features(self.student, lesson.source)
+            output, self.made = with_features(self.student, *lesson.inputs)
             self.output = output.float()
         else:
-            self.output = self.student(lesson.source).float()
+            self.output = self.student(*lesson.inputs).float()
 
     def _real_pictures(self, generator: torch.Generator) -> Tensor:
         if self.task.paired or not (self.with_discriminator or self.with_teacher_discriminator):
@@ -147,11 +147,11 @@ class Distillation:
         return generator_term(form, fake, self.discriminator(self.real) if needs_real(form) else None)
 
     @torch.no_grad()
-    def _ask(self, source: Tensor) -> Tensor:
+    def _ask(self, *inputs: Tensor) -> Tensor:
         if not self.with_features:
-            answer: Tensor = self.teacher(source)
+            answer: Tensor = self.teacher(*inputs)
             return answer
-        answer, self.wanted = with_features(self.teacher, source)
+        answer, self.wanted = with_features(self.teacher, *inputs)
         return answer
 
     def _feature_terms(self) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mcompress.compress.losses import TERMS
-from mcompress.compress.tasks.task import Task
+from mcompress.compress.tasks.task import Task, moved
 from mcompress.targets.stages import TrainingConfig
 
 
@@ -32,9 +32,9 @@ class FitTruth:
 
     def begin_step(self, generator: torch.Generator, device: torch.device) -> None:
         """Draw a batch."""
-        source, truth = self.task.training_batch(self.config.batch_size, self.config.crop_size, generator)
-        self.source, self.truth = source.to(device), truth.to(device)
+        inputs, truth = self.task.training_batch(self.config.batch_size, self.config.crop_size, generator)
+        self.inputs, self.truth = moved(inputs, device), truth.to(device)
 
     def terms(self, player: str) -> Mapping[str, Tensor]:  # noqa: ARG002  (one player)
         """`truth` alone."""
-        return {"truth": TERMS["l1"].compute(self.network(self.source).float(), self.truth)}
+        return {"truth": TERMS["l1"].compute(self.network(*self.inputs).float(), self.truth)}

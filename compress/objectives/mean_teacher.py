@@ -36,13 +36,13 @@ class AveragedTeacher(nn.Module):
             mean.lerp_(now[name], 1.0 - decay) if mean.is_floating_point() else mean.copy_(now[name])
 
     @torch.no_grad()
-    def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The picture that the mean network makes of `images`, and its feature maps."""
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The picture that the mean network makes of `inputs`, and its feature maps."""
         teacher = self._teacher[0]
         training = teacher.training
         teacher.eval()
         with _weights_of(teacher, {name: self.get_buffer(own) for own, name in self._names.items()}):
-            output, features = with_features(teacher, images)
+            output, features = with_features(teacher, *inputs)
         teacher.train(training)
         return output.float(), features
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mcompress.compress.objectives.discriminators import SharedDiscriminator, supervised_terms
-from mcompress.compress.tasks.task import Task
+from mcompress.compress.tasks.task import Task, moved
 from mcompress.targets.stages import LikenessConfig
 
 GENERATOR = "generator"
@@ -35,8 +35,8 @@ class Pix2Pix:
 
     def begin_step(self, generator: torch.Generator, device: torch.device) -> None:
         """Draw a batch."""
-        source, truth = self.task.training_batch(self.config.batch_size, self.config.crop_size, generator)
-        self.source, self.truth = source.to(device), truth.to(device)
+        inputs, truth = self.task.training_batch(self.config.batch_size, self.config.crop_size, generator)
+        self.inputs, self.truth = moved(inputs, device), truth.to(device)
         self.output: Tensor | None = None
 
     def terms(self, player: str) -> Mapping[str, Tensor]:
@@ -44,7 +44,7 @@ class Pix2Pix:
         if player == "discriminator":
             if self.output is None:
                 raise ValueError("the discriminator moves after the generator")
-            return {"gan": self.discriminator.own_term(GENERATOR, self.source, self.truth, self.output)}
-        output = self.network(self.source).float()
+            return {"gan": self.discriminator.own_term(GENERATOR, self.inputs[0], self.truth, self.output)}
+        output = self.network(*self.inputs).float()
         self.output = output.detach()
-        return supervised_terms(self.config, self.discriminator, GENERATOR, self.source, self.truth, output)
+        return supervised_terms(self.config, self.discriminator, GENERATOR, self.inputs[0], self.truth, output)

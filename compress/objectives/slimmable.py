@@ -54,7 +54,7 @@ class SlimmableTraining:
     def begin_step(self, generator: torch.Generator, device: torch.device) -> None:
         """Draw labelled pairs and as many inputs of any kind."""
         self.batch = mixed_batch(self.task, self.config, generator, device)
-        self.images = self.batch.images
+        self.inputs = self.batch.all_inputs
 
     def terms(self, player: str) -> Mapping[str, Tensor]:
         """The terms of one player; weights applied."""
@@ -62,17 +62,17 @@ class SlimmableTraining:
 
     def _network_terms(self) -> dict[str, Tensor]:
         config, weights = self.config, state_of(self.network)
-        widest: Tensor = self.network(self.images).float()
+        widest: Tensor = self.network(*self.inputs).float()
         labelled = widest[: len(self.batch.source)]
         terms = {"truth": config.truth * TERMS["l1"].compute(labelled, self.batch.truth)}
         if self.original is not None and config.output:
             with torch.no_grad():
-                taught = self.original(self.batch.source).float()
+                taught = self.original(*self.batch.inputs).float()
             terms["original"] = config.output * TERMS["l1"].compute(labelled, taught)
         made = {WIDEST: widest}
         for name, shape in self.shapes.items():
             wider = next(reversed(made))
-            made[name] = apply_cut(shape, weights, self.images).float()
+            made[name] = apply_cut(shape, weights, self.inputs).float()
             wanted = made[wider].detach()
             likeness = dict(pixel_terms(config, made[name], wanted, self.task.output_range))
             if config.with_discriminator:
@@ -87,7 +87,7 @@ class SlimmableTraining:
 
     def _features(self, name: str) -> Features:
         """Blocks of a width's discriminator, in which its pictures are compared with those of the next narrower."""
-        return lambda picture: self.discriminator.forward_features(name, self.images, picture)[:-1]
+        return lambda picture: self.discriminator.forward_features(name, self.inputs[0], picture)[:-1]
 
     def _discriminator_terms(self) -> dict[str, Tensor]:
         return {f"gan of {name}": self.discriminator.own_term(name, self.batch.source, self.batch.truth, image) for name, image in self.made.items()}

@@ -82,7 +82,7 @@ Run = Callable[[Sequence[Solution]], list[Tried]]
 
 def runner(
     reference: fx.GraphModule,
-    network_of: Callable[[Sequence[Precision]], Callable[[Tensor], Tensor]],
+    network_of: Callable[[Sequence[Precision]], Callable[..., Tensor]],
     samples: Callable[[], Iterable[Sample]],
     quality: Quality,
 ) -> Run:
@@ -98,13 +98,13 @@ def runner(
         signal, noise, lost, count, judged = 0.0, [0.0] * len(networks), [0.0] * len(networks), 0, 0
         with torch.no_grad():
             for sample in samples():
-                expected = reference(sample.input)
+                expected = reference(*sample.inputs)
                 before = quality(expected, sample.truth)
                 signal += float(expected.double().square().sum())
                 count += 1
                 judged += math.isfinite(before)
                 for index, network in enumerate(networks):
-                    output = network(sample.input)
+                    output = network(*sample.inputs)
                     error = float((output.double() - expected.double()).square().sum())
                     noise[index] += error if math.isfinite(error) else math.inf
                     if math.isfinite(before):

@@ -75,11 +75,11 @@ class Problem:
         return sum(row.macs for row, owner in zip(table.operators, self.row_owner, strict=True) if chosen[owner] == precision) / total
 
 
-def named_table(module: fx.GraphModule, input_shape: tuple[int, ...]) -> OperatorTable:
+def named_table(module: fx.GraphModule, *input_shapes: tuple[int, ...]) -> OperatorTable:
     """The operator table of a graph; rows have the names of the nodes that compute them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of torch, about the graph module that is copied to the meta device
-        return operator_table(_Named(module), input_shape)
+        return operator_table(_Named(module), *input_shapes)
 
 
 class _Named(nn.Module):
@@ -92,8 +92,8 @@ class _Named(nn.Module):
             if node.op == "call_function":
                 self.add_module(node.name, _Call(node.target))
 
-    def forward(self, value: Tensor) -> object:
-        return _Stepwise(self.graph_module, self).run(value)
+    def forward(self, *inputs: Tensor) -> object:
+        return _Stepwise(self.graph_module, self).run(*inputs)
 
 
 class _Call(nn.Module):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from mcompress.compress.quantize import kinds
 from mcompress.compress.quantize.choosing import Choice, Floor, Tried
@@ -23,6 +23,7 @@ from mcompress.compress.quantize.planner import Solution
 from mcompress.compress.quantize.recovery.recover import Recovered, RecoveryStep
 from mcompress.compress.quantize.recovery.selecting import for_plan
 from mcompress.compress.quantize.simulate import Simulated
+from mcompress.compress.tasks.task import Inputs
 from mcompress.errors import StageError, UsageError
 from mcompress.targets.schema import Fallback
 
@@ -117,15 +118,15 @@ def assigned(plan: PrecisionPlan, problem: Problem) -> Choice:
 
 
 def network_for(
-    plan: PrecisionPlan, original: fx.GraphModule, recovered: Recovered, inputs: Callable[[], Iterable[Tensor]]
+    plan: PrecisionPlan, original: fx.GraphModule, recovered: Recovered, inputs: Callable[[], Iterable[Inputs]]
 ) -> tuple[fx.GraphModule, tuple[RecoveryStep, ...]]:
     """The network that loses less under `plan`, the original or the recovered one, and by how much, measured on the first calibration inputs."""
     candidate = for_plan(recovered.twin, recovered.module, plan)
     seen = [value for _, value in zip(range(COMPARED), inputs(), strict=False)]
     with torch.no_grad():
-        exact = torch.cat([original(value) for value in seen])
+        exact = torch.cat([original(*value) for value in seen])
         before, after = (
-            sqnr_db(exact, torch.cat([simulated(value) for value in seen])) for simulated in (Simulated(original, plan), Simulated(candidate, plan))
+            sqnr_db(exact, torch.cat([simulated(*value) for value in seen])) for simulated in (Simulated(original, plan), Simulated(candidate, plan))
         )
     kept = after > before
     return candidate if kept else original, (*recovered.steps, RecoveryStep("use it for the given plan", before, after, kept))

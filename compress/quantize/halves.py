@@ -23,12 +23,12 @@ SCALED = {aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor}
 """Operators whose scalar operands become constants of a file."""
 
 
-def half_simulated(program: ExportedProgram) -> Callable[[Tensor], Tensor]:
+def half_simulated(program: ExportedProgram) -> Callable[..., Tensor]:
     """The network of `export_program(...)` as `Simulated` computes it with every operator FP16."""
     module = graph_of(program)
     operators = (PlannedOperator(node.name, "", kinds.kind_of(node), "fp16", "the whole file is FP16") for node in kinds.operators(module.graph))
     simulated = Simulated(module, PrecisionPlan(tuple(operators), {}))
-    return lambda value: simulated(value)
+    return lambda *inputs: simulated(*inputs)
 
 
 def half_constants(program: ExportedProgram) -> fx.GraphModule:

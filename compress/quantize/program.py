@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, fx, nn
@@ -21,8 +21,8 @@ from mcompress.compress.quantize.splits import SPLITTING, spell_out_splits
 from mcompress.errors import StageError
 
 
-def export_program(model: nn.Module, example: Tensor) -> ExportedProgram:
-    """`torch.export` of the network in evaluation mode at the shape of `example`, batch norms folded into the convolutions in front of
+def export_program(model: nn.Module, *examples: Tensor) -> ExportedProgram:
+    """`torch.export` of the network in evaluation mode at the shapes of `examples`, batch norms folded into the convolutions in front of
     them, splits spelled out as slices.
 
     Deterministic: the same network gives the same node names. Raises `StageError` when the network cannot be exported.
@@ -31,15 +31,16 @@ def export_program(model: nn.Module, example: Tensor) -> ExportedProgram:
         warnings.simplefilter("ignore", FutureWarning)  # torch copies the description of a graph's inputs by a name that it has deprecated
         network = copy.deepcopy(model).eval().requires_grad_(False)
     try:
-        program = torch.export.export(network, (example,))
+        program = torch.export.export(network, examples)
     except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError) as problem:
+        shapes = " and ".join(str(tuple(one.shape)) for one in examples)
         raise StageError(
-            f"torch.export cannot trace {type(model).__name__} at input shape {tuple(example.shape)}: {type(problem).__name__}: {problem}. "
+            f"torch.export cannot trace {type(model).__name__} at input shape {shapes}: {type(problem).__name__}: {problem}. "
             "The network must be a fixed graph: no branches on tensor values, no Python side effects."
         ) from problem
     targets = {node.target for node in program.graph.nodes}
     if not targets & (kinds.IDENTITY | SPLITTING | {torch.ops.aten.batch_norm.default}):
-        return _spelled_out(_without_changes_in_place(program, example))
+        return _spelled_out(_without_changes_in_place(program, examples))
     graph_module = graph_of(program)
     if torch.ops.aten.batch_norm.default in targets:
         from mcompress.compress.quantize.pt2e import fold_batch_norms  # imports torchao, see there
@@ -53,10 +54,10 @@ def export_program(model: nn.Module, example: Tensor) -> ExportedProgram:
     graph_module.graph.eliminate_dead_code()
     graph_module.delete_all_unused_submodules()
     graph_module.recompile()
-    return _spelled_out(_without_changes_in_place(torch.export.export(graph_module, (example,)), example))
+    return _spelled_out(_without_changes_in_place(torch.export.export(graph_module, examples), examples))
 
 
-def _without_changes_in_place(program: ExportedProgram, example: Tensor) -> ExportedProgram:
+def _without_changes_in_place(program: ExportedProgram, examples: tuple[Tensor, ...]) -> ExportedProgram:
     """Write operators that change a tensor in place (`relu_`) as those that make a new one, which whoever reads the tensor afterwards reads.
 
     What a program writes into its own input is nobody's: it is left out.
@@ -71,7 +72,7 @@ def _without_changes_in_place(program: ExportedProgram, example: Tensor) -> Expo
             node.replace_all_uses_with(node.args[1])
             module.graph.erase_node(node)
     module.recompile()
-    return torch.export.export(module, (example,))
+    return torch.export.export(module, examples)
 
 
 def _changes_in_place(node: fx.Node) -> bool:
@@ -95,12 +96,17 @@ def graph_of(program: ExportedProgram) -> fx.GraphModule:
     return module
 
 
-def with_parameters(model: nn.Module, example: Tensor, parameters: Mapping[str, Tensor]) -> fx.GraphModule:
+def as_inputs(examples: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """What a network is called with; a tensor alone is its only input."""
+    return (examples,) if isinstance(examples, Tensor) else tuple(examples)
+
+
+def with_parameters(model: nn.Module, examples: Tensor | Sequence[Tensor], parameters: Mapping[str, Tensor]) -> fx.GraphModule:
     """The network's graph with other values of some parameters; `export_program` of it has the same operators by the same names.
 
     Raises `StageError` for a parameter that the graph does not have, or has in another shape.
     """
-    module = graph_of(export_program(model, example))
+    module = graph_of(export_program(model, *as_inputs(examples)))
     state = module.state_dict()
     for name, value in parameters.items():
         if name not in state or state[name].shape != value.shape:
@@ -110,7 +116,7 @@ def with_parameters(model: nn.Module, example: Tensor, parameters: Mapping[str, 
     return module
 
 
-def reference_program(model: nn.Module, example: Tensor, plan: PrecisionPlan, *, fold_weights: bool = True) -> fx.GraphModule:
+def reference_program(model: nn.Module, examples: Tensor | Sequence[Tensor], plan: PrecisionPlan, *, fold_weights: bool = True) -> fx.GraphModule:
     """The network as the plan says: INT8 operators between quantize/dequantize pairs at the plan's scales, all others float.
 
     `fold_weights` stores weights as int8 constants; without it they stay fp32 behind a quantize node (LiteRT's converter wants that).
@@ -118,7 +124,7 @@ def reference_program(model: nn.Module, example: Tensor, plan: PrecisionPlan, *,
     """
     from mcompress.compress.quantize.pt2e import convert  # imports torchao, see there
 
-    converted = convert(graph_of(export_program(model, example)), example, plan, fold_weights=fold_weights)
+    converted = convert(graph_of(export_program(model, *as_inputs(examples))), as_inputs(examples), plan, fold_weights=fold_weights)
     check_against_plan(converted, plan)
     return converted
 

@@ -26,13 +26,13 @@ def fold_batch_norms(module: fx.GraphModule) -> None:
     _fuse_conv_bn_(module)
 
 
-def convert(module: fx.GraphModule, example: Tensor, plan: PrecisionPlan, *, fold_weights: bool) -> fx.GraphModule:
+def convert(module: fx.GraphModule, examples: tuple[Tensor, ...], plan: PrecisionPlan, *, fold_weights: bool) -> fx.GraphModule:
     """Insert quantize/dequantize pairs at the plan's scales."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecation notices of torch inside torchao's passes
         prepared = prepare_pt2e(module, PlanQuantizer(plan))
         with torch.no_grad():
-            prepared(example)  # shows the weights to their observers; activations have fixed scales
+            prepared(*examples)  # shows the weights to their observers; activations have fixed scales
         converted: fx.GraphModule = convert_pt2e(prepared, fold_quantize=fold_weights)
     _share_quantize_nodes(converted.graph)
     converted.recompile()

@@ -33,7 +33,7 @@ from mcompress.compress.quantize.sensitivity import Sensitivity, measure_sensiti
 from mcompress.compress.quantize.simulate import Simulated
 from mcompress.compress.quantize.uniform import uniform_plan
 from mcompress.compress.stage import StageContext, StageOutput
-from mcompress.compress.tasks.task import Sample
+from mcompress.compress.tasks.task import Inputs, Sample
 from mcompress.compress.train import CheckpointStore, Progress
 from mcompress.errors import StageError, UsageError
 from mcompress.record import HIGHEST_DB
@@ -44,28 +44,29 @@ from mcompress.targets.stages import QuantizeConfig
 
 def quantize(config: QuantizeConfig, context: StageContext) -> StageOutput:
     """Make the precision plan of `context.model`, and the parameters with which mixed files are written; the float network itself is unchanged."""
-    model, shape, quality = context.model.eval(), context.spec.input_shape, context.task.quality
-    example = next(_samples(1, context)).input
-    original = graph_of(export_program(model, example))
+    model, shapes, quality = context.model.eval(), context.spec.input_shapes, context.task.quality
+    examples = next(_samples(1, context)).inputs
+    original = graph_of(export_program(model, *examples))
     kept, given = kept_operators(original, config.keep), context.given_plan
     if given is not None:
         check_plan(given, original)
 
-    def inputs() -> Iterator[Tensor]:
-        return (sample.input for sample in _samples(config.samples, context))
+    def inputs() -> Iterator[Inputs]:
+        return (sample.inputs for sample in _samples(config.samples, context))
 
-    ranges, seen = calibrate(original, inputs(), config.range, context.spec.input_range, config.samples, context.progress("calibrate"))
+    input_ranges = [one.value_range for one in context.spec.inputs]
+    ranges, seen = calibrate(original, inputs(), config.range, input_ranges, config.samples, context.progress("calibrate"))
     first = recover(_options(config, context), original, uniform_plan(original, ranges), inputs, context.seed, *_work(context, "recover"))
     module, ranges = first.module, first.ranges
 
     def measured() -> str:
-        small, small_shape = _reduced(model, module, shape, config.sensitivity_size)
+        small, small_shape = _reduced(model, module, shapes, config.sensitivity_size)
         samples, count = _samples(config.sensitivity_samples, context, small_shape), config.sensitivity_samples
         return measure_sensitivity(small, samples, ranges, quality, count, context.progress("sensitivity")).to_json()
 
     # A plan that is given is not chosen, so nothing is measured for choosing it.
     sensitivity = Sensitivity() if given is not None else Sensitivity.from_json(context.remember("sensitivity", _sensitivity_key(config), measured))
-    table = named_table(module, shape)
+    table = named_table(module, *shapes)
     problem = problem_of(module, table, ranges, sensitivity, context.device, context.planned_units, keep=kept)
 
     def plan_for(chosen: Sequence[Precision], reasons: Sequence[str] | None = None) -> PrecisionPlan:
@@ -75,7 +76,7 @@ def quantize(config: QuantizeConfig, context: StageContext) -> StageOutput:
     def fresh() -> Iterator[Sample]:
         return islice(_samples(config.samples + config.verify_samples, context), config.samples, None)
 
-    def network_of(chosen: Sequence[Precision]) -> Callable[[Tensor], Tensor]:
+    def network_of(chosen: Sequence[Precision]) -> Callable[..., Tensor]:
         plan = plan_for(chosen)
         return Simulated(for_plan(first.twin, module, plan), plan)
 
@@ -87,7 +88,7 @@ def quantize(config: QuantizeConfig, context: StageContext) -> StageOutput:
     else:
         choice, plan = assigned(given, problem), given
         mixed, steps = network_for(given, original, first, inputs)
-    plan = _with_rows(plan, table, operator_table(model, shape))
+    plan = _with_rows(plan, table, operator_table(model, *shapes))
     last = recover(_options(config, context, final=True), mixed, plan, inputs, context.seed, *_work(context, "recover the plan"), reference=original)
     recovered, last_steps = replace(plan, ranges=last.ranges), last.steps
     (final,) = runner(original, lambda _: Simulated(last.module, recovered), fresh, quality)([choice.taken.solution])
@@ -96,7 +97,7 @@ def quantize(config: QuantizeConfig, context: StageContext) -> StageOutput:
         mixed, plan = last.module, recovered
     else:
         final, last_steps = choice.taken, tuple(replace(step, kept=False) for step in last_steps)
-    reference_program(model, example, plan)  # raises if the plan cannot be applied
+    reference_program(model, examples, plan)  # raises if the plan cannot be applied
     details = plan_details(config, problem, table, plan, choice, final, sensitivity)
     details |= {"calibration_samples": seen, "recovery": recovery_details({"all INT8": steps, "the plan": last_steps})}
     if given is None:
@@ -118,7 +119,7 @@ def quantize(config: QuantizeConfig, context: StageContext) -> StageOutput:
 def _options(config: QuantizeConfig, context: StageContext, *, final: bool = False) -> RecoveryOptions:
     """Before there is a plan everything is recovered for INT8 throughout; for the plan itself biases are, and what training can add."""
     return RecoveryOptions(
-        input_range=context.spec.input_range,
+        input_ranges=tuple(one.value_range for one in context.spec.inputs),
         range_method=config.range,
         equalize="equalize" in config.recover and not final,
         round_weights="round_weights" in config.recover and not final,
@@ -139,22 +140,25 @@ def _changed(original: fx.GraphModule, module: fx.GraphModule) -> dict[str, Tens
 
 
 def _samples(count: int, context: StageContext, shape: tuple[int, ...] | None = None) -> Iterator[Sample]:
-    shape = shape or context.spec.input_shape
-    return checked(context.task.calibration_samples(count, shape, context.seed), shape, context.spec.input_range)
+    spec = context.spec if shape is None else replace(context.spec, input_shape=shape)
+    return checked(context.task.calibration_samples(count, spec.input_shape, context.seed), spec.inputs)
 
 
-def _reduced(model: nn.Module, module: fx.GraphModule, shape: tuple[int, ...], size: int) -> tuple[fx.GraphModule, tuple[int, ...]]:
-    """The same network for smaller images, with the input shape: what quantizing costs does not depend on their size, what finding out takes does.
+def _reduced(
+    model: nn.Module, module: fx.GraphModule, shapes: tuple[tuple[int, ...], ...], size: int
+) -> tuple[fx.GraphModule, tuple[int, ...]]:
+    """The same network for smaller images, with their shape: what quantizing costs does not depend on their size, what finding out takes does.
 
     Where it does not take images of `size`, those of the next powers of two are tried, for a U-Net halves its images. A network that takes no other
     size, or becomes another graph with it, is measured as it is.
     """
+    shape, *others = shapes
     for side in (size, *(2**power for power in range(size.bit_length(), max(shape[2:]).bit_length()))):
         smaller = (*shape[:2], *(min(own, side) for own in shape[2:]))
         if smaller == shape:
             break
         try:
-            found = graph_of(export_program(model, torch.zeros(smaller)))
+            found = graph_of(export_program(model, *(torch.zeros(one) for one in (smaller, *others))))
         except (StageError, UsageError):
             continue
         if [(node.name, node.target) for node in found.graph.nodes] == [(node.name, node.target) for node in module.graph.nodes]:

@@ -21,7 +21,7 @@ from mcompress.compress.quantize import kinds
 from mcompress.compress.quantize.fake_quant import fake_quantize, fake_quantize_weight
 from mcompress.compress.quantize.plan import ActivationRange, PlannedOperator, Precision, PrecisionPlan
 from mcompress.compress.quantize.simulate import Simulated
-from mcompress.compress.tasks.task import Sample
+from mcompress.compress.tasks.task import Inputs, Sample
 from mcompress.compress.train import Progress
 from mcompress.errors import StageError
 from mcompress.record import HIGHEST_DB
@@ -83,7 +83,7 @@ def measure_sensitivity(
     found = Sensitivity()
     with torch.no_grad():
         for sample in samples:
-            tape = _Tape(module, sample.input)
+            tape = _Tape(module, sample.inputs)
             found.samples += 1
             found.signal += float(tape.output.double().square().sum())
             before = quality(tape.output, sample.truth)
@@ -104,12 +104,12 @@ def measure_sensitivity(
 
 
 class _Tape:
-    """The float value of every node for one input, and the output when some of them are replaced."""
+    """The float value of every node for one sample, and the output when some of them are replaced."""
 
-    def __init__(self, module: fx.GraphModule, value: Tensor) -> None:
+    def __init__(self, module: fx.GraphModule, inputs: Inputs) -> None:
         self._module = module
         self._interpreter = fx.Interpreter(module, garbage_collect_values=False)
-        self._interpreter.run(value)
+        self._interpreter.run(*inputs)
         self.values: dict[fx.Node, object] = dict(self._interpreter.env)
         self._output_node = next(node for node in module.graph.nodes if node.op == "output")
         self.output = self._output_of(self.values)

@@ -23,10 +23,10 @@ Watch = Callable[[fx.Node, Tensor], None]
 """Shown every operator's result as the other operators read it."""
 
 
-def simulate(module: fx.GraphModule, plan: PrecisionPlan, value: Tensor) -> Tensor:
-    """The output of the network under `plan` for the input `value`, (N, C, H, W); nothing is kept. For many inputs make one `Simulated`."""
+def simulate(module: fx.GraphModule, plan: PrecisionPlan, *inputs: Tensor) -> Tensor:
+    """The output of the network under `plan` for `inputs`; nothing is kept. For many inputs make one `Simulated`."""
     with torch.no_grad():
-        return Simulated(module, plan)(value)
+        return Simulated(module, plan)(*inputs)
 
 
 class Simulated(fx.Interpreter):
@@ -42,10 +42,10 @@ class Simulated(fx.Interpreter):
         self._on_grid: dict[fx.Node, ActivationRange] = {}
         self._constants: dict[tuple[str, str], Tensor] = {}
 
-    def __call__(self, value: Tensor) -> Tensor:
-        """The network's output for one input. Raises `StageError` when the network does not return one tensor."""
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        """The network's output. Raises `StageError` when the network does not return one tensor."""
         self._on_grid.clear()
-        output = self.run(value)
+        output = self.run(*inputs)
         if not isinstance(output, Tensor):
             raise StageError(f"the network returns a {type(output).__name__}; quantization needs one tensor")
         return output

@@ -9,17 +9,17 @@ import safetensors.torch
 from torch import nn
 
 from mcompress.compress.models.build import build
-from mcompress.compress.models.spec import ModelSpec
+from mcompress.compress.models.spec import InputSpec, ModelSpec
 from mcompress.errors import PlanError
 
 
-def embedded_network(task: str, input_shape: tuple[int, ...], input_range: tuple[float, float]) -> tuple[ModelSpec, nn.Module]:
+def embedded_network(task: str, inputs: tuple[InputSpec, ...]) -> tuple[ModelSpec, nn.Module]:
     """The network in the folder of `task` with its weights. Raises `PlanError` for a task that ships none."""
     folder = files(f"mcompress.compress.tasks.{task}")
     if not folder.joinpath("teacher.json").is_file():
         raise PlanError([f"model.teacher.network is embedded, but no original ships for {task}; name a network of `mcompress list models`"])
     record = json.loads(folder.joinpath("teacher.json").read_text(encoding="utf-8"))
-    spec = ModelSpec(record["model"], record["args"], (), input_shape, input_range)
+    spec = ModelSpec.taking(inputs, record["model"], record["args"])
     network = build(spec)
     weights = safetensors.torch.load(folder.joinpath("teacher.safetensors").read_bytes())
     network.load_state_dict({name: value.float() for name, value in weights.items()})

@@ -92,7 +92,7 @@ def held_out_quality(task: Task, network: nn.Module) -> dict[str, dict[str, floa
     return {
         sample.name: {
             task.baseline_name: round(task.quality(task.baseline(sample), sample.truth), 3),
-            "teacher": round(task.quality(network(sample.input), sample.truth), 3),
+            "teacher": round(task.quality(network(*sample.inputs), sample.truth), 3),
         }
         for sample in task.held_out()
     }

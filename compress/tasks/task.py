@@ -9,16 +9,34 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from mcompress.compress.models.spec import ModelSpec
+from mcompress.compress.models.spec import InputSpec, ModelSpec
+
+Inputs = tuple[Tensor, ...]
+"""What a network is called with, in order: the picture (N, C, H, W), then whatever else it takes, each batch first."""
+
+
+def moved(inputs: Inputs, device: torch.device) -> Inputs:
+    """The inputs on a device."""
+    return tuple(one.to(device) for one in inputs)
+
+
+def joined(inputs: Inputs, others: Inputs) -> Inputs:
+    """Two batches as one."""
+    return tuple(torch.cat(pair) for pair in zip(inputs, others, strict=True))
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample: its name, the network's input, and the truth; (N, C, H, W), N is 1 for held-out ones."""
+    """One sample: its name, the network's inputs, and the truth (N, C, H, W); N is 1 for held-out ones."""
 
     name: str
-    input: Tensor
+    inputs: Inputs
     truth: Tensor
+
+    @property
+    def picture(self) -> Tensor:
+        """The first input."""
+        return self.inputs[0]
 
 
 class Task(Protocol):
@@ -45,6 +63,9 @@ class Task(Protocol):
     def skipped(self) -> tuple[str, ...]:
         """Data that could not be used or were converted: `name: why`."""
 
+    def input_specs(self, input_shape: tuple[int, ...]) -> tuple[InputSpec, ...]:
+        """What networks take where the picture, the first of them, has this shape."""
+
     def embedded_teacher(self, input_shape: tuple[int, ...]) -> tuple[ModelSpec, nn.Module]:
         """The small teacher that ships with mcompress."""
 
@@ -58,24 +79,26 @@ class Task(Protocol):
     def held_out_sizes(self) -> Mapping[str, tuple[int, int]]:
         """Name of a held-out sample -> height and width of its input, pixels; known without computing it."""
 
-    def validation_batch(self) -> tuple[Tensor, Tensor]:
+    def validation_batch(self) -> tuple[Inputs, Tensor]:
         """(inputs, truths) from the training data, fixed, for choosing between candidates; never held out."""
 
     @property
     def validation_side(self) -> int:
         """Side of the inputs of `validation_batch`, pixels."""
 
-    def training_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def training_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> tuple[Inputs, Tensor]:
         """(inputs, truths) drawn from the labelled training data with augmentation; of unpaired data, only once `taught_by` gave truths."""
 
-    def unlabelled_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> Tensor:
+    def unlabelled_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> Inputs:
         """Inputs drawn from all training data, whether or not their truth is known, with augmentation."""
 
     def domain_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> Tensor:
         """Real pictures of the kind that outputs should be of, drawn from the training data; of unpaired data they belong to no input."""
 
     def reorient(self, images: tuple[Tensor, ...], generator: torch.Generator) -> tuple[Tensor, ...]:
-        """The same random change of orientation for all of them, which leaves an input, its truth and the teacher's output belonging together."""
+        """The same random change of orientation for all of these pictures, which leaves an input, its truth and the teacher's output belonging
+        together, and to whatever else the network takes.
+        """
 
     def largest_crop(self) -> int:
         """The largest `crop_size` that the training data can give."""

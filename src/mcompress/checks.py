@@ -132,7 +132,7 @@ def channel_problems(target: Target, task: Task) -> list[str]:
 def _pair(task: Task) -> tuple[Tensor, Tensor]:
     """One small training input and a real picture as large as its truth is, for their shapes."""
     side, generator = min(SMALLEST_SIDE, task.largest_crop()), torch.Generator().manual_seed(0)
-    return task.unlabelled_batch(1, side, generator), task.domain_batch(1, side, generator)
+    return task.unlabelled_batch(1, side, generator)[0], task.domain_batch(1, side, generator)
 
 
 def data_problems(target: Target, task: Task) -> list[str]:
@@ -198,19 +198,20 @@ def network_problems(target: Target, device: Device, unit: Unit, teacher: Networ
             )
     if not searches:
         try:
-            program = export_program(start[1], torch.zeros(target.model.input_shape))
+            program = export_program(start[1], *(torch.zeros(shape) for shape in start[0].input_shapes))
             if given is not None:  # what comes before the stage changes weights and channels, not operators
                 check_plan(given, graph_of(program))
         except MCompressError as error:
             problems.append(str(error))
         if not any(isinstance(stage, PruneConfig) for stage in target.stages):
-            problems.extend(_fixed_cost_problems(target, start[1]))
+            problems.extend(_fixed_cost_problems(target, start))
     return problems
 
 
-def _fixed_cost_problems(target: Target, network: nn.Module) -> list[str]:
+def _fixed_cost_problems(target: Target, start: Network) -> list[str]:
     """Limits that are missed already, where no stage changes the architecture."""
-    table, budget = operator_table(network, target.model.input_shape), target.budget
+    (spec, network), budget = start, target.budget
+    table = operator_table(network, *spec.input_shapes)
     costs = (
         ("macs_g", table.macs / 1e9, budget.macs_g, "GMACs"),
         ("peak_memory_mb", table.peak_activation_elements * FP32_BYTES / 1e6, budget.peak_memory_mb, "MB in fp32"),
@@ -308,12 +309,13 @@ def _students(target: Target, teacher: Network, start: Network) -> Iterator[Netw
 
 @torch.no_grad()
 def _output_shape(spec: ModelSpec, network: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape of the network's output, without computing it where that is possible."""
+    """Shape of the network's output for a picture of `shape`, without computing it where that is possible."""
+    shapes = (shape, *(one.shape for one in spec.further_inputs))
     try:
         with torch.device("meta"):
-            made = build_meta(spec).eval()(torch.zeros(shape, device="meta"))
+            made = build_meta(spec).eval()(*(torch.zeros(one, device="meta") for one in shapes))
     except (PlanError, *FAILURES):  # its code needs numbers, or something is truly wrong, which is raised again here
-        made = network(torch.zeros(shape))
+        made = network(*map(torch.zeros, shapes))
     if not isinstance(made, Tensor):
         raise TypeError(f"its output is a {type(made).__name__}; it must be one tensor")
     return tuple(made.shape)

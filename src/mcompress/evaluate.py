@@ -30,7 +30,7 @@ def score_network(task: Task, network: nn.Module, pictures: Path | None, name: s
 
     def run(sample: Sample) -> Tensor:
         with torch.no_grad():
-            return network(sample.input)  # type: ignore[no-any-return]
+            return network(*sample.inputs)  # type: ignore[no-any-return]
 
     return _score(task, run, pictures, name)
 
@@ -38,7 +38,7 @@ def score_network(task: Task, network: nn.Module, pictures: Path | None, name: s
 def score_baseline(task: Task, pictures: Path) -> Scores:
     """The trivial reference; also writes inputs and truths."""
     for sample in task.held_out():
-        save_picture(sample.input, task.input_range, pictures / sample.name / "input.png")
+        save_picture(sample.picture, task.input_range, pictures / sample.name / "input.png")
         save_picture(sample.truth, task.output_range, pictures / sample.name / "truth.png")
     return _score(task, task.baseline, pictures, task.baseline_name)
 
@@ -52,8 +52,8 @@ class References:
 
     def __init__(self, teacher: nn.Module, student: nn.Module, input_shape: tuple[int, ...], folder: Path) -> None:
         self._makers: Mapping[str, Callable[[Sample], Array]] = {
-            TEACHER: lambda sample: _picture(teacher, sample.input),
-            FLOAT_STUDENT: lambda sample: _tiled(lambda tile: _picture(student, torch.from_numpy(tile)), sample, input_shape),
+            TEACHER: lambda sample: _answer(teacher, *sample.inputs),
+            FLOAT_STUDENT: lambda sample: _tiled(lambda *tile: _answer(student, *map(torch.from_numpy, tile)), sample, input_shape),
         }
         folder.mkdir(parents=True, exist_ok=True)
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  (closed by __exit__)
@@ -83,7 +83,7 @@ class References:
 
 
 def score_file(
-    task: Task, run: Callable[[Array], Array], input_shape: tuple[int, ...], references: References, pictures: Path | None, name: str
+    task: Task, run: Callable[..., Array], input_shape: tuple[int, ...], references: References, pictures: Path | None, name: str
 ) -> dict[str, PictureRecord]:
     """Sample -> quality and likeness to the references, for an exported file, run on tiles of its fixed input size.
 
@@ -103,14 +103,15 @@ def score_file(
     return found
 
 
-def _tiled(run: Callable[[Array], Array], sample: Sample, input_shape: tuple[int, ...]) -> Array:
-    scale = sample.truth.shape[2] // sample.input.shape[2]
-    return run_tiled(run, sample.input.numpy(), (input_shape[2], input_shape[3]), scale)
+def _tiled(run: Callable[..., Array], sample: Sample, input_shape: tuple[int, ...]) -> Array:
+    """The file on a whole sample, tile by tile of its picture; what else it takes is the same for all of them."""
+    scale, further = sample.truth.shape[2] // sample.picture.shape[2], [one.numpy() for one in sample.inputs[1:]]
+    return run_tiled(lambda tile: run(tile, *further), sample.picture.numpy(), (input_shape[2], input_shape[3]), scale)
 
 
 @torch.no_grad()
-def _picture(network: nn.Module, value: Tensor) -> Array:
-    return network(value).numpy()  # type: ignore[no-any-return]
+def _answer(network: nn.Module, *inputs: Tensor) -> Array:
+    return network(*inputs).numpy()  # type: ignore[no-any-return]
 
 
 def _score(task: Task, run: Callable[[Sample], Tensor], pictures: Path | None, name: str) -> Scores:
@@ -147,11 +148,11 @@ def save_picture(image: Tensor, value_range: tuple[float, float], path: Path) ->
     Image.fromarray(pixels).save(path)
 
 
-def parity_inputs(task: Task, input_shape: tuple[int, ...]) -> list[NDArray[np.float32]]:
-    """Held-out inputs in the shape that the exported files take: the middle of each sample, mirrored where it is too small."""
-    inputs = []
+def parity_inputs(task: Task, input_shape: tuple[int, ...]) -> list[tuple[NDArray[np.float32], ...]]:
+    """Held-out inputs in the shapes that the exported files take: the middle of each picture, mirrored where it is too small, and the rest."""
+    found = []
     for sample in task.held_out()[:PARITY_INPUTS]:
-        picture = sample.input.numpy()
+        picture = sample.picture.numpy()
         for axis in (2, 3):
             size, wanted = picture.shape[axis], input_shape[axis]
             if size > wanted:
@@ -160,5 +161,6 @@ def parity_inputs(task: Task, input_shape: tuple[int, ...]) -> list[NDArray[np.f
                 pad = [(0, 0)] * 4
                 pad[axis] = (0, wanted - size)
                 picture = np.pad(picture, pad, mode="symmetric" if wanted >= 2 * size else "reflect")
-        inputs.append(np.ascontiguousarray(np.repeat(picture, input_shape[0], axis=0).astype(np.float32)))
-    return inputs
+        inputs = (picture, *(one.numpy() for one in sample.inputs[1:]))
+        found.append(tuple(np.ascontiguousarray(np.repeat(one, input_shape[0], axis=0).astype(np.float32)) for one in inputs))
+    return found

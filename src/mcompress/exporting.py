@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from mcompress.artifact import Artifact
 from mcompress.cache import Cache, Entry
 from mcompress.compress.cost import FP32_BYTES, operator_table
+from mcompress.compress.models.spec import InputSpec
 from mcompress.compress.quantize.halves import half_constants, half_simulated
 from mcompress.compress.quantize.plan import PrecisionPlan
 from mcompress.compress.quantize.program import export_program, graph_of, with_parameters
@@ -71,42 +72,41 @@ class Network:
     plan: PrecisionPlan | None
     recovered: dict[str, Tensor] | None
     digest: str
-    input_range: tuple[float, float]
-    input_shape: tuple[int, ...]
+    inputs: tuple[InputSpec, ...]
     stem: str
     """What its files are called, before the variant."""
     width: float | None = None
     """Its share of the channels, where it is one of several widths."""
 
     @cached_property
-    def example(self) -> Tensor:
-        """An input to trace it with."""
-        return torch.rand(self.input_shape, generator=torch.Generator().manual_seed(0))
+    def examples(self) -> dict[str, Tensor]:
+        """Inputs to trace it with, by name in their order."""
+        generator = torch.Generator().manual_seed(0)
+        return {one.name: torch.rand(one.shape, generator=generator) for one in self.inputs}
 
     @cached_property
     def mixed(self) -> nn.Module:
         """What mixed files are written from: the network itself, or with the parameters that quantization recovered."""
-        return self.model if self.recovered is None else with_parameters(self.model, self.example, self.recovered)
+        return self.model if self.recovered is None else with_parameters(self.model, tuple(self.examples.values()), self.recovered)
 
     @cached_property
-    def quantized(self) -> Callable[[Tensor], Tensor]:
+    def quantized(self) -> Callable[..., Tensor]:
         """What every mixed file is compared with, made once for all of them. The network has a plan."""
         if self.plan is None:
             raise ValueError("there is no plan")
-        simulated = Simulated(graph_of(export_program(self.mixed, self.example)), self.plan)
-        return lambda value: simulated(value)
+        simulated = Simulated(graph_of(export_program(self.mixed, *self.examples.values())), self.plan)
+        return lambda *inputs: simulated(*inputs)
 
 
 def export_all(
     made: Plan, final: Artifact, cache: Cache, log: Path, reporter: Reporter, *, force: bool, width: float | None = None
 ) -> list[ExportResult]:
     """Every backend of the target, float and (with a precision plan) mixed; `width` is the share of channels that a slimmable network has here."""
-    shape, stem = made.target.model.input_shape, stem_of(made.target, width)
-    network = Network(final.network(), final.plan, final.recovered, final.digest, final.spec.input_range, shape, stem, width)
+    network = Network(final.network(), final.plan, final.recovered, final.digest, final.spec.inputs, stem_of(made.target, width), width)
     jobs = export_jobs(made.target)
     report = reporter.progress(f"export, execute, compare, time{narrower_suffix(width, ' ')}")
     results = []
-    with References(made.teacher.eval(), network.model, network.input_shape, cache.root) as references:
+    with References(made.teacher.eval(), network.model, made.target.model.input_shape, cache.root) as references:
         for index, (config, variant) in enumerate(jobs):
             report(index, len(jobs), f"{config.backend} {variant}")
             results.append(_export(made, network, references, config, variant, cache, log, force=force))
@@ -155,9 +155,9 @@ def _export(
 
 
 def _write(made: Plan, network: Network, references: References, config: ExportConfig, variant: Variant, folder: Path) -> None:
-    backend, shape = backend_of(config), network.input_shape
+    backend, shape = backend_of(config), made.target.model.input_shape
     plan = network.plan if variant == "mixed" else None
-    written = backend.write(config, network.model if plan is None else network.mixed, network.example, plan, folder / f"{network.stem}-{variant}")
+    written = backend.write(config, network.model if plan is None else network.mixed, network.examples, plan, folder / f"{network.stem}-{variant}")
     reference = network.model if plan is None else network.quantized
     inputs = parity_inputs(made.task, shape)
     runner = _runner(config, written, thread_count(made.target))
@@ -171,10 +171,11 @@ def _write(made: Plan, network: Network, references: References, config: ExportC
         limit = config.float_limit if plan is None else config.int8_limit_db
         proof = proven(config.backend, written, networks, plan, runner, limit, _halved(config, network, plan))
         pictures = score_file(made.task, runner.run, shape, references, folder / "pictures", "file")
-        outputs = [runner.run(value) for value in inputs[:VECTORS]]
+        outputs = [runner.run(*values) for values in inputs[:VECTORS]]
         if config.backend in BACKENDS.values():
-            latency = profile(config.backend, written.path, shape, precision=_label(written), threads=1, seconds=config.profile_s)
-    walked, doubts = _walked(config, network, written, shape)
+            shapes = [one.shape for one in network.inputs]
+            latency = profile(config.backend, written.path, shapes, precision=_label(written), threads=1, seconds=config.profile_s)
+    walked, doubts = _walked(config, network, written)
     record = ExportRecord(
         backend=config.backend,
         variant=variant,
@@ -195,16 +196,16 @@ def _write(made: Plan, network: Network, references: References, config: ExportC
         width=network.width,
     )
     with torch.no_grad():
-        expected = [reference(torch.from_numpy(value)).numpy() for value in inputs[:VECTORS]]
+        expected = [reference(*map(torch.from_numpy, values)).numpy() for values in inputs[:VECTORS]]
     written = replace(written, fallbacks=(*written.fallbacks, *doubts, *proof.doubts))
     _store(folder, record, written, made, network, (inputs[:VECTORS], outputs, expected))
 
 
-def _walked(config: ExportConfig, network: Network, written: Written, shape: tuple[int, ...]) -> tuple[WalkedRecord | None, tuple[Fallback, ...]]:
+def _walked(config: ExportConfig, network: Network, written: Written) -> tuple[WalkedRecord | None, tuple[Fallback, ...]]:
     """The second count of an ONNX file, and where it differs from the operator table."""
     if config.backend != "onnx":
         return None, ()
-    cost, doubts = confirm(written.path, operator_table(network.model, shape))
+    cost, doubts = confirm(written.path, operator_table(network.model, *(one.shape for one in network.inputs)))
     if cost is None:
         return None, doubts
     return WalkedRecord(macs=cost.macs, peak_activation_bytes=cost.peak_activation_elements * FP32_BYTES, peak_at=cost.peak_at), doubts
@@ -224,7 +225,7 @@ def _halved(config: ExportConfig, network: Network, plan: PrecisionPlan | None) 
     """What a file that is FP16 throughout is compared with; None for all others."""
     if plan is not None or not isinstance(config, CoreMLConfig):
         return None
-    program = export_program(network.model, network.example)
+    program = export_program(network.model, *network.examples.values())
     return Halved(half_simulated(program), half_constants(program), config.half_limit_db)
 
 
@@ -246,9 +247,9 @@ def _store(
     written: Written,
     made: Plan,
     network: Network,
-    vectors: tuple[list[FloatArray], list[FloatArray | None], list[FloatArray]],
+    vectors: tuple[list[tuple[FloatArray, ...]], list[FloatArray | None], list[FloatArray]],
 ) -> None:
-    inputs = tuple(facts_of(port, value_range=network.input_range) for port in written.inputs)
+    inputs = tuple(facts_of(port, value_range=spec.value_range) for port, spec in zip(written.inputs, network.inputs, strict=True))
     outputs = tuple(facts_of(port, value_range=made.task.output_range) for port in written.outputs)
     facts: dict[str, JsonValue] = {
         "record": record.model_dump(mode="json"),
@@ -261,8 +262,9 @@ def _store(
     }
     (folder / "export.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
     given, found, expected = vectors
-    for index, (value, reference) in enumerate(zip(given, expected, strict=True)):
-        np.save(folder / f"input{index}.npy", value)
+    for index, (values, reference) in enumerate(zip(given, expected, strict=True)):
+        for position, value in enumerate(values):
+            np.save(folder / f"input{index}.{position}.npy", value)
         np.save(folder / f"reference{index}.npy", reference)
         output = found[index]
         if output is not None:
@@ -276,7 +278,7 @@ def _read(entry: Entry) -> ExportResult:
     vectors = tuple(
         TestVector(
             name,
-            np.load(folder / f"input{index}.npy"),
+            tuple(np.load(folder / f"input{index}.{position}.npy") for position in range(len(facts["inputs"]))),
             np.load(folder / f"reference{index}.npy"),
             np.load(folder / f"output{index}.npy") if (folder / f"output{index}.npy").exists() else None,
         )

@@ -35,7 +35,7 @@ def with_narrower(made: Plan, run: Run, widths: Sequence[NarrowerExports], cache
     """The record of the run with the narrower networks in it: models and stages by the names of their widths, files behind those of the widest."""
     known = {(fallback.what, fallback.reason) for fallback in run.fallbacks}
     for width in widths:
-        line, network = width.line, counted(made, width.line.artifact.spec, width.line.artifact.network())
+        line, network = width.line, counted(width.line.artifact.spec, width.line.artifact.network())
         scores = evaluate(made, cache, line.name, network).scores
         written = withheld(made, [result.record for result in width.exports])
         offers = make_offers(made, network.table, line.artifact.plan, written)
@@ -64,11 +64,10 @@ def _of_width(fallback: Fallback, name: str) -> Fallback:
     return fallback if name in fallback.where else fallback.model_copy(update={"where": f"{fallback.where} {name}"})
 
 
-def planned(made: Plan, widths: Sequence[NarrowerExports]) -> dict[str, Planned]:
+def planned(widths: Sequence[NarrowerExports]) -> dict[str, Planned]:
     """Name of a width -> its operators and its plan."""
-    shape = made.target.model.input_shape
     artifacts = {width.line.name: width.line.artifact for width in widths}
-    return {name: Planned(operator_table(artifact.network(), shape), artifact.plan) for name, artifact in artifacts.items()}
+    return {name: Planned(operator_table(artifact.network(), *artifact.spec.input_shapes), artifact.plan) for name, artifact in artifacts.items()}
 
 
 def _model(made: Plan, network: Counted, width: NarrowerExports, best: Offer | None, scores: dict[str, dict[str, float]]) -> ModelRecord:

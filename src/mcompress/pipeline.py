@@ -129,7 +129,7 @@ def execute(made: Plan, folder: Path, cache: Cache, *, force: Sequence[str], rep
     record = make_record(made, stages, exports, cache, reporter, quick=quick, folder=folder, peak_memory_mb=_peak_mb())
     record = with_narrower(made, record, widths, cache, folder)
     everything = [*exports, *(result for width in widths for result in width.exports)]
-    write_bundle_of(made, record, stages, everything, planned(made, widths), folder)
+    write_bundle_of(made, record, stages, everything, planned(widths), folder)
     record = record.model_copy(update={"seconds": time.monotonic() - started})
     record.save(folder)
     reporter.note("writing the report")

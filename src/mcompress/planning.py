@@ -13,7 +13,7 @@ from torch import nn
 from mcompress import checks
 from mcompress.artifact import model_digest
 from mcompress.cache import json_digest
-from mcompress.compress.models.spec import ModelSpec
+from mcompress.compress.models.spec import InputSpec, ModelSpec
 from mcompress.compress.quantize.given_plan import read_plan
 from mcompress.compress.quantize.plan import PrecisionPlan
 from mcompress.compress.tasks import load_task
@@ -163,7 +163,12 @@ def _teacher(target: Target, task: Task | None) -> checks.Network | None:
             return load_teacher(target.model, task)
         if target.model.teacher.network == "embedded":
             return None
-        return load_network(target.model.teacher, target.model.input_shape)
+        return load_network(target.model.teacher, _picture(target))
+
+
+def _picture(target: Target) -> tuple[InputSpec, ...]:
+    """What networks take of which nothing is known but the target's input shape."""
+    return (InputSpec("input", target.model.input_shape, (0.0, 1.0)),)
 
 
 def _start(target: Target, teacher: checks.Network | None) -> checks.Network | None:
@@ -172,7 +177,7 @@ def _start(target: Target, teacher: checks.Network | None) -> checks.Network | N
         torch.manual_seed(target.seed)  # a student without a checkpoint starts from weights that the seed decides
         if teacher is not None:
             return load_start(target.model, *teacher)
-        return None if target.model.student is None else load_network(target.model.student, target.model.input_shape)
+        return None if target.model.student is None else load_network(target.model.student, _picture(target))
 
 
 def _given_plan(target: Target, found: Problems) -> PrecisionPlan | None:

@@ -89,9 +89,9 @@ def make_record(
     reporter.note("evaluating on held-out data")
     final = stages[-1].artifact
     searched = next((s.artifact for s in stages if s.record.name == "search"), None)
-    teacher = counted(made, made.teacher_spec, made.teacher)
-    student = counted(made, searched.spec, searched.network()) if searched else counted(made, made.start_spec, made.start)
-    distilled = counted(made, final.spec, final.network())
+    teacher = counted(made.teacher_spec, made.teacher)
+    student = counted(searched.spec, searched.network()) if searched else counted(made.start_spec, made.start)
+    distilled = counted(final.spec, final.network())
     baseline = evaluate(made, cache, made.task.baseline_name, None)
     scored = {name: evaluate(made, cache, name, of) for name, of in (("teacher", teacher), ("student", student), ("distilled", distilled))}
     written = withheld(made, [result.record for result in exports])
@@ -162,7 +162,7 @@ def write_bundle_of(
     """The bundle in the run folder. `exports` are those of `record`, in their order; `narrower` has the networks of narrower widths."""
     files = [replace(result.file, record=entry) for entry, result in zip(record.exports, exports, strict=True) if entry.shipped]
     final = stages[-1].artifact
-    table = operator_table(final.network().eval(), made.target.model.input_shape)
+    table = operator_table(final.network().eval(), *final.spec.input_shapes)
     comparison = comparison_of(made, record, Planned(table, final.plan), narrower)
     plans = {name: network.plan for name, network in narrower.items() if network.plan is not None}
     return write_bundle(folder / "bundle", run=record, target=made.target, files=files, plan=final.plan, comparison=comparison, narrower_plans=plans)
@@ -180,9 +180,9 @@ def _data_record(made: Plan) -> DataRecord | None:
     )
 
 
-def counted(made: Plan, spec: ModelSpec, network: nn.Module) -> Counted:
-    """A network with its operators, for the target's input."""
-    return Counted(spec, network.eval(), operator_table(network, made.target.model.input_shape))
+def counted(spec: ModelSpec, network: nn.Module) -> Counted:
+    """A network with its operators."""
+    return Counted(spec, network.eval(), operator_table(network, *spec.input_shapes))
 
 
 def evaluate(made: Plan, cache: Cache, name: str, counted: Counted | None) -> Evaluated:

@@ -15,10 +15,11 @@ from mcompress.compress.quantize.plan import PrecisionPlan
 from mcompress.compress.quantize.recovery import parameters
 from mcompress.compress.quantize.recovery.channels import CHANNEL_AXIS
 from mcompress.compress.quantize.simulate import Simulated
+from mcompress.compress.tasks.task import Inputs
 from mcompress.errors import StageError
 
 
-def correct_biases(module: fx.GraphModule, plan: PrecisionPlan, reference: fx.GraphModule, inputs: Sequence[Tensor]) -> fx.GraphModule:
+def correct_biases(module: fx.GraphModule, plan: PrecisionPlan, reference: fx.GraphModule, inputs: Sequence[Inputs]) -> fx.GraphModule:
     """A copy of `module` with corrected biases; `reference` is the float network with the same operators and the same channel scales.
 
     Memory: the live activations of all `inputs`, twice. Operators without a bias stay as they are. Raises `StageError` without inputs.
@@ -54,12 +55,12 @@ def correct_biases(module: fx.GraphModule, plan: PrecisionPlan, reference: fx.Gr
 class _Stepwise:
     """An interpreter that is moved from node to node by hand."""
 
-    def __init__(self, interpreter: fx.Interpreter, value: Tensor) -> None:
-        self._interpreter, self._value = interpreter, value
+    def __init__(self, interpreter: fx.Interpreter, inputs: Inputs) -> None:
+        self._interpreter, self._inputs = interpreter, inputs
         interpreter.env = {}
 
     def step(self, node: fx.Node) -> None:
-        self._interpreter.args_iter = iter((self._value,))
+        self._interpreter.args_iter = iter(self._inputs)
         self._interpreter.env[node] = self._interpreter.run_node(node)
 
     def value(self, node: fx.Node) -> Tensor:

@@ -22,6 +22,7 @@ from mcompress.compress.quantize.plan import INT8_MAX, INT8_MIN, ActivationRange
 from mcompress.compress.quantize.recovery import parameters
 from mcompress.compress.quantize.representable import representable
 from mcompress.compress.quantize.simulate import Simulated
+from mcompress.compress.tasks.task import Inputs, moved
 from mcompress.compress.train import CheckpointStore, Progress, TrainSettings, train
 from mcompress.errors import StageError
 
@@ -41,7 +42,7 @@ def distill(
     module: fx.GraphModule,
     plan: PrecisionPlan,
     teacher: fx.GraphModule,
-    inputs: Sequence[Tensor],
+    inputs: Sequence[Inputs],
     settings: DistillSettings,
     seed: int,
     checkpoints: CheckpointStore,
@@ -54,7 +55,7 @@ def distill(
     if not inputs:
         raise StageError("no calibration inputs were given; recovery needs at least one")
     student = Student(module, plan)
-    objective = _Match(student, inputs, [parameters.float_output(teacher, value) for value in inputs], settings.batch_size)
+    objective = _Match(student, inputs, [parameters.float_output(teacher, *value) for value in inputs], settings.batch_size)
     warmup = min(20, settings.steps // 4)
     train(objective, TrainSettings(settings.steps, settings.learning_rate, seed, warmup_steps=warmup), checkpoints, progress)
     return student.result()
@@ -63,10 +64,10 @@ def distill(
 class _Match:
     """Objective: mean squared error to the float output, relative to what it is at the start; each batch in a random orientation."""
 
-    def __init__(self, student: Student, inputs: Sequence[Tensor], answers: Sequence[Tensor], batch_size: int) -> None:
+    def __init__(self, student: Student, inputs: Sequence[Inputs], answers: Sequence[Tensor], batch_size: int) -> None:
         self._student, self._inputs, self._answers, self._batch_size = student, inputs, answers, batch_size
         with torch.no_grad():
-            errors = [float((student(value) - answer).square().mean()) for value, answer in zip(inputs[:4], answers[:4], strict=True)]
+            errors = [float((student(*value) - answer).square().mean()) for value, answer in zip(inputs[:4], answers[:4], strict=True)]
         self._unit = max(sum(errors) / len(errors), 1e-20)
 
     def players(self) -> Mapping[str, nn.Module]:
@@ -80,10 +81,10 @@ class _Match:
 
     def begin_step(self, generator: torch.Generator, device: torch.device) -> None:
         chosen = torch.randint(len(self._inputs), (self._batch_size,), generator=generator).tolist()
-        self._batch = [(self._inputs[index].to(device), self._answers[index].to(device)) for index in chosen]
+        self._batch = [(moved(self._inputs[index], device), self._answers[index].to(device)) for index in chosen]
 
     def terms(self, player: str) -> Mapping[str, Tensor]:  # noqa: ARG002  (one player)
-        errors = [(self._student(value) - answer).square().mean() for value, answer in self._batch]
+        errors = [(self._student(*value) - answer).square().mean() for value, answer in self._batch]
         return {"output": torch.stack(errors).mean() / self._unit}
 
 
@@ -126,9 +127,9 @@ class Student(nn.Module):
             self.bias_steps[node.name] = torch.full_like(bias, written.scale) if written else steps
             self.biases[node.name] = nn.Parameter(torch.zeros_like(bias))
 
-    def forward(self, value: Tensor) -> Tensor:
+    def forward(self, *inputs: Tensor) -> Tensor:
         """(N, C, H, W) -> the network's output."""
-        return self.simulated(value)
+        return self.simulated(*inputs)
 
     def weight(self, name: str, weight: Tensor, axis: int) -> Tensor:
         """The present weight of an operator, on its grid."""

@@ -18,6 +18,7 @@ from mcompress.compress.quantize import kinds
 from mcompress.compress.quantize.plan import PrecisionPlan
 from mcompress.compress.quantize.recovery import parameters
 from mcompress.compress.quantize.recovery.channels import CHANNEL_AXIS, epsilon_of, removes_scale
+from mcompress.compress.tasks.task import Inputs
 from mcompress.errors import StageError
 
 PROBES = 2  # random sign patterns per input
@@ -48,14 +49,14 @@ def noise_sources(module: fx.GraphModule, plan: PrecisionPlan) -> list[fx.Node]:
     return found
 
 
-def measure_noise(module: fx.GraphModule, plan: PrecisionPlan, inputs: Iterable[Tensor], seed: int) -> NoiseModel:
+def measure_noise(module: fx.GraphModule, plan: PrecisionPlan, inputs: Iterable[Inputs], seed: int) -> NoiseModel:
     """Stream `inputs` through the float network, forwards and backwards. Raises `StageError` if there are none.
 
     Memory: the values of one input and statistics of the size of the channels and weights.
     """
     probe = _Probe(parameters.copied(module), noise_sources(module, plan), seed)
     for value in inputs:
-        probe.add(value)
+        probe.add(*value)
     return probe.result()
 
 
@@ -92,11 +93,11 @@ class _Probe(fx.Interpreter):
         found = read.detach().flatten(2).var(2, correction=0).amin(0) / epsilon_of(n)
         self._variances[n.name] = torch.minimum(self._variances.get(n.name, found), found)
 
-    def add(self, value: Tensor) -> None:
+    def add(self, *inputs: Tensor) -> None:
         """One input, (N, C, H, W)."""
         self._values.clear()
         with torch.enable_grad():
-            output = self.run(value.detach())
+            output = self.run(*(one.detach() for one in inputs))
         if not isinstance(output, Tensor):
             raise StageError(f"the network returns a {type(output).__name__}; quantization needs one tensor")
         tensors = [self._values[node.name] for node in self._sources]

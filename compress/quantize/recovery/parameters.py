@@ -56,10 +56,10 @@ def per_channel(values: Tensor, like: Tensor, axis: int) -> Tensor:
     return values.reshape([-1 if dimension == axis else 1 for dimension in range(like.ndim)])
 
 
-def float_output(module: fx.GraphModule, value: Tensor) -> Tensor:
+def float_output(module: fx.GraphModule, *inputs: Tensor) -> Tensor:
     """The float network's output. Raises `StageError` when it is not one tensor."""
     with torch.no_grad():
-        output = module(value)
+        output = module(*inputs)
     if not isinstance(output, Tensor):
         raise StageError(f"the network returns a {type(output).__name__}; quantization needs one tensor")
     return output

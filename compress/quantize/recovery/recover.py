@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from mcompress.calibration.observers import Method
 from mcompress.compress.quantize.calibrating import calibrate
@@ -20,6 +20,7 @@ from mcompress.compress.quantize.recovery.equalize import equalize
 from mcompress.compress.quantize.recovery.noise import measure_noise
 from mcompress.compress.quantize.recovery.rounding import feedback_shares, round_weights
 from mcompress.compress.quantize.simulate import Simulated
+from mcompress.compress.tasks.task import Inputs
 from mcompress.compress.train import CheckpointStore, Progress
 from mcompress.errors import StageError
 
@@ -28,7 +29,7 @@ HELD_BACK_EVERY = 5  # of them, every fifth is only measured on
 NOISE_INPUTS = 8
 LEAST_GAIN_DB = 0.02  # a step that gives less is not worth changing the network for
 
-InputStream = Callable[[], Iterator[Tensor]]
+InputStream = Callable[[], Iterator[Inputs]]
 """Opens the calibration inputs from the start."""
 
 
@@ -36,7 +37,7 @@ InputStream = Callable[[], Iterator[Tensor]]
 class RecoveryOptions:
     """Which steps are tried. `distill` None leaves training out."""
 
-    input_range: tuple[float, float]
+    input_ranges: tuple[tuple[float, float], ...]
     range_method: Method = "mse"
     equalize: bool = True
     round_weights: bool = True
@@ -104,14 +105,14 @@ class _Recovery:
         reference: fx.GraphModule,
         plan: PrecisionPlan,
         inputs: InputStream,
-        seen: Sequence[Tensor],
-        measured: Sequence[Tensor],
+        seen: Sequence[Inputs],
+        measured: Sequence[Inputs],
         seed: int,
         progress: Progress,
     ) -> None:
         self._options, self._original, self._inputs, self._seed, self._progress = options, reference, inputs, seed, progress
         self._seen, self._measured = seen, measured
-        self._exact = torch.cat([parameters.float_output(reference, value) for value in measured])
+        self._exact = torch.cat([parameters.float_output(reference, *value) for value in measured])
         self._module, self._twin, self._plan = module, module, plan
         self._steps: list[RecoveryStep] = []
         centres = options.equalize and bool(centred(module))
@@ -141,7 +142,7 @@ class _Recovery:
 
     def _calibrated(self, module: fx.GraphModule) -> dict[str, ActivationRange]:
         stream = (value for index, value in enumerate(self._inputs()) if not _held_back(index))
-        ranges, _ = calibrate(module, stream, self._options.range_method, self._options.input_range, len(self._seen), _silent)
+        ranges, _ = calibrate(module, stream, self._options.range_method, self._options.input_ranges, len(self._seen), _silent)
         return {name: ranges[name] for name in self._plan.ranges}
 
     def _try(self, name: str, module: fx.GraphModule, plan: PrecisionPlan) -> bool:
@@ -156,7 +157,7 @@ class _Recovery:
     def _sqnr_db(self, module: fx.GraphModule, plan: PrecisionPlan) -> float:
         simulated = Simulated(module, plan)
         with torch.no_grad():
-            return sqnr_db(self._exact, torch.cat([simulated(value) for value in self._measured]))
+            return sqnr_db(self._exact, torch.cat([simulated(*value) for value in self._measured]))
 
 
 def _silent(done: int, total: int, note: str) -> None:

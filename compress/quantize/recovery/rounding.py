@@ -23,6 +23,7 @@ from mcompress.compress.quantize.recovery import parameters
 from mcompress.compress.quantize.recovery.moments import Moments, MomentSum
 from mcompress.compress.quantize.recovery.noise import by_output_and_input, groups_of
 from mcompress.compress.quantize.simulate import Simulated
+from mcompress.compress.tasks.task import Inputs
 from mcompress.errors import StageError
 
 SHRINKS = (1.0, 0.97, 0.94, 0.9, 0.86, 0.82)  # scales that every row tries, relative to the one that clips nothing
@@ -31,7 +32,7 @@ BLOCK = 64  # columns between two updates of everything behind them
 MEMORY_MB = 256.0  # for covariances at a time; larger networks take several passes over the inputs
 
 
-def round_weights(module: fx.GraphModule, plan: PrecisionPlan, inputs: Iterable[Tensor], seed: int) -> fx.GraphModule:
+def round_weights(module: fx.GraphModule, plan: PrecisionPlan, inputs: Iterable[Inputs], seed: int) -> fx.GraphModule:
     """A copy of `module` in which the weights of INT8 operators lie on their grids, with biases that absorb the mean error.
 
     `inputs` is gone through once for every `MEMORY_MB` of covariances, so it must be a sequence, or a network must be small.
@@ -44,7 +45,7 @@ def round_weights(module: fx.GraphModule, plan: PrecisionPlan, inputs: Iterable[
     return found
 
 
-def feedback_shares(module: fx.GraphModule, plan: PrecisionPlan, inputs: Iterable[Tensor], seed: int) -> dict[str, Tensor]:
+def feedback_shares(module: fx.GraphModule, plan: PrecisionPlan, inputs: Iterable[Inputs], seed: int) -> dict[str, Tensor]:
     """Per INT8 weighted operator: what error feedback leaves of the noise of independent rounding, per weight, (O, I / groups, kernel), 0 to 1.
 
     Feedback rounds weight j at the cost of the variance of its input that the inputs rounded after it do not explain, instead of its mean square.
@@ -64,7 +65,7 @@ def feedback_shares(module: fx.GraphModule, plan: PrecisionPlan, inputs: Iterabl
     return found
 
 
-def _moments(module: fx.GraphModule, plan: PrecisionPlan, inputs: Iterable[Tensor], seed: int) -> Iterator[tuple[fx.Node, Moments]]:
+def _moments(module: fx.GraphModule, plan: PrecisionPlan, inputs: Iterable[Inputs], seed: int) -> Iterator[tuple[fx.Node, Moments]]:
     """Every INT8 weighted operator with weights of its own, with the moments of what it reads.
 
     Not grouped transposed convolutions: their groups share the scales of the output channels.
@@ -94,7 +95,7 @@ def _parts(module: fx.GraphModule, nodes: list[fx.Node]) -> Iterator[list[fx.Nod
         yield part
 
 
-def _measure(module: fx.GraphModule, plan: PrecisionPlan, nodes: list[fx.Node], inputs: Iterable[Tensor], seed: int) -> dict[fx.Node, Moments]:
+def _measure(module: fx.GraphModule, plan: PrecisionPlan, nodes: list[fx.Node], inputs: Iterable[Inputs], seed: int) -> dict[fx.Node, Moments]:
     """One pass: the moments of what these operators read in the quantized network."""
     sums = {node: MomentSum(node, parameters.weight_of(module, node)) for node in nodes}
     readers: dict[str, list[fx.Node]] = {}
@@ -109,7 +110,7 @@ def _measure(module: fx.GraphModule, plan: PrecisionPlan, nodes: list[fx.Node], 
     simulated = Simulated(module, plan, watch)
     with torch.no_grad():
         for value in inputs:
-            simulated(value)
+            simulated(*value)
     return {node: found.result() for node, found in sums.items()}
 
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mcompress.compress.models.spec import ModelSpec
+from mcompress.compress.models.spec import InputSpec, ModelSpec
 from mcompress.compress.tasks import photographs
 from mcompress.compress.tasks.embedded_network import embedded_network
 from mcompress.compress.tasks.super_resolution import photos
-from mcompress.compress.tasks.task import Sample
+from mcompress.compress.tasks.task import Inputs, Sample
 from mcompress.targets.schema import DataConfig
 
 SMALLEST_SIDE = 128  # pixels; shorter photographs cannot give a training crop of 32 low-resolution pixels
@@ -58,30 +58,35 @@ class SuperResolution:
     def _levels(self) -> tuple[Tensor, ...]:
         return photos.pyramid(self.training_photos.photos, SMALLEST_SIDE)
 
+    def input_specs(self, input_shape: tuple[int, ...]) -> tuple[InputSpec, ...]:
+        """The picture alone."""
+        return (InputSpec("input", input_shape, self.input_range),)
+
     def embedded_teacher(self, input_shape: tuple[int, ...]) -> tuple[ModelSpec, nn.Module]:
         """A small RRDBNet; `teacher.json` beside its weights says how it was made and `teacher.py` makes it again."""
-        return embedded_network(self.name, input_shape, self.input_range)
+        return embedded_network(self.name, self.input_specs(input_shape))
 
     def held_out(self) -> tuple[Sample, ...]:
         """The held-out photographs as pairs."""
         pairs = ((photo.name, *photos.whole_pair(photo)) for photo in self.held_out_photos.photos)
-        return tuple(Sample(name, low, high) for name, low, high in pairs)
+        return tuple(Sample(name, (low,), high) for name, low, high in pairs)
 
     @property
     def held_out_sizes(self) -> dict[str, tuple[int, int]]:
         """Name of a held-out photograph -> height and width at low resolution, pixels."""
         return {photo.name: (photo.pixels.shape[1] // photos.SCALE, photo.pixels.shape[2] // photos.SCALE) for photo in self.held_out_photos.photos}
 
-    def validation_batch(self) -> tuple[Tensor, Tensor]:
+    def validation_batch(self) -> tuple[Inputs, Tensor]:
         """Fixed crops of the training photographs, augmented as in training: (24, 3, 32, 32) and (24, 3, 128, 128)."""
         return self.training_batch(VALIDATION_CROPS, VALIDATION_SIZE, torch.Generator().manual_seed(VALIDATION_SEED))
 
-    def training_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def training_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> tuple[Inputs, Tensor]:
         """Random augmented crops: low (N, 3, crop_size, crop_size) and high (N, 3, 4*crop_size, 4*crop_size), in [0, 1]."""
         fitting = tuple(level for level in self._levels if min(level.shape[1:]) >= crop_size * photos.SCALE)
-        return photos.random_batch(fitting, batch_size, crop_size, generator)
+        low, high = photos.random_batch(fitting, batch_size, crop_size, generator)
+        return (low,), high
 
-    def unlabelled_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> Tensor:
+    def unlabelled_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> Inputs:
         """Low crops as in training: of photographs the truth is always known."""
         return self.training_batch(batch_size, crop_size, generator)[0]
 
@@ -115,7 +120,7 @@ class SuperResolution:
             which = [(index * batch + k) % len(highs) for k in range(batch)]
             truth = torch.cat([_crop(highs[k], height * photos.SCALE, width * photos.SCALE, generator) for k in which])
             names = "+".join(self.training_photos.photos[k].name for k in which)
-            yield Sample(f"{names} #{index}", photos.degrade(truth), truth)
+            yield Sample(f"{names} #{index}", (photos.degrade(truth),), truth)
 
     def quality(self, output: Tensor, truth: Tensor) -> float:
         """Peak signal-to-noise ratio over all RGB values, dB, after clipping to [0, 1] and rounding to 8 bits."""
@@ -124,7 +129,7 @@ class SuperResolution:
 
     def baseline(self, sample: Sample) -> Tensor:
         """Bicubic enlargement."""
-        return photos.bicubic_upsample(sample.input)
+        return photos.bicubic_upsample(sample.picture)
 
 
 def _crop(image: Tensor, height: int, width: int, generator: torch.Generator) -> Tensor:

@@ -147,17 +147,17 @@ def _write(
 def _quality(task: Translation, network: nn.Module) -> dict[str, JsonValue]:
     """How near to its target an input gets of pairs that nothing was trained on, and how near the mean colour is."""
     inputs, truths = task.validation_batch()
-    made = {"validation_psnr_db": network(inputs), "validation_psnr_db_of_mean_colour": task.baseline(Sample("validation", inputs, truths))}
+    made = {"validation_psnr_db": network(*inputs), "validation_psnr_db_of_mean_colour": task.baseline(Sample("validation", inputs, truths))}
     return {name: round(task.quality(picture, truths), 3) for name, picture in made.items()}
 
 
 @torch.no_grad()
 def _cycle_quality(task: UnpairedTranslation, a_to_b: nn.Module, b_to_a: nn.Module, *, embedded: bool) -> dict[str, JsonValue]:
     """How inputs that nothing was trained on come back from both generators; of embedded data, whose truth is known, how near to it they get."""
-    inputs, made = task.taught_by(a_to_b).validation_batch()
+    (inputs,), made = task.taught_by(a_to_b).validation_batch()
     found: dict[str, JsonValue] = {"validation_cycle_psnr_db": round(crops.psnr_db(b_to_a(made), inputs), 3)}
     if embedded:
-        samples = [Sample(pair.name, crops.whole(pair.input), crops.whole(pair.target)) for pair in objects().held_out]
-        found["held_out_psnr_db"] = round(fmean(crops.psnr_db(a_to_b(one.input), one.truth) for one in samples), 3)
+        samples = [Sample(pair.name, (crops.whole(pair.input),), crops.whole(pair.target)) for pair in objects().held_out]
+        found["held_out_psnr_db"] = round(fmean(crops.psnr_db(a_to_b(one.picture), one.truth) for one in samples), 3)
         found["held_out_psnr_db_of_mean_colour"] = round(fmean(crops.psnr_db(task.baseline(one), one.truth) for one in samples), 3)
     return found

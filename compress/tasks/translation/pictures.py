@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from mcompress.compress.models.spec import ModelSpec
+from mcompress.compress.models.spec import InputSpec, ModelSpec
 from mcompress.compress.tasks.embedded_network import embedded_network
 from mcompress.compress.tasks.task import Sample
 from mcompress.compress.tasks.translation import crops
@@ -29,9 +29,13 @@ class PictureTranslation:
         """
         self._held_out_inputs, self._targets, self.mirrors = held_out_inputs, targets, mirrors
 
+    def input_specs(self, input_shape: tuple[int, ...]) -> tuple[InputSpec, ...]:
+        """The picture alone."""
+        return (InputSpec("input", input_shape, self.input_range),)
+
     def embedded_teacher(self, input_shape: tuple[int, ...]) -> tuple[ModelSpec, nn.Module]:
         """The original that ships for edges to objects."""
-        return embedded_network(self.name, input_shape, self.input_range)
+        return embedded_network(self.name, self.input_specs(input_shape))
 
     @property
     def held_out_sizes(self) -> dict[str, tuple[int, int]]:

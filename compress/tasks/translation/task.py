@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mcompress.compress.tasks.photographs import Photo, PhotoSet
-from mcompress.compress.tasks.task import Sample
+from mcompress.compress.tasks.task import Inputs, Sample
 from mcompress.compress.tasks.translation import crops, folders
 from mcompress.compress.tasks.translation.embedded import EMBEDDED
 from mcompress.compress.tasks.translation.pairs import Pair, pairs_digest, split
@@ -83,26 +83,26 @@ class Translation(PictureTranslation):
 
     def held_out(self) -> tuple[Sample, ...]:
         """The held-out pairs, whole but for sides cut to a multiple of 4."""
-        return tuple(Sample(p.name, crops.whole(p.input), crops.whole(p.target)) for p in self.held_out_pairs)
+        return tuple(Sample(p.name, (crops.whole(p.input),), crops.whole(p.target)) for p in self.held_out_pairs)
 
-    def validation_batch(self) -> tuple[Tensor, Tensor]:
+    def validation_batch(self) -> tuple[Inputs, Tensor]:
         """Squares of the labelled pairs that are not trained on, as many as `crops.VALIDATION_PIXELS` allow: (N, 3, S, S) twice."""
         inputs, truths = crops.validation_tiles([(pair.input, pair.target) for pair in self.pool.validation])
-        return inputs, truths
+        return (inputs,), truths
 
     @property
     def validation_side(self) -> int:
         """Side of the squares of `validation_batch`, pixels."""
         return crops.tile_side([pair.input for pair in self.pool.validation])
 
-    def training_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def training_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> tuple[Inputs, Tensor]:
         """Random crops of labelled pairs: (N, 3, crop_size, crop_size) twice; mirrored at random where the data allow it."""
         inputs, truths = self.reorient(crops.random_crops(self._labelled, batch_size, crop_size, generator), generator)
-        return inputs, truths
+        return (inputs,), truths
 
-    def unlabelled_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> Tensor:
+    def unlabelled_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> Inputs:
         """Random crops of inputs, labelled (but for those of validation) and unlabelled ones alike: (N, 3, crop_size, crop_size)."""
-        return self.reorient(crops.random_crops(self._inputs, batch_size, crop_size, generator), generator)[0]
+        return self.reorient(crops.random_crops(self._inputs, batch_size, crop_size, generator), generator)
 
     def domain_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> Tensor:
         """Random crops of the labelled pairs' targets: (N, 3, crop_size, crop_size)."""
@@ -120,4 +120,4 @@ class Translation(PictureTranslation):
         """Parts of labelled training pairs with inputs of `input_shape`, mirrored at the border where a pair is too small."""
         pairs = [(pair.name, (pair.input, pair.target)) for pair in self.pool.labelled]
         for name, (inputs, truths) in crops.parts(pairs, count, input_shape, seed):
-            yield Sample(name, inputs, truths)
+            yield Sample(name, (inputs,), truths)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mcompress.compress.tasks.photographs import Photo, PhotoSet, first_reasons
-from mcompress.compress.tasks.task import Sample
+from mcompress.compress.tasks.task import Inputs, Sample
 from mcompress.compress.tasks.translation import crops, folders
 from mcompress.compress.tasks.translation.embedded import EMBEDDED
 from mcompress.compress.tasks.translation.pairs import ONE_IN, name_hash
@@ -87,9 +87,9 @@ class UnpairedTranslation(PictureTranslation):
     @cached_property
     def _held_out(self) -> tuple[Sample, ...]:
         inputs = ((photo.name, crops.whole(photo.pixels)) for photo in self.held_out_photos.photos)
-        return tuple(Sample(name, image, self._truth(image)) for name, image in inputs)
+        return tuple(Sample(name, (image,), self._truth(image)) for name, image in inputs)
 
-    def validation_batch(self) -> tuple[Tensor, Tensor]:
+    def validation_batch(self) -> tuple[Inputs, Tensor]:
         """Squares of inputs that are not trained on, as many as `crops.VALIDATION_PIXELS` allow, and what the original makes of them:
         (N, 3, S, S) twice.
         """
@@ -101,21 +101,21 @@ class UnpairedTranslation(PictureTranslation):
         return crops.tile_side([photo.pixels for photo in self.validation])
 
     @cached_property
-    def _validation(self) -> tuple[Tensor, Tensor]:
+    def _validation(self) -> tuple[Inputs, Tensor]:
         (inputs,) = crops.validation_tiles([(photo.pixels,) for photo in self.validation])
-        return inputs, self._truth(inputs)
+        return (inputs,), self._truth(inputs)
 
-    def training_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def training_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> tuple[Inputs, Tensor]:
         """Random crops of inputs and what the original makes of them, (N, 3, crop_size, crop_size) twice: the pseudo truth of GAN Compression.
 
         Raises `PlanError` before `taught_by`.
         """
         inputs = self.unlabelled_batch(batch_size, crop_size, generator)
-        return inputs, self._truth(inputs)
+        return inputs, self._truth(*inputs)
 
-    def unlabelled_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> Tensor:
+    def unlabelled_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> Inputs:
         """Random crops of inputs, but for those of validation: (N, 3, crop_size, crop_size)."""
-        return self._batch(self.inputs, batch_size, crop_size, generator)
+        return (self._batch(self.inputs, batch_size, crop_size, generator),)
 
     def domain_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> Tensor:
         """Random crops of pictures of the target domain: (N, 3, crop_size, crop_size)."""
@@ -136,7 +136,7 @@ class UnpairedTranslation(PictureTranslation):
         """Parts of inputs of `input_shape`, mirrored at the border where a picture is too small, and what the original makes of them."""
         photos = [(photo.name, (photo.pixels,)) for photo in self.inputs]
         for name, (inputs,) in crops.parts(photos, count, input_shape, seed):
-            yield Sample(name, inputs, self._truth(inputs))
+            yield Sample(name, (inputs,), self._truth(inputs))
 
     @torch.no_grad()
     def _truth(self, inputs: Tensor) -> Tensor:
