@@ -38,6 +38,8 @@ LEAST_VOTES = 20
 """Windows that must agree. Frontal faces of about 100 pixels get 70 to 140; the most that other textures got in 19 photographs was 12."""
 BORDER = 1 / 3
 """The mirrored border, as a share of the shorter side, with which a frame is searched again where a face may reach over its edge."""
+FILLS = 0.8
+"""The share of the shorter side from which a box may be that small only because windows end where the frame ends."""
 ENLARGED, LOWERED = 1.2, 0.07
 """From a window of the cascade, which ends above the chin, to a box: its side, and how far its middle lies lower, in sides of the window.
 
@@ -73,13 +75,18 @@ def find_faces(frame: Tensor) -> tuple[Box, ...]:
     """The faces of a frame, uint8 (3, H, W), the surest first."""
     grey = Image.fromarray(frame.permute(1, 2, 0).contiguous().numpy()).convert("L")
     boxes = _search(grey)
-    if boxes and all(min(box.x, box.y, grey.width - box.x - box.side, grey.height - box.y - box.side) >= 0 for box in boxes):
+    if boxes and all(_lies_within(box, grey.width, grey.height) for box in boxes):
         return boxes
     border = round(min(grey.size) * BORDER)
     around = _search(Image.fromarray(np.pad(np.asarray(grey), border, mode="symmetric")))
     moved = (Box(box.x - border, box.y - border, box.side) for box in around)
     inside = tuple(box for box in moved if 0 <= box.x + box.side / 2 <= grey.width and 0 <= box.y + box.side / 2 <= grey.height)
     return inside if len(inside) >= len(boxes) else boxes  # the border makes all else look smaller
+
+
+def _lies_within(box: Box, width: int, height: int) -> bool:
+    edges = min(box.x, box.y, width - box.x - box.side, height - box.y - box.side)
+    return edges >= 0 and box.side < FILLS * min(width, height)
 
 
 def find_face(frame: Tensor, name: str) -> Box:

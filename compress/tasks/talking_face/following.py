@@ -47,7 +47,7 @@ def follow_face(frames: Tensor, name: str, every: int = EVERY) -> Track:
     crowded = Counter(len(boxes) for boxes in found if len(boxes) > 1)
     if crowded.total() * 2 > len(seen):
         raise PlanError([f"{name}: {several(crowded.most_common(1)[0][0])}"])
-    boxes = _one_each([one for one in found if one])
+    boxes = _steady(_one_each([one for one in found if one]))
     return Track(_between(seen, boxes, len(frames)), _notes(name, probes, seen, crowded.total(), boxes))
 
 
@@ -69,12 +69,19 @@ def _middle(box: Box) -> NDArray[np.float64]:
     return np.array([box.x + box.side / 2, box.y + box.side / 2, box.side])
 
 
+def _steady(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Without single boxes that differ from both neighbours, which are false."""
+    from scipy import ndimage
+
+    steady: NDArray[np.float64] = ndimage.median_filter(boxes, size=(3, 1), mode="nearest")
+    return steady
+
+
 def _between(seen: Sequence[int], boxes: NDArray[np.float64], count: int) -> tuple[Box, ...]:
     """A box for each of `count` frames from those of the frames `seen`."""
     from scipy import ndimage
 
-    steady = ndimage.median_filter(boxes, size=(3, 1), mode="nearest")  # a single box that differs from both neighbours is a false one
-    every = np.stack([np.interp(np.arange(count), seen, column) for column in steady.T], axis=1)
+    every = np.stack([np.interp(np.arange(count), seen, column) for column in boxes.T], axis=1)
     smoothness = (PLACE_SMOOTHNESS, PLACE_SMOOTHNESS, SIDE_SMOOTHNESS)
     smooth = [ndimage.gaussian_filter1d(column, sigma, mode="nearest") for column, sigma in zip(every.T, smoothness, strict=True)]
     return tuple(Box(float(x - side / 2), float(y - side / 2), float(side)) for x, y, side in zip(*smooth, strict=True))
