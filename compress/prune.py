@@ -122,7 +122,7 @@ def _met(config: PruneConfig, removed: int, wanted: int, now_ms: float, before_m
 def _accumulate_gradients(model: nn.Module, config: PruneConfig, context: StageContext) -> None:
     model.requires_grad_(True)
     model.zero_grad(set_to_none=True)
-    crop = min(IMPORTANCE_CROP, context.task.largest_crop())
+    crop = max(min(IMPORTANCE_CROP, context.task.largest_crop()), context.task.smallest_crop())
     for index in range(config.importance_batches):
         generator = step_generator(context.seed, index)
         if context.task.paired:

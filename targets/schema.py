@@ -130,6 +130,10 @@ def _one_picture(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape
 
 
+FACES = (1, 6, 96, 96)
+"""A face with its lower half masked above a reference frame, as talking-face networks take it."""
+
+
 class ModelConfig(Frozen):
     """The model: its task, the teacher, where compression starts, and the input that the exported files take.
 
@@ -137,12 +141,17 @@ class ModelConfig(Frozen):
     `checkpoint` directly under `model`.
     """
 
-    task: Literal["super_resolution", "translation"] = "super_resolution"
+    task: Literal["super_resolution", "translation", "talking_face"] = "super_resolution"
     teacher: TeacherConfig = TeacherConfig()
     student: NetworkConfig | None = None
     """Where compression starts when no search stage builds a student; the teacher itself if left out."""
     input_shape: Annotated[tuple[Annotated[int, Field(ge=1)], ...], AfterValidator(_one_picture)] = (1, 3, 128, 128)
-    """(1, channels, height, width) that the exported files take; larger pictures go through them in tiles."""
+    """(1, channels, height, width) that the exported files take; larger pictures go through them in tiles. Talking faces are (1, 6, 96, 96)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shape_of_faces(cls, value: object) -> object:
+        return {"input_shape": FACES, **value} if isinstance(value, dict) and value.get("task") == "talking_face" else value
 
     @model_validator(mode="before")
     @classmethod
@@ -232,12 +241,13 @@ class Target(Frozen):
     def quick(self) -> Target:
         """The same path with tiny budgets: few steps, a small input, and no quality floor, since nothing that comes out means anything.
 
-        A U-Net keeps the size of its input and of the crops, because it halves them as often as they allow.
+        A U-Net keeps the size of its input and of the crops, because it halves them as often as they allow; faces have one size.
         """
         batch, channels, *sides = self.model.input_shape
         model = self.model.model_copy(update={"input_shape": (batch, channels, *(min(side, 32) for side in sides))})
         stages = tuple(stage.quick() for stage in self.stages)
-        if any(network is not None and network.network == "unet_generator" for network in (model.teacher, model.student)):
+        unet = any(network is not None and network.network == "unet_generator" for network in (model.teacher, model.student))
+        if unet or model.task == "talking_face":
             model = self.model
             stages = tuple(
                 quick.model_copy(update={"crop_size": stage.crop_size, "batch_size": min(stage.batch_size, 2)})

@@ -144,9 +144,7 @@ def _samples(count: int, context: StageContext, shape: tuple[int, ...] | None = 
     return checked(context.task.calibration_samples(count, spec.input_shape, context.seed), spec.inputs)
 
 
-def _reduced(
-    model: nn.Module, module: fx.GraphModule, shapes: tuple[tuple[int, ...], ...], size: int
-) -> tuple[fx.GraphModule, tuple[int, ...]]:
+def _reduced(model: nn.Module, module: fx.GraphModule, shapes: tuple[tuple[int, ...], ...], size: int) -> tuple[fx.GraphModule, tuple[int, ...]]:
     """The same network for smaller images, with their shape: what quantizing costs does not depend on their size, what finding out takes does.
 
     Where it does not take images of `size`, those of the next powers of two are tried, for a U-Net halves its images. A network that takes no other

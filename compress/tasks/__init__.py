@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mcompress.compress.tasks.super_resolution.task import SuperResolution
+from mcompress.compress.tasks.talking_face.task import TalkingFace
 from mcompress.compress.tasks.task import Task
 from mcompress.compress.tasks.translation.task import Translation
 from mcompress.targets.schema import DataConfig, Target
 
-TASKS: dict[str, Callable[[DataConfig], Task]] = {"super_resolution": SuperResolution.from_config, "translation": Translation.from_config}
+TASKS: dict[str, Callable[[DataConfig], Task]] = {
+    "super_resolution": SuperResolution.from_config,
+    "translation": Translation.from_config,
+    "talking_face": TalkingFace.from_config,
+}
 
 
 def load_task(target: Target) -> Task:

@@ -15,6 +15,10 @@ Inputs = tuple[Tensor, ...]
 """What a network is called with, in order: the picture (N, C, H, W), then whatever else it takes, each batch first."""
 
 
+SMALLEST_CROP = 8
+"""Pixels; on less, most of what a network computes is its padding."""
+
+
 def moved(inputs: Inputs, device: torch.device) -> Inputs:
     """The inputs on a device."""
     return tuple(one.to(device) for one in inputs)
@@ -99,6 +103,9 @@ class Task(Protocol):
         """The same random change of orientation for all of these pictures, which leaves an input, its truth and the teacher's output belonging
         together, and to whatever else the network takes.
         """
+
+    def smallest_crop(self) -> int:
+        """The smallest `crop_size` that means anything; the largest one, where pictures are never cut."""
 
     def largest_crop(self) -> int:
         """The largest `crop_size` that the training data can give."""

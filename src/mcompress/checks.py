@@ -22,7 +22,7 @@ from mcompress.compress.tasks.task import Task
 from mcompress.errors import MCompressError, PlanError, StageError, UsageError
 from mcompress.targets.device import Device, Unit
 from mcompress.targets.reach import ships_as
-from mcompress.targets.schema import SMALLEST_SIDE, Target
+from mcompress.targets.schema import Target
 from mcompress.targets.stages import (
     AdaptiveDistillConfig,
     DistillConfig,
@@ -131,14 +131,20 @@ def channel_problems(target: Target, task: Task) -> list[str]:
 
 def _pair(task: Task) -> tuple[Tensor, Tensor]:
     """One small training input and a real picture as large as its truth is, for their shapes."""
-    side, generator = min(SMALLEST_SIDE, task.largest_crop()), torch.Generator().manual_seed(0)
+    side, generator = min(task.smallest_crop(), task.largest_crop()), torch.Generator().manual_seed(0)
     return task.unlabelled_batch(1, side, generator)[0], task.domain_batch(1, side, generator)
 
 
 def data_problems(target: Target, task: Task) -> list[str]:
     """What the target asks of the data and the data cannot give."""
     largest, floor = task.largest_crop(), target.budget.quality
+    smallest = task.smallest_crop()
     problems = [
+        f"stage {stage.stage}: crop_size is {stage.crop_size}; {task.name} needs at least {smallest}"
+        for stage in target.stages
+        if isinstance(stage, TrainingConfig) and stage.crop_size < smallest
+    ]
+    problems += [
         f"stage {stage.stage}: crop_size is {stage.crop_size}; the largest crop that the training data can give is {largest}"
         for stage in target.stages
         if isinstance(stage, TrainingConfig) and stage.crop_size > largest

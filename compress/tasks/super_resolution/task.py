@@ -14,7 +14,7 @@ from mcompress.compress.models.spec import InputSpec, ModelSpec
 from mcompress.compress.tasks import photographs
 from mcompress.compress.tasks.embedded_network import embedded_network
 from mcompress.compress.tasks.super_resolution import photos
-from mcompress.compress.tasks.task import Inputs, Sample
+from mcompress.compress.tasks.task import SMALLEST_CROP, Inputs, Sample
 from mcompress.targets.schema import DataConfig
 
 SMALLEST_SIDE = 128  # pixels; shorter photographs cannot give a training crop of 32 low-resolution pixels
@@ -101,6 +101,10 @@ class SuperResolution:
     def reorient(self, images: tuple[Tensor, ...], generator: torch.Generator) -> tuple[Tensor, ...]:
         """Flips and a transposition; the eight orientations of a square crop are equally likely."""
         return photos.reorient(images, generator)
+
+    def smallest_crop(self) -> int:
+        """Any that a network takes."""
+        return SMALLEST_CROP
 
     def largest_crop(self) -> int:
         """The largest training crop (low-resolution pixels) that at least one photograph can give."""

@@ -59,25 +59,35 @@ def read_sound(path: Path) -> Sound:
     rate_hz, raw = _decoded(path)
     kind = f"{raw.dtype.kind}{raw.dtype.itemsize}"
     channels = _in_floats(raw.reshape(len(raw), -1), kind, path)
+    return _as_heard(channels, rate_hz, kind, str(path), path.name)
+
+
+def sound_of(samples: NDArray[np.float32], rate_hz: int, name: str) -> Sound:
+    """The sound of decoded mono samples (n,), nominally in [-1, 1], of a video's track for example. Notes and errors as of `read_sound`."""
+    return _as_heard(samples[:, None], rate_hz, "f4", name, name)
+
+
+def _as_heard(channels: Floats, rate_hz: int, kind: str, shown: str, name: str) -> Sound:
+    """Samples (n, channels) as networks hear them; `shown` stands for the sound in errors, `name` in notes."""
     if len(channels) * 1000 < SHORTEST_MS * rate_hz:
         long = f"lasts {1000 * len(channels) / rate_hz:.0f} ms"
-        raise PlanError([f"sound '{path}' {long}; it must last at least {SHORTEST_MS} ms, one mel window, so give a longer recording"])
+        raise PlanError([f"sound '{shown}' {long}; it must last at least {SHORTEST_MS} ms, one mel window, so give a longer recording"])
     notes = []
     if kind == "u1":
-        notes.append(f"{path.name}: 8 bit, which adds rounding noise of -53 dBFS; a recording of 16 bit is better")
+        notes.append(f"{name}: 8 bit, which adds rounding noise of -53 dBFS; a recording of 16 bit is better")
     samples: Floats = channels.mean(axis=1)
-    _refuse_silence(samples, channels, kind, path)
+    _refuse_silence(samples, channels, kind, shown)
     if channels.shape[1] > 1:
-        notes.append(f"{path.name}: {channels.shape[1]} channels, mixed down to their mean, because the network hears one")
+        notes.append(f"{name}: {channels.shape[1]} channels, mixed down to their mean, because the network hears one")
     if rate_hz != SETTINGS.sample_rate_hz:
         common = math.gcd(rate_hz, SETTINGS.sample_rate_hz)
         samples = resample_poly(samples, SETTINGS.sample_rate_hz // common, rate_hz // common)
         lacks = f"; it has nothing above {rate_hz // 2} Hz, and the network hears up to {SETTINGS.highest_hz:.0f} Hz"
-        notes.append(f"{path.name}: {rate_hz} Hz, resampled to {SETTINGS.sample_rate_hz} Hz{lacks if rate_hz < 2 * SETTINGS.highest_hz else ''}")
+        notes.append(f"{name}: {rate_hz} Hz, resampled to {SETTINGS.sample_rate_hz} Hz{lacks if rate_hz < 2 * SETTINGS.highest_hz else ''}")
     peak = float(np.abs(samples).max())
     if peak > 1:
         samples = samples / peak
-        notes.append(f"{path.name}: its peak is {peak:.4g} times full scale; scaled down, because samples must be in [-1, 1]")
+        notes.append(f"{name}: its peak is {peak:.4g} times full scale; scaled down, because samples must be in [-1, 1]")
     return Sound(np.clip(samples, -1, 1).astype(np.float32), tuple(notes))
 
 
@@ -112,7 +122,7 @@ def _in_floats(raw: NDArray[np.generic], kind: str, path: Path) -> Floats:
     return values
 
 
-def _refuse_silence(samples: Floats, channels: Floats, kind: str, path: Path) -> None:
+def _refuse_silence(samples: Floats, channels: Floats, kind: str, shown: str) -> None:
     """Raises `PlanError` unless the peak around the mean reaches `SILENT_DBFS`: around it, because a constant is not heard.
 
     In 8 bit, silence may flicker between two neighbouring values, so that it must reach more than one step.
@@ -125,8 +135,8 @@ def _refuse_silence(samples: Floats, channels: Floats, kind: str, path: Path) ->
     must = f"{level}, and it must reach {20 * math.log10(least):.0f} dBFS"
     if max(map(_peak_around_mean, channels.T)) >= least:
         mixed = f"is silent when its {channels.shape[1]} channels are mixed"
-        raise PlanError([f"sound '{path}' {mixed}: {must}; they cancel each other, so save one of its channels alone"])
-    raise PlanError([f"sound '{path}' is silent: {must}; give a recording in which somebody speaks"])
+        raise PlanError([f"sound '{shown}' {mixed}: {must}; they cancel each other, so save one of its channels alone"])
+    raise PlanError([f"sound '{shown}' is silent: {must}; give a recording in which somebody speaks"])
 
 
 def _peak_around_mean(samples: Floats) -> float:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mcompress.compress.models.spec import InputSpec, ModelSpec
 from mcompress.compress.tasks.embedded_network import embedded_network
-from mcompress.compress.tasks.task import Sample
+from mcompress.compress.tasks.task import SMALLEST_CROP, Sample
 from mcompress.compress.tasks.translation import crops
 
 
@@ -45,6 +45,10 @@ class PictureTranslation:
     def reorient(self, images: tuple[Tensor, ...], generator: torch.Generator) -> tuple[Tensor, ...]:
         """Each sample mirrored left to right or not, alike in all of `images`; unchanged for data with a right and a left."""
         return crops.mirrored(images, generator) if self.mirrors else images
+
+    def smallest_crop(self) -> int:
+        """Any that a network takes."""
+        return SMALLEST_CROP
 
     def quality(self, output: Tensor, truth: Tensor) -> float:
         """Peak signal-to-noise ratio over all RGB values, dB, after clipping to [-1, 1] and rounding to 8 bits."""

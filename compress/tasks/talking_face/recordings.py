@@ -1,0 +1,109 @@
+"""Clips as networks see them: faces of 96x96 pixels and, for each frame, the mel window of its sound; from the embedded clips or a user's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mcompress.compress.tasks.talking_face.finding import crop_faces
+from mcompress.compress.tasks.talking_face.following import follow_face
+from mcompress.compress.tasks.talking_face.mel import MelSettings, log_mel, mel_windows
+from mcompress.compress.tasks.talking_face.sound import Sound, read_sound, sound_of
+from mcompress.compress.tasks.talking_face.sound_tracks import read_sound_track
+from mcompress.compress.tasks.talking_face.videos import read_frames
+from mcompress.errors import PlanError, Problems
+
+SETTINGS = MelSettings()
+VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Faces are uint8 (T, 3, 96, 96) RGB, 25 a second; windows float32 (T, 1, 80, 16) in [-4, 4], the 200 ms of speech that begin with each frame."""
+
+    name: str
+    faces: Tensor
+    windows: Tensor
+
+
+def windows_of(samples: NDArray[np.float32], frames: int) -> Tensor:
+    """The mel windows of `frames` video frames, float32 (frames, 1, 80, 16)."""
+    return torch.from_numpy(mel_windows(log_mel(samples, SETTINGS), SETTINGS, frames)).unsqueeze(1)
+
+
+def digest_of(recordings: Sequence[Recording]) -> str:
+    """SHA-256 of names, faces and windows."""
+    found = sha256()
+    for one in recordings:
+        found.update(one.name.encode())
+        found.update(one.faces.numpy().tobytes())
+        found.update(one.windows.numpy().tobytes())
+    return found.hexdigest()
+
+
+@dataclass(frozen=True)
+class RecordingSet:
+    """Recordings, their SHA-256, and what was converted, left out or interpolated (`name: what`)."""
+
+    recordings: Sequence[Recording]
+    digest: str
+    notes: tuple[str, ...] = ()
+
+
+def read_recordings(folder: Path, place: str) -> RecordingSet:
+    """Every clip of a folder that target-file field `place` names: videos with sound, and sub-folders of numbered frames with one WAV beside them.
+
+    Raises `PlanError` with what is wrong with each clip, and `MissingBackendError` where videos are to be read without PyAV.
+    """
+    if not folder.is_dir():
+        raise PlanError([f"{place}: folder '{folder}' does not exist; give a folder of {_wanted()}"])
+    sources = sorted(path for path in folder.iterdir() if path.is_dir() or path.suffix.lower() in VIDEOS)
+    if not sources:
+        raise PlanError([f"{place}: folder '{folder}' holds no clip; it must hold {_wanted()}"])
+    problems, notes = Problems(), list[str]()
+    found = [made for source in sources if (made := problems.of(partial(_read, source, place, notes))) is not None]
+    if problems.found:
+        raise PlanError(problems.found)
+    return RecordingSet(tuple(found), digest_of(found), tuple(notes))
+
+
+def _wanted() -> str:
+    return f"videos with sound ({', '.join(VIDEOS)}), or sub-folders of numbered pictures (0001.png) with one WAV file each"
+
+
+def _read(source: Path, place: str, notes: list[str]) -> Recording:
+    frames = read_frames(source, place)
+    track = follow_face(frames.pictures, source.name)
+    sound = _sound(source, place, notes)
+    count = min(len(frames.pictures), max(1, int(sound.duration_s * frames.fps)))
+    if count < len(frames.pictures):
+        notes.append(f"{source.name}: its sound ends after {sound.duration_s:.2f} s; the {len(frames.pictures) - count} frames behind are left out")
+    notes += [*frames.notes, *track.notes, *sound.notes]
+    faces = crop_faces(frames.pictures[:count], track.boxes[:count])
+    return Recording(source.stem, faces, windows_of(sound.samples, count))
+
+
+def _sound(source: Path, place: str, notes: list[str]) -> Sound:
+    if not source.is_dir():
+        track = read_sound_track(source, place)
+        if track is None:
+            raise PlanError([f"{place}: '{source.name}' has no sound; lips can only be learned from speech, so give a video with its sound"])
+        notes += track.notes
+        return sound_of(track.samples, track.sample_rate_hz, source.name)
+    files = list(_wavs(source))
+    if len(files) != 1:
+        seen = f"{len(files)} WAV files" if files else "no WAV file"
+        raise PlanError([f"{place}: '{source.name}' holds {seen} beside its pictures; it must hold one, the speech of these frames"])
+    return read_sound(files[0])
+
+
+def _wavs(folder: Path) -> Iterator[Path]:
+    return (path for path in sorted(folder.iterdir()) if path.suffix.lower() == ".wav" and path.is_file())

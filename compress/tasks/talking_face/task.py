@@ -1,0 +1,171 @@
+"""The talking face as a task: a face with its lower half masked, another frame of it, and speech in; the face with the mouth of that speech out.
+
+As Wav2Lip (arXiv 2008.10010, section 4) is trained: the masked frame and the reference, a frame of the same clip, are stacked in channels, three and
+three, in [0, 1]; the speech is the log-mel window of the frame. Pictures are RGB here; Wav2Lip's public checkpoints were trained on BGR.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property, partial
+from hashlib import sha256
+
+import torch
+from torch import Tensor, nn
+
+from mcompress.compress.models.spec import InputSpec, ModelSpec
+from mcompress.compress.models.wav2lip import FACE_SIDE, MEL_BANDS, MEL_FRAMES
+from mcompress.compress.tasks.embedded_network import embedded_network
+from mcompress.compress.tasks.talking_face.embedded import embedded
+from mcompress.compress.tasks.talking_face.recordings import SETTINGS, Recording, RecordingSet, digest_of, read_recordings
+from mcompress.compress.tasks.task import Inputs, Sample
+from mcompress.errors import PlanError, Problems
+from mcompress.targets.schema import DataConfig
+
+MASKED_FROM = FACE_SIDE // 2
+"""Row from which on the frame is masked: its lower half."""
+HELD_OUT_PER_CLIP, VALIDATION_FRAMES = 3, 24
+LEAST_APART = 10
+"""Frames between a frame and its reference, where the clip is long enough: the mouth of a neighbour would give the answer away."""
+VALIDATION_SEED = 7_919
+VALIDATION_SHARE = 10
+"""One of so many clips of a user's own is kept for choosing between candidates."""
+
+
+class TalkingFace:
+    """Recordings of faces that speak, one person in each."""
+
+    name = "talking_face"
+    metric = "psnr_db"
+    metric_title = "PSNR of the lower halves of held-out faces, RGB"
+    baseline_name = "the reference frame"
+    input_range = output_range = (0.0, 1.0)
+    scale = 1
+    validation_side = FACE_SIDE
+    paired = True
+
+    def __init__(self, training: RecordingSet, validation: RecordingSet, held_out: RecordingSet) -> None:
+        self.training, self.validation, self.held_out_recordings = training.recordings, validation.recordings, held_out.recordings
+        self.skipped = training.notes + validation.notes + held_out.notes
+        self.data_digest = sha256(":".join(one.digest for one in (training, validation, held_out)).encode()).hexdigest()
+
+    @classmethod
+    def from_config(cls, data: DataConfig) -> TalkingFace:
+        """The user's folders of clips, or the embedded clips. Raises `PlanError` for data that cannot be used."""
+        if data.training is None or data.held_out is None:
+            return cls(embedded("training"), embedded("validation"), embedded("held_out"))
+        problems = Problems()
+        training = problems.of(partial(read_recordings, data.training, "data.training"))
+        held_out = problems.of(partial(read_recordings, data.held_out, "data.held_out"))
+        if training is None or held_out is None:
+            raise PlanError(problems.found)
+        given = training.recordings
+        if len(given) < 2:
+            raise PlanError([f"data.training: folder '{data.training}' holds {len(given)} clip; at least 2 are needed, one of them for validation"])
+        kept = given[:: max(2, min(VALIDATION_SHARE, len(given)))]
+        rest = tuple(one for one in given if one not in kept)
+        return cls(RecordingSet(rest, digest_of(rest), training.notes), RecordingSet(kept, digest_of(kept)), held_out)
+
+    def input_specs(self, input_shape: tuple[int, ...]) -> tuple[InputSpec, ...]:
+        """The faces, and the speech of each."""
+        audio = (input_shape[0], 1, MEL_BANDS, MEL_FRAMES)
+        return (InputSpec("face", input_shape, self.input_range), InputSpec("audio", audio, (-SETTINGS.largest, SETTINGS.largest)))
+
+    def embedded_teacher(self, input_shape: tuple[int, ...]) -> tuple[ModelSpec, nn.Module]:
+        """The small generator that ships."""
+        return embedded_network(self.name, self.input_specs(input_shape))
+
+    def taught_by(self, teacher: nn.Module) -> TalkingFace:  # noqa: ARG002  (the truth is known)
+        """Itself."""
+        return self
+
+    def held_out(self) -> tuple[Sample, ...]:
+        """Some frames of each held-out clip."""
+        return self._held_out
+
+    @cached_property
+    def _held_out(self) -> tuple[Sample, ...]:
+        found = []
+        for one in self.held_out_recordings:
+            count = len(one.faces)
+            for number in range(HELD_OUT_PER_CLIP):
+                frame = (2 * number + 1) * count // (2 * HELD_OUT_PER_CLIP)
+                inputs, truth = example(one, frame, (frame + count // 2) % count)
+                found.append(Sample(f"{one.name}-{frame:04d}", inputs, truth))
+        return tuple(found)
+
+    @property
+    def held_out_sizes(self) -> Mapping[str, tuple[int, int]]:
+        """One size stands for all of them: 96, 96."""
+        return {"faces": (FACE_SIDE, FACE_SIDE)}
+
+    def validation_batch(self) -> tuple[Inputs, Tensor]:
+        """Frames of clips that are not trained on, always the same."""
+        return self._drawn(self.validation, VALIDATION_FRAMES, torch.Generator().manual_seed(VALIDATION_SEED))
+
+    def training_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> tuple[Inputs, Tensor]:  # noqa: ARG002  (whole faces)
+        """Random frames with random references, mirrored or not: faces (N, 6, 96, 96), speech (N, 1, 80, 16), truths (N, 3, 96, 96)."""
+        (faces, speech), truth = self._drawn(self.training, batch_size, generator)
+        faces, truth = self.reorient((faces, truth), generator)
+        return (faces, speech), truth
+
+    def unlabelled_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> Inputs:
+        """Inputs as in training: of recordings the truth is always known."""
+        return self.training_batch(batch_size, crop_size, generator)[0]
+
+    def domain_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> Tensor:
+        """Faces as in training."""
+        return self.training_batch(batch_size, crop_size, generator)[1]
+
+    def reorient(self, images: tuple[Tensor, ...], generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Each sample mirrored left to right or not, alike in all of `images`."""
+        mirror = torch.rand(len(images[0]), generator=generator) < 0.5
+        return tuple(torch.where(mirror.to(image.device)[:, None, None, None], image.flip(3), image) for image in images)
+
+    def smallest_crop(self) -> int:
+        """Faces are never cut."""
+        return FACE_SIDE
+
+    def largest_crop(self) -> int:
+        """Faces are never cut."""
+        return FACE_SIDE
+
+    def count_fitting(self, crop_size: int) -> tuple[int, int]:
+        """Clips whose faces are large enough for crops of this size, and all of them."""
+        return len(self.training) if crop_size <= FACE_SIDE else 0, len(self.training)
+
+    def calibration_samples(self, count: int, input_shape: tuple[int, ...], seed: int) -> Iterator[Sample]:
+        """Frames of the training clips, `input_shape[0]` in each sample."""
+        generator = torch.Generator().manual_seed(seed)
+        for index in range(count):
+            yield Sample(f"frames #{index}", *self._drawn(self.training, input_shape[0], generator))
+
+    def quality(self, output: Tensor, truth: Tensor) -> float:
+        """Peak signal-to-noise ratio of the lower half, RGB, dB, after clipping to [0, 1] and rounding to 8 bits: the upper half is given."""
+        lower = (output[:, :, MASKED_FROM:].clamp(0.0, 1.0) * 255.0).round() / 255.0
+        return float(-10.0 * torch.log10(torch.mean((lower - truth[:, :, MASKED_FROM:]) ** 2)))
+
+    def baseline(self, sample: Sample) -> Tensor:
+        """The reference frame as it is."""
+        return sample.picture[:, 3:]
+
+    def _drawn(self, recordings: Sequence[Recording], count: int, generator: torch.Generator) -> tuple[Inputs, Tensor]:
+        found = []
+        for which in torch.randint(len(recordings), (count,), generator=generator).tolist():
+            one = recordings[which]
+            length = len(one.faces)
+            frame = int(torch.randint(length, (1,), generator=generator))
+            apart = min(LEAST_APART, length // 2)
+            away = int(torch.randint(apart, max(apart + 1, length - apart + 1), (1,), generator=generator))
+            found.append(example(one, frame, (frame + away) % length))
+        faces, speech = (torch.cat(parts) for parts in zip(*(inputs for inputs, _ in found), strict=True))
+        return (faces, speech), torch.cat([truth for _, truth in found])
+
+
+def example(recording: Recording, frame: int, reference: int) -> tuple[Inputs, Tensor]:
+    """One frame as a network gets it, another one as its reference: face (1, 6, 96, 96) and speech (1, 1, 80, 16); and the frame itself."""
+    truth = recording.faces[frame : frame + 1].float() / 255.0
+    masked = truth.clone()
+    masked[:, :, MASKED_FROM:] = 0.0
+    face = torch.cat([masked, recording.faces[reference : reference + 1].float() / 255.0], 1)
+    return (face, recording.windows[frame : frame + 1]), truth
