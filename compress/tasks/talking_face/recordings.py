@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mcompress.compress.tasks.talking_face.finding import crop_faces
+from mcompress.compress.tasks.talking_face.finding import FACE_SIDE, crop_faces
 from mcompress.compress.tasks.talking_face.following import follow_face
 from mcompress.compress.tasks.talking_face.mel import MelSettings, log_mel, mel_windows
 from mcompress.compress.tasks.talking_face.sound import Sound, read_sound, sound_of
@@ -81,14 +81,22 @@ def _wanted() -> str:
 
 def _read(source: Path, place: str, notes: list[str]) -> Recording:
     frames = read_frames(source, place)
-    track = follow_face(frames.pictures, source.name)
     sound = _sound(source, place, notes)
     count = min(len(frames.pictures), max(1, int(sound.duration_s * frames.fps)))
     if count < len(frames.pictures):
         notes.append(f"{source.name}: its sound ends after {sound.duration_s:.2f} s; the {len(frames.pictures) - count} frames behind are left out")
-    notes += [*frames.notes, *track.notes, *sound.notes]
-    faces = crop_faces(frames.pictures[:count], track.boxes[:count])
-    return Recording(source.stem, faces, windows_of(sound.samples, count))
+    notes += [*frames.notes, *sound.notes]
+    return Recording(source.stem, _faces(frames.pictures[:count], source.name, notes), windows_of(sound.samples, count))
+
+
+def _faces(pictures: Tensor, name: str, notes: list[str]) -> Tensor:
+    side = pictures.shape[-1]
+    if pictures.shape[-2:] == (FACE_SIDE, FACE_SIDE):
+        notes.append(f"{name}: its frames are {side}x{side} pixels and are taken as faces that have been cut out already")
+        return pictures
+    track = follow_face(pictures, name)
+    notes += track.notes
+    return crop_faces(pictures, track.boxes)
 
 
 def _sound(source: Path, place: str, notes: list[str]) -> Sound:
