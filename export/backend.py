@@ -14,7 +14,7 @@ import os
 import platform
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Protocol, TextIO, TypeVar
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 FloatArray = NDArray[np.float32]
 Config = TypeVar("Config", bound=Export, contravariant=True)
+OUTPUT = "output"
+"""The name of the only output in every format that has names."""
 
 
 @dataclass(frozen=True)
@@ -47,21 +49,31 @@ class Port:
     dtype: str
     """numpy's name: `float32`, `int8`."""
     layout: str
-    """`NCHW` or `NHWC`."""
+    """`NCHW` or `NHWC` for four axes; `ND` for another number of them, which are in the network's order."""
     scale: float | None = None
     zero_point: int | None = None
 
+    @property
+    def network_shape(self) -> tuple[int, ...]:
+        """As the network has it: NCHW, whatever the file's layout is."""
+        return tuple(self.shape[axis] for axis in (0, 3, 1, 2)) if self.layout == "NHWC" else self.shape
+
     def encode(self, value: FloatArray) -> NDArray[np.generic]:
-        """Float32 NCHW -> what the file takes."""
+        """Float32, as the network takes it (NCHW) -> what the file takes."""
         return replay.encode(value, self._facts())
 
     def decode(self, value: NDArray[np.generic]) -> FloatArray:
-        """What the file gives -> float32 NCHW."""
+        """What the file gives -> float32, as the network gives it (NCHW)."""
         return replay.decode(value, self._facts())
 
     def _facts(self) -> replay.Facts:
         shape = list(self.shape)
         return {"name": self.name, "shape": shape, "dtype": self.dtype, "layout": self.layout, "scale": self.scale, "zero_point": self.zero_point}
+
+
+def layout_of(shape: Sequence[int], of_images: str = "NCHW") -> str:
+    """The layout of a tensor in a format that keeps images as `of_images` says."""
+    return of_images if len(shape) == replay.IMAGE_AXES else replay.PLAIN
 
 
 @dataclass(frozen=True)
@@ -74,6 +86,7 @@ class Written:
     coverage: CoverageRecord
     fallbacks: tuple[Fallback, ...]
     inputs: tuple[Port, ...]
+    """In the file's order, which is that of the arguments of the network's `forward`."""
     outputs: tuple[Port, ...]
     least_runtime: str | None = None
     """The oldest runtime that can take the file, as the file itself states it, for example `iOS 17`; None for formats that do not say."""
@@ -87,13 +100,18 @@ class Runner(Protocol):
     runtime: str
     """Runtime and version, for example `onnxruntime 1.31.1 CPU`."""
     inputs: tuple[Port, ...]
+    """In the file's order."""
     outputs: tuple[Port, ...]
+    """One."""
 
-    def execute(self, encoded: NDArray[np.generic]) -> NDArray[np.generic]:
-        """Run the file on an input of its own type and layout (`inputs[0].encode`); this is what a latency measures."""
+    def execute(self, *encoded: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Run the file on all of its inputs, each of its own type and layout (`encode` of its port); this is what a latency measures."""
 
-    def run(self, value: FloatArray) -> FloatArray:
-        """Float32 NCHW in, float32 NCHW out; converts to and from what the file takes."""
+    def run(self, *values: FloatArray) -> FloatArray:
+        """Float32 as the network has it (NCHW) in and out; converts to and from what the file takes.
+
+        Raises `ExportError` for another number of inputs than the file takes.
+        """
 
 
 class Backend(Protocol, Generic[Config]):
@@ -102,11 +120,43 @@ class Backend(Protocol, Generic[Config]):
     def probe(self) -> None:
         """Raise `MissingBackendError` if a package is not installed; imports nothing."""
 
-    def write(self, config: Config, model: nn.Module, example: Tensor, plan: PrecisionPlan | None, path_stem: Path) -> Written:
-        """Write the float file (`plan` None) or the mixed-precision file beside `path_stem`, adding the suffix. Raises `ExportError`."""
+    def write(self, config: Config, model: nn.Module, examples: Mapping[str, Tensor], plan: PrecisionPlan | None, path_stem: Path) -> Written:
+        """Write the float file (`plan` None) or the mixed-precision file beside `path_stem`, adding the suffix. Raises `ExportError`.
+
+        `examples` has the name that the file gives to each argument of the network's `forward`, in their order, and an example of it.
+        """
 
     def load(self, path: Path, threads: int) -> Runner:
         """Load a written file with that many threads. Raises `ExportError`."""
+
+
+def check_examples(examples: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    """The examples, in order. Raises `ExportError` for names and tensors that not every format can have as an input."""
+    if not examples:
+        raise ExportError("a network without inputs cannot be exported; give an example of each argument of its `forward`")
+    for name, example in examples.items():
+        if not (name.isascii() and name.isidentifier()) or name == OUTPUT:
+            raise ExportError(f"an input is named '{name}'; it must be letters, digits and `_` without a digit in front, and not '{OUTPUT}'")
+        if not example.is_floating_point() or not example.ndim:
+            of = f"{str(example.dtype).removeprefix('torch.')} of {example.ndim} axes"
+            raise ExportError(f"the input '{name}' is {of}; inputs are floating-point tensors of at least one axis. Convert it inside the network")
+    return tuple(examples.values())
+
+
+def check_inputs(path: Path, examples: Mapping[str, Tensor], inputs: Sequence[Port]) -> None:
+    """Raise `ExportError` unless the file takes the network's inputs, in their order, which is for its converter to see to."""
+    wanted = [(name, tuple(example.shape)) for name, example in examples.items()]
+    found = [(port.name, port.network_shape) for port in inputs]
+    if wanted != found:
+        took, takes = (", ".join(f"{name} {shape}" for name, shape in ports) or "nothing" for ports in (found, wanted))
+        raise ExportError(f"{path.name} takes {took}; the network takes {takes}. Take this backend out of the target's exports")
+
+
+def encode_all(inputs: Sequence[Port], values: Sequence[FloatArray]) -> tuple[NDArray[np.generic], ...]:
+    """Float32 as the network takes it -> what the file takes, for all inputs. Raises `ExportError` for another number of them."""
+    if len(values) != len(inputs):
+        raise ExportError(f"the file takes {len(inputs)} inputs ({', '.join(port.name for port in inputs)}); {len(values)} were given")
+    return tuple(port.encode(value) for port, value in zip(inputs, values, strict=True))
 
 
 def require(backend: str, packages: Mapping[str, str], note: str) -> None:

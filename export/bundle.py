@@ -19,7 +19,7 @@ from mcompress.export.backend import FloatArray, Runner
 from mcompress.export.choices import choices_of
 from mcompress.export.comparison import Comparison, write_comparison
 from mcompress.export.interface import TensorFacts
-from mcompress.export.manifest import Content, Manifest, ModelFile, Source, VectorFiles
+from mcompress.export.manifest import Content, Manifest, ModelFile, Source, VectorFiles, VectorInput
 from mcompress.export.mil import EVALUATOR
 from mcompress.export.parity import INT8_METRIC
 from mcompress.export.replay import Result, digest_of, size_of
@@ -43,10 +43,11 @@ _OF_THE_FILE = ("name", "shape", "dtype", "layout", "scale", "zero_point")
 
 @dataclass(frozen=True)
 class TestVector:
-    """One held-out input and what it becomes; float32 NCHW in real values."""
+    """What the network takes for one held-out sample, and what it becomes; float32 in real values, as the network has them (NCHW)."""
 
     name: str
-    input: FloatArray
+    inputs: tuple[FloatArray, ...]
+    """In the order of the file's inputs."""
     reference: FloatArray
     """What PyTorch computes: the model, or its fake-quantized form for a mixed file."""
     expected: FloatArray | None = None
@@ -99,7 +100,7 @@ def write_bundle(
         name=run.target.name,
         task=target.model.task,
         device=target.device,
-        scale=scale_of(files[0].inputs[0], files[0].outputs[0]),
+        scale=scale_of(files[0].inputs, files[0].outputs[0]),
         quick=run.target.quick,
         weights_licence=documents.weights_licence(target),
         source=Source(
@@ -163,7 +164,8 @@ def _verify_file(folder: Path, file: ModelFile) -> Result:
         if other is not None:
             return Result(file.path, file.backend, "failed", None, None, other)
         for vector in file.vectors:
-            got = runner.run(np.load(folder / vector.input_npy, allow_pickle=False))
+            replay.check_names(vector.name, [one.name for one in vector.inputs], [one.name for one in file.inputs])
+            got = runner.run(*(np.load(folder / one.npy, allow_pickle=False) for one in vector.inputs))
             seen.append(replay.difference(got, replay.decode(replay.read_raw(folder / vector.expected_bin, facts), facts)))
     except MissingBackendError as error:
         return Result(file.path, file.backend, "not executed", None, None, str(error))
@@ -201,11 +203,11 @@ def _load(backend: str, path: Path) -> Runner:
 
 
 def _ship(file: ExportedFile, run: Run, bundle: Path) -> ModelFile:
-    if len(file.inputs) != 1 or len(file.outputs) != 1:
-        raise ExportError(f"{file.path.name} has {len(file.inputs)} inputs and {len(file.outputs)} outputs; test vectors hold one of each")
+    if not file.inputs or len(file.outputs) != 1:
+        raise ExportError(f"{file.path.name} has {len(file.inputs)} inputs and {len(file.outputs)} outputs; test vectors hold inputs and one output")
     destination = bundle / file.path.name
     (shutil.copytree if file.path.is_dir() else shutil.copyfile)(file.path, destination)
-    record, took, gave = file.record, file.inputs[0], file.outputs[0]
+    record, gave = file.record, file.outputs[0]
     digest = digest_of(destination)
     if digest != record.sha256:
         raise ExportError(f"{file.path.name} changed between export and bundle: SHA-256 was {record.sha256[:16]}..., is {digest[:16]}...")
@@ -220,7 +222,7 @@ def _ship(file: ExportedFile, run: Run, bundle: Path) -> ModelFile:
         run_with=default_unit(record),
         inputs=file.inputs,
         outputs=file.outputs,
-        preprocessing=preprocessing_of(took),
+        preprocessing={facts.name: preprocessing_of(facts) for facts in file.inputs},
         postprocessing=postprocessing_of(gave),
         precision_counts=record.precision_counts,
         coverage=record.coverage,
@@ -240,23 +242,34 @@ def _ship(file: ExportedFile, run: Run, bundle: Path) -> ModelFile:
 
 
 def _write_vector(bundle: Path, file: ExportedFile, index: int) -> VectorFiles:
-    vector, took, gave = file.vectors[index], file.inputs[0], file.outputs[0]
-    expected = vector.reference if vector.expected is None else vector.expected
+    vector, gave = file.vectors[index], file.outputs[0]
+    if len(vector.inputs) != len(file.inputs):
+        raise ExportError(f"{file.path.name} has {len(file.inputs)} inputs; the vector '{vector.name}' holds {len(vector.inputs)}")
+    expected = _native(file, vector, "expected output", vector.reference if vector.expected is None else vector.expected, gave)
     folder = bundle / "vectors"
     folder.mkdir(exist_ok=True)
-    native = {"input": replay.encode(vector.input, plain_facts(took)), "expected": replay.encode(expected, plain_facts(gave))}
-    for what, (array, facts) in {"input": (native["input"], took), "expected output": (native["expected"], gave)}.items():
-        if tuple(array.shape) != facts.shape:
-            raise ExportError(f"{file.path.name}: the {what} of vector '{vector.name}' has shape {tuple(array.shape)}; the file has {facts.shape}")
-    stem = f"{index}-{_safe(vector.name)}"
+    stem, inputs = f"{index}-{_safe(vector.name)}", []
+    for value, took in zip(vector.inputs, file.inputs, strict=True):
+        alone = len(file.inputs) == 1
+        native = _native(file, vector, "input" if alone else f"input '{took.name}'", value, took)
+        named = f"{stem}.{'input' if alone else _safe(took.name)}"
+        raw = _store(folder, f"{named}.{took.layout.lower()}.{took.dtype}", native, raw=True)
+        inputs.append(VectorInput(name=took.name, npy=_store(folder, named, value, raw=False), bin=raw))
     return VectorFiles(
         name=vector.name,
-        input_npy=_store(folder, f"{stem}.input", vector.input, raw=False),
-        input_bin=_store(folder, f"{stem}.input.{took.layout.lower()}.{took.dtype}", native["input"], raw=True),
-        expected_bin=_store(folder, f"{stem}.expected.{_safe(file.path.name)}", native["expected"], raw=True),
+        inputs=tuple(inputs),
+        expected_bin=_store(folder, f"{stem}.expected.{_safe(file.path.name)}", expected, raw=True),
         expected_from="PyTorch" if vector.expected is None else computed_by(file.record),
         reference_npy=_store(folder, f"{stem}.pytorch.{file.record.variant}", vector.reference, raw=False),
     )
+
+
+def _native(file: ExportedFile, vector: TestVector, what: str, value: FloatArray, facts: TensorFacts) -> replay.Tensor:
+    """In the file's own layout and type."""
+    array = replay.encode(value, plain_facts(facts)) if value.ndim == len(facts.shape) else value
+    if array.shape != facts.shape:
+        raise ExportError(f"{file.path.name}: the {what} of vector '{vector.name}' has shape {tuple(array.shape)}; the file has {facts.shape}")
+    return array
 
 
 def _store(folder: Path, stem: str, array: replay.Tensor, *, raw: bool) -> str:
@@ -290,6 +303,16 @@ def plain_facts(facts: TensorFacts) -> replay.Facts:
         "layout": facts.layout,
         "scale": facts.scale,
         "zero_point": facts.zero_point,
+    }
+
+
+def plain_vector(vector: VectorFiles) -> replay.Vector:
+    """The same of one test vector."""
+    return {
+        "name": vector.name,
+        "inputs": [{"name": one.name, "npy": one.npy, "bin": one.bin} for one in vector.inputs],
+        "expected_bin": vector.expected_bin,
+        "reference_npy": vector.reference_npy,
     }
 
 

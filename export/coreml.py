@@ -7,6 +7,7 @@ said about a file is read from the saved package. Core ML itself runs on macOS o
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcompress.errors import ExportError, MissingBackendError
-from mcompress.export.backend import BackendCall, FloatArray, Port, Runner, Written, as_fallbacks, require, version_of
+from mcompress.export.backend import (
+    BackendCall,
+    FloatArray,
+    Port,
+    Runner,
+    Written,
+    as_fallbacks,
+    check_examples,
+    check_inputs,
+    encode_all,
+    layout_of,
+    require,
+    version_of,
+)
 from mcompress.export.coreml_conversion import save_package
 from mcompress.export.coreml_read import file_operators, wide_int8
 from mcompress.export.coreml_weights import match_weights, scaled_weights
@@ -44,21 +58,24 @@ def probe() -> None:
     require(NAME, {"coremltools": "coremltools"}, "It converts on Linux and macOS.")
 
 
-def write(config: CoreMLConfig, model: nn.Module, example: Tensor, plan: PrecisionPlan | None, path_stem: Path) -> Written:
+def write(config: CoreMLConfig, model: nn.Module, examples: Mapping[str, Tensor], plan: PrecisionPlan | None, path_stem: Path) -> Written:
     """Write `path_stem`.mlpackage: FP16 without a plan, otherwise every operator as planned. Static shapes, NCHW, float32 interface.
 
     Raises `ExportError` when a weight of the saved package is not the network's, or the plan has INT8 operators and the deployment target is iOS 16.
     """
     probe()
+    given = check_examples(examples)
     path = path_stem.with_name(path_stem.name + SUFFIX)
     with BackendCall(NAME, f"write {path.name}", ADVICE):
         from mcompress.compress.quantize.program import export_program
 
         if plan is not None and plan.counts()["int8"] and config.minimum_deployment_target == "iOS16":
             raise ExportError("INT8 activations need Core ML of iOS 17; set minimum_deployment_target: iOS17, or leave the quantize stage out")
-        program = export_program(model, example)
-        save_package(config, model, example, program, plan, path)
-        return _read_back(path, program, plan)
+        program = export_program(model, *given)
+        save_package(config, model, examples, program, plan, path)
+        written = _read_back(path, program, plan)
+        check_inputs(path, examples, written.inputs)
+        return written
 
 
 def _read_back(path: Path, program: ExportedProgram, plan: PrecisionPlan | None) -> Written:
@@ -80,7 +97,7 @@ def _port(value: Value) -> Port:
     shape = tuple(size for size in value.type.shape if size is not None)
     if value.type.dtype != "fp32" or len(shape) != len(value.type.shape):
         raise ExportError(f"'{value.name}' of the saved package is {value.type}; it must be fp32 of a fixed shape. Export it again")
-    return Port(value.name, shape, "float32", "NCHW")
+    return Port(value.name, shape, "float32", layout_of(shape))
 
 
 class _CoreMLRunner:
@@ -92,22 +109,28 @@ class _CoreMLRunner:
         self._path = path
         self._model = ct.models.MLModel(str(path))
         description = self._model.get_spec().description
-        (given,), (result,) = description.input, description.output
+        (result,) = description.output
         self.runtime = f"Core ML on macOS {platform.mac_ver()[0]}, coremltools {version_of('coremltools')}"
-        self.inputs: tuple[Port, ...] = (Port(str(given.name), tuple(given.type.multiArrayType.shape), "float32", "NCHW"),)
-        self.outputs: tuple[Port, ...] = (Port(str(result.name), tuple(result.type.multiArrayType.shape), "float32", "NCHW"),)
+        self.inputs: tuple[Port, ...] = tuple(_described(item.name, item.type.multiArrayType.shape) for item in description.input)
+        self.outputs: tuple[Port, ...] = (_described(result.name, result.type.multiArrayType.shape),)
 
-    def execute(self, encoded: NDArray[np.generic]) -> NDArray[np.generic]:
+    def execute(self, *encoded: NDArray[np.generic]) -> NDArray[np.generic]:
         """Float32 NCHW in and out."""
-        return np.asarray(self._model.predict({self.inputs[0].name: encoded})[self.outputs[0].name])
+        given = {port.name: one for port, one in zip(self.inputs, encoded, strict=True)}
+        return np.asarray(self._model.predict(given)[self.outputs[0].name])
 
-    def run(self, value: FloatArray) -> FloatArray:
+    def run(self, *values: FloatArray) -> FloatArray:
         """Float32 NCHW in and out."""
-        return self.outputs[0].decode(self.execute(self.inputs[0].encode(value)))
+        return self.outputs[0].decode(self.execute(*encode_all(self.inputs, values)))
 
     def in_fp32(self) -> Runner:
         """The same package in the evaluator, with FP32 arithmetic. Raises `MissingBackendError` for operations that it does not know."""
         return _evaluator(self._path, "fp32")
+
+
+def _described(name: object, shape: Iterable[int]) -> Port:
+    sizes = tuple(int(size) for size in shape)
+    return Port(str(name), sizes, "float32", layout_of(sizes))
 
 
 def executes_here() -> bool:

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mcompress.export.backend import OUTPUT
 from mcompress.export.coreml_names import is_conversion, rename, source_nodes
 from mcompress.export.coreml_precisions import Precisions, register_split
 from mcompress.targets.exports import CoreMLConfig
 
 if TYPE_CHECKING:
     from coremltools.models import MLModel
+    from google.protobuf.message import Message
     from torch import Tensor, fx, nn
     from torch.export import ExportedProgram
 
@@ -31,14 +33,16 @@ HANDLES = "executorch_debug_handle_mapping.json"
 """Where coremltools writes which handle each operation of the package has."""
 
 
-def save_package(config: CoreMLConfig, model: nn.Module, example: Tensor, program: ExportedProgram, plan: PrecisionPlan | None, path: Path) -> None:
-    """Write `path` with input `input` and output `output`, both float32. Without a plan everything is FP16.
+def save_package(
+    config: CoreMLConfig, model: nn.Module, examples: Mapping[str, Tensor], program: ExportedProgram, plan: PrecisionPlan | None, path: Path
+) -> None:
+    """Write `path` with the inputs `examples` and the output `output`, all float32. Without a plan everything is FP16.
 
-    `program` is `export_program(model, example)`. Whatever was at `path` is replaced.
+    `program` is `export_program(model, *examples.values())`. Whatever was at `path` is replaced.
     """
     import coremltools as ct
 
-    source, handles = _with_handles(model, example, program, plan)
+    source, handles = _with_handles(model, tuple(examples.values()), program, plan)
     precision, passes = ct.precision.FLOAT16, ct.PassPipeline.DEFAULT
     if plan is not None:
         chosen = Precisions(source_nodes(program), handles, plan)
@@ -50,13 +54,15 @@ def save_package(config: CoreMLConfig, model: nn.Module, example: Tensor, progra
         minimum_deployment_target=getattr(ct.target, config.minimum_deployment_target),
         compute_precision=precision,
         pass_pipeline=passes,
-        outputs=[ct.TensorType(name="output", dtype=np.float32)],
+        outputs=[ct.TensorType(name=OUTPUT, dtype=np.float32)],
         skip_model_load=True,
     )
-    _save_named(converted, path, handles)
+    _save_named(converted, path, handles, list(examples))
 
 
-def _with_handles(model: nn.Module, example: Tensor, program: ExportedProgram, plan: PrecisionPlan | None) -> tuple[ExportedProgram, dict[int, str]]:
+def _with_handles(
+    model: nn.Module, examples: tuple[Tensor, ...], program: ExportedProgram, plan: PrecisionPlan | None
+) -> tuple[ExportedProgram, dict[int, str]]:
     """What coremltools converts, its calls marked with handles; handle -> name of the call in `program`."""
     import torch
 
@@ -67,9 +73,9 @@ def _with_handles(model: nn.Module, example: Tensor, program: ExportedProgram, p
         _mark(program.graph, names)
         source = program.run_decompositions({})
     else:
-        reference = reference_program(model, example, plan)
+        reference = reference_program(model, examples, plan)
         _mark(reference.graph, names)
-        source = torch.export.export(reference, (example,)).run_decompositions({})
+        source = torch.export.export(reference, examples).run_decompositions({})
     handles = dict(enumerate(sorted(names), start=1))
     of_name = {name: handle for handle, name in handles.items()}
     for node in source.graph.nodes:
@@ -85,8 +91,8 @@ def _mark(graph: fx.Graph, names: Collection[str]) -> None:
             node.meta["custom"] = {**node.meta.get("custom", {}), MARK: node.name}
 
 
-def _save_named(converted: MLModel, path: Path, handles: Mapping[int, str]) -> None:
-    """Save, then name the input and the operations of the saved package; coremltools' own table of handles leaves the package."""
+def _save_named(converted: MLModel, path: Path, handles: Mapping[int, str], inputs: Sequence[str]) -> None:
+    """Save, then name the inputs and the operations of the saved package; coremltools' own table of handles leaves the package."""
     import coremltools as ct
 
     if path.exists():
@@ -103,8 +109,18 @@ def _save_named(converted: MLModel, path: Path, handles: Mapping[int, str]) -> N
                 names[value] = handles[int(handle)]
     model_file = Path(ct.libmodelpackage.ModelPackage(str(path)).getRootModel().path())
     model = ct.utils.load_spec(str(model_file))
-    given = str(model.description.input[0].name)
-    if given != "input":
-        ct.utils.rename_feature(model, given, "input")
+    _name_inputs(model, inputs)
     rename(model, names)
     model_file.write_bytes(model.SerializeToString())
+
+
+def _name_inputs(model: Message, inputs: Sequence[str]) -> None:
+    """Name the inputs of a Core ML model, which are in the order of the network's arguments; two may have each other's names."""
+    import coremltools as ct
+
+    given = [str(item.name) for item in model.description.input]
+    changed = {old: new for old, new in zip(given, inputs, strict=False) if old != new}
+    on_the_way = {old: f"{MARK}_input_{number}" for number, old in enumerate(changed)}
+    for names in (on_the_way, {on_the_way[old]: new for old, new in changed.items()}):
+        for old, new in names.items():
+            ct.utils.rename_feature(model, old, new, rename_outputs=False)

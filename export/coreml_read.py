@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from mcompress.compress.quantize.plan import PrecisionPlan
 
 UNIT = "decided on the device"
-INPUT = "input"
 LARGEST_FP16 = float(np.finfo(np.float16).max)
 COMPUTED = {"conv": ("x", "weight"), "conv_transpose": ("x", "weight"), "linear": ("x", "weight"), "concat": ("values",)} | dict.fromkeys(
     ("add", "sub", "mul"), ("x", "y")
@@ -56,7 +55,7 @@ def file_operators(main: Function, program: ExportedProgram, plan: PrecisionPlan
     its weights are, or in the operator that reads what it read; found in neither way, nothing stands for it.
     """
     nodes = source_nodes(program)
-    graph = _Graph(main)
+    graph = _Graph(main, [name for name, node in nodes.items() if node.kind == "input"])
     operations = [operation for operation in main.operations if not is_conversion(operation.type)]
     stands = _stands_for(operations, graph, nodes, weights)
     planned = {operator.name: operator.precision for operator in plan.operators} if plan is not None else {}
@@ -120,15 +119,13 @@ def _stands_for(
 
 
 def _origins(name: str, nodes: Mapping[str, SourceNode], written: set[str]) -> set[str]:
-    """The nearest operators in front of `name` that are in the file, and the input."""
+    """The nearest operators in front of `name` that are in the file, and inputs."""
     found = set[str]()
     for source in nodes[name].sources:
         node = nodes.get(source)
         if node is None:
             continue
-        if node.kind == "input":
-            found.add(INPUT)
-        elif source in written:
+        if node.kind == "input" or source in written:
             found.add(source)
         else:
             found |= _origins(source, nodes, written)
@@ -153,8 +150,9 @@ def _reason(operation: Operation, precision: PrecisionName, stood: Sequence[str]
 class _Graph:
     """A function of the file, and who reads and gives each value, conversions passed over."""
 
-    def __init__(self, main: Function) -> None:
-        self._inputs = {value.name for value in main.inputs}
+    def __init__(self, main: Function, inputs: Sequence[str]) -> None:
+        """`inputs` are the program's names of the function's inputs, in order."""
+        self._inputs = dict(zip((value.name for value in main.inputs), inputs, strict=False))
         self._producers, self._readers, self._types = main.producers(), main.readers(), main.types()
         self._returned = set(main.block.outputs)
 
@@ -184,7 +182,7 @@ class _Graph:
         return self._producers.get(argument) if isinstance(argument, str) else None
 
     def origins(self, operation: Operation, own: Mapping[str, str | None]) -> Iterator[str]:
-        """The operators of the program, and the input, whose results the operation reads, conversions passed over."""
+        """The operators of the program, and its inputs, whose results the operation reads, conversions passed over."""
         for argument in operation.names_read():
             yield from self._origin(argument, own)
 
@@ -192,7 +190,7 @@ class _Graph:
         maker = self._producers.get(value)
         if maker is None:
             if value in self._inputs:
-                yield INPUT
+                yield self._inputs[value]
         elif is_conversion(maker.type):
             for source in maker.names_read():
                 yield from self._origin(source, own)

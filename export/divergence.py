@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mcompress.export import backend_named
-from mcompress.export.backend import FloatArray
+from mcompress.export.backend import FloatArray, encode_all
 from mcompress.export.honoured import FileOperator
 from mcompress.record import NO_OPERATOR, DivergenceRecord
 
@@ -31,7 +31,7 @@ WITHOUT_VALUES = "executorch"
 
 @dataclass(frozen=True)
 class Examined:
-    """What is known of a file's operators for one input."""
+    """What is known of a file's operators for one test input."""
 
     divergence: DivergenceRecord | None
     """The first that leaves its tolerance; None where none does that could be looked at."""
@@ -41,9 +41,9 @@ class Examined:
 
 
 def examine(
-    backend: str, path: Path, module: nn.Module, plan: PrecisionPlan | None, operators: Sequence[FileOperator], value: FloatArray
+    backend: str, path: Path, module: nn.Module, plan: PrecisionPlan | None, operators: Sequence[FileOperator], *values: FloatArray
 ) -> Examined:
-    """Look for the first operator of `path` that leaves its tolerance for the input `value` (float32 NCHW of the network's shape).
+    """Look for the first operator of `path` that leaves its tolerance for the inputs `values` (float32 NCHW of the network's shapes).
 
     `module` is the network that the file was written from, `plan` its precisions (None for a float file), `operators` those of `Written`.
     Raises `ExportError` for a file that cannot be run, and for an ExecuTorch file without a wrong result whose operators cannot be looked at.
@@ -52,15 +52,16 @@ def examine(
     from mcompress.export.divergence_reference import Expected
 
     runner = backend_named(backend).load(path, 1)
-    encoded = runner.inputs[0].encode(value)
-    expected = Expected(module, plan, operators, value, runner.inputs[0].decode(encoded))
+    encoded = encode_all(runner.inputs, values)
+    read = [port.decode(one) for port, one in zip(runner.inputs, encoded, strict=True)]
+    expected = Expected(module, plan, operators, values, read)
     if backend == WITHOUT_VALUES:
-        found = first_in_prefixes(module, expected, value, runner.run(value))
+        found = first_in_prefixes(module, expected, values, runner.run(*values))
     else:
         from mcompress.export.divergence_values import values_in_file
 
-        values = values_in_file(backend, path, encoded, operators, expected.exact, {} if plan is None else plan.ranges)
-        found = expected.first_alone(values) or expected.first_grown(values)
+        given = values_in_file(backend, path, encoded, operators, expected.exact, {} if plan is None else plan.ranges)
+        found = expected.first_alone(given) or expected.first_grown(given)
     return Examined(None if found is None else _described(expected, found, operators), expected.not_alone())
 
 

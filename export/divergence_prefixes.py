@@ -29,18 +29,18 @@ SAME = 1e-6
 """Two files of one network may differ by this share of the largest value."""
 
 
-def first_in_prefixes(module: nn.Module, expected: Expected, value: FloatArray, output: FloatArray) -> Found | None:
-    """The operator with which the results become wrong; None where none does. `output` is what the whole file gives for `value`.
+def first_in_prefixes(module: nn.Module, expected: Expected, inputs: Sequence[FloatArray], output: FloatArray) -> Found | None:
+    """The operator with which the results become wrong; None where none does. `output` is what the whole file gives for `inputs`.
 
     A file that is not what the network would be written as now was changed, or is another network's: no operator is named then.
     Raises `ExportError` where nothing is wrong with `output`, and the results of the operators cannot be had.
     """
     nodes = [node for node in expected.operators if expected.rounds(node) or expected.planned(node.name) != "int8"]
     last, given = expected.end, torch.from_numpy(np.array(output, dtype=np.float32))
-    values, problem = _values(module, expected, [node.name for node in nodes], value)
+    values, problem = _values(module, expected, [node.name for node in nodes], inputs)
     if last.name in values and _difference(values[last.name], given) <= SAME:
         return expected.first_alone(values) or expected.first_grown(values)
-    prefix = _Prefixes(module, expected.plan, torch.from_numpy(value))
+    prefix = _Prefixes(module, expected.plan, inputs)
     whole = prefix(last.name)
     difference = 0.0 if whole is None or whole.shape != given.shape else _difference(whole, given)
     if not difference <= SAME:
@@ -53,12 +53,12 @@ def first_in_prefixes(module: nn.Module, expected: Expected, value: FloatArray, 
     return bisected(expected, nodes, prefix)
 
 
-def _values(module: nn.Module, expected: Expected, names: Sequence[str], value: FloatArray) -> tuple[dict[str, Tensor], str]:
+def _values(module: nn.Module, expected: Expected, names: Sequence[str], inputs: Sequence[FloatArray]) -> tuple[dict[str, Tensor], str]:
     """What a file with the results of the operators `names` as outputs gives for them, and why they are of no use if the last is another one."""
     from mcompress.export import executorch_prefix
 
     try:
-        found = executorch_prefix.operator_outputs(module, torch.from_numpy(value), expected.plan, names, value)
+        found = executorch_prefix.operator_outputs(module, expected.plan, names, inputs)
     except ExportError as problem:
         return {}, str(problem)
     values = {name: torch.from_numpy(np.array(result, dtype=np.float32)) for name, result in found.items()}
@@ -139,8 +139,8 @@ def _near(expected: Expected, node: fx.Node, known: Set[str]) -> Set[str]:
 class _Prefixes:
     """Results of files that end at an operator, each written once."""
 
-    def __init__(self, module: nn.Module, plan: PrecisionPlan | None, value: Tensor) -> None:
-        self._module, self._plan, self._value = module, plan, value
+    def __init__(self, module: nn.Module, plan: PrecisionPlan | None, inputs: Sequence[FloatArray]) -> None:
+        self._module, self._plan, self._inputs = module, plan, inputs
         self._known: dict[str, Tensor | None] = {}
 
     def __call__(self, name: str) -> Tensor | None:
@@ -149,7 +149,7 @@ class _Prefixes:
 
         if name not in self._known:
             try:
-                given = executorch_prefix.prefix_output(self._module, self._value, self._plan, name, self._value.numpy())
+                given = executorch_prefix.prefix_output(self._module, self._plan, name, self._inputs)
                 self._known[name] = torch.from_numpy(np.array(given, dtype=np.float32))
             except ExportError:
                 self._known[name] = None

@@ -55,12 +55,19 @@ class Found:
 
 
 class Expected:
-    """The network in PyTorch, as planned and in FP32, for one input."""
+    """The network in PyTorch, as planned and in FP32, for one test input."""
 
-    def __init__(self, module: nn.Module, plan: PrecisionPlan | None, operators: Sequence[FileOperator], value: FloatArray, read: FloatArray) -> None:
-        """`value` is the network's input; `read` is what the file makes of it, which is another one where its input is INT8."""
-        example = torch.from_numpy(value)
-        self.graph = graph_of(export_program(module, example))
+    def __init__(
+        self,
+        module: nn.Module,
+        plan: PrecisionPlan | None,
+        operators: Sequence[FileOperator],
+        values: Sequence[FloatArray],
+        read: Sequence[FloatArray],
+    ) -> None:
+        """`values` are the network's inputs; `read` is what the file makes of them, which are others where its inputs are INT8."""
+        examples = [torch.from_numpy(value) for value in values]
+        self.graph = graph_of(export_program(module, *examples))
         self.operators: tuple[fx.Node, ...] = tuple(kinds.operators(self.graph.graph))
         (last,) = (node for node in self.graph.graph.nodes if node.op == "output")
         self.end: fx.Node = last.all_input_nodes[0]
@@ -69,10 +76,10 @@ class Expected:
         self._as_written = self._written_plan()
         self._as_planned = plan or self._as_written
         self._float = PrecisionPlan((), {})
-        (source,) = (node.name for node in self.graph.graph.nodes if node.op == "placeholder")
-        self._input = {source: torch.from_numpy(read)}
-        self.results = self._run(self._as_planned, example)
-        self.exact = self._run(self._float, example)
+        sources = [node.name for node in self.graph.graph.nodes if node.op == "placeholder"]
+        self._inputs = {source: torch.from_numpy(one) for source, one in zip(sources, read, strict=True)}
+        self.results = self._run(self._as_planned, examples)
+        self.exact = self._run(self._float, examples)
         self._seen, self._alone = set[str](), set[str]()
 
     def planned(self, name: str) -> PrecisionName | None:
@@ -183,18 +190,18 @@ class Expected:
                 known[source] = simulated.fetch_attr(str(source.target))
             elif source.name in values:
                 known[source] = values[source.name]
-            elif source.name in self._input:
-                known[source] = self._input[source.name]
+            elif source.name in self._inputs:
+                known[source] = self._inputs[source.name]
         with torch.no_grad():
             result = simulated.compute(nodes, known)[nodes[-1]]
         if not isinstance(result, Tensor):
             raise TypeError(f"'{nodes[-1].name}' gives a {type(result).__name__}")
         return result
 
-    def _run(self, plan: PrecisionPlan, value: Tensor) -> dict[str, Tensor]:
+    def _run(self, plan: PrecisionPlan, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
         with torch.no_grad():
-            Simulated(self.graph, plan, lambda node, result: found.update({node.name: result}))(value)
+            Simulated(self.graph, plan, lambda node, result: found.update({node.name: result}))(*inputs)
         return found
 
     def _written_plan(self) -> PrecisionPlan:

@@ -1,4 +1,4 @@
-"""What a file's operators give for one input, as its runtime computes them, by the plan's names and in PyTorch's layout."""
+"""What a file's operators give for one test input, as its runtime computes them, by the plan's names and in PyTorch's layout."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ if TYPE_CHECKING:
 def values_in_file(
     backend: str,
     path: Path,
-    encoded: NDArray[np.generic],
+    encoded: Sequence[NDArray[np.generic]],
     operators: Sequence[FileOperator],
     expected: Mapping[str, Tensor],
     ranges: Mapping[str, ActivationRange],
 ) -> dict[str, Tensor]:
     """Operator of the plan -> its result in the file. Of several operators of the file that stand for it, the last one's.
 
+    `encoded` are the file's inputs, in its order, types and layouts.
     `expected` has PyTorch's results, whose shapes say whether a tensor is the result or a step towards it, and in which layout.
     `ranges` are the plan's.
     """
@@ -51,7 +52,7 @@ def values_in_file(
 
 
 def _asked(
-    backend: str, path: Path, encoded: NDArray[np.generic], operators: Sequence[FileOperator], ranges: Mapping[str, ActivationRange]
+    backend: str, path: Path, encoded: Sequence[NDArray[np.generic]], operators: Sequence[FileOperator], ranges: Mapping[str, ActivationRange]
 ) -> Mapping[str, FloatArray]:
     if backend == "onnx":
         from mcompress.export import onnx
@@ -67,7 +68,7 @@ def _asked(
 
 
 def _in_package(
-    path: Path, encoded: NDArray[np.generic], operators: Sequence[FileOperator], ranges: Mapping[str, ActivationRange]
+    path: Path, encoded: Sequence[NDArray[np.generic]], operators: Sequence[FileOperator], ranges: Mapping[str, ActivationRange]
 ) -> Iterator[tuple[str, FloatArray]]:
     """The floats of a Core ML package, and what the integers behind its INT8 operators stand for in the plan.
 
@@ -78,7 +79,7 @@ def _in_package(
 
     runner = MilRunner(path)
     main = runner.program.main
-    computed = dict(runner.intermediates(encoded))
+    computed = dict(runner.intermediates(*encoded))
     readers = main.readers()
     for operator in operators:
         if operator.output is None or operator.output not in computed or not operator.stands_for:

@@ -6,6 +6,7 @@ the types of its tensors and with the operators of the plan that it stands for.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakSet
@@ -14,9 +15,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcompress.errors import ExportError
-from mcompress.export.backend import BackendCall, FloatArray, Port, Written, as_fallbacks, require, version_of
+from mcompress.export.backend import (
+    OUTPUT,
+    BackendCall,
+    FloatArray,
+    Port,
+    Written,
+    as_fallbacks,
+    check_examples,
+    check_inputs,
+    encode_all,
+    layout_of,
+    require,
+    version_of,
+)
 from mcompress.export.executorch_check import check_loadable, trust
-from mcompress.export.executorch_file import FileGraph, read
+from mcompress.export.executorch_file import INPUT_NAMES, FileGraph, input_names, read
 from mcompress.export.honoured import counts_of, departures, units_of
 from mcompress.record import CoverageRecord, OperatorFallback
 from mcompress.targets.exports import ExecuTorchConfig
@@ -44,23 +58,28 @@ def probe() -> None:
     require(NAME, {"executorch": "executorch"}, "It has packages for Linux (x86-64, Arm64) and macOS (Apple silicon).")
 
 
-def write(config: ExecuTorchConfig, model: nn.Module, example: Tensor, plan: PrecisionPlan | None, path_stem: Path) -> Written:
+def write(config: ExecuTorchConfig, model: nn.Module, examples: Mapping[str, Tensor], plan: PrecisionPlan | None, path_stem: Path) -> Written:
     """Write `path_stem`.pte: fp32 without a plan, every operator in its planned precision otherwise. Static shapes, NCHW float32.
+
+    The format names no inputs: `forward` takes them in order. Of several, the file says the names in a method of its own (`INPUT_NAMES`).
 
     Operators in fp16 need a processor that XNNPACK has half-precision kernels for: Armv8.2 with half arithmetic, or x86 with F16C and AVX2 (which
     computes in fp32 and rounds every result). Elsewhere the runtime refuses the file.
     """
     del config  # the format has no choices yet
     probe()
+    given = check_examples(examples)
     path = path_stem.with_name(path_stem.name + SUFFIX)
     with BackendCall(NAME, f"write {path.name}", ADVICE):
         from mcompress.export.executorch_lowering import lower, rewritten
 
-        module = rewritten(model, example, plan)
+        module = rewritten(model, given, plan)
         with path.open("wb") as stream:
-            lower(module, example, stream)
+            lower(module, given, stream, list(examples))
         trust(path)
-        return _read_back(path, module, plan)
+        written = _read_back(path, module, plan)
+        check_inputs(path, examples, written.inputs)
+        return written
 
 
 def _read_back(path: Path, module: fx.GraphModule, plan: PrecisionPlan | None) -> Written:
@@ -72,23 +91,24 @@ def _read_back(path: Path, module: fx.GraphModule, plan: PrecisionPlan | None) -
     fallbacks = tuple(OperatorFallback(operator=kind, reason=reason) for kind, reason in portable.items())
     fallbacks += departures("ExecuTorch", plan, operators, REASONS)
     fallbacks += tuple(OperatorFallback(operator=name, reason=WIDENED.format(more)) for name, more in widened_weights(file, operators).items())
-    ports = {kind: tuple(_port(path, kind, file, index) for index in indices) for kind, indices in (("input", file.inputs), ("output", file.outputs))}
+    inputs = tuple(_port(path, name, file, index) for name, index in zip(file.input_names, file.inputs, strict=True))
+    outputs = tuple(_port(path, OUTPUT, file, index) for index in file.outputs)
     return Written(
         path,
         counts_of(operators),
         CoverageRecord(total=len(operators), by_unit=units_of(operators), fallbacks=fallbacks),
         as_fallbacks(path, fallbacks),
-        ports["input"],
-        ports["output"],
+        inputs,
+        outputs,
         operators=operators,
     )
 
 
-def _port(path: Path, kind: str, file: FileGraph, index: int) -> Port:
+def _port(path: Path, name: str, file: FileGraph, index: int) -> Port:
     tensor = file.tensors.get(index)
     if tensor is None:
-        raise ExportError(f"{path.name} has an {kind} that is no tensor. Export it again.")
-    return Port(kind, tensor.shape, {"fp32": "float32", "fp16": "float16"}.get(tensor.type, tensor.type), "NCHW")
+        raise ExportError(f"'{name}' of {path.name} is no tensor. Export it again.")
+    return Port(name, tensor.shape, {"fp32": "float32", "fp16": "float16"}.get(tensor.type, tensor.type), layout_of(tensor.shape))
 
 
 class _ExecuTorchRunner:
@@ -112,8 +132,9 @@ class _ExecuTorchRunner:
         self._method: Any = None
         self.runtime = f"executorch {version_of('executorch')} XNNPACK CPU"
         meta = self._loaded().method_meta()
-        self.inputs: tuple[Port, ...] = (Port("input", tuple(meta.input_tensor_meta(0).sizes()), "float32", "NCHW"),)
-        self.outputs: tuple[Port, ...] = (Port("output", tuple(meta.output_tensor_meta(0).sizes()), "float32", "NCHW"),)
+        names = input_names(self._stated_names(), meta.num_inputs())
+        self.inputs: tuple[Port, ...] = tuple(_float_port(name, meta.input_tensor_meta(index)) for index, name in enumerate(names))
+        self.outputs: tuple[Port, ...] = (_float_port(OUTPUT, meta.output_tensor_meta(0)),)
 
     def _loaded(self) -> Any:
         if self._method is None:
@@ -125,21 +146,30 @@ class _ExecuTorchRunner:
             self._alive.add(self)
         return self._method
 
-    def execute(self, encoded: NDArray[np.generic]) -> NDArray[np.generic]:
+    def _stated_names(self) -> str:
+        methods = [self._program.get_method_name(index) for index in range(self._program.num_methods())]
+        return str(self._program.load_method(INPUT_NAMES).call([])[0]) if INPUT_NAMES in methods else ""
+
+    def execute(self, *encoded: NDArray[np.generic]) -> NDArray[np.generic]:
         """Float32 NCHW in and out; of several outputs the first."""
         return self._execute(encoded)[0]
 
-    def run(self, value: FloatArray) -> FloatArray:
+    def run(self, *values: FloatArray) -> FloatArray:
         """Float32 NCHW in and out."""
-        return self.outputs[0].decode(self.execute(self.inputs[0].encode(value)))
+        return self.outputs[0].decode(self.execute(*encode_all(self.inputs, values)))
 
-    def run_for_all(self, value: FloatArray) -> list[FloatArray]:
+    def run_for_all(self, *values: FloatArray) -> list[FloatArray]:
         """The same, with every output of a file that has several."""
-        return [self.outputs[0].decode(output) for output in self._execute(self.inputs[0].encode(value))]
+        return [self.outputs[0].decode(output) for output in self._execute(encode_all(self.inputs, values))]
 
-    def _execute(self, encoded: NDArray[np.generic]) -> list[NDArray[np.generic]]:
+    def _execute(self, encoded: Sequence[NDArray[np.generic]]) -> list[NDArray[np.generic]]:
         # The binding clones the outputs, because the runtime reuses their memory.
-        return [output.numpy() for output in self._loaded()([self._torch.from_numpy(encoded)])]
+        return [output.numpy() for output in self._loaded()([self._torch.from_numpy(one) for one in encoded])]
+
+
+def _float_port(name: str, meta: Any) -> Port:
+    sizes = tuple(meta.sizes())
+    return Port(name, sizes, "float32", layout_of(sizes))
 
 
 def load(path: Path, threads: int) -> _ExecuTorchRunner:

@@ -19,6 +19,8 @@ from mcompress.errors import ExportError
 HEADER = {"offset": slice(10, 14), "size": slice(14, 18)}
 """Where the flatbuffer lies inside XNNPACK's payload (XNNHeader in executorch/backends/xnnpack/serialization)."""
 NO_VALUE = 0xFFFFFFFF
+FORWARD, INPUT_NAMES = "forward", "input_names"
+"""The method that computes, and the one that says what its inputs are called, as one text with commas between the names."""
 INPUTS = ("input_id", "input1_id", "input2_id", "input3_id", "input4_id", "input5_id", "query_id", "key_id", "value_id", "scale_id", "mask_id")
 TYPES = {"fp32": "fp32", "fp16": "fp16", "qint8": "int8", "qcint8": "int8", "qint32": "int32", "qcint32": "int32"}
 SCALARS = {"FLOAT": "fp32", "HALF": "fp16", "CHAR": "int8"}
@@ -84,17 +86,28 @@ class FileGraph:
     tensors: dict[int, FileTensor]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+    input_names: tuple[str, ...] = ()
+
+
+def input_names(stated: str, count: int) -> tuple[str, ...]:
+    """The names of a file's `count` inputs; `stated` is what its method `INPUT_NAMES` says, empty for a file without it. Raises `ExportError`."""
+    names = tuple(stated.split(",")) if stated else ("input",) if count == 1 else tuple(f"input_{index}" for index in range(count))
+    if len(names) != count:
+        raise ExportError(f"the file takes {count} inputs and names {len(names)}: {stated}. Export it again.")
+    return names
 
 
 def read(path: Path) -> FileGraph:
     """Read the file. Raises `ExportError` for one without a `forward` method of tensors."""
     from executorch.exir._serialize._program import deserialize_pte_binary
-    from executorch.exir.schema import DelegateCall, KernelCall, Tensor, TensorList
+    from executorch.exir.schema import DelegateCall, KernelCall, String, Tensor, TensorList
 
     stored = deserialize_pte_binary(path.read_bytes())
-    if not stored.program.execution_plan:
-        raise ExportError(f"{path.name} has no method; it must have one named 'forward'. Export it again.")
-    plan = stored.program.execution_plan[0]
+    plans = {plan.name: plan for plan in stored.program.execution_plan}
+    if FORWARD not in plans:
+        raise ExportError(f"{path.name} has no method named '{FORWARD}'. Export it again.")
+    plan = plans[FORWARD]
+    said = [value.val for value in plans[INPUT_NAMES].values] if INPUT_NAMES in plans else []
     constants = _constants(stored.named_data)
     nodes: list[FileNode] = []
     tensors: dict[int, FileTensor] = {}
@@ -117,7 +130,8 @@ def read(path: Path) -> FileGraph:
             delegate = plan.delegates[instruction.delegate_index]
             payload = bytes(stored.program.backend_delegate_data[delegate.processed.index].data)
             nodes += _delegate_nodes(_xnnpack_graph(payload), number, list(instruction.args), constants, tensors, free)
-    return FileGraph(tuple(nodes), tensors, tuple(plan.inputs), tuple(plan.outputs))
+    names = input_names(next((value.string_val for value in said if isinstance(value, String)), ""), len(plan.inputs))
+    return FileGraph(tuple(nodes), tensors, tuple(plan.inputs), tuple(plan.outputs), names)
 
 
 def _constants(named: object) -> dict[str, bytes]:

@@ -6,6 +6,7 @@ LeakyReLU runs on INT8 tensors, as XNNPACK can within limits of its integer arit
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import BinaryIO
 
 import torch
@@ -25,6 +26,7 @@ from torch.export import ExportedProgram
 from mcompress.compress.quantize import kinds
 from mcompress.compress.quantize.plan import PrecisionPlan
 from mcompress.compress.quantize.program import export_program, graph_of, reference_program
+from mcompress.export.executorch_file import INPUT_NAMES
 from mcompress.export.executorch_half import compute_in_half, separate_dequantize_nodes
 from mcompress.export.executorch_moves import keep_moves_in_delegate
 from mcompress.export.spelled_out import NORMS, REFLECTIONS, STANDS_FOR, spell_out
@@ -34,14 +36,14 @@ LEAST_RATIO, GREATEST_RATIO = 2.0**-8, 2.0**7
 DEFAULT_SLOPE = 0.01
 
 
-def rewritten(model: nn.Module, example: Tensor, plan: PrecisionPlan | None) -> fx.GraphModule:
+def rewritten(model: nn.Module, examples: tuple[Tensor, ...], plan: PrecisionPlan | None) -> fx.GraphModule:
     """The graph that is written: INT8 between quantize and dequantize nodes, fp16 on half tensors, moves in terms that the delegate has.
 
     Every node says in its meta (`executorch_half.stands_for`) which operators of the exported program it does the work of.
     """
-    program = graph_of(export_program(model, example))
+    program = graph_of(export_program(model, *examples))
     operators = {node.name for node in kinds.operators(program.graph)}
-    module = program if plan is None else reference_program(model, example, plan)
+    module = program if plan is None else reference_program(model, examples, plan)
     for node in module.graph.nodes:
         if node.name in operators:
             node.meta[STANDS_FOR] = (node.name,)
@@ -55,12 +57,13 @@ def rewritten(model: nn.Module, example: Tensor, plan: PrecisionPlan | None) -> 
     return module
 
 
-def lower(module: fx.GraphModule, example: Tensor, stream: BinaryIO) -> None:
-    """Write the .pte file of a rewritten graph."""
+def lower(module: fx.GraphModule, examples: tuple[Tensor, ...], stream: BinaryIO, names: Sequence[str] = ()) -> None:
+    """Write the .pte file of a rewritten graph; of several inputs it says their `names`, which the format has no place for."""
     configs = [config for config in ALL_PARTITIONER_CONFIGS if config is not LeakyReLUConfig]
     partitioner = XnnpackPartitioner(configs=[*configs, _CastConfig, _LeakyReLUConfig, _PixelsConfig, _ImageConfig])
-    program = torch.export.export(module, (example,))
-    to_edge_transform_and_lower(program, partitioner=[partitioner]).to_executorch().write_to_file(stream)
+    program = torch.export.export(module, examples)
+    said = {INPUT_NAMES: ",".join(names)} if len(names) > 1 else None
+    to_edge_transform_and_lower(program, partitioner=[partitioner], constant_methods=said).to_executorch().write_to_file(stream)
 
 
 def leaky_relu_fits(scale_in: float, scale_out: float, slope: float) -> bool:

@@ -15,43 +15,43 @@ from mcompress.errors import ExportError
 from mcompress.export.backend import BackendCall, FloatArray
 
 if TYPE_CHECKING:
-    from torch import Tensor, fx, nn
+    from torch import fx, nn
 
     from mcompress.compress.quantize.plan import PrecisionPlan
 
 
-def prefix_output(model: nn.Module, example: Tensor, plan: PrecisionPlan | None, operator: str, value: FloatArray) -> FloatArray:
-    """What the operator named `operator` gives for the input `value` (float32, the shape of `example`), as float32 in PyTorch's layout.
+def prefix_output(model: nn.Module, plan: PrecisionPlan | None, operator: str, inputs: Sequence[FloatArray]) -> FloatArray:
+    """What the operator named `operator` gives for the network's `inputs` (float32), as float32 in PyTorch's layout.
 
     An INT8 result is what its integers stand for. An operator with a ReLU fused into it has none of its own: the ReLU's comes instead.
     Raises `ExportError` for a name that the graph does not have.
     """
-    return _outputs(model, example, plan, [operator], value, f"write and run the network as far as '{operator}'")[operator]
+    return _outputs(model, plan, [operator], inputs, f"write and run the network as far as '{operator}'")[operator]
 
 
-def operator_outputs(
-    model: nn.Module, example: Tensor, plan: PrecisionPlan | None, operators: Sequence[str], value: FloatArray
-) -> dict[str, FloatArray]:
+def operator_outputs(model: nn.Module, plan: PrecisionPlan | None, operators: Sequence[str], inputs: Sequence[FloatArray]) -> dict[str, FloatArray]:
     """The same for all of `operators`, from one file of which each result is an output; all of them are in memory at once."""
-    return _outputs(model, example, plan, operators, value, "write and run the network with the results of its operators as outputs")
+    return _outputs(model, plan, operators, inputs, "write and run the network with the results of its operators as outputs")
 
 
 def _outputs(
-    model: nn.Module, example: Tensor, plan: PrecisionPlan | None, operators: Sequence[str], value: FloatArray, what: str
+    model: nn.Module, plan: PrecisionPlan | None, operators: Sequence[str], inputs: Sequence[FloatArray], what: str
 ) -> dict[str, FloatArray]:
     from mcompress.export.executorch import ADVICE, NAME, load
     from mcompress.export.executorch_check import trust
 
     with tempfile.TemporaryDirectory() as folder, BackendCall(NAME, what, ADVICE):
+        import torch
+
         from mcompress.export.executorch_lowering import lower, rewritten
 
-        path = Path(folder) / "results.pte"
-        module = rewritten(model, example, plan)
+        path, examples = Path(folder) / "results.pte", tuple(torch.from_numpy(value) for value in inputs)
+        module = rewritten(model, examples, plan)
         give_results_of(module, {name: plan is not None and plan.precision_of(name) == "int8" for name in operators})
         with path.open("wb") as stream:
-            lower(module, example, stream)
+            lower(module, examples, stream)
         trust(path)
-        return dict(zip(operators, load(path, 1).run_for_all(value), strict=True))
+        return dict(zip(operators, load(path, 1).run_for_all(*inputs), strict=True))
 
 
 def give_results_of(module: fx.GraphModule, operators: Mapping[str, bool]) -> None:

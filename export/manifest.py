@@ -1,4 +1,4 @@
-"""manifest.json of a bundle, schema 1: everything an app team needs to use its files, as data."""
+"""manifest.json of a bundle, schema 2: everything an app team needs to use its files, as data."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from mcompress.export.interface import TensorFacts
 from mcompress.record import CoverageRecord, Fidelity, ParityRecord, WorstPicture
 from mcompress.targets.schema import How, Measurement
 
-SCHEMA = 1
+SCHEMA = 2
+"""2: test vectors and preprocessing of each input by its name; 1 had one input."""
 ComputedBy = Literal["this file in its runtime", "this file in mcompress's evaluator", "PyTorch"]
 """What computed a number or picture of the manifest. The evaluator executes Core ML files where there is no Core ML."""
 
@@ -41,7 +42,10 @@ class Recommended(Part):
 
 
 class ProcessingStep(Part):
-    """One step between a picture and a tensor, in order. `arguments` are numbers and words, so that any language can follow them."""
+    """One step between a picture, or another tensor of the network, and the file's tensor, in order.
+
+    `arguments` are numbers and words, so that any language can follow them.
+    """
 
     operation: Literal["tile", "colour_order", "scale", "layout", "quantize", "dequantize", "clip", "round"]
     arguments: dict[str, float | int | str]
@@ -55,19 +59,27 @@ class Tolerance(Part):
     basis: str
 
 
+class VectorInput(Part):
+    """The value of one input of the file."""
+
+    name: str
+    npy: str
+    bin: str
+
+
 class VectorFiles(Part):
     """One test vector; paths relative to the bundle.
 
-    `.npy` is float32 NCHW in real values; `.bin` is raw, little-endian, in the file's own layout and type.
+    `.npy` is float32 in real values, as the network has it (NCHW); `.bin` is raw, little-endian, in the file's own layout and type.
     """
 
     name: str
-    input_npy: str
-    input_bin: str
+    inputs: tuple[VectorInput, ...] = Field(min_length=1)
+    """In the order of the file's inputs."""
     expected_bin: str
     expected_from: ComputedBy
     reference_npy: str
-    """What PyTorch computes for the input."""
+    """What PyTorch computes for the inputs."""
 
 
 class Quality(Part):
@@ -95,8 +107,10 @@ class ModelFile(Part):
     runtime: Runtime
     run_with: Recommended
     inputs: tuple[TensorFacts, ...] = Field(min_length=1)
+    """In the file's order, in which runtimes without names take them."""
     outputs: tuple[TensorFacts, ...] = Field(min_length=1)
-    preprocessing: tuple[ProcessingStep, ...]
+    preprocessing: dict[str, tuple[ProcessingStep, ...]]
+    """Name of each input -> the steps that make it: of a picture all, of another tensor those behind what the network itself takes."""
     postprocessing: tuple[ProcessingStep, ...]
     precision_counts: dict[str, int]
     coverage: CoverageRecord
@@ -151,7 +165,7 @@ class Source(Part):
 class Manifest(Part):
     """The whole manifest; `manifest_sha256` covers the canonical JSON of everything else."""
 
-    schema_version: Literal[1] = Field(default=1, alias="schema", serialization_alias="schema")
+    schema_version: Literal[2] = Field(default=2, alias="schema", serialization_alias="schema")
     name: str
     task: str
     device: str

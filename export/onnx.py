@@ -7,7 +7,7 @@ takes INT8 with zero points of 0 only (NVIDIA/TensorRT issues 2774 and 4698), an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mcompress.errors import ExportError
 from mcompress.export import onnx_session
-from mcompress.export.backend import BackendCall, FloatArray, Runner, Written, require
+from mcompress.export.backend import OUTPUT, BackendCall, FloatArray, Runner, Written, check_examples, check_inputs, require
 from mcompress.export.honoured import FileOperator
 from mcompress.export.onnx_halving import halve
 from mcompress.export.onnx_naming import mark_operators, name_nodes
@@ -44,9 +44,10 @@ def probe() -> None:
     require(NAME, {"onnx": "onnx", "onnxruntime": "onnxruntime", "onnxscript": "onnxscript"}, "It runs on Linux, macOS and Windows.")
 
 
-def write(config: OnnxConfig, model: nn.Module, example: Tensor, plan: PrecisionPlan | None, path_stem: Path) -> Written:
-    """Write `path_stem`.onnx: fp32 without a plan, else each operator as planned. Static shapes, input `input`, output `output`, NCHW float32."""
+def write(config: OnnxConfig, model: nn.Module, examples: Mapping[str, Tensor], plan: PrecisionPlan | None, path_stem: Path) -> Written:
+    """Write `path_stem`.onnx: fp32 without a plan, else each operator as planned. Static shapes, inputs as named, output `output`, NCHW float32."""
     probe()
+    given = check_examples(examples)
     path = path_stem.with_name(path_stem.name + SUFFIX)
     with BackendCall(NAME, f"write {path.name}", ADVICE):
         import torch
@@ -55,15 +56,15 @@ def write(config: OnnxConfig, model: nn.Module, example: Tensor, plan: Precision
         from mcompress.compress.quantize.program import export_program, reference_program
 
         if plan is None:
-            program = export_program(model, example)
+            program = export_program(model, *given)
             computes = mark_operators(program.graph)
         else:
-            reference = reference_program(model, example, plan)
+            reference = reference_program(model, given, plan)
             computes = mark_operators(reference.graph)
-            program = torch.export.export(reference, (example,))
+            program = torch.export.export(reference, given)
         opset = max(config.opset, LEAST_EXPORTED)
         exported = torch.onnx.export(
-            program, (example,), dynamo=True, opset_version=opset, input_names=["input"], output_names=["output"], optimize=True, verbose=False
+            program, given, dynamo=True, opset_version=opset, input_names=[*examples], output_names=[OUTPUT], optimize=True, verbose=False
         )
         if exported is None or exported.exported_program is None:
             raise ExportError("torch.onnx.export returned nothing")
@@ -81,7 +82,9 @@ def write(config: OnnxConfig, model: nn.Module, example: Tensor, plan: Precision
             halve(proto, frozenset(operator.name for operator in plan.operators if operator.precision == "fp16"))
         checker.check_model(proto, full_check=True)
         save(proto, str(path))
-        return read_back(path, plan)
+        written = read_back(path, plan)
+        check_inputs(path, examples, written.inputs)
+        return written
 
 
 def _lowered(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
@@ -102,8 +105,8 @@ def load(path: Path, threads: int) -> Runner:
         return onnx_session.open_runner(path, threads)
 
 
-def intermediates(path: Path, encoded_input: NDArray[np.generic], operators: Sequence[FileOperator]) -> dict[str, FloatArray]:
-    """The value of the `output` of every operator for one input in the file's own type; see `mcompress.export.onnx_session.intermediates`."""
+def intermediates(path: Path, encoded: Sequence[NDArray[np.generic]], operators: Sequence[FileOperator]) -> dict[str, FloatArray]:
+    """The value of the `output` of every operator for inputs of the file's own types; see `mcompress.export.onnx_session.intermediates`."""
     probe()
     with BackendCall(NAME, f"run {path.name}", onnx_session.DAMAGED):
-        return onnx_session.intermediates(path, encoded_input, operators)
+        return onnx_session.intermediates(path, encoded, operators)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mcompress.export.backend import Port, Written, as_fallbacks
+from mcompress.export.backend import Port, Written, as_fallbacks, layout_of
 from mcompress.export.honoured import FileOperator, counts_of, departures, units_of
 from mcompress.export.onnx_halving import FLOAT, HALF, element_kinds, is_border, opset_of, why_not_half
 from mcompress.export.onnx_host import session_options
@@ -217,4 +217,4 @@ def _port(value: onnx.ValueInfoProto) -> Port:
 
     tensor = value.type.tensor_type
     shape = tuple(dimension.dim_value for dimension in tensor.shape.dim)
-    return Port(value.name, shape, np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name, "NCHW")
+    return Port(value.name, shape, np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name, layout_of(shape))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcompress.errors import ExportError
-from mcompress.export.backend import BackendCall, FloatArray, Port, Runner, version_of
+from mcompress.export.backend import BackendCall, FloatArray, Port, Runner, encode_all, layout_of, version_of
 from mcompress.export.honoured import FileOperator
 from mcompress.export.onnx_checking import check
 from mcompress.export.onnx_halving import HALF, element_kinds
@@ -32,15 +32,15 @@ class OnnxRunner:
         self.inputs = tuple(_session_port(item.name, item.shape, item.type) for item in self._session.get_inputs())
         self.outputs = tuple(_session_port(item.name, item.shape, item.type) for item in self._session.get_outputs())
 
-    def execute(self, encoded: NDArray[np.generic]) -> NDArray[np.generic]:
+    def execute(self, *encoded: NDArray[np.generic]) -> NDArray[np.generic]:
         """The file's own types in and out."""
         with BackendCall("onnx", f"run {self._path.name}", DAMAGED):
-            (result,) = self._session.run(None, {self.inputs[0].name: encoded})
+            (result,) = self._session.run(None, {port.name: one for port, one in zip(self.inputs, encoded, strict=True)})
         return np.asarray(result)
 
-    def run(self, value: FloatArray) -> FloatArray:
+    def run(self, *values: FloatArray) -> FloatArray:
         """Float32 NCHW in and out."""
-        return self.outputs[0].decode(self.execute(self.inputs[0].encode(value)))
+        return self.outputs[0].decode(self.execute(*encode_all(self.inputs, values)))
 
     def exact_alternatives(self) -> Iterator[Runner]:
         """The same file in the other modes that an experiment shows to be exact; none where this machine has no such trap."""
@@ -56,15 +56,16 @@ def open_runner(path: Path, threads: int) -> OnnxRunner:
     """The file in the fastest mode that is exact on this machine. Raises `ExportError` for a file that no longer is what was written."""
     check(path)
     runner = OnnxRunner(path, threads, modes_to_use(exact_here())[0])
-    if len(runner.inputs) != 1 or len(runner.outputs) != 1:
+    if not runner.inputs or len(runner.outputs) != 1:
         raise ExportError(
-            f"{path.name} has {len(runner.inputs)} inputs and {len(runner.outputs)} outputs; a file of mcompress has one of each. Export it again."
+            f"{path.name} has {len(runner.inputs)} inputs and {len(runner.outputs)} outputs; a file of mcompress has inputs and one output. "
+            "Export it again."
         )
     return runner
 
 
-def intermediates(path: Path, encoded_input: NDArray[np.generic], operators: Sequence[FileOperator]) -> dict[str, FloatArray]:
-    """Tensor -> its value for `encoded_input` (in the file's own type and layout), for every operator's `output`; quantized ones as real numbers.
+def intermediates(path: Path, encoded: Sequence[NDArray[np.generic]], operators: Sequence[FileOperator]) -> dict[str, FloatArray]:
+    """Tensor -> its value for the inputs `encoded` (in the file's own types), for every operator's `output`; quantized ones as real numbers.
 
     The file is run once, as `load` runs it, with these tensors as further outputs; they are all in memory at once. Integer operators are asked for
     what they write, so they stay integer kernels; fp16 tensors are asked for behind a cast to fp32, which rounds nothing that is not rounded without
@@ -92,7 +93,8 @@ def intermediates(path: Path, encoded_input: NDArray[np.generic], operators: Seq
             graph.output.append(helper.make_tensor_value_info(output, kinds[name] if output == name else TensorProto.FLOAT, None))
     mode = modes_to_use(exact_here())[0]
     session = ort.InferenceSession(model.SerializeToString(), session_options(mode, 1), providers=["CPUExecutionProvider"])
-    values = session.run(list(names.values()), {graph.input[0].name: encoded_input})
+    inputs = [item.name for item in graph.input if item.name not in constants]
+    values = session.run(list(names.values()), dict(zip(inputs, encoded, strict=True)))
     found: dict[str, FloatArray] = {}
     for name, value in zip(asked, values, strict=True):
         if name in quantized:
@@ -103,4 +105,4 @@ def intermediates(path: Path, encoded_input: NDArray[np.generic], operators: Seq
 
 
 def _session_port(name: str, shape: list[int], kind: str) -> Port:
-    return Port(name, tuple(shape), _TYPES.get(kind, kind), "NCHW")
+    return Port(name, tuple(shape), _TYPES.get(kind, kind), layout_of(shape))

@@ -27,17 +27,20 @@ from mcompress.record import HIGHEST_DB, ParityRecord
 if TYPE_CHECKING:
     from torch import Tensor
 
-    Reference = Callable[[Tensor], Tensor]
+    Reference = Callable[..., Tensor]
+    """Called with all inputs of the network."""
 
 FLOAT_METRIC = "max absolute difference / output range"
 INT8_METRIC = "sqnr_db"
 FLOAT_REFERENCE, INT8_REFERENCE = "PyTorch fp32", "fake-quantized PyTorch"
 NUDGE_STEPS = 0.01
+Inputs = tuple[FloatArray, ...]
+"""One test input: what the network is called with, float32 as it takes it (NCHW)."""
 HALF_REFERENCE, ROUNDED_REFERENCE = "PyTorch, FP16 simulated", "PyTorch, constants in FP16"
 
 
-def float_parity(runner: Runner, model: Reference, inputs: Sequence[FloatArray], limit: float, name: str = FLOAT_REFERENCE) -> ParityRecord:
-    """Largest absolute difference over all `inputs` (float32 NCHW), as a share of the range of PyTorch's outputs."""
+def float_parity(runner: Runner, model: Reference, inputs: Sequence[Inputs], limit: float, name: str = FLOAT_REFERENCE) -> ParityRecord:
+    """Largest absolute difference over all `inputs`, as a share of the range of PyTorch's outputs."""
     expected, found = _both(runner, model, inputs)
     difference = max(float(np.abs(a - b).max()) for a, b in zip(expected, found, strict=True))
     span = max(float(a.max()) for a in expected) - min(float(a.min()) for a in expected)
@@ -65,7 +68,7 @@ class Halved:
     """Least SQNR of the file as it is written against `simulated`."""
 
 
-def half_parity(runner: Runner, network: Halved, inputs: Sequence[FloatArray], limit: float) -> ParityRecord:
+def half_parity(runner: Runner, network: Halved, inputs: Sequence[Inputs], limit: float) -> ParityRecord:
     """SQNR in dB of a file that is FP16 throughout against `network.simulated`, over all `inputs` together.
 
     Where the runner computes in FP32 as well (`ComputesFP32`), the file also has to be within `limit`, a share of the range, of `network.rounded`:
@@ -93,7 +96,7 @@ class HostTrapped(Protocol):
         """The same file in other modes that are exact on this machine; none where an experiment shows that it has no such trap."""
 
 
-def int8_parity(runner: Runner, reference: Reference, inputs: Sequence[FloatArray], limit_db: float) -> ParityRecord:
+def int8_parity(runner: Runner, reference: Reference, inputs: Sequence[Inputs], limit_db: float) -> ParityRecord:
     """SQNR in dB of the file's outputs against `reference_program`'s, over all `inputs` together.
 
     A file that fails is tried in the modes that an experiment showed to be exact, on a machine where others are not (`HostTrapped`).
@@ -108,22 +111,35 @@ def int8_parity(runner: Runner, reference: Reference, inputs: Sequence[FloatArra
     return record
 
 
-def own_agreement_db(reference: Reference, inputs: Sequence[FloatArray]) -> float:
-    """SQNR in dB of what the reference makes of `inputs` (pictures) against what it makes of them moved by a hundredth of an 8-bit step at most."""
-    import torch
+def own_agreement_db(reference: Reference, inputs: Sequence[Inputs]) -> float:
+    """SQNR in dB of what the reference makes of `inputs` against what it makes of them moved by a hundredth of an 8-bit step at most.
 
+    The step of a picture, or of whatever else the network takes, is a 255th of the range of its values over all `inputs`.
+    """
     chance, noise, signal = np.random.default_rng(0), 0.0, 0.0
-    low, high = min(float(value.min()) for value in inputs), max(float(value.max()) for value in inputs)
-    nudge = NUDGE_STEPS * (high - low) / 255.0
-    for value in inputs:
-        moved = np.clip(value + chance.uniform(-nudge, nudge, value.shape), low, high).astype(np.float32)
-        with torch.no_grad():
-            expected, again = (reference(torch.from_numpy(one)).numpy().astype(np.float64) for one in (np.ascontiguousarray(value), moved))
+    bounds = [(min(float(one.min()) for one in values), max(float(one.max()) for one in values)) for values in zip(*inputs, strict=True)]
+    for values in inputs:
+        moved = tuple(_moved(value, low, high, chance) for value, (low, high) in zip(values, bounds, strict=True))
+        expected, again = (computed(reference, one).astype(np.float64) for one in (values, moved))
         noise, signal = noise + float(np.square(expected - again).sum()), signal + float(np.square(expected).sum())
     return HIGHEST_DB if noise == 0 else min(HIGHEST_DB, 10 * math.log10(max(signal, 1e-30) / noise))
 
 
-def _sqnr(runner: Runner, reference: Reference, inputs: Sequence[FloatArray], limit_db: float, name: str) -> ParityRecord:
+def _moved(value: FloatArray, low: float, high: float, chance: np.random.Generator) -> FloatArray:
+    nudge = NUDGE_STEPS * (high - low) / 255.0
+    return np.clip(value + chance.uniform(-nudge, nudge, value.shape), low, high).astype(np.float32)
+
+
+def computed(reference: Reference, values: Inputs) -> FloatArray:
+    """What PyTorch gives for one test input."""
+    import torch
+
+    with torch.no_grad():
+        result: FloatArray = reference(*(torch.from_numpy(np.ascontiguousarray(value)) for value in values)).numpy()
+    return result
+
+
+def _sqnr(runner: Runner, reference: Reference, inputs: Sequence[Inputs], limit_db: float, name: str) -> ParityRecord:
     expected, found = _both(runner, reference, inputs)
     noise = sum(float(np.square(a.astype(np.float64) - b).sum()) for a, b in zip(expected, found, strict=True))
     signal = sum(float(np.square(a.astype(np.float64)).sum()) for a in expected)
@@ -136,16 +152,12 @@ def not_executed(reference: str, metric: str, limit: float, why: str) -> ParityR
     return ParityRecord(reference=reference, metric=metric, value=None, limit=limit, passed=None, runtime=f"not executed: {why}")
 
 
-def _both(runner: Runner, reference: Reference, inputs: Sequence[FloatArray]) -> tuple[list[FloatArray], list[FloatArray]]:
+def _both(runner: Runner, reference: Reference, inputs: Sequence[Inputs]) -> tuple[list[FloatArray], list[FloatArray]]:
     """Outputs of PyTorch and of the file; raises `ParityError` for other shapes, NaN or infinity."""
-    import torch
-
     if not inputs:
         raise ParityError("parity needs at least one input; the task gave no held-out samples")
-    expected: list[FloatArray] = []
-    with torch.no_grad():
-        expected += [reference(torch.from_numpy(np.ascontiguousarray(value))).numpy() for value in inputs]
-    found = [runner.run(value) for value in inputs]
+    expected = [computed(reference, values) for values in inputs]
+    found = [runner.run(*values) for values in inputs]
     for a, b in zip(expected, found, strict=True):
         if a.shape != b.shape:
             raise ParityError(f"{runner.runtime} returned shape {b.shape}, PyTorch {a.shape}")

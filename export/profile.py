@@ -97,19 +97,22 @@ def interleave(connection: Connection, a: Job, b: Job, *, rounds: int, queries_p
 def profile(
     backend: str,
     path: Path,
-    shape: tuple[int, ...],
+    shapes: Sequence[tuple[int, ...]],
     *,
     precision: str,
     threads: int,
     seconds: float,
 ) -> tuple[Measurement, ...]:
-    """Latency (and peak memory of the process, runtime included) of `path` on this machine for inputs of `shape` (N, C, H, W).
+    """Latency (and peak memory of the process, runtime included) of `path` on this machine for inputs of `shapes`, in the file's order, as the
+    network has them (NCHW).
 
     50 queries are made unless `seconds` pass first, but never fewer than 10. `precision` only labels the result. Raises `ExportError`.
     """
     rules = Rules(RUN_MOST_QUERIES, seconds, max(600.0, 2 * seconds), RUN_WARM_UP_S, cool_down_s=0.0)
     with Host() as host:
-        job = Job(path, backend, shape, threads, pinned(host.facts(), host.name, threads, None).cpus, rules=rules)
+        cpus = pinned(host.facts(), host.name, threads, None).cpus
+        shape, *further = shapes
+        job = Job(path, backend, shape, threads, cpus, rules=rules, further_shapes=tuple(further))
         (found,) = profile_files(host, [job])
     if isinstance(found, FailedJob):
         raise ExportError(f"{backend} could not run {path.name}: {found.reason}")

@@ -145,7 +145,7 @@ def _asked(job: Job, name: str) -> protocol.Job:
     return {
         "file": name,
         "backend": job.backend,
-        "shape": list(job.shape),
+        "shapes": [list(shape) for shape in job.shapes],
         "inputs": {one.name: list(one.shape) for one in job.inputs},
         "threads": job.threads,
         "cpus": None if job.cpus is None else list(job.cpus),

@@ -76,6 +76,13 @@ class Job:
     """Whatever the caller wants to find its job by."""
     inputs: tuple[InputShape, ...] = ()
     """Shapes just as the file has them, which decide in the place of `shape`."""
+    further_shapes: tuple[tuple[int, ...], ...] = ()
+    """Of the inputs behind the first, as `shape` is of that."""
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Of all inputs; () where nothing was asked for."""
+        return (self.shape, *self.further_shapes) if self.shape or self.further_shapes else ()
 
 
 @dataclass(frozen=True)
@@ -144,8 +151,8 @@ def measurements(found: Profile, *, device: str, how: Literal["device", "host"],
     job = found.job
     on = f"{device} {found.runtime} {precision} {threads_text(job.threads, ())}".replace("  ", " ")
     notes = [f"fresh process, mean {found.mean_ms:.4g} ms, coefficient of variation {100 * found.cv:.1f} %"]
-    if job.shape or job.inputs or found.assumed:
-        notes.append(f"input {', '.join(map(str, found.inputs or job.inputs or (InputShape('', job.shape),)))}")
+    if job.shapes or job.inputs or found.assumed:
+        notes.append(f"input {', '.join(map(str, found.inputs or job.inputs or [InputShape('', shape) for shape in job.shapes]))}")
     notes += [found.assumed] if found.assumed else []
     notes += [f"throttled: {found.throttled}"] if found.throttled else []
     latency = Measurement(

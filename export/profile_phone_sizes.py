@@ -35,7 +35,7 @@ def sizes_on_phone(job: Job) -> PhoneSizes:
     except (UsageError, ImportError):
         return PhoneSizes()
     try:
-        sizes = sizes_of(stated, Asked(job.shape, {one.name: list(one.shape) for one in job.inputs}))
+        sizes = sizes_of(stated, Asked(job.shapes, {one.name: list(one.shape) for one in job.inputs}))
     except WrongInput as error:
         raise UsageError(str(error)) from error
     inputs = tuple(InputShape(one["name"], tuple(one["shape"])) for one in sizes.inputs)

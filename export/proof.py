@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mcompress.errors import ExportError, ParityError, StageError
-from mcompress.export.backend import FloatArray, Runner, Written
+from mcompress.export.backend import Runner, Written
 from mcompress.export.divergence import examine
-from mcompress.export.parity import Halved, float_parity, half_parity, int8_parity, own_agreement_db
+from mcompress.export.parity import Halved, Inputs, computed, float_parity, half_parity, int8_parity, own_agreement_db
 from mcompress.export.stated import INT8_SQNR_DB
 from mcompress.record import DivergenceRecord, ParityRecord
 from mcompress.targets.schema import Fallback
@@ -32,10 +32,10 @@ class Networks:
 
     module: nn.Module
     """The network that it was written from."""
-    reference: Callable[[Tensor], Tensor]
+    reference: Callable[..., Tensor]
     """The same as planned."""
-    inputs: Sequence[FloatArray]
-    """float32 NCHW."""
+    inputs: Sequence[Inputs]
+    """Each as the network is called, float32 NCHW."""
 
 
 @dataclass(frozen=True)
@@ -83,13 +83,12 @@ def proven(
     return Proof(passed, None, (Fallback(where=f"export {written.path.name}", what="parity limit", reason=reason),))
 
 
-def worst_input(runner: Runner, reference: Callable[[Tensor], Tensor], inputs: Sequence[FloatArray]) -> FloatArray:
+def worst_input(runner: Runner, reference: Callable[..., Tensor], inputs: Sequence[Inputs]) -> Inputs:
     """The input for which the file is furthest from the reference; one that gives NaN, infinity or another shape before all others."""
-    import torch
 
-    def far(value: FloatArray) -> float:
-        with torch.no_grad(), np.errstate(invalid="ignore"):
-            expected, given = reference(torch.from_numpy(value)).numpy(), runner.run(value)
+    def far(values: Inputs) -> float:
+        with np.errstate(invalid="ignore"):
+            expected, given = computed(reference, values), runner.run(*values)
             difference = float(np.abs(given - expected).max()) if given.shape == expected.shape else np.inf
         return difference if np.isfinite(difference) else np.inf
 
@@ -108,8 +107,8 @@ class _Search:
 def _searched(backend: str, written: Written, networks: Networks, plan: PrecisionPlan | None, runner: Runner) -> _Search:
     where, what = f"export {written.path.name}", "the first operator that diverges"
     try:
-        value = worst_input(runner, networks.reference, networks.inputs)
-        found = examine(backend, written.path, networks.module, plan, written.operators, value)
+        values = worst_input(runner, networks.reference, networks.inputs)
+        found = examine(backend, written.path, networks.module, plan, written.operators, *values)
     except (ExportError, StageError) as problem:
         return _Search(doubts=(Fallback(where=where, what=what, reason=f"it could not be looked for: {problem}"),))
     if found.divergence is not None:

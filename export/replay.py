@@ -22,15 +22,18 @@ from typing import TYPE_CHECKING, NamedTuple, TypedDict, cast
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     Tensor = NDArray[np.generic]
     Real = NDArray[np.float32]
 
-SCHEMA = 1
+SCHEMA = 2
 CHUNK_BYTES = 1 << 20
+IMAGE_AXES = 4
+PLAIN = "ND"
+"""The layout of a tensor that has another number of axes than an image: they are in the network's order."""
 
 
 class Facts(TypedDict):
@@ -51,12 +54,21 @@ class Tolerance(TypedDict):
     or_sqnr_db: float | None
 
 
+class VectorInput(TypedDict):
+    """One input of a test vector: its name in the file, and its files, relative to the bundle."""
+
+    name: str
+    npy: str
+    bin: str
+
+
 class Vector(TypedDict):
     """Files of one test vector, relative to the bundle. The `.npy` are read by `mcompress verify`, and checked here with the others."""
 
-    input_bin: str
+    name: str
+    inputs: list[VectorInput]
+    """In the order of the file's inputs."""
     expected_bin: str
-    input_npy: str
     reference_npy: str
 
 
@@ -182,13 +194,10 @@ def check_bundle(folder: Path) -> tuple[ManifestData | None, list[Problem]]:
         return None, [Problem("usage", f"{path} is not JSON ({error}). Take the bundle again from where it was made.")]
     if not isinstance(manifest, dict) or not isinstance(manifest.get("schema"), int):
         return None, [Problem("usage", f"{path} states no schema; it is not an mcompress manifest.")]
-    if manifest["schema"] > SCHEMA:
-        return None, [
-            Problem(
-                "usage",
-                f"{path} has schema {manifest['schema']}; this program reads up to schema {SCHEMA}. Use the mcompress that made it, or a newer one.",
-            )
-        ]
+    if manifest["schema"] != SCHEMA:
+        other = "or a newer one" if manifest["schema"] > SCHEMA else "or make the bundle again with this one"
+        said = f"{path} has schema {manifest['schema']}; this program reads schema {SCHEMA}. Use the mcompress that made it, {other}."
+        return None, [Problem("usage", said)]
     if manifest.get("manifest_sha256") != manifest_digest(manifest):
         return None, [
             Problem(
@@ -210,7 +219,8 @@ def _content_problems(folder: Path, manifest: ManifestData) -> list[Problem]:
     files = [file["path"] for file in manifest["files"]]
     chosen = [choice["file"] for choice in manifest.get("choose", [])]
     vectors = [vector for file in manifest["files"] for vector in file["vectors"]]
-    used = [*files, *(name for one in vectors for name in (one["input_bin"], one["expected_bin"], one["input_npy"], one["reference_npy"]))]
+    used = [*files, *(name for one in vectors for name in (one["expected_bin"], one["reference_npy"]))]
+    used += [name for one in vectors for name in _input_paths(one)]
     problems = [problem for name in dict.fromkeys((*listed, *used)) for problem in _path_problems(folder, name)]
     problems += [Problem("usage", f"manifest.json uses '{name}' and states no digest of it.") for name in dict.fromkeys(used) if name not in listed]
     problems += [Problem("usage", f"`choose` names '{name}', which is none of the model files in `files`.") for name in chosen if name not in files]
@@ -224,6 +234,13 @@ def _content_problems(folder: Path, manifest: ManifestData) -> list[Problem]:
                 Problem("digest", f"{name} was changed: SHA-256 is {seen[:16]}..., the manifest states {stated[:16]}... Take the bundle again.")
             )
     return problems
+
+
+def _input_paths(vector: Vector) -> list[str]:
+    for words in (vector["name"], *(given["name"] for given in vector["inputs"])):
+        if not isinstance(words, str):
+            raise TypeError(f"a name of a vector is {words!r}")
+    return [name for given in vector["inputs"] for name in (given["bin"], given["npy"])]
 
 
 def _path_problems(folder: Path, name: str) -> list[Problem]:
@@ -250,9 +267,9 @@ def _strangers(folder: Path, listed: set[str]) -> list[Problem]:
     return problems
 
 
-def encode(picture: Real, facts: Facts) -> Tensor:
-    """float32 NCHW real values -> the file's own layout and type. Quantization rounds half to even and saturates."""
-    array = np.transpose(picture, (0, 2, 3, 1)) if facts["layout"] == "NHWC" else picture
+def encode(value: Real, facts: Facts) -> Tensor:
+    """float32 real values as the network has them (NCHW) -> the file's own layout and type. Quantization rounds half to even and saturates."""
+    array = np.transpose(value, (0, 2, 3, 1)) if facts["layout"] == "NHWC" else value
     if facts["scale"] is not None and facts["zero_point"] is not None:
         limits = np.iinfo(np.dtype(facts["dtype"]))
         array = np.clip(np.round(array / np.float32(facts["scale"])) + np.float32(facts["zero_point"]), limits.min, limits.max)
@@ -260,7 +277,7 @@ def encode(picture: Real, facts: Facts) -> Tensor:
 
 
 def decode(native: Tensor, facts: Facts) -> Real:
-    """The file's own layout and type -> float32 NCHW real values."""
+    """The file's own layout and type -> float32 real values as the network has them (NCHW)."""
     array = np.asarray(native).astype(np.float32)
     if facts["scale"] is not None and facts["zero_point"] is not None:
         array = (array - np.float32(facts["zero_point"])) * np.float32(facts["scale"])
@@ -273,6 +290,18 @@ def read_raw(path: Path, facts: Facts) -> Tensor:
     if array.size != math.prod(facts["shape"]):
         raise ValueError(f"{path.name} holds {array.size} values; {facts['name']} with shape {tuple(facts['shape'])} has {math.prod(facts['shape'])}")
     return array.astype(facts["dtype"]).reshape(facts["shape"])
+
+
+def check_names(vector: str, given: Sequence[str], taken: Sequence[str]) -> None:
+    """Raise `ValueError` unless the vector holds just what the file takes: inputs of one shape could be swapped unseen."""
+    if list(given) != list(taken):
+        raise ValueError(f"the vector '{vector}' holds {', '.join(given) or 'nothing'}; the file takes {', '.join(taken)}")
+
+
+def read_inputs(folder: Path, vector: Vector, facts: Sequence[Facts]) -> list[Tensor]:
+    """The inputs of a vector in the file's own layouts and types, in the file's order. Raises `ValueError` for others than the file takes."""
+    check_names(vector["name"], [one["name"] for one in vector["inputs"]], [one["name"] for one in facts])
+    return [read_raw(folder / one["bin"], stated) for one, stated in zip(vector["inputs"], facts)]  # noqa: B905  (their lengths are equal)
 
 
 def difference(got: Real, expected: Real) -> Difference:
@@ -304,7 +333,7 @@ def verdict(file: ModelFile, seen: list[Difference]) -> Result:
     return Result(file["path"], file["backend"], "passed" if passed else "failed", worst.max_abs, worst.sqnr_db, f"allowed: {limit}")
 
 
-def _run_onnx(path: Path, native: Tensor, facts: Facts) -> Tensor:
+def _run_onnx(path: Path, natives: Sequence[Tensor], facts: Sequence[Facts]) -> Tensor:
     try:
         import onnxruntime
     except ImportError as error:
@@ -316,12 +345,12 @@ def _run_onnx(path: Path, native: Tensor, facts: Facts) -> Tensor:
     refusals = tuple(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Exception))  # they have no base class of their own
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        return np.asarray(session.run(None, {facts["name"]: native})[0])
+        return np.asarray(session.run(None, _by_name(natives, facts))[0])
     except refusals as error:
         raise RuntimeError(str(error)) from error
 
 
-def _run_tflite(path: Path, native: Tensor, facts: Facts) -> Tensor:
+def _run_tflite(path: Path, natives: Sequence[Tensor], facts: Sequence[Facts]) -> Tensor:
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError:
@@ -331,27 +360,28 @@ def _run_tflite(path: Path, native: Tensor, facts: Facts) -> Tensor:
             raise NotExecuted(f"no TFLite runtime is installed ({error}); pip install ai-edge-litert") from error
     interpreter = Interpreter(model_path=str(path))
     interpreter.allocate_tensors()
-    entry = interpreter.get_input_details()[0]
-    if tuple(entry["shape"]) != tuple(facts["shape"]) or np.dtype(entry["dtype"]) != np.dtype(facts["dtype"]):
-        raise ValueError(
-            f"{path.name} takes {np.dtype(entry['dtype'])} {tuple(entry['shape'])}; the manifest says {facts['dtype']} {tuple(facts['shape'])}"
-        )
-    interpreter.set_tensor(entry["index"], native)
+    taken = [(str(one["name"]), str(np.dtype(one["dtype"])), tuple(map(int, one["shape"]))) for one in interpreter.get_input_details()]
+    stated = [(one["name"], one["dtype"], tuple(one["shape"])) for one in facts]
+    if taken != stated:
+        shown = [", ".join(f"{dtype} {name} {shape}" for name, dtype, shape in tensors) for tensors in (taken, stated)]
+        raise ValueError(f"{path.name} takes {shown[0]}; the manifest says {shown[1]}")
+    for entry, native in zip(interpreter.get_input_details(), natives):  # noqa: B905  (as many as facts)
+        interpreter.set_tensor(entry["index"], native)
     interpreter.invoke()
     return np.array(interpreter.get_tensor(interpreter.get_output_details()[0]["index"]))
 
 
-def _run_executorch(path: Path, native: Tensor, _: Facts) -> Tensor:
+def _run_executorch(path: Path, natives: Sequence[Tensor], _: Sequence[Facts]) -> Tensor:
     try:
         import torch
         from executorch.runtime import Runtime
     except ImportError as error:
         raise NotExecuted(f"executorch is not installed ({error}); pip install executorch") from error
     method = Runtime.get().load_program(str(path)).load_method("forward")
-    return np.array(method.execute([torch.from_numpy(native)])[0].numpy())
+    return np.array(method.execute([torch.from_numpy(native) for native in natives])[0].numpy())
 
 
-def _run_coreml(path: Path, native: Tensor, facts: Facts) -> Tensor:
+def _run_coreml(path: Path, natives: Sequence[Tensor], facts: Sequence[Facts]) -> Tensor:
     if platform.system() != "Darwin":
         raise NotExecuted(
             "Core ML runs on macOS and iOS only; use swift/ there, or `mcompress verify` anywhere, which computes the file without Core ML"
@@ -360,7 +390,11 @@ def _run_coreml(path: Path, native: Tensor, facts: Facts) -> Tensor:
         import coremltools
     except ImportError as error:
         raise NotExecuted(f"coremltools is not installed ({error}); pip install coremltools") from error
-    return np.asarray(next(iter(coremltools.models.MLModel(str(path)).predict({facts["name"]: native}).values())))
+    return np.asarray(next(iter(coremltools.models.MLModel(str(path)).predict(_by_name(natives, facts)).values())))
+
+
+def _by_name(natives: Sequence[Tensor], facts: Sequence[Facts]) -> dict[str, Tensor]:
+    return {stated["name"]: native for stated, native in zip(facts, natives)}  # noqa: B905  (as many as facts)
 
 
 RUNNERS = {"onnx": _run_onnx, "tflite": _run_tflite, "executorch": _run_executorch, "coreml": _run_coreml}
@@ -370,10 +404,10 @@ def replay(folder: Path, file: ModelFile) -> Result:
     """Execute one file of a checked bundle on all of its vectors, in its own layout and type."""
     if file["backend"] not in RUNNERS:
         return Result(file["path"], file["backend"], "not executed", None, None, f"no runner for {file['backend']} here")
-    facts_in, facts_out, seen = file["inputs"][0], file["outputs"][0], []
+    facts_in, facts_out, seen = file["inputs"], file["outputs"][0], []
     try:
         for vector in file["vectors"]:
-            got = RUNNERS[file["backend"]](folder / file["path"], read_raw(folder / vector["input_bin"], facts_in), facts_in)
+            got = RUNNERS[file["backend"]](folder / file["path"], read_inputs(folder, vector, facts_in), facts_in)
             seen.append(difference(decode(got, facts_out), decode(read_raw(folder / vector["expected_bin"], facts_out), facts_out)))
     except NotExecuted as error:
         return Result(file["path"], file["backend"], "not executed", None, None, str(error))

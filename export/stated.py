@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 
 from mcompress.export.fidelity import quality_worst
 from mcompress.export.interface import TensorFacts
 from mcompress.export.manifest import ComputedBy, ProcessingStep, Quality, Recommended, Runtime, Tolerance
 from mcompress.export.mil import EVALUATOR
+from mcompress.export.replay import PLAIN
 from mcompress.record import ExportRecord, ModelRecord, PictureRecord, Run, narrower_suffix
 
 FLOAT_TOLERANCE = 1e-3  # share of the output range: the parity limit of float files, and what another CPU's order of additions stays below
@@ -54,26 +55,31 @@ def tolerance_of(variant: str, output: TensorFacts, *, halves: bool = False, int
 
 
 def preprocessing_of(took: TensorFacts) -> tuple[ProcessingStep, ...]:
-    """From an 8-bit picture to the file's input, as data."""
-    low, high = took.value_range
-    height, width = _sides(took)
-    steps = [
-        ProcessingStep(operation="tile", arguments={"height": height, "width": width}),
-        *([ProcessingStep(operation="colour_order", arguments={"order": took.colour_order})] if took.colour_order else []),
-        ProcessingStep(operation="scale", arguments={"multiply": (high - low) / 255.0, "add": low}),
-        ProcessingStep(operation="layout", arguments={"order": took.layout}),
-    ]
+    """From an 8-bit picture to the file's input, as data; of an input that is no picture, from what the network takes."""
+    steps: list[ProcessingStep] = []
+    if took.picture:
+        low, high = took.value_range
+        height, width = _sides(took)
+        steps += [
+            ProcessingStep(operation="tile", arguments={"height": height, "width": width}),
+            *([ProcessingStep(operation="colour_order", arguments={"order": took.colour_order})] if took.colour_order else []),
+            ProcessingStep(operation="scale", arguments={"multiply": (high - low) / 255.0, "add": low}),
+        ]
+    if took.layout != PLAIN:
+        steps.append(ProcessingStep(operation="layout", arguments={"order": took.layout}))
     if took.scale is not None and took.zero_point is not None:
         steps.append(ProcessingStep(operation="quantize", arguments={"scale": took.scale, "zero_point": took.zero_point, "dtype": took.dtype}))
     return tuple(steps)
 
 
 def postprocessing_of(gave: TensorFacts) -> tuple[ProcessingStep, ...]:
-    """From the file's output to an 8-bit picture, as data."""
+    """From the file's output to an 8-bit picture, as data; to real values, where it is none."""
     low, high = gave.value_range
     steps = []
     if gave.scale is not None and gave.zero_point is not None:
         steps.append(ProcessingStep(operation="dequantize", arguments={"scale": gave.scale, "zero_point": gave.zero_point, "dtype": gave.dtype}))
+    if not gave.picture:
+        return tuple(steps)
     return (
         *steps,
         ProcessingStep(operation="clip", arguments={"low": low, "high": high}),
@@ -146,9 +152,10 @@ def _pictures(model: ModelRecord) -> dict[str, PictureRecord]:
     return {name: PictureRecord(quality=values) for name, values in model.quality_per_sample.items()}
 
 
-def scale_of(took: TensorFacts, gave: TensorFacts) -> int:
-    """How many times the output is as high as the input, at least 1."""
-    return max(1, _sides(gave)[0] // _sides(took)[0])
+def scale_of(took: Sequence[TensorFacts], gave: TensorFacts) -> int:
+    """How many times the output is as high as the first picture among the inputs, at least 1; 1 without a picture on both sides."""
+    picture = next((facts for facts in took if facts.picture), None)
+    return 1 if picture is None or not gave.picture else max(1, _sides(gave)[0] // _sides(picture)[0])
 
 
 def _sides(facts: TensorFacts) -> tuple[int, int]:

@@ -9,7 +9,7 @@ INT8 operators read and make them, with scale and zero point in the file, and fl
 from __future__ import annotations
 
 import platform
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,8 +18,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcompress.errors import ExportError
-from mcompress.export.backend import BackendCall, FloatArray, Port, Runner, Written, as_fallbacks, require, version_of
+from mcompress.export.backend import (
+    OUTPUT,
+    BackendCall,
+    FloatArray,
+    Port,
+    Runner,
+    Written,
+    as_fallbacks,
+    check_examples,
+    check_inputs,
+    encode_all,
+    layout_of,
+    require,
+    version_of,
+)
 from mcompress.export.honoured import FileOperator, counts_of, departures, units_of
+from mcompress.export.replay import IMAGE_AXES
 from mcompress.record import CoverageRecord, OperatorFallback
 from mcompress.targets.exports import TFLiteConfig
 
@@ -34,7 +49,6 @@ if TYPE_CHECKING:
 
 NAME = "tflite"
 SUFFIX = ".tflite"
-RANK_OF_IMAGES = 4
 HALF_REASON = "XNNPACK computes fp16 on Armv8.2 processors and newer only, and only in files without INT8 operators"
 NOTE_REASON = (
     "only weights can be fp16 in the format; a note that allows fp16 for the rest is for the whole file, and the plan keeps operators in fp32"
@@ -50,10 +64,14 @@ def probe() -> None:
     require(NAME, packages, "Its converter has packages for Linux and macOS only.")
 
 
-def write(config: TFLiteConfig, model: nn.Module, example: Tensor, plan: PrecisionPlan | None, path_stem: Path) -> Written:
-    """Write `path_stem`.tflite: fp32 without a plan, otherwise each operator in the precision of the plan. Static shapes, NHWC."""
+def write(config: TFLiteConfig, model: nn.Module, examples: Mapping[str, Tensor], plan: PrecisionPlan | None, path_stem: Path) -> Written:
+    """Write `path_stem`.tflite: fp32 without a plan, otherwise each operator in the precision of the plan. Static shapes, NHWC for four axes.
+
+    Tensors and the signature `serving_default` have the names of the inputs, and `output`.
+    """
     del config  # the format has no choices yet
     probe()
+    given = check_examples(examples)
     path = path_stem.with_name(path_stem.name + SUFFIX)
     with BackendCall(NAME, f"write {path.name}", ADVICE):
         import litert_torch
@@ -65,16 +83,17 @@ def write(config: TFLiteConfig, model: nn.Module, example: Tensor, plan: Precisi
         from mcompress.export.tflite_steps import as_steps
         from mcompress.export.tflite_upsampling import CUT, activate_before_cutting
 
-        program = graph_of(export_program(model, example))
+        program = graph_of(export_program(model, *given))
         facts = planned_program(program)
-        graph = program if plan is None else reference_program(model, example, plan, fold_weights=False)
+        graph = program if plan is None else reference_program(model, given, plan, fold_weights=False)
         spell_out(graph, {**REFLECTIONS, **NORMS, **CUT}, pairs=False)
         activate_before_cutting(graph)
         module = as_steps(graph)
-        images_out = module(example).ndim == RANK_OF_IMAGES
+        images = [index for index, example in enumerate(given) if example.ndim == IMAGE_AXES]
+        images_out = module(*given).ndim == IMAGE_AXES
         converted = litert_torch.convert(
-            litert_torch.to_channel_last_io(module, args=[0], outputs=[0] if images_out else None).eval(),
-            (example.permute(0, 2, 3, 1).contiguous(),),
+            litert_torch.to_channel_last_io(module, args=images or None, outputs=[0] if images_out else None).eval(),
+            tuple(example.permute(0, 2, 3, 1).contiguous() if example.ndim == IMAGE_AXES else example for example in given),
         )
         converted.export(str(path))
         sheet = tflite_edit.opened(path)
@@ -83,8 +102,11 @@ def write(config: TFLiteConfig, model: nn.Module, example: Tensor, plan: Precisi
             tflite_moves.without_round_trips(sheet)
             tflite_halves.half_weights(sheet, plan, facts.output)
         tflite_moves.narrow_concatenations(sheet)
+        tflite_edit.name_ports(sheet, list(examples), OUTPUT)
         tflite_edit.save(sheet, path)
-        return _read_back(path, facts, plan)
+        written = _read_back(path, facts, plan)
+        check_inputs(path, examples, written.inputs)
+        return written
 
 
 def _read_back(path: Path, program: Program, plan: PrecisionPlan | None) -> Written:
@@ -209,23 +231,24 @@ class _TFLiteRunner:
     def __init__(self, path: Path, threads: int) -> None:
         self._path, self._interpreter = path, _interpreter(path, threads)
         self.runtime = f"ai-edge-litert {version_of('ai-edge-litert')} CPU"
-        (given,), (result,) = self._interpreter.get_input_details(), self._interpreter.get_output_details()
-        self._input, self._output = int(given["index"]), int(result["index"])
-        self.inputs: tuple[Port, ...] = (_port(given),)
+        given, (result,) = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+        self._places, self._output = [int(one["index"]) for one in given], int(result["index"])
+        self.inputs: tuple[Port, ...] = tuple(_port(one) for one in given)
         self.outputs: tuple[Port, ...] = (_port(result),)
 
-    def execute(self, encoded: NDArray[np.generic]) -> NDArray[np.generic]:
+    def execute(self, *encoded: NDArray[np.generic]) -> NDArray[np.generic]:
         """The file's own types and layout in and out. Raises `ExportError` where LiteRT has no kernel for a type, which it says only now."""
-        self._interpreter.set_tensor(self._input, encoded)
+        for place, one in zip(self._places, encoded, strict=True):
+            self._interpreter.set_tensor(place, one)
         try:
             self._interpreter.invoke()
         except RuntimeError as problem:
             raise ExportError(f"LiteRT loads {self._path.name} and cannot compute it: {' '.join(str(problem).split())} Export it again.") from problem
         return np.asarray(self._interpreter.get_tensor(self._output))
 
-    def run(self, value: FloatArray) -> FloatArray:
+    def run(self, *values: FloatArray) -> FloatArray:
         """Float32 NCHW in and out; layout and INT8 conversion happen here."""
-        return self.outputs[0].decode(self.execute(self.inputs[0].encode(value)))
+        return self.outputs[0].decode(self.execute(*encode_all(self.inputs, values)))
 
 
 def _port(details: dict[str, object]) -> Port:
@@ -233,8 +256,7 @@ def _port(details: dict[str, object]) -> Port:
     dtype = np.dtype(details["dtype"]).name  # type: ignore[call-overload]
     scale, zero_point = np.asarray(details["quantization"], dtype=np.float64)
     quantized = scale != 0.0
-    layout = "NHWC" if len(shape) == RANK_OF_IMAGES else "NCHW"
-    return Port(name, shape, dtype, layout, float(scale) if quantized else None, int(zero_point) if quantized else None)
+    return Port(name, shape, dtype, layout_of(shape, "NHWC"), float(scale) if quantized else None, int(zero_point) if quantized else None)
 
 
 def load(path: Path, threads: int) -> Runner:

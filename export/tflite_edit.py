@@ -174,6 +174,21 @@ def opened(path: Path) -> Sheet:
     return Sheet(schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(path.read_bytes(), 0)))
 
 
+def name_ports(sheet: Sheet, inputs: Sequence[str], output: str) -> None:
+    """Give the graph's inputs the order of the network's arguments and these names, and its only output its own, in the signature as well.
+
+    The converter calls them `args_0`, `args_1` and so on in the signature, and `serving_default_args_0` in the graph.
+    """
+    graph, (signature,) = sheet.model.subgraphs[0], sheet.model.signatureDefs
+    places = {int(entry.name.rpartition(b"_")[2]): int(entry.tensorIndex) for entry in signature.inputs}
+    graph.inputs = [places[number] for number in sorted(places)]
+    names = dict(zip(graph.inputs, inputs, strict=True)) | {sheet.outputs[0]: output}
+    for tensor, name in names.items():
+        sheet.tensors[tensor].name = name.encode()
+    for entry in [*signature.inputs, *signature.outputs]:
+        entry.name = names[entry.tensorIndex].encode()
+
+
 def save(sheet: Sheet, path: Path) -> None:
     """Write the file without what nothing uses, tensors named after their operators."""
     _without_unused(sheet)

@@ -7,6 +7,7 @@ kernels that the file runs in; only what XNNPACK would merge across operators by
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,8 @@ _READABLE = ("FLOAT32", "INT8")
 _IMAGE = 4
 
 
-def intermediates(path: Path, encoded: NDArray[np.generic], threads: int = 1) -> dict[str, FloatArray]:
-    """The result of every operator for one input of the file's own type and layout, by `FileOperator.output`.
+def intermediates(path: Path, encoded: Sequence[NDArray[np.generic]], threads: int = 1) -> dict[str, FloatArray]:
+    """The result of every operator for inputs of the file's own types and layouts, by `FileOperator.output`.
 
     float32 in the file's layout (`in_layout_of` helps); INT8 results as the numbers that they stand for. All of them are in memory at once.
     Raises `ExportError` for a file that cannot be run.
@@ -40,7 +41,8 @@ def intermediates(path: Path, encoded: NDArray[np.generic], threads: int = 1) ->
         sheet.model.signatureDefs = []
         interpreter = Interpreter(model_content=tflite_edit.packed(sheet), num_threads=threads)
         interpreter.allocate_tensors()
-        interpreter.set_tensor(interpreter.get_input_details()[0]["index"], encoded)
+        for detail, value in zip(interpreter.get_input_details(), encoded, strict=True):
+            interpreter.set_tensor(detail["index"], value)
         interpreter.invoke()
         return {str(detail["index"]): _real(interpreter.get_tensor(detail["index"]), detail) for detail in interpreter.get_output_details()}
 

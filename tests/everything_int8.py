@@ -19,7 +19,7 @@ from mcompress.compress.quantize.simulate import Simulated
 
 def everything_int8(module: fx.GraphModule, inputs: Sequence[Tensor], method: Method = "mse") -> PrecisionPlan:
     """Ranges from these inputs, whose values are between 0 and 1; what has no INT8 kernel is FP32, and so are copies of what it makes."""
-    ranges, _ = calibrate(module, iter(inputs), method, (0.0, 1.0), len(inputs), quiet)
+    ranges, _ = calibrate(module, ((one,) for one in inputs), method, [(0.0, 1.0)], len(inputs), quiet)
     int8: set[fx.Node] = set()
     operators = []
     for node in kinds.operators(module.graph):

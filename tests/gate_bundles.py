@@ -101,7 +101,7 @@ def second_file(folder: Path) -> ExportedFile:
     path = made.path.with_name("tiny-mixed.onnx")
     path.write_bytes(made.path.read_bytes())
     picture = np.random.default_rng(5).random((1, 3, SIDE, SIDE), dtype=np.float32)
-    vector = TestVector("coffee / left", picture, reference=enlarge(picture), expected=enlarge(picture))
+    vector = TestVector("coffee / left", (picture,), reference=enlarge(picture), expected=enlarge(picture))
     record = export_record(path, variant="mixed", precision_counts={"int8": 2, "fp16": 0, "fp32": 0}, recommended=False)
     return ExportedFile(record, path, (facts("input", SIDE),), (facts("output", SIDE * SCALE),), (vector,))
 

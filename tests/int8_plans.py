@@ -19,6 +19,6 @@ def quiet(_done: int, _total: int, _note: str) -> None:
 def int8_plan(network: nn.Module, inputs: Sequence[Tensor]) -> PrecisionPlan:
     """Calibrated with all of these inputs, whose values are between 0 and 1; no loss is too large."""
     program = graph_of(export_program(network, inputs[0]))
-    ranges, seen = calibrate(program, iter(inputs), "mse", (0.0, 1.0), len(inputs), quiet)
+    ranges, seen = calibrate(program, ((one,) for one in inputs), "mse", [(0.0, 1.0)], len(inputs), quiet)
     assert seen == len(inputs)
     return uniform_plan(program, ranges)

@@ -111,11 +111,11 @@ def test_teachers_count_by_the_inverse_of_their_squared_errors() -> None:
 def test_the_weights_follow_the_teachers_while_they_learn(task: Translation) -> None:
     """They are measured with the means by which the teachers teach, on pairs that nothing is trained on, and half of what was known stays."""
     made = objective(task)
-    source, truth = task.validation_batch()
+    inputs, truth = task.validation_batch()
 
     def errors() -> list[float]:
         with torch.no_grad():
-            return [float((mean(source)[0] - truth).square().mean()) for mean in made.means.values()]
+            return [float((mean(*inputs)[0] - truth).square().mean()) for mean in made.means.values()]
 
     first = errors()
     for step in range(QUALITY_EVERY):
@@ -238,18 +238,18 @@ def test_a_candidate_normalizes_with_statistics_of_its_own_and_leaves_the_supern
     torch.manual_seed(0)
     supernet = build(ModelSpec(space.network, space.largest))
     before = {name: value.clone() for name, value in supernet.named_buffers()}
-    source, _ = task.training_batch(2, 32, torch.Generator().manual_seed(0))
+    inputs, _ = task.training_batch(2, 32, torch.Generator().manual_seed(0))
     with torch.no_grad():
-        output = apply_candidate(space, space.smallest, state_of(supernet), source)
+        output = apply_candidate(space, space.smallest, state_of(supernet), inputs)
     assert all(torch.equal(value, before[name]) for name, value in supernet.named_buffers())
     smallest = _smallest()
     smallest.load_state_dict(cut(supernet.state_dict(), smallest))
-    gather_statistics(smallest, [source])
+    gather_statistics(smallest, [inputs])
     norm = smallest.get_submodule("head.norm")
     assert int(norm.num_batches_tracked) == 1  # type: ignore[arg-type]
     assert norm.momentum == 0.1
     with torch.no_grad():
-        assert smallest(source) == pytest.approx(output, abs=0.05)  # running variances are unbiased, those of a batch are not
+        assert smallest(*inputs) == pytest.approx(output, abs=0.05)  # running variances are unbiased, those of a batch are not
 
 
 def test_evolution_inherits_from_the_best_and_begins_at_random() -> None:
@@ -434,6 +434,6 @@ def test_statistics_are_gathered_without_dropout() -> None:
     plain.load_state_dict(dropped.state_dict())
     batches = [torch.rand(2, 3, 32, 32) for _ in range(2)]
     for network in (dropped, plain):
-        gather_statistics(network, batches)
+        gather_statistics(network, [(one,) for one in batches])
         assert not any(module.training for module in network.modules())
     assert all(torch.equal(value, plain.state_dict()[name]) for name, value in dropped.state_dict().items())

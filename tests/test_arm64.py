@@ -128,7 +128,7 @@ def a_tflite_bundle(folder: Path) -> Path:
     path = an_addition(folder / "tiny-float.tflite", 1)
     shape = TensorFacts(name="x", shape=(1, 4, 4, 3), dtype="float32", layout="NHWC")
     picture = np.random.default_rng(1).random((1, 3, 4, 4), dtype=np.float32)
-    vector = TestVector("noise", picture, picture * 4, picture * 4)
+    vector = TestVector("noise", (picture,), picture * 4, picture * 4)
     return make_bundle(folder, ExportedFile(export_record(path, backend="tflite"), path, (shape,), (shape,), (vector,)))
 
 

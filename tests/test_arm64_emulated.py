@@ -60,10 +60,10 @@ class Sharpener(nn.Module):
 def exported(folder: Path, variant: str, plan: PrecisionPlan | None, picture: torch.Tensor) -> ExportedFile:
     network = Sharpener().eval()
     with captured(folder / "log.txt"):
-        written = tflite.write(TFLiteConfig(), network, picture, plan, folder / f"tiny-{variant}")
+        written = tflite.write(TFLiteConfig(), network, {"input": picture}, plan, folder / f"tiny-{variant}")
         computed = tflite.load(written.path, 1).run(picture.numpy())
     with torch.no_grad():
-        vector = TestVector("noise", picture.numpy(), network(picture).numpy(), computed)
+        vector = TestVector("noise", (picture.numpy(),), network(picture).numpy(), computed)
     counts = written.precision_counts
     record = export_record(written.path, backend="tflite", variant=variant, precision_counts=counts)
     facts = [tuple(facts_of(port) for port in ports) for ports in (written.inputs, written.outputs)]

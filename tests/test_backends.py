@@ -39,15 +39,15 @@ class Known:
     def __init__(self, error: float) -> None:
         self._error = np.float32(error)
 
-    def execute(self, encoded: NDArray[np.generic]) -> NDArray[np.generic]:
-        return np.asarray(encoded + self._error)
+    def execute(self, *encoded: NDArray[np.generic]) -> NDArray[np.generic]:
+        return np.asarray(encoded[0] + self._error)
 
-    def run(self, value: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.asarray(self.execute(value), dtype=np.float32)
+    def run(self, *values: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.asarray(self.execute(*values), dtype=np.float32)
 
 
 def test_parity_is_the_formula() -> None:
-    inputs = [np.array([[[[0.0, 1.0], [2.0, 4.0]]]], dtype=np.float32)]
+    inputs = [(np.array([[[[0.0, 1.0], [2.0, 4.0]]]], dtype=np.float32),)]
     record = parity.float_parity(Known(0.01), nn.Identity(), inputs, 1e-3)
     assert record.value == pytest.approx(0.01 / 4, rel=1e-4)
     assert record.passed is False

@@ -25,8 +25,8 @@ def test_manifest_states_what_an_app_needs(pristine_bundle: Path) -> None:
     (file,) = manifest.files
     assert manifest.scale == SCALE
     assert (file.inputs[0].shape, file.inputs[0].colour_order) == ((1, 3, SIDE, SIDE), "RGB")
-    assert [step.operation for step in file.preprocessing] == ["tile", "colour_order", "scale", "layout"]
-    assert file.preprocessing[2].arguments == {"multiply": 1 / 255, "add": 0.0}
+    assert [step.operation for step in file.preprocessing["input"]] == ["tile", "colour_order", "scale", "layout"]
+    assert file.preprocessing["input"][2].arguments == {"multiply": 1 / 255, "add": 0.0}
     assert file.sha256 == hashlib.sha256((pristine_bundle / "tiny-float.onnx").read_bytes()).hexdigest()
     assert file.quality.before == {"psnr_db": 31.0}
     assert (file.quality.after, file.quality.after_from) == ({"psnr_db": 30.0}, "this file in its runtime")
@@ -42,8 +42,8 @@ def test_two_bundles_of_one_run_are_equal(pristine_bundle: Path, tmp_path: Path)
 
 def test_raw_vectors_are_the_tensors(pristine_bundle: Path) -> None:
     file = Manifest.model_validate_json((pristine_bundle / "manifest.json").read_text()).files[0]
-    raw = np.frombuffer((pristine_bundle / file.vectors[0].input_bin).read_bytes(), "<f4").reshape(1, 3, SIDE, SIDE)
-    assert np.array_equal(raw, np.load(pristine_bundle / file.vectors[0].input_npy))
+    raw = np.frombuffer((pristine_bundle / file.vectors[0].inputs[0].bin).read_bytes(), "<f4").reshape(1, 3, SIDE, SIDE)
+    assert np.array_equal(raw, np.load(pristine_bundle / file.vectors[0].inputs[0].npy))
 
 
 def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_loaders_carry_the_facts(tmp_path: Path, backend: str) -> None:
         took, gave = facts("input", SIDE), facts("output", SIDE * SCALE)
     picture = np.random.default_rng(1).random((1, 3, SIDE, SIDE), dtype=np.float32)
     record = export_record(path, backend=backend, variant="mixed")
-    folder = make_bundle(tmp_path, ExportedFile(record, path, (took,), (gave,), (TestVector("a", picture, enlarge(picture)),)))
+    folder = make_bundle(tmp_path, ExportedFile(record, path, (took,), (gave,), (TestVector("a", (picture,), enlarge(picture)),)))
     loader = folder / {"tflite": "kotlin/LiteRt.kt", "executorch": "kotlin/ExecuTorch.kt", "coreml": "swift/VerifyBundle.swift"}[backend]
     text = loader.read_text()
     assert "vectors/0-a.input." in text

@@ -63,19 +63,24 @@ def test_paths_that_escape_are_refused(bundle: Path, path: str) -> None:
     assert replay_in(bundle).returncode == 1
 
 
-@pytest.mark.parametrize("part", ["input_npy", "reference_npy", "input_bin", "expected_bin"])
+def part_of(vector: dict[str, object], part: str) -> dict[str, object]:
+    """What of a vector has the path `part`: the vector, or its first input."""
+    return vector if part in vector else vector["inputs"][0]  # type: ignore[index, no-any-return]
+
+
+@pytest.mark.parametrize("part", ["npy", "reference_npy", "bin", "expected_bin"])
 def test_vectors_outside_the_bundle_are_not_read(bundle: Path, part: str) -> None:
     (bundle.parent / "outside").write_bytes(b"secret")
-    rewrite(bundle, lambda data: data["files"][0]["vectors"][0].update({part: "../outside"}))
+    rewrite(bundle, lambda data: part_of(data["files"][0]["vectors"][0], part).update({part: "../outside"}))
     with pytest.raises(UsageError, match=r"names the path '\.\./outside'; only relative paths inside the bundle are allowed"):
         verify_bundle(bundle)
     assert replay_in(bundle).returncode == 1
 
 
-@pytest.mark.parametrize(("part", "size"), [("input_npy", 0), ("input_npy", 200), ("expected_bin", 0), ("expected_bin", 200)])
+@pytest.mark.parametrize(("part", "size"), [("npy", 0), ("npy", 200), ("expected_bin", 0), ("expected_bin", 200)])
 def test_a_vector_that_was_cut_fails_its_file_and_says_so(bundle: Path, part: str, size: int) -> None:
     data = json.loads((bundle / "manifest.json").read_text())
-    name = data["files"][0]["vectors"][0][part]
+    name = str(part_of(data["files"][0]["vectors"][0], part)[part])
     (bundle / name).write_bytes((bundle / name).read_bytes()[:size])
     digest = {"bytes": size, "sha256": replay.digest_of(bundle / name)}
     rewrite(bundle, lambda data: next(entry for entry in data["contents"] if entry["path"] == name).update(digest))
@@ -107,10 +112,11 @@ def test_a_file_with_other_tensors_than_stated_fails(bundle: Path, tensor: str, 
 
 def test_a_file_that_gives_no_numbers_fails_in_words_and_in_json(bundle: Path) -> None:
     vector = json.loads((bundle / "manifest.json").read_text())["files"][0]["vectors"][0]
-    path = bundle / vector["input_npy"]
+    name = vector["inputs"][0]["npy"]
+    path = bundle / name
     np.save(path, np.full_like(np.load(path), np.nan))
     digest = {"sha256": replay.digest_of(path)}
-    rewrite(bundle, lambda data: next(entry for entry in data["contents"] if entry["path"] == vector["input_npy"]).update(digest))
+    rewrite(bundle, lambda data: next(entry for entry in data["contents"] if entry["path"] == name).update(digest))
     (row,) = verify_rows(bundle)
     assert row["verdict"] == "FAIL"
     assert str(row["detail"]).startswith("it gave NaN, infinity or another shape than expected (allowed: ")
@@ -172,13 +178,15 @@ def test_unknown_and_missing_files_are_refused(bundle: Path) -> None:
         verify_bundle(bundle)
 
 
-def test_newer_schema_is_refused(bundle: Path) -> None:
-    rewrite(bundle, lambda data: data.update(schema=2))
-    with pytest.raises(UsageError, match="has schema 2; this program reads up to schema 1"):
+@pytest.mark.parametrize(("schema", "advice"), [(3, "or a newer one"), (1, "or make the bundle again with this one")])
+def test_another_schema_is_refused(bundle: Path, schema: int, advice: str) -> None:
+    rewrite(bundle, lambda data: data.update(schema=schema))
+    with pytest.raises(UsageError, match=f"has schema {schema}; this program reads schema 2. Use the mcompress that made it, {advice}"):
         verify_bundle(bundle)
+    assert f"has schema {schema}; this program reads schema 2" in replay_in(bundle).stdout
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"schema": 1}'])
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"schema": 2}'])
 def test_manifests_that_are_none(bundle: Path, text: str) -> None:
     (bundle / "manifest.json").write_text(text)
     with pytest.raises((UsageError, ParityError)):
@@ -188,7 +196,7 @@ def test_manifests_that_are_none(bundle: Path, text: str) -> None:
 
 def test_manifest_without_its_parts(bundle: Path) -> None:
     rewrite(bundle, lambda data: data.pop("contents"))
-    with pytest.raises(UsageError, match="lacks what a manifest of schema 1 has"):
+    with pytest.raises(UsageError, match="lacks what a manifest of schema 2 has"):
         verify_bundle(bundle)
     rewrite(bundle, lambda data: data.update(files=[{"path": 3, "vectors": []}], contents=[]))
     with pytest.raises(UsageError):

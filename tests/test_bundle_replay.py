@@ -32,7 +32,7 @@ def an_apple_package(folder: Path) -> ExportedFile:
     picture = np.zeros((1, 3, SIDE, SIDE), np.float32)
     parity = ParityRecord(reference="PyTorch", metric="share of range", value=None, limit=1e-3, passed=None, runtime="not executed")
     record = export_record(package, backend="coreml", parity=parity, quality={}, fidelity={}, pictures={}, quality_worst={}, recommended=False)
-    vector = TestVector("zero", picture, enlarge(picture))
+    vector = TestVector("zero", (picture,), enlarge(picture))
     return ExportedFile(record, package, (facts("input", SIDE),), (facts("output", SIDE * SCALE),), (vector,))
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mcompress.compress.models.build import build
 from mcompress.compress.models.checkpoint import load_weights
 from mcompress.compress.models.checkpoint_names import args_of
-from mcompress.compress.models.spec import ModelSpec
+from mcompress.compress.models.spec import InputSpec, ModelSpec
 from mcompress.compress.teacher import load_network
 from mcompress.errors import CheckpointError
 from mcompress.targets.schema import TeacherConfig
@@ -60,7 +60,8 @@ def test_public_weights_tell_their_arguments_load_and_compute_the_same(case: str
     public, network, args = CASES[case]
     trained(public)
     torch.save(public.state_dict(), tmp_path / "latest_net_G.pth")
-    spec, loaded = load_network(TeacherConfig(network=network, checkpoint=tmp_path / "latest_net_G.pth"), (1, 3, 32, 32))
+    inputs = (InputSpec("input", (1, 3, 32, 32), (-1.0, 1.0)),)
+    spec, loaded = load_network(TeacherConfig(network=network, checkpoint=tmp_path / "latest_net_G.pth"), inputs)
     assert spec.args == args
     with torch.no_grad():
         torch.testing.assert_close(loaded(image()), public(image()), rtol=1e-6, atol=1e-6)

@@ -224,7 +224,7 @@ def doubling() -> fx.GraphModule:
 
 def two_samples() -> Iterator[Sample]:
     for value in (0.25, 0.5):
-        yield Sample(f"all {value}", torch.full((1, 1, 2, 2), value), torch.full((1, 1, 2, 2), 2 * value))
+        yield Sample(f"all {value}", (torch.full((1, 1, 2, 2), value),), torch.full((1, 1, 2, 2), 2 * value))
 
 
 def likeness(output: Tensor, truth: Tensor) -> float:

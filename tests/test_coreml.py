@@ -70,7 +70,7 @@ def inputs(count: int) -> list[Tensor]:
 
 def write(config: CoreMLConfig, model: nn.Module, plan: PrecisionPlan | None, stem: Path) -> Written:
     with captured(stem.parent / "log.txt"):
-        return coreml.write(config, model, inputs(1)[0], plan, stem)
+        return coreml.write(config, model, {"input": inputs(1)[0]}, plan, stem)
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +180,7 @@ def test_files_compute_what_the_network_computes(which: str, network: nn.Module,
             expected = network(torch.from_numpy(held_out[0])).numpy()
         assert float(np.abs(runner.run(held_out[0]) - expected).max()) < 2e-3  # outputs are below 1
         return
-    record = parity.int8_parity(runner, reference_program(network, inputs(1)[0], plan), held_out, 40.0)
+    record = parity.int8_parity(runner, reference_program(network, inputs(1)[0], plan), [(value,) for value in held_out], 40.0)
     assert record.passed, record
     if not coreml.executes_here():
         assert "evaluator" in record.runtime

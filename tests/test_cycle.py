@@ -24,8 +24,8 @@ CPU = torch.device("cpu")
 class Apart:
     """Dark pictures, and bright ones."""
 
-    def unlabelled_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> Tensor:
-        return torch.rand((batch_size, 3, crop_size, crop_size), generator=generator) - 1.0
+    def unlabelled_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        return (torch.rand((batch_size, 3, crop_size, crop_size), generator=generator) - 1.0,)
 
     def domain_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> Tensor:
         return torch.rand((batch_size, 3, crop_size, crop_size), generator=generator)

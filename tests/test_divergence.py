@@ -84,7 +84,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
     def made(backend: str, name: str) -> Case:
         if (backend, name) not in kept:
             with captured(folder / "log.txt"):
-                written = backend_named(backend).write(CONFIGS[backend], network, images(1)[0], plans[name], folder / f"{backend}-{name}")
+                written = backend_named(backend).write(CONFIGS[backend], network, {"input": images(1)[0]}, plans[name], folder / f"{backend}-{name}")
             kept[backend, name] = Case(network, plans[name], written, backend)
         return kept[backend, name]
 
@@ -186,14 +186,14 @@ def test_executorch_is_searched_by_writing_the_network_up_to_an_operator(tmp_pat
     asked: list[str] = []
     whole = executorch_prefix.prefix_output
 
-    def of_the_wrong_network(_model: nn.Module, example: Tensor, plan: PrecisionPlan | None, operator: str, value: FloatArray) -> FloatArray:
+    def of_the_wrong_network(_model: nn.Module, plan: PrecisionPlan | None, operator: str, inputs: Sequence[FloatArray]) -> FloatArray:
         asked.append(operator)
-        return whole(chain("second"), example, plan, operator, value)
+        return whole(chain("second"), plan, operator, inputs)
 
     network = chain()
     plan = int8_plan(network, images(3))
     with captured(tmp_path / "log.txt"):
-        written = backend_named("executorch").write(CONFIGS["executorch"], chain("second"), images(1)[0], plan, tmp_path / "wrong")
+        written = backend_named("executorch").write(CONFIGS["executorch"], chain("second"), {"input": images(1)[0]}, plan, tmp_path / "wrong")
         monkeypatch.setattr(executorch_prefix, "prefix_output", of_the_wrong_network)
         found = Case(network, plan, written, "executorch").first()
     assert found is not None
@@ -209,21 +209,21 @@ def test_every_operator_of_an_executorch_file_is_recomputed_where_its_result_is_
     results = executorch_prefix.operator_outputs
 
     def of_the_wrong_network(
-        _model: nn.Module, example: Tensor, plan: PrecisionPlan | None, operators: Sequence[str], value: FloatArray
+        _model: nn.Module, plan: PrecisionPlan | None, operators: Sequence[str], inputs: Sequence[FloatArray]
     ) -> dict[str, FloatArray]:
         asked.append(operators)
-        return results(chain("second"), example, plan, operators, value)
+        return results(chain("second"), plan, operators, inputs)
 
     network = chain()
     plan = int8_plan(network, images(3))
     with captured(tmp_path / "log.txt"):
-        healthy = backend_named("executorch").write(CONFIGS["executorch"], network, images(1)[0], plan, tmp_path / "healthy")
+        healthy = backend_named("executorch").write(CONFIGS["executorch"], network, {"input": images(1)[0]}, plan, tmp_path / "healthy")
         assert Case(network, plan, healthy, "executorch").examined() == Examined(None, ())
         monkeypatch.setattr(executorch_prefix, "operator_outputs", of_the_wrong_network)
         with pytest.raises(ExportError, match="cannot be looked at: ExecuTorch computes another result where all of them are outputs"):
             Case(network, plan, healthy, "executorch").examined()
         # A wrong operator whose error is lost in the noise of the whole network's roundings.
-        wrong = backend_named("executorch").write(CONFIGS["executorch"], chain("second"), images(1)[0], plan, tmp_path / "wrong")
+        wrong = backend_named("executorch").write(CONFIGS["executorch"], chain("second"), {"input": images(1)[0]}, plan, tmp_path / "wrong")
         monkeypatch.setattr(Expected, "judge_grown", lambda *_: None)
         found = Case(network, plan, wrong, "executorch").first()
     assert found is not None
@@ -233,7 +233,7 @@ def test_every_operator_of_an_executorch_file_is_recomputed_where_its_result_is_
 
 def test_an_executorch_file_that_is_not_what_is_written_now_blames_no_operator(tmp_path: Path) -> None:
     with captured(tmp_path / "log.txt"):
-        written = backend_named("executorch").write(CONFIGS["executorch"], chain("second"), images(1)[0], None, tmp_path / "other")
+        written = backend_named("executorch").write(CONFIGS["executorch"], chain("second"), {"input": images(1)[0]}, None, tmp_path / "other")
         found = Case(chain(), None, written, "executorch").first()
     assert found is not None
     assert (found.operator, found.module) == ("all", "")
@@ -249,7 +249,7 @@ def test_what_should_be_zero_and_is_not_can_be_kept_in_the_record(tmp_path: Path
         cast("Tensor", silent.bias).zero_()
     monkeypatch.setattr(Expected, "judge_alone", lambda *_: None)  # only the whole network is left to compare with
     with captured(tmp_path / "log.txt"):
-        written = backend_named("onnx").write(CONFIGS["onnx"], loud, images(1)[0], None, tmp_path / "loud")
+        written = backend_named("onnx").write(CONFIGS["onnx"], loud, {"input": images(1)[0]}, None, tmp_path / "loud")
         found = Case(silent, None, written, "onnx").first()
     assert found is not None
     assert (found.measure, found.value) == ("sqnr_db", None)
@@ -281,7 +281,7 @@ def in_a_row(*silent: str) -> tuple[list[str], set[str]]:
     row = [nn.Conv2d(3, 3, 1) for _ in range(8)]
     network, wrong = nn.Sequential(*row), nn.Sequential(*row[:5], nn.Conv2d(3, 3, 1), *row[6:])
     value = images(1)[0].numpy()
-    expected, given = (Expected(one.eval(), None, (), value, value) for one in (network, wrong))
+    expected, given = (Expected(one.eval(), None, (), [value], [value]) for one in (network, wrong))
     found = bisected(expected, expected.operators, lambda name: None if name in silent else given.results[name])
     assert found is not None
     return [node.name for node in found.nodes], {node.name for node in expected.operators} - found.seen
@@ -316,7 +316,7 @@ def test_what_overflows_in_fp16_is_to_be_kept_in_fp32(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = Loud(1e5).eval()
     with captured(tmp_path / "log.txt"):
-        written = backend_named("coreml").write(CONFIGS["coreml"], network, images(1)[0], None, tmp_path / "loud")
+        written = backend_named("coreml").write(CONFIGS["coreml"], network, {"input": images(1)[0]}, None, tmp_path / "loud")
         case = Case(network, None, written, "coreml")
         found = case.first()
         assert found is not None
@@ -333,7 +333,7 @@ def proof_of(case: Case, limit: float) -> Proof:
     path = case.written.path
     runner: Runner = MilRunner(path) if case.backend == "coreml" else backend_named(case.backend).load(path, 1)
     reference = case.network if case.plan is None else Simulated(graph_of(export_program(case.network, images(1)[0])), case.plan)
-    return proven(case.backend, case.written, Networks(case.network, reference, [value.numpy() for value in images(3)]), case.plan, runner, limit)
+    return proven(case.backend, case.written, Networks(case.network, reference, [(value.numpy(),) for value in images(3)]), case.plan, runner, limit)
 
 
 def test_a_failing_parity_is_explained_and_a_passing_one_is_not_looked_into(make: Make, tmp_path: Path) -> None:
@@ -392,7 +392,7 @@ def test_a_limit_stays_where_not_every_operator_was_looked_at(make: Make, monkey
 def test_what_is_not_shown_of_a_file_is_not_said_to_be_right(make: Make) -> None:
     case = make("onnx", "int8")
     value = images(1)[0].numpy()
-    expected = Expected(case.network, case.plan, case.written.operators, value, value)
+    expected = Expected(case.network, case.plan, case.written.operators, [value], [value])
     names = [node.name for node in expected.operators]
     assert expected.not_alone() == tuple(names)
     assert expected.first_alone({name: expected.results[name] for name in names[:-1]}) is None
@@ -400,13 +400,13 @@ def test_what_is_not_shown_of_a_file_is_not_said_to_be_right(make: Make) -> None
 
 
 def test_how_far_a_reference_is_from_itself() -> None:
-    pictures = [np.random.default_rng(0).integers(0, 256, (1, 3, 64, 64)).astype(np.float32) / 255]
-    power = float(np.square(pictures[0]).mean())
+    picture = np.random.default_rng(0).integers(0, 256, (1, 3, 64, 64)).astype(np.float32) / 255
+    pictures, power = [(picture,)], float(np.square(picture).mean())
     nudge = 0.01 / 255
     smooth = own_agreement_db(lambda value: value, pictures)
     assert smooth == pytest.approx(10 * np.log10(power / (nudge**2 / 3)), abs=0.2)
     on_ties = own_agreement_db(lambda value: torch.round(value * 255 + 0.5) / 255, pictures)  # every value of a picture is half way between two
-    rounded = np.square(np.round(pictures[0] * 255 + 0.5) / 255).mean()
+    rounded = np.square(np.round(picture * 255 + 0.5) / 255).mean()
     assert on_ties == pytest.approx(10 * np.log10(rounded / (0.5 / 255**2)), abs=0.5)
     assert own_agreement_db(lambda value: 0 * value + 1, pictures) == HIGHEST_DB
 
@@ -416,12 +416,12 @@ class Fixed:
 
     runtime = "made up"
 
-    def run(self, value: FloatArray) -> FloatArray:
-        return value + np.float32(value.flat[0] > 0.5)
+    def run(self, *values: FloatArray) -> FloatArray:
+        return values[0] + np.float32(values[0].flat[0] > 0.5)
 
 
 def test_the_worst_input_is_looked_at() -> None:
-    inputs = [np.full((1, 1, 2, 2), level, np.float32) for level in (0.1, 0.7, 0.2)]
+    inputs = [(np.full((1, 1, 2, 2), level, np.float32),) for level in (0.1, 0.7, 0.2)]
     assert worst_input(cast("Runner", Fixed()), lambda value: value, inputs) is inputs[1]
 
 

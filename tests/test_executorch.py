@@ -76,8 +76,8 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     plan = replace(plan, operators=tuple(replace(operator, precision=PLANNED.get(operator.name, operator.precision)) for operator in plan.operators))
     folder = tmp_path_factory.mktemp("executorch")
     with captured(folder / "log.txt"):
-        mixed = executorch.write(ExecuTorchConfig(), model, inputs[0], plan, folder / "mixed")
-        floats = executorch.write(ExecuTorchConfig(), model, inputs[0], None, folder / "float")
+        mixed = executorch.write(ExecuTorchConfig(), model, {"input": inputs[0]}, plan, folder / "mixed")
+        floats = executorch.write(ExecuTorchConfig(), model, {"input": inputs[0]}, None, folder / "float")
     return Case(model, inputs[0], plan, mixed, floats)
 
 
@@ -129,10 +129,10 @@ def test_linear_weights_are_stored_as_half(case: Case) -> None:
 @pytest.mark.export
 def test_a_prefix_gives_an_operators_own_result(case: Case, tmp_path: Path) -> None:
     with captured(tmp_path / "log.txt"):
-        first = prefix_output(case.model, case.example, case.plan, "conv2d", case.example.numpy())
-        half = prefix_output(case.model, case.example, case.plan, "mul", case.example.numpy())
+        first = prefix_output(case.model, case.plan, "conv2d", [case.example.numpy()])
+        half = prefix_output(case.model, case.plan, "mul", [case.example.numpy()])
         with pytest.raises(ExportError, match="no operator 'nothing'"):
-            prefix_output(case.model, case.example, case.plan, "nothing", case.example.numpy())
+            prefix_output(case.model, case.plan, "nothing", [case.example.numpy()])
     found = case.plan.ranges["conv2d"]
     steps = first / found.scale
     assert np.abs(steps - steps.round()).max() < 1e-3  # integers times the plan's scale
@@ -206,7 +206,7 @@ def test_moves_of_images_of_either_layout_are_exact_in_the_runtime(precision: Pr
     plan = int8_plan(model, inputs)
     plan = replace(plan, operators=tuple(replace(operator, precision=precision) for operator in plan.operators))
     with captured(tmp_path / "log.txt"):
-        written = executorch.write(ExecuTorchConfig(), model, inputs[0], None if precision == "fp32" else plan, tmp_path / "moved")
+        written = executorch.write(ExecuTorchConfig(), model, {"input": inputs[0]}, None if precision == "fp32" else plan, tmp_path / "moved")
         found = executorch.load(written.path, 1).run(inputs[0].numpy())
     assert set(written.coverage.by_unit) == {"xnnpack"}
     assert {operator.precision for operator in written.operators} == {precision}
@@ -235,7 +235,7 @@ def test_images_of_one_column_stay_int8(tmp_path: Path) -> None:
     torch.manual_seed(5)
     model, inputs = Column().eval(), [torch.rand(1, 3, 6, 10) for _ in range(2)]
     with captured(tmp_path / "log.txt"):
-        written = executorch.write(ExecuTorchConfig(), model, inputs[0], int8_plan(model, inputs), tmp_path / "column")
+        written = executorch.write(ExecuTorchConfig(), model, {"input": inputs[0]}, int8_plan(model, inputs), tmp_path / "column")
     assert {operator.precision for operator in written.operators} == {"int8"}
     assert written.fallbacks == ()
 
@@ -256,7 +256,7 @@ class Normed(nn.Module):
 @pytest.mark.export
 def test_a_reshape_that_is_none_of_an_image_is_not_taken_for_one(tmp_path: Path) -> None:
     with captured(tmp_path / "log.txt"):
-        written = executorch.write(ExecuTorchConfig(), Normed().eval(), torch.rand(1, 3, 6, 10), None, tmp_path / "normed")
+        written = executorch.write(ExecuTorchConfig(), Normed().eval(), {"input": torch.rand(1, 3, 6, 10)}, None, tmp_path / "normed")
     (normalization,) = [operator for operator in written.operators if operator.unit == "portable"]
     assert "instance_norm" in normalization.stands_for
     resized = [operator.kind for operator in written.operators if operator.stands_for == ("upsample_nearest2d_1",)]

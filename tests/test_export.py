@@ -92,15 +92,15 @@ def write(cases: dict[str, Case], tmp_path_factory: pytest.TempPathFactory) -> C
             case = cases[name]
             with captured(folder / "log.txt"):
                 kept[key] = backend_of(config).write(
-                    config, case.model, images(1)[0], None if variant == "float" else case.plan, folder / f"{name}-{variant}"
+                    config, case.model, {"input": images(1)[0]}, None if variant == "float" else case.plan, folder / f"{name}-{variant}"
                 )
         return kept[key]
 
     return make
 
 
-def held_out() -> list[NDArray[np.float32]]:
-    return [value.numpy() for value in images(6)[3:]]
+def held_out() -> list[tuple[NDArray[np.float32]]]:
+    return [(value.numpy(),) for value in images(6)[3:]]
 
 
 @pytest.mark.export
@@ -232,7 +232,7 @@ def test_the_least_runtime_is_what_the_file_states(config: ExportConfig, write: 
 def test_coreml_states_the_system_that_was_asked_for(target: str, least: str, cases: dict[str, Case], tmp_path: Path) -> None:
     config = CoreMLConfig.model_validate({"minimum_deployment_target": target})
     with captured(tmp_path / "log.txt"):
-        written = backend_named("coreml").write(config, cases["user"].model, images(1)[0], None, tmp_path / "m")
+        written = backend_named("coreml").write(config, cases["user"].model, {"input": images(1)[0]}, None, tmp_path / "m")
     assert written.least_runtime == least
 
 
@@ -240,7 +240,7 @@ def test_coreml_states_the_system_that_was_asked_for(target: str, least: str, ca
 def test_coreml_int8_needs_ios_17(cases: dict[str, Case], tmp_path: Path) -> None:
     case = cases["mfagan"]
     with captured(tmp_path / "log.txt"), pytest.raises(ExportError, match="iOS17"):
-        backend_named("coreml").write(CoreMLConfig(minimum_deployment_target="iOS16"), case.model, images(1)[0], case.plan, tmp_path / "m")
+        backend_named("coreml").write(CoreMLConfig(minimum_deployment_target="iOS16"), case.model, {"input": images(1)[0]}, case.plan, tmp_path / "m")
 
 
 @pytest.mark.export

@@ -186,7 +186,7 @@ def test_references_are_computed_once_for_all_files(pair_task: SuperResolution, 
         again = score_file(pair_task, runner(), shape, references, tmp_path / "pictures", "file")
         swapped = score_file(pair_task, runner(lambda made: made[:, ::-1]), shape, references, None, "file")
         assert not list((tmp_path / "cache").iterdir()), "the file has no name, so nothing stays behind where the process is killed"
-    assert teacher.shapes == [tuple(sample.input.shape) for sample in pair_task.held_out()], "whole pictures"
+    assert teacher.shapes == [tuple(sample.picture.shape) for sample in pair_task.held_out()], "whole pictures"
     assert set(student.shapes) == {shape}, "the tiles of the file"
     assert len(student.shapes) == asked
     assert first == again

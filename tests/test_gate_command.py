@@ -169,10 +169,10 @@ def test_another_model(check: Command, baseline: Path, tmp_path: Path) -> None:
 
 def test_another_schema(check: Command, baseline: Path, tmp_path: Path) -> None:
     old = Path(shutil.copytree(baseline, tmp_path / "old"))
-    rewritten(old, "manifest.json", lambda data: data.update(schema=2))
+    rewritten(old, "manifest.json", lambda data: data.update(schema=1))
     code, _, err = check(baseline, old)
     assert code == 2
-    assert "the baseline has schema 2, the new bundle schema 1" in err
+    assert "the baseline has schema 1, the new bundle schema 2" in err
 
 
 def test_another_schema_of_the_comparison(check: Command, baseline: Path, tmp_path: Path) -> None:

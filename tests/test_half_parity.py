@@ -48,6 +48,10 @@ def pictures() -> list[NDArray[np.float32]]:
     return [torch.rand(1, 3, 16, 12, generator=torch.Generator().manual_seed(seed)).numpy() for seed in (5, 6)]
 
 
+def inputs() -> list[tuple[NDArray[np.float32]]]:
+    return [(picture,) for picture in pictures()]
+
+
 @pytest.fixture(scope="module")
 def network() -> nn.Module:
     torch.manual_seed(4)
@@ -64,11 +68,11 @@ def halved(network: nn.Module) -> Halved:
 def package(network: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("half")
     with captured(folder / "log.txt"):
-        return coreml.write(CONFIG, network, torch.from_numpy(pictures()[0]), None, folder / "net").path
+        return coreml.write(CONFIG, network, {"input": torch.from_numpy(pictures()[0])}, None, folder / "net").path
 
 
 def judged(path: Path, halved: Halved) -> ParityRecord:
-    return half_parity(coreml.load(path, 1), halved, pictures(), CONFIG.float_limit)
+    return half_parity(coreml.load(path, 1), halved, inputs(), CONFIG.float_limit)
 
 
 def blob_of(path: Path, name: str) -> Blob:
@@ -153,18 +157,18 @@ class OnlyAsWritten:
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
 
-    def execute(self, encoded: NDArray[np.generic]) -> NDArray[np.generic]:
-        return self._runner.execute(encoded)
+    def execute(self, *encoded: NDArray[np.generic]) -> NDArray[np.generic]:
+        return self._runner.execute(*encoded)
 
-    def run(self, value: NDArray[np.float32]) -> NDArray[np.float32]:
-        return self._runner.run(value)
+    def run(self, *values: NDArray[np.float32]) -> NDArray[np.float32]:
+        return self._runner.run(*values)
 
 
 @pytest.mark.export
 def test_without_fp32_arithmetic_the_file_is_judged_as_written(package: Path, halved: Halved, tmp_path: Path) -> None:
-    right = half_parity(OnlyAsWritten(package), halved, pictures(), CONFIG.float_limit)
+    right = half_parity(OnlyAsWritten(package), halved, inputs(), CONFIG.float_limit)
     assert (right.passed, right.runtime) == (True, "a device")
-    wrong = half_parity(OnlyAsWritten(with_weights(package, tmp_path / "wrong.mlpackage", "mul_2", 3.0)), halved, pictures(), CONFIG.float_limit)
+    wrong = half_parity(OnlyAsWritten(with_weights(package, tmp_path / "wrong.mlpackage", "mul_2", 3.0)), halved, inputs(), CONFIG.float_limit)
     assert (wrong.passed, wrong.reference) == (False, HALF_REFERENCE)
 
 
@@ -177,7 +181,7 @@ class WithStrangeOperators(OnlyAsWritten):
 
 @pytest.mark.export
 def test_a_comparison_in_fp32_that_could_not_be_made_is_told(package: Path, halved: Halved) -> None:
-    record = half_parity(WithStrangeOperators(package), halved, pictures(), CONFIG.float_limit)
+    record = half_parity(WithStrangeOperators(package), halved, inputs(), CONFIG.float_limit)
     assert (record.passed, record.reference) == (True, HALF_REFERENCE)
     assert record.runtime.startswith(f"a device; not compared with {ROUNDED_REFERENCE}, ")
     assert record.runtime.endswith("only Core ML knows: 'strange'")

@@ -38,7 +38,7 @@ def graph(network: nn.Module) -> fx.GraphModule:
 
 @pytest.fixture(scope="module")
 def ranges(graph: fx.GraphModule) -> dict[str, ActivationRange]:
-    return calibrate(graph, iter([torch.rand(SHAPE)]), "minmax", (0.0, 1.0), 1, quiet)[0]
+    return calibrate(graph, iter([(torch.rand(SHAPE),)]), "minmax", [(0.0, 1.0)], 1, quiet)[0]
 
 
 def problem_with(graph: fx.GraphModule, ranges: dict[str, ActivationRange], keep: dict[str, Precision], sensitivity: Sensitivity) -> Problem:

@@ -109,5 +109,5 @@ def test_the_embedded_translation_teacher_is_small_and_was_made_from_the_pairs_t
     assert spec.input_range == (-1.0, 1.0)
     sample = task.held_out()[0]
     with torch.no_grad():
-        found = task.quality(network.eval()(sample.input), sample.truth)
+        found = task.quality(network.eval()(*sample.inputs), sample.truth)
     assert found == pytest.approx(record["held_out_psnr_db"][sample.name]["teacher"], abs=0.01)

@@ -16,36 +16,62 @@ from public_generators import trained
 from torch import nn
 
 from mcompress.compress.models import MODELS
-from mcompress.compress.models.build import build, build_meta, example_input, find_builder, record_edits
+from mcompress.compress.models.build import build, build_meta, example_inputs, find_builder, record_edits
 from mcompress.compress.models.checkpoint import load_weights
 from mcompress.compress.models.patchgan import patchgan
-from mcompress.compress.models.spec import ModelSpec, PruningEdit
+from mcompress.compress.models.spec import InputSpec, ModelSpec, PruningEdit
 from mcompress.compress.models.vgg_discriminator import vgg_discriminator
+from mcompress.compress.models.wav2lip import QUARTER_WIDTH, WITHOUT_BLOCKS
 from mcompress.compress.tasks.super_resolution.task import SuperResolution
 from mcompress.errors import PlanError, UsageError
 from mcompress.targets.load import load_target
 from mcompress.targets.schema import DataConfig
 
-SMALL: dict[str, tuple[dict[str, object], tuple[int, ...]]] = {
+SMALL: dict[str, tuple[object, ...]] = {
     "rrdb": ({"features": 8, "blocks": 1, "growth": 4}, (1, 3, 16, 16)),
     "mfagan": ({"channels": 8, "blocks": [[2, 8], [1, 8]]}, (1, 3, 16, 16)),
     "imdn": ({"features": 16, "blocks": 2}, (1, 3, 16, 16)),
     "resnet_generator": ({"widths": [4, 4, 4, 4, 6, 4, 4, 6], "depths": [1, 0, 2], "convolutions": "separable"}, (1, 3, 16, 16)),
     "unet_generator": ({"features": 4, "downs": 3}, (1, 3, 16, 16)),
+    "wav2lip": (
+        {
+            "face_widths": [4, 4, 6, 8, 8, 8],
+            "audio_widths": [4, 4, 6, 8, 8],
+            "decoder_widths": [8, 8, 8, 6, 6, 4, 4],
+            "output_width": 4,
+            "face_blocks": [1, 0, 1, 0, 0],
+            "audio_blocks": [0, 1, 0, 0],
+            "decoder_blocks": [0, 0, 0, 1, 0, 1],
+        },
+        (2, 6, 96, 96),
+        (2, 1, 80, 16),
+    ),
+    "syncnet": ({"width": 16}, (2, 15, 48, 96), (2, 1, 80, 16)),
+    "quality_discriminator": ({"width": 16}, (1, 3, 48, 96)),
     "patchgan": ({"features": 8}, (1, 3, 64, 64)),
     "vgg_discriminator": ({"features": 4}, (1, 3, 128, 128)),
 }
-"""Name -> small arguments and input shape; every line of MODELS must be here."""
+"""Name -> small arguments and input shapes; every line of MODELS must be here."""
 
 SCALED = ("rrdb", "mfagan", "imdn")
 TRANSLATED = ("resnet_generator", "unet_generator")
-OUTPUTS = ("conv_last", "tail", "ups.0.conv", "upsampler", "upsampler.0", "logits", "up2")
+OUTPUTS = (
+    "face_encoder.16.conv_block.0",
+    "audio_encoder.13.conv_block.0",
+    "conv_last",
+    "tail",
+    "ups.0.conv",
+    "upsampler",
+    "upsampler.0",
+    "logits",
+    "up2",
+)
 """Layers whose output channels are the network's output."""
 
 
 def small(name: str) -> ModelSpec:
-    args, shape = SMALL[name]
-    return ModelSpec(name, args, (), shape)
+    args, *shapes = SMALL[name]
+    return ModelSpec.taking(tuple(InputSpec(f"input{index}", shape, (0.0, 1.0)) for index, shape in enumerate(shapes)), name, args)
 
 
 def count(network: nn.Module) -> int:
@@ -63,6 +89,11 @@ def count(network: nn.Module) -> int:
         ("patchgan", {"in_channels": 6, "normalization": "batch"}, 2_768_705),
         ("patchgan", {"features": 128, "in_channels": 6}, 11_040_641),
         ("patchgan", {"features": 128, "in_channels": 6, "normalization": "batch"}, 11_042_433),
+        ("wav2lip", {}, 36_298_035),
+        ("wav2lip", WITHOUT_BLOCKS, 20_061_555),
+        ("wav2lip", {"output_width": 8, **QUARTER_WIDTH, **WITHOUT_BLOCKS}, 1_258_143),
+        ("syncnet", {}, 16_435_072),
+        ("quality_discriminator", {}, 14_113_793),
         ("vgg_discriminator", {}, 14_499_401),
     ],
 )
@@ -78,8 +109,14 @@ def test_every_network_has_a_small_form_here() -> None:
 def test_networks_run_and_learn(name: str) -> None:
     spec = small(name)
     network = build(spec)
-    output = network(example_input(spec))
-    expected = {**dict.fromkeys(SCALED, (1, 3, 64, 64)), **dict.fromkeys(TRANSLATED, (1, 3, 16, 16)), "patchgan": (1, 1, 6, 6)}
+    output = network(*example_inputs(spec))
+    expected: dict[str, tuple[int, ...]] = {
+        **dict.fromkeys(SCALED, (1, 3, 64, 64)),
+        **dict.fromkeys(TRANSLATED, (1, 3, 16, 16)),
+        "patchgan": (1, 1, 6, 6),
+        "wav2lip": (2, 3, 96, 96),
+    }
+    expected |= {"syncnet": (2,), "quality_discriminator": (1,)}
     assert output.shape == expected.get(name, (1, 1))
     output.sum().backward()
     assert all(parameter.grad is not None and torch.isfinite(parameter.grad).all() for parameter in network.parameters())
@@ -123,8 +160,8 @@ def test_builders_take_keywords_only_and_have_a_summary(name: str) -> None:
         (
             "rrdbb",
             {},
-            "network 'rrdbb' is not known (did you mean 'rrdb'?); known are imdn, mfagan, patchgan, resnet_generator, "
-            "rrdb, unet_generator, vgg_discriminator",
+            "network 'rrdbb' is not known (did you mean 'rrdb'?); known are imdn, mfagan, patchgan, "
+            "quality_discriminator, resnet_generator, rrdb, syncnet, unet_generator, vgg_discriminator, wav2lip",
         ),
         ("my_network", {}, "written package.module:function, for example my_network:build"),
     ],
@@ -183,7 +220,7 @@ def test_the_vgg_discriminator_says_which_size_it_takes() -> None:
 def pruned(spec: ModelSpec, seed: int, cuts: int = 3) -> tuple[nn.Module, ModelSpec]:
     """A network with random channels removed through torch-pruning, and the specification with torch-pruning's history."""
     network = build(spec)
-    graph = torch_pruning.DependencyGraph().build_dependency(network, example_inputs=example_input(spec))
+    graph = torch_pruning.DependencyGraph().build_dependency(network, example_inputs=example_inputs(spec))
     fixed = {network.get_submodule(name) for name in OUTPUTS if name in dict(network.named_modules())}
     groups = [
         group
@@ -210,9 +247,9 @@ def test_spec_and_weights_rebuild_any_pruned_network(name: str, seed: int) -> No
     again = build(ModelSpec.from_json(spec.to_json()))
     again.load_state_dict(network.state_dict())
     assert count(again) < count(build(small(name)))
-    x = example_input(spec)
+    inputs = example_inputs(spec)
     with torch.no_grad():
-        assert torch.equal(again.eval()(x), network.eval()(x))
+        assert torch.equal(again.eval()(*inputs), network.eval()(*inputs))
     assert {k: v.shape for k, v in build_meta(spec).state_dict().items()} == {k: v.shape for k, v in again.state_dict().items()}
 
 
@@ -252,7 +289,7 @@ def test_pruning_through_splits_and_joins_removes_what_it_should(name: str, laye
     torch.manual_seed(3)
     network = build(spec).eval() if name == "imdn" else trained(build(spec))
     whole = copy.deepcopy(network)
-    x = example_input(spec)
+    x = example_inputs(spec)[0]
     graph = torch_pruning.DependencyGraph().build_dependency(network, example_inputs=x)
     module = network.get_submodule(layer)
     channels = [1] if module.out_channels < 8 else [1, 5, 12][: module.out_channels // 8]
@@ -369,8 +406,8 @@ def test_an_own_network_that_does_not_run_on_the_input_shape_says_so(own_module)
 
 def test_the_example_input_is_repeatable_and_in_range() -> None:
     spec = ModelSpec("rrdb", input_shape=(2, 3, 8, 8), input_range=(-1.0, 1.0))
-    x = example_input(spec)
-    assert torch.equal(x, example_input(spec))
+    x = example_inputs(spec)[0]
+    assert torch.equal(x, example_inputs(spec)[0])
     assert x.shape == (2, 3, 8, 8)
     assert -1 <= float(x.min()) < -0.5
     assert 0.5 < float(x.max()) <= 1
@@ -399,7 +436,7 @@ def test_the_example_is_built_loaded_pruned_and_rebuilt(example) -> None:
     narrow, narrow_spec = pruned(spec, seed=1)
     again = build(narrow_spec)
     again.load_state_dict(narrow.state_dict())
-    x = example_input(spec)
+    x = example_inputs(spec)[0]
     with torch.no_grad():
         assert torch.equal(again(x), narrow(x))
         assert network(x).shape == (1, 3, 64, 64)
@@ -414,5 +451,5 @@ def test_the_examples_weights_are_better_than_bicubic(example) -> None:
     load_weights(network, example.model.teacher.checkpoint, example.model.teacher.network)
     task = SuperResolution.from_config(DataConfig())
     with torch.no_grad():
-        gains = [task.quality(network(s.input), s.truth) - task.quality(task.baseline(s), s.truth) for s in task.held_out()]
+        gains = [task.quality(network(*s.inputs), s.truth) - task.quality(task.baseline(s), s.truth) for s in task.held_out()]
     assert sum(gains) / len(gains) > 0

@@ -46,6 +46,10 @@ def second_input(model: ModelProto) -> None:
     model.graph.input.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, (1, 32, 4, 4)))
 
 
+def second_output(model: ModelProto) -> None:
+    model.graph.output.append(helper.make_tensor_value_info("y", TensorProto.FLOAT, (1, 32, 4, 4)))
+
+
 def loop(model: ModelProto) -> None:
     node(model, "Conv").input[0] = "output"
 
@@ -80,7 +84,7 @@ def bad_cast(model: ModelProto) -> None:
 EDITS: dict[str, tuple[Callable[[ModelProto], None], str]] = {
     "no nodes": (lambda model: model.graph.ClearField("node"), "holds no ONNX graph"),
     "no output": (lambda model: model.graph.ClearField("output"), "holds no ONNX graph"),
-    "two inputs": (second_input, "2 inputs and 1 outputs"),
+    "two outputs": (second_output, "1 inputs and 2 outputs"),
     "weights in another file": (outside, "keeps 'weight' in another file"),
     "a scale of zero": (lambda model: hold(model, "step", np.float32(0)), "must be finite and above 0"),
     "a scale that is no number": (lambda model: hold(model, "weight_scale", np.full(32, np.nan, np.float32)), "must be finite and above 0"),
@@ -123,7 +127,15 @@ def test_what_is_no_onnx_file_is_refused(content: bytes, tmp_path: Path) -> None
     with pytest.raises(ExportError, match=r"broken\.onnx.*xport it again"):
         backend.load(path, 1)
     with pytest.raises(ExportError, match=r"broken\.onnx"):
-        backend.intermediates(path, np.zeros((1, 32, 4, 4), np.float32), ())
+        backend.intermediates(path, [np.zeros((1, 32, 4, 4), np.float32)], ())
+
+
+def test_a_file_that_was_given_an_input_asks_for_it(tmp_path: Path) -> None:
+    model, path = onnx.load_from_string(saturating_convolution()[0]), tmp_path / "edited.onnx"
+    second_input(model)
+    onnx.save(model, str(path))
+    with pytest.raises(ExportError, match=r"the file takes 2 inputs \(input, more\); 1 were given"):
+        backend.load(path, 1).run(np.zeros((1, 32, 4, 4), np.float32))
 
 
 FLIPS = """

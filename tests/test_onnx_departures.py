@@ -53,7 +53,7 @@ def test_float_operators_between_int8_ones_are_float_unless_the_runtime_makes_th
     plan = int8_plan(model, images(3))
     plan = replace(plan, operators=tuple(replace(o, precision=INT8 if o.precision == INT8 else FP32) for o in plan.operators))
     assert [operator.name for operator in plan.operators if operator.precision == FP32] == ["sigmoid", "tanh"]
-    written = backend.write(OnnxConfig(), model, images(1)[0], plan, tmp_path / "gated")
+    written = backend.write(OnnxConfig(), model, {"input": images(1)[0]}, plan, tmp_path / "gated")
     assert {o.kind: (o.precision, o.computed) for o in written.operators if o.kind != "Conv"} == {"Sigmoid": (INT8, INT8), "Tanh": (FP32, FP32)}
     assert written.precision_counts == {INT8: 4, FP16: 0, FP32: 1}
     (said,) = written.fallbacks
@@ -64,7 +64,7 @@ def test_float_operators_between_int8_ones_are_float_unless_the_runtime_makes_th
     onnxruntime.InferenceSession(str(written.path), options, providers=["CPUExecutionProvider"])
     made = Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
     assert (made["QLinearSigmoid"], made["Sigmoid"], made["Tanh"]) == (1, 0, 1)
-    values = backend.intermediates(written.path, images(1)[0].numpy(), written.operators)
+    values = backend.intermediates(written.path, [images(1)[0].numpy()], written.operators)
     assert set(values) == {operator.output for operator in written.operators}
     found = examine("onnx", written.path, model, plan, written.operators, images(4)[3].numpy()).divergence
     assert found is None, "a float operator is looked at before its reader rounds its result"
@@ -86,7 +86,7 @@ def test_one_node_for_operators_of_different_precision_is_said(tmp_path: Path) -
     assert len(parts) == 4
     halves = {parts[0], parts[2], parts[3]}
     plan = PrecisionPlan(tuple(PlannedOperator(n.name, "", kinds.kind_of(n), FP16 if n.name in halves else FP32, "") for n in operators), {})
-    written = backend.write(OnnxConfig(), model, images(1)[0], plan, tmp_path / "together")
+    written = backend.write(OnnxConfig(), model, {"input": images(1)[0]}, plan, tmp_path / "together")
     taken = [(o.kind, o.precision) for o in written.operators if o.stands_for == tuple(parts[:2])]
     assert taken == [("Slice", FP32), ("Squeeze", FP32)] * 2
     assert {o.precision for o in written.operators if o.stands_for == tuple(parts[2:])} == {FP16}
@@ -110,7 +110,7 @@ def test_what_fp16_cannot_hold_stays_fp32_with_its_reason(tmp_path: Path) -> Non
     plan = PrecisionPlan(
         tuple(PlannedOperator(n.name, "", kinds.kind_of(n), chosen.get(n.name, FP16), "") for n in kinds.operators(program.graph)), {}
     )
-    written = backend.write(OnnxConfig(), model, images(1)[0], plan, tmp_path / "awkward")
+    written = backend.write(OnnxConfig(), model, {"input": images(1)[0]}, plan, tmp_path / "awkward")
     said = {fallback.what: fallback.reason for fallback in written.fallbacks if "the file holds fp32" in fallback.reason}
     assert "1e+06 is beyond fp16's range" in said["mul"]
     assert "1e-09 is zero in fp16" in said["clamp_1"]
@@ -137,9 +137,9 @@ def test_weights_that_operators_share_are_read_by_all_of_them(tmp_path: Path) ->
     torch.manual_seed(5)
     model = Again().eval()
     plan = int8_plan(model, images(3))
-    written = backend.write(OnnxConfig(), model, images(1)[0], plan, tmp_path / "again")
+    written = backend.write(OnnxConfig(), model, {"input": images(1)[0]}, plan, tmp_path / "again")
     assert [operator.computed for operator in written.operators] == [INT8] * 6
-    record = parity.int8_parity(backend.load(written.path, 1), reference_program(model, images(1)[0], plan), [images(4)[3].numpy()], 45)
+    record = parity.int8_parity(backend.load(written.path, 1), reference_program(model, images(1)[0], plan), [(images(4)[3].numpy(),)], 45)
     assert record.passed, record
 
 
@@ -155,7 +155,7 @@ def test_what_names_its_own_type_gives_fp16_if_it_can(tmp_path: Path) -> None:
     model = Typed().eval()
     operators = kinds.operators(export_program(model, images(1)[0]).graph)
     plan = PrecisionPlan(tuple(PlannedOperator(n.name, "", kinds.kind_of(n), FP16, "") for n in operators), {})
-    written = backend.write(OnnxConfig(), model, images(1)[0], plan, tmp_path / "typed")
+    written = backend.write(OnnxConfig(), model, {"input": images(1)[0]}, plan, tmp_path / "typed")
     assert {o.stands_for: o.precision for o in written.operators if o.kind == "Cast" and o.stands_for} == {("to",): FP16, ("to_2",): FP16}
     said = {fallback.what: fallback.reason for fallback in written.fallbacks if "the file holds fp32" in fallback.reason}
     assert set(said) == {"randn", "randn_like"}
@@ -166,7 +166,7 @@ def test_what_names_its_own_type_gives_fp16_if_it_can(tmp_path: Path) -> None:
 
 def test_a_plan_of_another_network_is_seen(tmp_path: Path) -> None:
     strange = PrecisionPlan((PlannedOperator("conv2d_77", "", "conv2d", FP16, ""),), {})
-    written = backend.write(OnnxConfig(), nn.Conv2d(3, 4, 1).eval(), images(1)[0], strange, tmp_path / "other")
+    written = backend.write(OnnxConfig(), nn.Conv2d(3, 4, 1).eval(), {"input": images(1)[0]}, strange, tmp_path / "other")
     reasons = {fallback.what: fallback.reason for fallback in written.fallbacks}
     assert "not in the file" in reasons["conv2d_77"]
     assert "which the plan does not know" in reasons["node_conv2d"]
@@ -174,8 +174,8 @@ def test_a_plan_of_another_network_is_seen(tmp_path: Path) -> None:
 
 def test_an_opset_below_torchs_keeps_the_names_or_is_refused(tmp_path: Path) -> None:
     simple = nn.Sequential(nn.Conv2d(3, 4, 1), nn.GELU()).eval()
-    written = backend.write(OnnxConfig(opset=17), simple, images(1)[0], None, tmp_path / "seventeen")
+    written = backend.write(OnnxConfig(opset=17), simple, {"input": images(1)[0]}, None, tmp_path / "seventeen")
     assert onnx.load(str(written.path)).opset_import[0].version == 17
     assert {name for operator in written.operators for name in operator.stands_for} == {"conv2d", "gelu"}
     with pytest.raises(ExportError, match=r"(?s)cannot be written in opset 17.*set opset to 18"):
-        backend.write(OnnxConfig(opset=17), nn.AdaptiveAvgPool2d(1), images(1)[0], None, tmp_path / "refused")
+        backend.write(OnnxConfig(opset=17), nn.AdaptiveAvgPool2d(1), {"input": images(1)[0]}, None, tmp_path / "refused")

@@ -113,18 +113,18 @@ class MadeUpRunner:
     def __init__(self, runtime: str, error: float, *others: Runner) -> None:
         self.runtime, self._error, self._others = runtime, np.float32(error), others
 
-    def execute(self, encoded: NDArray[np.generic]) -> NDArray[np.generic]:
-        return np.asarray(encoded + self._error)
+    def execute(self, *encoded: NDArray[np.generic]) -> NDArray[np.generic]:
+        return np.asarray(encoded[0] + self._error)
 
-    def run(self, value: FloatArray) -> FloatArray:
-        return np.asarray(self.execute(value), dtype=np.float32)
+    def run(self, *values: FloatArray) -> FloatArray:
+        return np.asarray(self.execute(*values), dtype=np.float32)
 
     def exact_alternatives(self) -> Iterator[Runner]:
         yield from self._others
 
 
 def test_a_host_artefact_needs_an_exact_mode_that_agrees() -> None:
-    inputs = [np.array([[[[0.0, 1.0], [2.0, 4.0]]]], dtype=np.float32)]
+    inputs = [(np.array([[[[0.0, 1.0], [2.0, 4.0]]]], dtype=np.float32),)]
 
     def record(runner: Runner) -> parity.ParityRecord:
         return parity.int8_parity(runner, nn.Identity(), inputs, 35.0)

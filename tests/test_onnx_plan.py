@@ -103,7 +103,7 @@ def made(network: nn.Module, all_int8: PrecisionPlan, tmp_path_factory: pytest.T
         if name not in kept:
             chosen = tuple(replace(operator, precision=CHOICES[name](at, operator)) for at, operator in enumerate(all_int8.operators))
             plan = replace(all_int8, operators=with_fused_relu(chosen))
-            written = backend.write(OnnxConfig(), network, images(1)[0], plan, folder / name)
+            written = backend.write(OnnxConfig(), network, {"input": images(1)[0]}, plan, folder / name)
             kept[name] = Made(plan, written, onnx.load(str(written.path)), network)
         return kept[name]
 
@@ -203,7 +203,7 @@ def test_a_tensor_is_cast_once_and_only_between_precisions(name: str, made: Call
 def test_the_file_computes_what_the_reference_computes(name: str, made: Callable[[str], Made]) -> None:
     found = made(name)
     record = parity.int8_parity(
-        backend.load(found.written.path, 1), reference_program(found.network, images(1)[0], found.plan), [images(4)[3].numpy()], 45
+        backend.load(found.written.path, 1), reference_program(found.network, images(1)[0], found.plan), [(images(4)[3].numpy(),)], 45
     )
     assert record.passed, record
 
@@ -245,14 +245,14 @@ def test_what_is_computed_wider_than_written_is_said(made: Callable[[str], Made]
 
 
 def test_float_files_name_their_operators_too(network: nn.Module, tmp_path: Path) -> None:
-    written = backend.write(OnnxConfig(), network, images(1)[0], None, tmp_path / "float")
+    written = backend.write(OnnxConfig(), network, {"input": images(1)[0]}, None, tmp_path / "float")
     named = {name for operator in written.operators for name in operator.stands_for}
     assert named == {node.name for node in kinds.operators(export_program(network, images(1)[0]).graph)}
     assert written.operators == operators_of(written.path)
     assert all(operator.precision == operator.computed == "fp32" and not operator.reason for operator in written.operators)
     assert not written.fallbacks
     value = images(4)[3].numpy()
-    found = backend.intermediates(written.path, value, written.operators)
+    found = backend.intermediates(written.path, [value], written.operators)
     assert set(found) == {operator.output for operator in written.operators}
     np.testing.assert_allclose(found["output"], backend.load(written.path, 1).run(value), atol=1e-6)
 
@@ -260,7 +260,7 @@ def test_float_files_name_their_operators_too(network: nn.Module, tmp_path: Path
 @pytest.mark.parametrize("name", ["int8", "blocks", "fp16"])
 def test_intermediates_are_the_values_of_the_operators(name: str, made: Callable[[str], Made]) -> None:
     found, value = made(name), images(4)[3]
-    values = backend.intermediates(found.written.path, value.numpy(), found.written.operators)
+    values = backend.intermediates(found.written.path, [value.numpy()], found.written.operators)
     assert set(values) == {operator.output for operator in found.written.operators if operator.output is not None}
     last = found.written.operators[-1].output
     assert last is not None

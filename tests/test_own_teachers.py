@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mcompress.compress.models.spec import InputSpec
 from mcompress.compress.tasks.translation import teacher
 from mcompress.compress.tasks.translation.own_teachers import OwnTeacherRecipe, make_cycle_teacher, make_pix2pix_teacher
 from mcompress.compress.teacher import load_network
@@ -63,7 +64,7 @@ def test_two_folders_make_an_original_that_a_target_takes(
     (data / "B" / "0.png").rename(data / "B" / "broken.png")
     make(data, tmp_path)
     taken = TeacherConfig(network="resnet_generator", checkpoint=tmp_path / "teacher.safetensors")
-    spec, network = load_network(taken, (1, 3, 32, 32), (-1.0, 1.0))
+    spec, network = load_network(taken, (InputSpec("input", (1, 3, 32, 32), (-1.0, 1.0)),))
     assert spec.args["features"] == 4
     saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["averaged"][player]
     for name, value in network.state_dict().items():

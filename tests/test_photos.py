@@ -78,16 +78,18 @@ def test_degrade_is_antialiased() -> None:
 
 def test_a_batch_is_a_function_of_its_generator(task) -> None:
     first, again, other = (task.training_batch(3, 16, torch.Generator().manual_seed(s)) for s in (5, 5, 6))
-    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    assert not torch.equal(first[0], other[0])
-    assert first[0].shape == (3, 3, 16, 16)
-    assert first[1].shape == (3, 3, 64, 64)
-    assert torch.equal(first[0], photos.degrade(first[1]))
+    ((low,), high), ((low_again,), high_again), ((other_low,), _) = first, again, other
+    assert torch.equal(low, low_again)
+    assert torch.equal(high, high_again)
+    assert not torch.equal(low, other_low)
+    assert low.shape == (3, 3, 16, 16)
+    assert high.shape == (3, 3, 64, 64)
+    assert torch.equal(low, photos.degrade(high))
 
 
 def test_sizes_of_held_out_inputs_are_known_without_making_them() -> None:
     made = SuperResolution(photographs.PhotoSet(()), photographs.embedded_photos(photographs.HELD_OUT_PHOTOS))
-    assert made.held_out_sizes == {sample.name: tuple(sample.input.shape[2:]) for sample in made.held_out()}
+    assert made.held_out_sizes == {sample.name: tuple(sample.picture.shape[2:]) for sample in made.held_out()}
 
 
 def test_a_photograph_smaller_than_a_crop_is_counted() -> None:
@@ -104,15 +106,15 @@ def test_psnr_of_a_known_error() -> None:
 
 def test_calibration_samples_fill_any_shape(task) -> None:
     samples = list(task.calibration_samples(3, (2, 3, 200, 170), 0))
-    assert [tuple(one.input.shape) for one in samples] == [(2, 3, 200, 170)] * 3
+    assert [tuple(one.picture.shape) for one in samples] == [(2, 3, 200, 170)] * 3
     assert [tuple(one.truth.shape) for one in samples] == [(2, 3, 800, 680)] * 3
-    assert all(torch.equal(photos.degrade(one.truth), one.input) for one in samples)
+    assert all(torch.equal(photos.degrade(one.truth), one.picture) for one in samples)
     assert len({one.name for one in samples}) == 3
 
 
 def test_the_first_calibration_samples_are_the_same_for_any_count(task) -> None:
     few, many = (list(task.calibration_samples(count, (1, 3, 16, 16), 5)) for count in (2, 4))
-    assert all(torch.equal(a.input, b.input) and a.name == b.name for a, b in zip(few, many, strict=False))
+    assert all(torch.equal(a.picture, b.picture) and a.name == b.name for a, b in zip(few, many, strict=False))
 
 
 def test_user_folders_replace_the_embedded_photos(tmp_path) -> None:
@@ -120,6 +122,6 @@ def test_user_folders_replace_the_embedded_photos(tmp_path) -> None:
     save(tmp_path / "test" / "b.png", 60, 44)
     task = SuperResolution.from_config(DataConfig(training=tmp_path / "train", held_out=tmp_path / "test"))
     (sample,) = task.held_out()
-    assert tuple(sample.input.shape) == (1, 3, 15, 11)
+    assert tuple(sample.picture.shape) == (1, 3, 15, 11)
     other = SuperResolution.from_config(DataConfig())
     assert task.data_digest != other.data_digest

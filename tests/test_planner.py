@@ -72,7 +72,7 @@ def graph(network: Branched) -> fx.GraphModule:
 
 @pytest.fixture(scope="module")
 def ranges(graph: fx.GraphModule) -> dict[str, ActivationRange]:
-    return calibrate(graph, iter([torch.rand(SHAPE)]), "minmax", (0.0, 1.0), 1, quiet)[0]
+    return calibrate(graph, iter([(torch.rand(SHAPE),)]), "minmax", [(0.0, 1.0)], 1, quiet)[0]
 
 
 @pytest.fixture(scope="module")

@@ -186,7 +186,7 @@ def test_results_are_shown_where_they_cannot_be_written(
 
 
 def test_a_run_measures_its_files_with_the_same_machinery_and_without_torch(onnx_file: Path) -> None:
-    latency, memory = profile("onnx", onnx_file, (1, 3, SIDE, SIDE), precision="fp32", threads=1, seconds=0.1)
+    latency, memory = profile("onnx", onnx_file, [(1, 3, SIDE, SIDE)], precision="fp32", threads=1, seconds=0.1)
     assert (latency.what, latency.unit, latency.how, memory.how) == ("latency", "ms", "host", "host")
     assert latency.n is not None
     assert latency.n >= 10
@@ -199,7 +199,7 @@ def test_a_run_measures_its_files_with_the_same_machinery_and_without_torch(onnx
     assert memory.unit == "MB"
     assert 20 < memory.value < 250  # PyTorch alone would take more
     with pytest.raises(ExportError, match="does not exist"):
-        profile("onnx", onnx_file.with_name("no.onnx"), (1, 3, SIDE, SIDE), precision="fp32", threads=1, seconds=0.1)
+        profile("onnx", onnx_file.with_name("no.onnx"), [(1, 3, SIDE, SIDE)], precision="fp32", threads=1, seconds=0.1)
 
 
 def test_why_a_file_was_not_measured_is_said_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -44,7 +44,7 @@ def job(file: Path, **changed: object) -> protocol.Job:
     base = {
         "file": str(file),
         "backend": "onnx",
-        "shape": [],
+        "shapes": [],
         "inputs": {},
         "threads": 1,
         "cpus": None,

@@ -34,7 +34,7 @@ PAIR: Stated = [("a", ("n", 8)), ("b", ("n", "m"))]
 
 
 def sizes(stated: Stated, shape: tuple[int, ...] = (), **inputs: list[int]) -> list[list[int]]:
-    return [one["shape"] for one in sizes_of(stated, Asked(shape, inputs)).inputs]
+    return [one["shape"] for one in sizes_of(stated, Asked([shape] if shape else (), inputs)).inputs]
 
 
 def refused(stated: Stated, shape: tuple[int, ...] = (), **inputs: list[int]) -> str:

@@ -160,7 +160,7 @@ def test_the_exported_file_has_the_parameters_of_the_pruned_network(name: str, m
 
     output = prune(PruneConfig(ratio=0.2, round_to=8, importance_batches=1), randomised(make_context(SPECS[name])))
     before, after = (sum(p.numel() for p in network.parameters()) for network in (build(SPECS[name]), output.model))
-    written = exporter.write(OnnxConfig(), output.model.eval(), torch.rand(SHAPE), None, tmp_path / name)
+    written = exporter.write(OnnxConfig(), output.model.eval(), {"input": torch.rand(SHAPE)}, None, tmp_path / name)
     graph = onnx.load(str(written.path)).graph
     sizes = {item.name: math.prod(item.dims) for item in graph.initializer}
     # Counted where they are read: the exporter stores equal biases once.

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from mcompress.calibration.observers import Observer
 from mcompress.compress.models.mfagan import MFAGenerator, mfagan
+from mcompress.compress.models.spec import InputSpec
 from mcompress.compress.quantize import kinds
 from mcompress.compress.quantize.calibrating import calibrate, checked
 from mcompress.compress.quantize.fake_quant import fake_quantize, fake_quantize_weight, sqnr_db
@@ -25,6 +26,7 @@ from mcompress.compress.tasks.task import Sample
 from mcompress.errors import StageError
 
 EXAMPLE = (1, 3, 16, 16)
+PICTURE = (InputSpec("input", EXAMPLE, (0.0, 1.0)),)
 
 
 def images(count: int) -> list[Tensor]:
@@ -238,7 +240,7 @@ def test_nan_in_calibration_names_the_operator() -> None:
         network.head.weight[0, 0, 0, 0] = float("nan")
     module = graph_of(export_program(network, images(1)[0]))
     with pytest.raises(StageError, match=r"'relu' \(network\): activations between nan"):
-        calibrate(module, iter(images(1)), "mse", (0.0, 1.0), 1, quiet)
+        calibrate(module, ((one,) for one in images(1)), "mse", [(0.0, 1.0)], 1, quiet)
 
 
 def test_a_network_that_cannot_be_traced_is_an_error() -> None:
@@ -251,12 +253,12 @@ def test_a_network_that_cannot_be_traced_is_an_error() -> None:
 
 
 def sample(value: Tensor) -> Sample:
-    return Sample("crop", value, value)
+    return Sample("crop", (value,), value)
 
 
 def test_calibration_samples_are_looked_at() -> None:
     good = torch.full(EXAMPLE, 0.5)
-    assert [one.name for one in checked([sample(good)], EXAMPLE, (0.0, 1.0))] == ["crop"]
+    assert [one.name for one in checked([sample(good)], PICTURE)] == ["crop"]
     spoiled = good.clone()
     spoiled[0, 0, 0, 0] = float("nan")
     for bad, words in (
@@ -266,7 +268,7 @@ def test_calibration_samples_are_looked_at() -> None:
         ([sample(good * 255)], r"'crop' has values between 127.5 and 127.5; the network's input range is 0 to 1"),
     ):
         with pytest.raises(StageError, match=words):
-            list(checked(bad, EXAMPLE, (0.0, 1.0)))
+            list(checked(bad, PICTURE))
 
 
 def test_dead_channels_and_constant_tensors_are_quantized_to_themselves() -> None:

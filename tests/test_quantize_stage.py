@@ -51,7 +51,7 @@ def reasons(output: StageOutput) -> dict[str, str]:
 def test_a_network_that_halves_its_images_is_measured_on_those_that_it_takes(size: int, side: int) -> None:
     model = build(ModelSpec("unet_generator", {"features": 2, "downs": 5 if size < 48 else 6}, (), (1, 3, 128, 128)))
     module = graph_of(export_program(model, torch.zeros(1, 3, 128, 128)))
-    found, shape = ptq._reduced(model, module, (1, 3, 128, 128), size)
+    found, shape = ptq._reduced(model, module, ((1, 3, 128, 128),), size)
     assert shape == (1, 3, side, side)
     assert found(torch.zeros(shape)).shape == shape
 
@@ -155,7 +155,7 @@ class Spoiled(SuperResolution):
 
 def third(change: Callable[[Tensor], Tensor]) -> Callable[[list[Sample]], list[Sample]]:
     """The third sample changed, the others as they are."""
-    return lambda samples: [replace(one, input=change(one.input)) if index == 2 else one for index, one in enumerate(samples)]
+    return lambda samples: [replace(one, inputs=(change(one.picture),)) if index == 2 else one for index, one in enumerate(samples)]
 
 
 def with_nan(value: Tensor) -> Tensor:

@@ -199,7 +199,7 @@ def test_channels_are_scaled_only_where_all_that_they_meet_can_follow(what: str,
     scales = torch.rand(classes.count, generator=torch.Generator().manual_seed(1)) + 0.5
     scales[KEPT] = 1.0
     plan, (value,) = everything_int8(module, images(2)), images(1)
-    equalized, _ = equalize(module, plan, measure_noise(module, plan, images(2), 0))
+    equalized, _ = equalize(module, plan, measure_noise(module, plan, [(one,) for one in images(2)], 0))
     exact = output(module, value)
     for found in (scale_channels(module, classes, scales), equalized):
         assert torch.allclose(output(found, value), exact, atol=2e-5 * float(exact.abs().max()))
@@ -209,7 +209,7 @@ def test_channels_are_scaled_only_where_all_that_they_meet_can_follow(what: str,
 def test_equalization_recovers_uneven_channels(name: str) -> None:
     module, inputs = uneven(name), images(4)
     plan = everything_int8(module, inputs)
-    found, share = equalize(module, plan, measure_noise(module, plan, inputs, 0))
+    found, share = equalize(module, plan, measure_noise(module, plan, [(one,) for one in inputs], 0))
     assert share < 0.5
     for value in inputs[:1]:
         exact = output(module, value)
@@ -223,7 +223,7 @@ def test_predicted_noise_is_the_simulated_noise(name: str) -> None:
     module, inputs = graph(name), images(8)
     plan = everything_int8(module, inputs, "minmax")
     classes = channel_classes(module)
-    predicted = PredictedNoise(module, plan, measure_noise(module, plan, inputs, 0), classes, {})
+    predicted = PredictedNoise(module, plan, measure_noise(module, plan, [(one,) for one in inputs], 0), classes, {})
     with torch.no_grad():
         noise = float(predicted.of(torch.zeros(classes.count)))
     signal = sum(float(output(module, value).square().sum()) for value in inputs) / len(inputs)
@@ -300,13 +300,13 @@ def test_with_independent_inputs_feedback_is_no_worse_than_nearest() -> None:
 def test_rounded_networks_lose_less_and_keep_their_integers(name: str) -> None:
     module, inputs = graph(name), images(10)
     plan = everything_int8(module, inputs)
-    found = round_weights(module, plan, inputs[:6], 0)
+    found = round_weights(module, plan, [(one,) for one in inputs[:6]], 0)
     for node in parameters.weighted_operators(found.graph):
         weight = parameters.weight_of(found, node)
         if node.name in plan.int8_names() and (kinds.WEIGHTED[node.target] == 0 or groups_of(node) == 1):
             assert torch.allclose(fake_quantize_weight(weight, kinds.WEIGHTED[node.target]), weight, rtol=1e-5, atol=1e-8)
     assert simulated_db(module, found, plan, inputs[6:]) > simulated_db(module, module, plan, inputs[6:])
-    shares = feedback_shares(module, plan, inputs[:6], 0)
+    shares = feedback_shares(module, plan, [(one,) for one in inputs[:6]], 0)
     rounded = [node for node in parameters.weighted_operators(module.graph) if node.name in plan.int8_names()]
     assert set(shares) == {node.name for node in rounded if kinds.WEIGHTED[node.target] == 0 or groups_of(node) == 1}
     assert float(shares[rounded[0].name].mean()) < 0.5  # it reads smooth images
@@ -330,7 +330,7 @@ def test_corrected_biases_leave_no_mean_error() -> None:
         errors = [output(module, value) - simulate(found, coarse, value) for value in inputs]
         return torch.cat(errors).mean((0, 2, 3)).abs()
 
-    found = correct_biases(module, coarse, module, inputs)
+    found = correct_biases(module, coarse, module, [(one,) for one in inputs])
     step = coarse.ranges["conv2d_1"].scale
     assert float(mean_error(module).max()) > 2 * float(mean_error(found).max())
     assert float(mean_error(found).max()) < 0.1 * step
@@ -341,7 +341,7 @@ def test_distillation_learns_the_float_output_and_is_seeded() -> None:
     plan = everything_int8(module, inputs)
 
     def run() -> tuple[fx.GraphModule, PrecisionPlan]:
-        return distill(module, plan, module, inputs, DistillSettings(30, 2, 0.05), 5, NoCheckpoints(), quiet)
+        return distill(module, plan, module, [(one,) for one in inputs], DistillSettings(30, 2, 0.05), 5, NoCheckpoints(), quiet)
 
     (found, changed), (again, same) = run(), run()
     assert simulated_db(module, found, changed, inputs) > simulated_db(module, module, plan, inputs) + 0.5
@@ -374,7 +374,7 @@ def test_recovery_helps_and_exports_under_the_same_names(name: str) -> None:
     module, inputs = uneven(name), images(12)
     before = {key: value.clone() for key, value in module.state_dict().items()}
     plan = everything_int8(module, inputs)
-    recovered = recover(RecoveryOptions((0.0, 1.0)), module, plan, lambda: iter(inputs), 0, NoCheckpoints(), quiet)
+    recovered = recover(RecoveryOptions(((0.0, 1.0),)), module, plan, lambda: ((one,) for one in inputs), 0, NoCheckpoints(), quiet)
     assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
     assert [step.name for step in recovered.steps] == ["equalize", "round weights", "correct biases"]
     for step in recovered.steps:
@@ -402,10 +402,10 @@ def test_memory_does_not_grow_with_the_number_of_inputs() -> None:
             alive.add(one)
             gc.collect(0)
             most = max(most, len(alive))
-            yield one
+            yield (one,)
 
     module = graph_of(export_program(network, images(1, 8)[0]))
-    recover(RecoveryOptions((0.0, 1.0)), module, everything_int8(module, images(4, 8)), stream, 0, NoCheckpoints(), quiet)
+    recover(RecoveryOptions(((0.0, 1.0),)), module, everything_int8(module, images(4, 8)), stream, 0, NoCheckpoints(), quiet)
     assert most <= KEPT_INPUTS + 3
 
 
@@ -413,7 +413,7 @@ def test_no_inputs_is_an_error() -> None:
     module = graph("mfagan")
     plan = everything_int8(module, images(2))
     for attempt in (
-        lambda: recover(RecoveryOptions((0.0, 1.0)), module, plan, lambda: iter(()), 0, NoCheckpoints(), quiet),
+        lambda: recover(RecoveryOptions(((0.0, 1.0),)), module, plan, lambda: iter(()), 0, NoCheckpoints(), quiet),
         lambda: measure_noise(module, plan, [], 0),
         lambda: correct_biases(module, plan, module, []),
         lambda: round_weights(module, plan, [], 0),

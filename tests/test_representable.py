@@ -77,7 +77,7 @@ def test_a_network_with_dead_channels_runs_in_litert(tmp_path) -> None:
     torch.manual_seed(0)
     network, x = Dying().eval(), torch.rand(SHAPE)
     backend = backend_named("tflite")
-    written = backend.write(TFLiteConfig(), network, x, int8_plan(network, [x]), tmp_path / "dying")
+    written = backend.write(TFLiteConfig(), network, {"input": x}, int8_plan(network, [x]), tmp_path / "dying")
     assert written.coverage.by_unit == {"xnnpack": written.coverage.total}
     with torch.no_grad():
         expected = network(x)

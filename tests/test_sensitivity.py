@@ -27,7 +27,7 @@ SHAPE = (1, 3, 16, 16)
 def samples(count: int) -> Iterator[Sample]:
     generator = torch.Generator().manual_seed(7)
     for index in range(count):
-        yield Sample(f"crop {index}", torch.rand(SHAPE, generator=generator), torch.rand((1, 3, 64, 64), generator=generator))
+        yield Sample(f"crop {index}", (torch.rand(SHAPE, generator=generator),), torch.rand((1, 3, 64, 64), generator=generator))
 
 
 def psnr_db(output: Tensor, truth: Tensor) -> float:
@@ -49,7 +49,7 @@ def graph(network: nn.Module) -> fx.GraphModule:
 
 @pytest.fixture(scope="module")
 def ranges(graph: fx.GraphModule) -> dict[str, ActivationRange]:
-    return calibrate(graph, (one.input for one in samples(2)), "minmax", (0.0, 1.0), 2, quiet)[0]
+    return calibrate(graph, (one.inputs for one in samples(2)), "minmax", [(0.0, 1.0)], 2, quiet)[0]
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_alone_it_is_the_reference_with_one_operator(
     reference = reference_program(network, torch.rand(SHAPE), only(graph, name, ranges))
     given = list(samples(2))
     with torch.no_grad():
-        expected, found = [network(one.input) for one in given], [reference(one.input) for one in given]
+        expected, found = [network(*one.inputs) for one in given], [reference(*one.inputs) for one in given]
     assert measured.sqnr_db(name, "int8") == pytest.approx(sqnr_db(torch.cat(expected), torch.cat(found)), abs=0.01)
     lost = [psnr_db(a, one.truth) - psnr_db(b, one.truth) for a, b, one in zip(expected, found, given, strict=True)]
     assert measured.quality_lost[name]["int8"] == pytest.approx(sum(lost) / 2, abs=1e-3)
@@ -84,16 +84,16 @@ def test_parts_are_the_rounding_of_one_tensor_and_of_one_operators_weights(
 ) -> None:
     given = list(samples(2))
     with torch.no_grad():
-        expected = torch.cat([network(one.input) for one in given])
-        rounded = torch.cat([network(fake_quantize(one.input, ranges["x"])) for one in given])
+        expected = torch.cat([network(*one.inputs) for one in given])
+        rounded = torch.cat([network(fake_quantize(one.picture, ranges["x"])) for one in given])
         assert decibels(measured.reads["conv2d"]["x"]) > sqnr_db(expected, rounded), "the other branch keeps the input exact"  # type: ignore[operator]
         graph = graph_of(export_program(network, torch.rand(SHAPE)))
         last = [node.name for node in graph.graph.nodes if node.name in measured.tensors][-1]
-        whole = torch.cat([network(one.input) for one in given])
+        whole = torch.cat([network(*one.inputs) for one in given])
         assert decibels(measured.tensors[last]) == pytest.approx(sqnr_db(whole, fake_quantize(whole, ranges[last])), abs=0.01)
         kept = network.head.weight.clone()
         network.head.weight.copy_(fake_quantize_weight(kept, 0))
-        coarse = torch.cat([network(one.input) for one in given])
+        coarse = torch.cat([network(*one.inputs) for one in given])
         network.head.weight.copy_(kept)
     assert decibels(measured.weights["conv2d"]) == pytest.approx(sqnr_db(expected, coarse), abs=0.01)
 
@@ -122,8 +122,8 @@ def test_an_activation_beyond_half_precision_is_infinitely_noisy(network: MFAGen
     with torch.no_grad():
         loud.up.weight.fill_(1e5)
     graph = graph_of(export_program(loud, torch.rand(SHAPE)))
-    ranges = calibrate(graph, (one.input for one in samples(1)), "minmax", (0.0, 1.0), 1, quiet)[0]
-    given = (Sample(one.name, one.input, one.input) for one in samples(1))
+    ranges = calibrate(graph, (one.inputs for one in samples(1)), "minmax", [(0.0, 1.0)], 1, quiet)[0]
+    given = (Sample(one.name, one.inputs, one.picture) for one in samples(1))
     found = measure_sensitivity(graph, given, ranges, psnr_db, 1, quiet)
     assert found.alone["conv2d"]["fp16"] == math.inf
     assert math.isfinite(found.alone["conv2d"]["int8"])

@@ -186,12 +186,12 @@ def test_a_width_is_compared_with_the_next_wider_and_not_with_the_widest(pairs: 
     config = THREE.model_copy(update={"ssim": 0.0, "feature": 0.0, "adversarial": 0.0, "output": 2.0})
     objective = training(pairs, config)
     terms = objective.terms("network")
-    source, weights = objective.images, dict(objective.network.state_dict())
-    pictures = [objective.network(source)]
+    inputs, weights = objective.inputs, dict(objective.network.state_dict())
+    pictures = [objective.network(*inputs)]
     for share in config.widths[1:]:
         network = build(specs_of(RESNET, config.widths)[share]).train()
         network.load_state_dict(cut(weights, network))
-        pictures.append(network(source))
+        pictures.append(network(*inputs))
     wanted = {
         "output of w075": 2.0 * (pictures[1] - pictures[0]).abs().mean(),
         "output of w050": 2.0 * (pictures[2] - pictures[1]).abs().mean(),
@@ -200,7 +200,7 @@ def test_a_width_is_compared_with_the_next_wider_and_not_with_the_widest(pairs: 
     assert terms.keys() == wanted.keys()
     for name, value in wanted.items():
         torch.testing.assert_close(terms[name], value)
-    assert len(objective.images) == 4  # two labelled, two of any kind
+    assert len(objective.inputs[0]) == 4  # two labelled, two of any kind
 
 
 def test_the_original_teaches_the_widest_where_it_is_wanted(pairs: Translation) -> None:
@@ -210,7 +210,7 @@ def test_the_original_teaches_the_widest_where_it_is_wanted(pairs: Translation) 
 
     objective = training(pairs, THREE, Black())
     terms = objective.terms("network")
-    wanted = (objective.network(objective.images)[:2] + 1.0).abs().mean()
+    wanted = (objective.network(objective.inputs[0])[:2] + 1.0).abs().mean()
     torch.testing.assert_close(terms["original"], wanted)
     assert objective.frozen().keys() == {"original"}
     assert "original" not in training(pairs, THREE.model_copy(update={"output": 0.0}), Black()).terms("network")

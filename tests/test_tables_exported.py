@@ -237,9 +237,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], t
         path = folder / f"{name.replace(' ', '_')}.{suffix}"
         with captured(folder / "log.txt"):
             if suffix == "onnx":
-                onnx_backend.write(OnnxConfig(), network, torch.rand(shape), None, path.with_suffix(""))
+                onnx_backend.write(OnnxConfig(), network, {"input": torch.rand(shape)}, None, path.with_suffix(""))
             elif len(shape) == 4:
-                tflite_backend.write(TFLiteConfig(), network, torch.rand(shape), None, path.with_suffix(""))
+                tflite_backend.write(TFLiteConfig(), network, {"input": torch.rand(shape)}, None, path.with_suffix(""))
             else:
                 import litert_torch
 
@@ -313,9 +313,9 @@ def test_an_int8_file_has_the_rows_of_the_network_in_int8_and_conversions_at_its
     with captured(tmp_path / "log.txt"):
         plan = int8_plan(network, [torch.rand(shape)])
         if suffix == "onnx":
-            path = onnx_backend.write(OnnxConfig(), network, torch.rand(shape), plan, tmp_path / "int8").path
+            path = onnx_backend.write(OnnxConfig(), network, {"input": torch.rand(shape)}, plan, tmp_path / "int8").path
         else:
-            path = tflite_backend.write(TFLiteConfig(), network, torch.rand(shape), plan, tmp_path / "int8").path
+            path = tflite_backend.write(TFLiteConfig(), network, {"input": torch.rand(shape)}, plan, tmp_path / "int8").path
     read = table_of_file(path)
     conversions = [row for row in read.table.operators if row.operation in ("quantize", "dequantize")]
     rest = [row for row in read.table.operators if row not in conversions]
@@ -345,7 +345,7 @@ def test_planned_memory_is_what_litert_allocates(function: Callable[[Apply, Tens
     widths = (24, 24, 40, 64) if function is _pooled else (16, 16, 16, 16)
     network = Apply(function, a=_conv(8, widths[0], 1), b=_conv(widths[1], widths[2], 1), d=_conv(widths[3], 3, 1)).eval()
     with captured(tmp_path / "log.txt"):
-        path = tflite_backend.write(TFLiteConfig(), network, torch.rand(IMAGE), None, tmp_path / "plan").path
+        path = tflite_backend.write(TFLiteConfig(), network, {"input": torch.rand(IMAGE)}, None, tmp_path / "plan").path
         interpreter = Interpreter(model_path=str(path), experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES)
         interpreter.allocate_tensors()
     indices = {int(index) for op in interpreter._get_ops_details() for index in op["outputs"]} | {interpreter.get_input_details()[0]["index"]}

@@ -291,7 +291,7 @@ def test_own_files(tmp_path: Path) -> None:
 
     torch.manual_seed(0)
     network, inputs = Network().eval(), [torch.rand(1, 3, 8, 8) for _ in range(2)]
-    written = onnx_backend.write(OnnxConfig(), network, inputs[0], int8_plan(network, inputs), tmp_path / "own")
+    written = onnx_backend.write(OnnxConfig(), network, {"input": inputs[0]}, int8_plan(network, inputs), tmp_path / "own")
     model = onnx.load(str(written.path))
     assert_same(model, tmp_path)
     rule = by_rule(model)

@@ -71,8 +71,8 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
         "mixed": with_precisions(int8, lambda name: {"conv2d_1": "fp32", "conv2d_2": "fp16", "mul_1": "fp16"}.get(name)),  # type: ignore[arg-type, return-value]
     }
     with captured(folder / "log.txt"):
-        files = {name: tflite.write(TFLiteConfig(), model, images(1)[0], plan, folder / name) for name, plan in plans.items()}
-        files["float"] = tflite.write(TFLiteConfig(), model, images(1)[0], None, folder / "float")
+        files = {name: tflite.write(TFLiteConfig(), model, {"input": images(1)[0]}, plan, folder / name) for name, plan in plans.items()}
+        files["float"] = tflite.write(TFLiteConfig(), model, {"input": images(1)[0]}, None, folder / "float")
     return Case(model, plans, files)
 
 
@@ -193,7 +193,7 @@ def test_float_results_inside_the_file_are_those_of_the_operators(case: Case, tm
     value, written = images(4)[3], case.files["float"]
     expected = values_of(graph_of(export_program(case.model, value)), value)
     with captured(tmp_path / "log.txt"):
-        found = intermediates(written.path, written.inputs[0].encode(value.numpy()))
+        found = intermediates(written.path, [written.inputs[0].encode(value.numpy())])
     compared = set()
     for one in written.operators:
         assert one.output in found
@@ -211,7 +211,7 @@ def test_int8_results_inside_the_file_are_on_the_grid_of_the_plan(case: Case, tm
     value, written, plan = images(4)[3], case.files["int8"], case.plans["int8"]
     expected = values_of(reference_program(case.model, value, plan), value)
     with captured(tmp_path / "log.txt"):
-        found = intermediates(written.path, written.inputs[0].encode(value.numpy()))
+        found = intermediates(written.path, [written.inputs[0].encode(value.numpy())])
     for one in written.operators:
         if one.precision == "int8" and one.stands_for and one.kind not in ("RESHAPE", "TRANSPOSE"):
             name = one.stands_for[-1]
@@ -272,7 +272,7 @@ def test_a_clamp_is_an_int8_kernel_that_runtimes_have(low: float, high: float, k
     model = Clamped(low, high).eval()
     plan = int8_plan(model, images(3))
     with captured(tmp_path / "log.txt"):
-        written = tflite.write(TFLiteConfig(), model, images(1)[0], plan, tmp_path / "clamped")
+        written = tflite.write(TFLiteConfig(), model, {"input": images(1)[0]}, plan, tmp_path / "clamped")
     assert {one.kind: one.precision for one in written.operators if "clamp" in one.stands_for} == {kind: "int8"}
     value = images(4)[3]
     with torch.no_grad():
@@ -286,7 +286,7 @@ def test_weights_that_do_not_fit_into_float16_stay_and_are_said(tmp_path: Path) 
         next(model[0].parameters())[0, 0] = 1e5
     plan = replace(with_precisions(int8_plan(model, images(1)), lambda _name: "fp16"), ranges={})
     with captured(tmp_path / "log.txt"):
-        written = backend_named("tflite").write(TFLiteConfig(), model, images(1)[0], plan, tmp_path / "large")
+        written = backend_named("tflite").write(TFLiteConfig(), model, {"input": images(1)[0]}, plan, tmp_path / "large")
     said = {item.what: item.reason for item in written.fallbacks}
     assert "do not fit into float16" in said["conv2d"]
     assert [one.precision for one in written.operators if one.kind == "CONV_2D"] == ["fp32", "fp16"]

@@ -100,7 +100,7 @@ def test_cut_and_changed_bytes_never_raise_anything_else(sound: Path, tmp_path: 
     "compute",
     [
         lambda path: tflite.load(path, 1).run(np.zeros((1, 3, 2, 2), np.float32)),
-        lambda path: intermediates(path, np.zeros((1, 2, 2, 3), np.float32)),
+        lambda path: intermediates(path, [np.zeros((1, 2, 2, 3), np.float32)]),
     ],
 )
 def test_a_file_that_computes_in_doubles_is_to_be_exported_again(compute: Callable[[Path], object], tmp_path: Path) -> None:

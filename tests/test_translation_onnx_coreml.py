@@ -58,9 +58,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Make:
             stem = folder / f"{backend}-{name}-{which}"
             with captured(folder / "log.txt"):
                 if backend == "onnx":
-                    written = onnx_backend.write(OnnxConfig(), network, images(1)[0], plan, stem)
+                    written = onnx_backend.write(OnnxConfig(), network, {"input": images(1)[0]}, plan, stem)
                 else:
-                    written = coreml.write(CoreMLConfig(), network, images(1)[0], plan, stem)
+                    written = coreml.write(CoreMLConfig(), network, {"input": images(1)[0]}, plan, stem)
             kept[backend, name, which] = Made(network, plan, written)
         return kept[backend, name, which]
 
@@ -94,7 +94,7 @@ def test_every_operator_of_the_file_computes_what_it_should(backend: str, name: 
 
 
 def test_onnx_agrees_with_pytorch(made: Make) -> None:
-    inputs = [value.numpy() for value in images(2)]
+    inputs = [(value.numpy(),) for value in images(2)]
     floating, mixed = made("onnx", "resnet", "float"), made("onnx", "unet", "int8")
     assert float_parity(onnx_backend.load(floating.written.path, 1), floating.network, inputs, 1e-5).passed
     assert mixed.plan is not None
@@ -103,7 +103,7 @@ def test_onnx_agrees_with_pytorch(made: Make) -> None:
 
 
 def test_core_ml_agrees_with_pytorch(made: Make) -> None:
-    inputs = [value.numpy() for value in images(2)]
+    inputs = [(value.numpy(),) for value in images(2)]
     floating, mixed = made("coreml", "resnet", "float"), made("coreml", "unet", "mixed")
     program = export_program(floating.network, images(1)[0])
     halved = Halved(half_simulated(program), half_constants(program), 40.0)
@@ -162,7 +162,7 @@ def test_onnx_pads_int8_images_as_integers(made: Make, tmp_path: Path) -> None:
 def test_what_a_padding_gives_can_be_asked_for(made: Make) -> None:
     found = made("onnx", "resnet", "int8")
     value = images(1)[0]
-    seen = onnx_backend.intermediates(found.written.path, value.numpy(), found.written.operators)
+    seen = onnx_backend.intermediates(found.written.path, [value.numpy()], found.written.operators)
     (pad,) = [operator for operator in found.written.operators if operator.stands_for == ("pad",)]
     assert pad.output is not None
     assert found.plan is not None

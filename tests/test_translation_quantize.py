@@ -182,7 +182,7 @@ class Still(nn.Module):
 def test_a_channel_whose_variance_is_not_far_above_epsilon_keeps_its_scale() -> None:
     module = graph_of(export_program(Still().eval(), images(1)[0]))
     plan = int8_plan(module, images(3))
-    noise, classes = measure_noise(module, plan, images(3), 0), channel_classes(module)
+    noise, classes = measure_noise(module, plan, [(one,) for one in images(3)], 0), channel_classes(module)
     assert noise.least_variance["instance_norm"][0] < 100 < 1000 < noise.least_variance["instance_norm"][1]
     (first, _) = [node for node in kinds.operators(module.graph) if node.target in kinds.WEIGHTED]
     scales, share = PredictedNoise(module, plan, noise, classes, {}).minimise()
@@ -195,10 +195,10 @@ def test_a_channel_whose_variance_is_not_far_above_epsilon_keeps_its_scale() -> 
 
 def test_centred_channels_lie_around_zero_and_the_network_stays(resnet: fx.GraphModule) -> None:
     inputs = images(3)
-    noise = measure_noise(resnet, int8_plan(resnet, inputs), inputs, 0)
+    noise = measure_noise(resnet, int8_plan(resnet, inputs), [(one,) for one in inputs], 0)
     moved, model = centre(resnet, noise)
     assert sqnr_db(outputs(resnet, inputs), outputs(moved, inputs)) > 80.0
-    again = measure_noise(moved, int8_plan(moved, inputs), inputs, 0)
+    again = measure_noise(moved, int8_plan(moved, inputs), [(one,) for one in inputs], 0)
     names = [node.name for node, _ in centred(resnet)]
     assert len(names) == 13
     for name in names:
@@ -234,8 +234,8 @@ def test_recovery_uses_that_instance_norms_remove_scale_and_shift(resnet: fx.Gra
             bias.add_(bias.abs().mean() * torch.randn(len(bias), generator=source) + (0.2 if node.name == "conv2d" else 0.0))
     inputs = images(10)
     plan = int8_plan(uneven, inputs)
-    options = RecoveryOptions(input_range=(-1.0, 1.0), round_weights=False, correct_biases=False)
-    found = recover(options, uneven, plan, lambda: iter(inputs), 0, MemoryCheckpoints(), lambda *_: None)
+    options = RecoveryOptions(input_ranges=((-1.0, 1.0),), round_weights=False, correct_biases=False)
+    found = recover(options, uneven, plan, lambda: ((one,) for one in inputs), 0, MemoryCheckpoints(), lambda *_: None)
     assert {step.name: step.kept for step in found.steps} == {"centre": True, "equalize": True}
     exact = outputs(uneven, images(4))
     before = sqnr_db(exact, outputs(Simulated(uneven, plan), images(4)))
@@ -257,7 +257,7 @@ def test_the_stage_plans_a_generator(make_context: Callable[..., StageContext], 
         input_range = output_range = (-1.0, 1.0)
 
         def calibration_samples(self, count: int, _shape: tuple[int, ...], _seed: int) -> Iterator[Sample]:
-            return (Sample(f"{at}", value, value) for at, value in enumerate(images(count)))
+            return (Sample(f"{at}", (value,), value) for at, value in enumerate(images(count)))
 
         def quality(self, output: Tensor, truth: Tensor) -> float:
             return float(-(output - truth).square().mean().log())

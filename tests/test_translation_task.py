@@ -90,27 +90,27 @@ def test_the_fraction_that_a_refusal_suggests_is_enough() -> None:
 
 def test_batches_hold_pairs_that_belong_together_and_none_of_validation() -> None:
     task = Translation(made(10), made(2), 0.5)
-    inputs, truths = task.training_batch(16, 32, generator())
+    (inputs,), truths = task.training_batch(16, 32, generator())
     assert inputs.shape == truths.shape == (16, 3, 32, 32)
     assert torch.allclose(inputs, -truths, atol=1e-6)
     assert -1 <= inputs.min() < -0.9 < 0.9 < inputs.max() <= 1
-    again, _ = task.training_batch(16, 32, generator())
+    (again,), _ = task.training_batch(16, 32, generator())
     assert torch.equal(inputs, again)
-    assert not torch.equal(inputs, task.training_batch(16, 32, generator(1))[0])
-    validation, truth = task.validation_batch()
-    assert torch.equal(validation, task.validation_batch()[0])
+    assert not torch.equal(inputs, task.training_batch(16, 32, generator(1))[0][0])
+    (validation,), truth = task.validation_batch()
+    assert torch.equal(validation, task.validation_batch()[0][0])
     assert torch.allclose(validation, -truth, atol=1e-6)
     held_back = {pair.name for pair in task.pool.validation}
     assert not held_back & {pair.name for pair in task.pool.labelled}
     corners = {tuple(p.input[:, y, x].tolist()) for p in task.pool.validation for y in range(48) for x in range(64)}
-    drawn = crops.to_bytes(task.unlabelled_batch(64, 8, generator())).permute(0, 2, 3, 1).reshape(-1, 3).tolist()
+    drawn = crops.to_bytes(task.unlabelled_batch(64, 8, generator())[0]).permute(0, 2, 3, 1).reshape(-1, 3).tolist()
     assert sum(tuple(pixel) in corners for pixel in drawn) < 0.01 * len(drawn)
 
 
 def test_unlabelled_batches_hold_labelled_and_unlabelled_inputs_alike() -> None:
     flat = [torch.full((3, 32, 32), value, dtype=torch.uint8) for value in range(10)]
     task = Translation(tuple(Pair(f"p{n}", image, image) for n, image in enumerate(flat)), made(1), 0.4, (Photo("more", flat[0] + 200),))
-    seen = set(crops.to_bytes(task.unlabelled_batch(300, 16, generator()))[:, 0, 0, 0].tolist())
+    seen = set(crops.to_bytes(task.unlabelled_batch(300, 16, generator())[0])[:, 0, 0, 0].tolist())
     expected = {int(pair.input[0, 0, 0]) for pair in task.pool.labelled} | {int(photo.pixels[0, 0, 0]) for photo in task.pool.unlabelled}
     assert seen == expected
     assert 200 in seen
@@ -134,17 +134,17 @@ def test_mirroring_is_alike_for_all_pictures_and_only_where_the_data_allow_it() 
 def test_pictures_too_small_for_a_crop_are_left_out_of_it() -> None:
     task = Translation((*made(4), Pair("small", picture(90, 32, 32), picture(91, 32, 32))), made(1))
     assert task.largest_crop() == 48
-    assert task.training_batch(20, 48, generator())[0].shape == (20, 3, 48, 48)
+    assert task.training_batch(20, 48, generator())[0][0].shape == (20, 3, 48, 48)
 
 
 def test_calibration_inputs_of_any_size_come_from_labelled_training_pairs_and_begin_alike() -> None:
     task = Translation(made(6), made(1))
     few = list(task.calibration_samples(2, (2, 3, 100, 150), 5))
     many = list(task.calibration_samples(5, (2, 3, 100, 150), 5))
-    assert all(torch.equal(a.input, b.input) and a.name == b.name for a, b in zip(few, many, strict=False))
-    assert all(sample.input.shape == (2, 3, 100, 150) for sample in many)
-    assert all(torch.allclose(sample.input, -sample.truth, atol=1e-6) for sample in many)
-    whole = crops.to_bytes(many[0].input[0])
+    assert all(torch.equal(a.picture, b.picture) and a.name == b.name for a, b in zip(few, many, strict=False))
+    assert all(sample.picture.shape == (2, 3, 100, 150) for sample in many)
+    assert all(torch.allclose(sample.picture, -sample.truth, atol=1e-6) for sample in many)
+    whole = crops.to_bytes(many[0].picture[0])
     assert torch.equal(whole[:, :48, 64:127], whole[:, :48, :63].flip(2))  # mirrored, the border once
 
 
@@ -152,7 +152,7 @@ def test_held_out_pictures_are_cut_to_multiples_of_four_and_the_metric_is_exact(
     task = Translation(made(4), made(2, 51, 66))
     assert task.held_out_sizes == {"pair 0": (48, 64), "pair 1": (48, 64)}
     sample = task.held_out()[1]
-    assert sample.input.shape == sample.truth.shape == (1, 3, 48, 64)
+    assert sample.picture.shape == sample.truth.shape == (1, 3, 48, 64)
     assert sample.name == "pair 1"
     assert task.quality(sample.truth, sample.truth) == math.inf
     assert task.quality(sample.truth + 1e-4, sample.truth) == math.inf  # less than half a step of 8 bits
@@ -193,7 +193,7 @@ def test_unpaired_truths_are_what_the_original_makes() -> None:
     untaught = UnpairedTranslation(photos(0, 10), photos(20, 4), photos(40, 2))
     teacher = Negative().train()
     task = untaught.taught_by(teacher)
-    for inputs, truths in [(s.input, s.truth) for s in (*task.held_out(), *task.calibration_samples(2, (1, 3, 72, 72), 0))] + [
+    for (inputs,), truths in [(s.inputs, s.truth) for s in (*task.held_out(), *task.calibration_samples(2, (1, 3, 72, 72), 0))] + [
         task.validation_batch()
     ]:
         assert torch.equal(inputs, -truths)
@@ -210,14 +210,14 @@ def test_unpaired_batches_come_from_their_own_domain_and_truths_from_the_origina
     low = PhotoSet(tuple(Photo(f"{n}", picture(n) // 4) for n in range(9)))
     high = PhotoSet(tuple(Photo(f"{n}", 255 - picture(n) // 4) for n in range(3)))
     task = UnpairedTranslation(low, high, low)
-    assert task.unlabelled_batch(8, 40, generator()).max() < 0 < task.domain_batch(8, 40, generator()).min()
+    assert task.unlabelled_batch(8, 40, generator())[0].max() < 0 < task.domain_batch(8, 40, generator()).min()
     assert len(task.validation) == 2
     assert task.unlabelled_images == 7
     assert not {photo.name for photo in task.validation} & {photo.name for photo in task.inputs}
     with pytest.raises(PlanError, match=r"data\.pairing is unpaired, so the truth is what the original makes of an input, and no original was given"):
         task.training_batch(1, 16, generator())
-    inputs, truths = task.taught_by(Negative()).training_batch(4, 40, generator())
-    assert torch.equal(inputs, task.unlabelled_batch(4, 40, generator()))
+    (inputs,), truths = task.taught_by(Negative()).training_batch(4, 40, generator())
+    assert torch.equal(inputs, task.unlabelled_batch(4, 40, generator())[0])
     assert torch.equal(truths, -inputs)
 
 
@@ -239,7 +239,7 @@ def test_a_users_folders_replace_the_embedded_pairs(tmp_path: Path) -> None:
     assert isinstance(task, Translation)
     assert (task.labelled_pairs, task.unlabelled_images) == (2, 6)
     assert [sample.name for sample in task.held_out()] == ["x"]
-    assert torch.allclose(task.held_out()[0].input, -task.held_out()[0].truth, atol=1e-6)
+    assert torch.allclose(task.held_out()[0].picture, -task.held_out()[0].truth, atol=1e-6)
     assert task.skipped == ("tiny.png: 8x8 pixels, at least 32 are needed on each side",)
     assert task.mirrors
     assert task.held_out_sizes == {"x": (48, 64)}

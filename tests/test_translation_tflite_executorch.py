@@ -71,8 +71,8 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     plan = planned(program, images(3), made.rest)
     folder = tmp_path_factory.mktemp(name)
     with captured(folder / "log.txt"):
-        floats = made.backend.write(made.config, model, images(1)[0], None, folder / "float")
-        mixed = made.backend.write(made.config, model, images(1)[0], plan, folder / "mixed")
+        floats = made.backend.write(made.config, model, {"input": images(1)[0]}, None, folder / "float")
+        mixed = made.backend.write(made.config, model, {"input": images(1)[0]}, plan, folder / "mixed")
     return Case(name, model, program, plan, floats, mixed)
 
 

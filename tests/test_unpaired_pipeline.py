@@ -113,11 +113,11 @@ def test_a_search_judges_candidates_by_their_likeness_to_the_original(made: Path
     ready = plan(load_target(made, [f"stages=[{search}]"]))
     (found,) = run_stages(ready, tmp_path, Cache(tmp_path / "cache"), (), Silent())
     (picked,) = (trial for trial in json.loads((found.entry.folder / "details.json").read_text())["trials"] if trial["picked"])
-    source, truth = ready.task.validation_batch()
+    inputs, truth = ready.task.validation_batch()
     with torch.no_grad():
-        assert torch.equal(truth, ready.teacher(source))
+        assert torch.equal(truth, ready.teacher(*inputs))
         weights = read_weights(next(tmp_path.rglob("supernet.safetensors")))
-        output = apply_candidate(SPACES["resnet_generator"], picked["spec_args"], weights, source)
+        output = apply_candidate(SPACES["resnet_generator"], picked["spec_args"], weights, inputs)
     assert picked["quality"] == pytest.approx(ready.task.quality(output, truth), abs=1e-6)
 
 

@@ -42,7 +42,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[
         if name not in kept:
             network = build(SPECS[name]).eval()
             with captured(folder / "log.txt"):
-                kept[name] = network, backend.write(OnnxConfig(), network, torch.rand(SHAPE), None, folder / name).path
+                kept[name] = network, backend.write(OnnxConfig(), network, {"input": torch.rand(SHAPE)}, None, folder / name).path
         return kept[name]
 
     return make
@@ -75,7 +75,7 @@ def test_the_mixed_file_costs_what_the_float_file_costs(exported: Callable[[str]
     network, path = exported("pick")
     example = torch.rand(SHAPE)
     with captured(tmp_path / "log.txt"):
-        mixed = backend.write(OnnxConfig(), network, example, int8_plan(network, [example]), tmp_path / "mixed")
+        mixed = backend.write(OnnxConfig(), network, {"input": example}, int8_plan(network, [example]), tmp_path / "mixed")
     assert mixed.precision_counts["int8"] > 0
     assert (walk(mixed.path).macs, walk(mixed.path).peak_activation_elements) == (walk(path).macs, walk(path).peak_activation_elements)
 
@@ -96,6 +96,6 @@ def test_attention_is_the_same_work_however_it_is_exported(opset: int, tmp_path:
 
     network = Attends().eval()
     with captured(tmp_path / "log.txt"):
-        written = backend.write(OnnxConfig(opset=opset), network, torch.rand(SHAPE), None, tmp_path / "attends")
+        written = backend.write(OnnxConfig(opset=opset), network, {"input": torch.rand(SHAPE)}, None, tmp_path / "attends")
     assert ("Attention" in {item.op_type for item in onnx.load(str(written.path)).graph.node}) == (opset == 23)
     assert walk(written.path).macs == operator_table(network, SHAPE).macs

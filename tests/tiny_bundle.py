@@ -140,7 +140,7 @@ def an_export(folder: Path) -> ExportedFile:
     path = folder / "tiny-float.onnx"
     write_onnx(path)
     picture = np.random.default_rng(5).random((1, 3, SIDE, SIDE), dtype=np.float32)
-    vector = TestVector("coffee / left", picture, reference=enlarge(picture), expected=enlarge(picture))
+    vector = TestVector("coffee / left", (picture,), reference=enlarge(picture), expected=enlarge(picture))
     return ExportedFile(export_record(path), path, (facts("input", SIDE),), (facts("output", SIDE * SCALE),), (vector,))
 
 
@@ -162,11 +162,11 @@ def a_real_export(config: ExportConfig, folder: Path) -> ExportedFile:
     backend = backend_of(config)
     picture = np.random.default_rng(5).random((1, 3, SIDE, SIDE), dtype=np.float32)
     with captured(folder / "log.txt"):
-        written = backend.write(config, Enlarger().eval(), torch.from_numpy(picture), None, folder / "made-float")
+        written = backend.write(config, Enlarger().eval(), {"input": torch.from_numpy(picture)}, None, folder / "made-float")
         got = backend.load(written.path, 1).run(picture)
     inputs, outputs = (tuple(facts_of(port) for port in ports) for ports in (written.inputs, written.outputs))
     record = export_record(written.path, backend=config.backend)
-    return ExportedFile(record, written.path, inputs, outputs, (TestVector("noise", picture, enlarge(picture), got),))
+    return ExportedFile(record, written.path, inputs, outputs, (TestVector("noise", (picture,), enlarge(picture), got),))
 
 
 PLAN = PrecisionPlan((PlannedOperator("conv2d", "head", "conv2d", "int8", "above the floor", 44.0),), {"conv2d": ActivationRange(0.01, 3)})

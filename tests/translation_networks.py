@@ -53,7 +53,7 @@ def graph(network: nn.Module) -> fx.GraphModule:
 
 def int8_plan(module: fx.GraphModule, inputs: Sequence[Tensor], otherwise: Precision = "fp32") -> PrecisionPlan:
     """INT8 for all that can be, with ranges from these inputs."""
-    ranges, _ = calibrate(module, iter(inputs), "mse", (-1.0, 1.0), len(inputs), quiet)
+    ranges, _ = calibrate(module, ((one,) for one in inputs), "mse", [(-1.0, 1.0)], len(inputs), quiet)
     return uniform_plan(module, ranges, otherwise)
 
 

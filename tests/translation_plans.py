@@ -21,7 +21,7 @@ METHOD: Method = "mse"
 
 def planned(program: fx.GraphModule, inputs: Sequence[Tensor], rest: Precision) -> PrecisionPlan:
     """Calibrated with these inputs, whose values are between -1 and 1; `rest` is what no runtime computes in INT8."""
-    ranges, _ = calibrate(program, iter(inputs), METHOD, (-1.0, 1.0), len(inputs), quiet)
+    ranges, _ = calibrate(program, ((one,) for one in inputs), METHOD, [(-1.0, 1.0)], len(inputs), quiet)
     plan = uniform_plan(program, ranges)
     return replace(plan, operators=tuple(o if o.precision == "int8" else replace(o, precision=rest) for o in plan.operators))
 

@@ -30,7 +30,8 @@ def load_executorch(path: Path, threads: int, asked: Asked) -> Loaded:
     meta = method.method_meta()
     names = {0: "uint8", 1: "int8", 2: "int16", 3: "int32", 4: "int64", 5: "float16", 6: "float32", 7: "float64", 11: "bool"}  # c10::ScalarType
     facts = [meta.input_tensor_meta(index) for index in range(meta.num_inputs())]
-    sizes = sizes_of([(str(index), list(one.sizes())) for index, one in enumerate(facts)], asked)  # such a file has no names of inputs
+    inputs_called = input_names(program, len(facts))
+    sizes = sizes_of([(name, list(one.sizes())) for name, one in zip(inputs_called, facts)], asked)
     kinds = [names.get(int(one.dtype()), "float32") for one in facts]
     inputs = [torch.from_numpy(input_values(np, sized["shape"], kind)) for sized, kind in zip(sizes.inputs, kinds)]
     runtime = "executorch %s CPU" % version("executorch")
@@ -48,6 +49,15 @@ def load_executorch(path: Path, threads: int, asked: Asked) -> Loaded:
         return etdump_operators(dump), []
 
     return Loaded(runtime, sizes, lambda: method.call(inputs, clone_outputs=False), operators)
+
+
+def input_names(program: object, count: int) -> List[str]:
+    """What a method of the file says (`mcompress.export.executorch_file`), as the format itself has no names of inputs; else their numbers."""
+    if "input_names" in [program.get_method_name(index) for index in range(program.num_methods())]:  # type: ignore[attr-defined]
+        names = str(program.load_method("input_names").call([])[0]).split(",")  # type: ignore[attr-defined]
+        if len(names) == count:
+            return names
+    return [str(index) for index in range(count)]
 
 
 def etdump_operators(dump: Path) -> List[Operator]:

@@ -20,8 +20,8 @@ class Job(TypedDict):
 
     file: str
     backend: str
-    shape: List[int]
-    """Of the first input; where the file states all sizes, their order may be another one. Empty: as the file states it."""
+    shapes: List[List[int]]
+    """Of the inputs, from the first one on; where the file states all sizes, their order may be another one. Left out: as the file states it."""
     inputs: Dict[str, List[int]]
     """Name -> shape, just as the file has it; '' is the first input."""
     threads: int

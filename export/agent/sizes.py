@@ -13,7 +13,7 @@ BATCH_ASSUMED = "batch 1 assumed, which the file leaves open"
 class Asked(NamedTuple):
     """The sizes that a job asks for, as `Job` has them."""
 
-    shape: Sequence[int]
+    shapes: Sequence[Sequence[int]]
     inputs: Dict[str, List[int]]
 
 
@@ -40,8 +40,10 @@ def sizes_of(stated: Sequence[Tuple[str, Sequence[object]]], asked: Asked) -> Si
             shown = "%s=%s" % (name, shown_shape(shape)) if name in asked.inputs else shown_shape(shape)
             advice = "; leave --input out" if all(_size(size, {}) for size in known[name]) else ""
             raise WrongInput("--input is %s, but the file takes %s only%s" % (shown, shown_shape(known[name]), advice))
-    if asked.shape and not given and stated:
-        given = {first: _in_its_order(known[first], asked.shape)}
+    if asked.shapes and not given and stated:
+        if len(asked.shapes) > len(stated):
+            raise Unusable("the file takes %d inputs, and %d were asked for" % (len(stated), len(asked.shapes)))
+        given = {name: _in_its_order(sizes, shape) for (name, sizes), shape in zip(stated, asked.shapes) if shape}
     called: Dict[str, int] = {}
     for name, shape in given.items():
         for size, one in zip(known[name], shape):

@@ -61,7 +61,7 @@ def work(jobs: Sequence[Job], rounds: int, queries: int) -> List[Result]:
 
 
 def _loaded(job: Job) -> Loaded:
-    return LOADERS[job["backend"]](Path(job["file"]), job["threads"], Asked(job["shape"], job["inputs"]))
+    return LOADERS[job["backend"]](Path(job["file"]), job["threads"], Asked(job["shapes"], job["inputs"]))
 
 
 def operators_of(job: Job) -> Tuple[List[Operator], List[str]]:

@@ -1,4 +1,4 @@
-"""Runs one TFLite file on its inputs, inside the emulated machine: `python program.py request.json`.
+"""Runs one TFLite file on test vectors, inside the emulated machine: `python program.py request.json`.
 
 It stands alone, with numpy and tflite-runtime, and writes one line of JSON: an `Answer`. Mcompress itself takes `replaced` and the types from it.
 """
@@ -29,10 +29,10 @@ class Request(TypedDict):
     file: str
     kernels: Kernels
     """Whose: XNNPACK's, with INT8 as Android's library has it, or those built into TensorFlow Lite alone."""
-    inputs: list[str]
-    """Raw little-endian values of the only input, in the file's layout and type."""
+    inputs: list[list[str]]
+    """For each vector, raw little-endian values of the file's inputs, in its order, layouts and types."""
     outputs: list[str]
-    """Where the output for each input is written, likewise."""
+    """Where the output for each vector is written, likewise."""
 
 
 class Answer(TypedDict, total=False):
@@ -86,17 +86,20 @@ def answer(request: Request) -> Answer:
         interpreter = _opened(request["file"], request["kernels"])
     except (RuntimeError, ValueError) as error:
         return {**said, "step": "load", "refused": str(error)}
-    (given,), (result,) = interpreter.get_input_details(), interpreter.get_output_details()
+    details, (result,) = interpreter.get_input_details(), interpreter.get_output_details()
     try:
-        for source, destination in zip(request["inputs"], request["outputs"]):  # noqa: B905  (the lists are made together)
-            value = np.fromfile(source, dtype=given["dtype"]).reshape(given["shape"])
-            interpreter.set_tensor(given["index"], value)
+        for sources, destination in zip(request["inputs"], request["outputs"]):  # noqa: B905  (the lists are made together)
+            if len(sources) != len(details):
+                raise ValueError(f"the vector holds {len(sources)} inputs; the file takes {len(details)}")
+            for given, source in zip(details, sources):  # noqa: B905
+                value = np.fromfile(source, dtype=given["dtype"]).reshape(given["shape"])
+                interpreter.set_tensor(given["index"], value)
             interpreter.invoke()
             interpreter.get_tensor(result["index"]).tofile(destination)
     except (RuntimeError, ValueError) as error:
         return {**said, "step": "run", "refused": str(error)}
-    details = interpreter._get_ops_details()  # no public call lists operators
-    return {**said, "operators": len(_own(details)), "delegated": len(replaced(details))}
+    operators = interpreter._get_ops_details()  # no public call lists operators
+    return {**said, "operators": len(_own(operators)), "delegated": len(replaced(operators))}
 
 
 def _opened(file: str, kernels: Kernels) -> Interpreter:

@@ -19,7 +19,7 @@ from mcompress.export.arm64.agreement import STATED, Agreement, Limit, agreement
 from mcompress.export.arm64.emulation import PACKAGES, Answer, Emulation, find_emulation
 from mcompress.export.arm64.program import Kernels
 from mcompress.export.arm64.refusals import operator_versions, refusal
-from mcompress.export.bundle import plain_facts, read_manifest
+from mcompress.export.bundle import plain_facts, plain_vector, read_manifest
 from mcompress.export.manifest import ModelFile
 
 BACKEND = "tflite"
@@ -76,13 +76,13 @@ def verify_on_arm64(bundle: Path, *, ways: Sequence[Way] = WAYS) -> list[dict[st
 
 def _sides(bundle: Path, file: ModelFile) -> tuple[Side, ...]:
     """This machine's outputs, where it has a runtime, and those of the bundle where they are others."""
-    given, result = plain_facts(file.inputs[0]), plain_facts(file.outputs[0])
+    given, result = [plain_facts(facts) for facts in file.inputs], plain_facts(file.outputs[0])
     stored = tuple(replay.read_raw(bundle / vector.expected_bin, result) for vector in file.vectors)
     stored_from = f"the vectors ({file.vectors[0].expected_from})" if file.vectors else ""
     vectors = Side(stored_from, stored, same_file=False)
     try:
         run = replay.RUNNERS[BACKEND]
-        here = tuple(run(bundle / file.path, replay.read_raw(bundle / vector.input_bin, given), given) for vector in file.vectors)
+        here = tuple(run(bundle / file.path, replay.read_inputs(bundle, plain_vector(vector), given), given) for vector in file.vectors)
     except (replay.NotExecuted, RuntimeError, ValueError):  # no runtime, or one that refuses the file: the row of `verify` itself says so
         return (vectors,)
     equal = all(np.array_equal(a, b) for a, b in zip(here, stored, strict=True))
@@ -100,7 +100,7 @@ def _row(bundle: Path, emulation: Emulation, file: ModelFile, way: Way, sides: S
                 "packages": str(emulation.folder / PACKAGES),
                 "file": str((bundle / file.path).resolve()),
                 "kernels": way.kernels,
-                "inputs": [str((bundle / vector.input_bin).resolve()) for vector in file.vectors],
+                "inputs": [[str((bundle / one.bin).resolve()) for one in vector.inputs] for vector in file.vectors],
                 "outputs": [str(output) for output in outputs],
             },
             core=way.core,

@@ -61,7 +61,7 @@ def export_network(name: str, number: Number, folder: Path) -> Path:
     build, shape = _builder(name)
     torch.manual_seed(0)
     unfinished = path.with_name(f"unfinished_{path.name}")
-    write(TFLiteConfig(), build().eval(), torch.rand(shape), None, unfinished.with_suffix(""))
+    write(TFLiteConfig(), build().eval(), {"input": torch.rand(shape)}, None, unfinished.with_suffix(""))
     unfinished.rename(path)
     return path
 

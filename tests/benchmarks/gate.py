@@ -93,7 +93,7 @@ def exported(backend: str, blocks: int, seed: int) -> Path:
     if found.exists():
         return found
     config = CONFIGS[backend]
-    return backend_of(config).write(config, network(blocks, seed), torch.rand(1, 3, SIDE, SIDE), None, stem).path
+    return backend_of(config).write(config, network(blocks, seed), {"input": torch.rand(1, 3, SIDE, SIDE)}, None, stem).path
 
 
 def calibrate(backend: str, blocks: int) -> list[float]:

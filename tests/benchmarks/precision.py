@@ -101,14 +101,14 @@ def prepare(name: str, network: nn.Module, task: SuperResolution) -> Prepared:
         return lambda: seconds.__setitem__(what, round(time.monotonic() - started, 1))
 
     def inputs() -> Iterator[Tensor]:
-        return (sample.input for sample in task.calibration_samples(recipe.samples, shape, SEED))
+        return (sample.inputs for sample in task.calibration_samples(recipe.samples, shape, SEED))
 
     original = graph_of(export_program(network, torch.zeros(shape)))
     done = timed("calibrate")
-    ranges, _ = calibrate(original, inputs(), "mse", (0.0, 1.0), recipe.samples, quiet)
+    ranges, _ = calibrate(original, inputs(), "mse", [(0.0, 1.0)], recipe.samples, quiet)
     done()
     done = timed("recover")
-    first = recover(RecoveryOptions((0.0, 1.0)), original, uniform_plan(original, ranges), inputs, SEED, NoCheckpoints(), quiet)
+    first = recover(RecoveryOptions(((0.0, 1.0),)), original, uniform_plan(original, ranges), inputs, SEED, NoCheckpoints(), quiet)
     done()
     small = (1, 3, min(SENSITIVITY_SIDE, recipe.side), min(SENSITIVITY_SIDE, recipe.side))
     module = graph_of(export_program(network, torch.zeros(small)))
@@ -268,7 +268,7 @@ def use_memory(samples: int) -> None:
     def stream() -> Iterator[Sample]:
         return task.calibration_samples(samples, (1, 3, side, side), SEED)
 
-    ranges, _ = calibrate(graph, (one.input for one in stream()), "mse", (0.0, 1.0), samples, quiet)
+    ranges, _ = calibrate(graph, (one.inputs for one in stream()), "mse", [(0.0, 1.0)], samples, quiet)
     measure_sensitivity(graph, stream(), ranges, task.quality, samples, quiet)
     sys.stdout.write(f"{peak_memory_mb()}\n")
 

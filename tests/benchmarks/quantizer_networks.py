@@ -66,13 +66,13 @@ def embedded_task() -> SuperResolution:
 
 def calibration_inputs(task: SuperResolution, recipe: Recipe) -> list[Tensor]:
     """Crops of the training photographs."""
-    return [sample.input for sample in task.calibration_samples(recipe.samples, (1, 3, recipe.side, recipe.side), SEED)]
+    return [sample.picture for sample in task.calibration_samples(recipe.samples, (1, 3, recipe.side, recipe.side), SEED)]
 
 
 def held_out_inputs(task: SuperResolution, side: int) -> list[Tensor]:
     """Two crops of every held-out photograph that is large enough, (1, 3, side, side)."""
     starts = (0, 20)
-    crops = [sample.input[..., start : start + side, start : start + side].contiguous() for sample in task.held_out() for start in starts]
+    crops = [sample.picture[..., start : start + side, start : start + side].contiguous() for sample in task.held_out() for start in starts]
     return [crop for crop in crops if crop.shape[2:] == (side, side)]
 
 

@@ -98,7 +98,7 @@ def write_one(name: str, maker: str) -> None:
         module = graph_of(export_program(network, inputs[0]))
         module.load_state_dict(load_file(folder / RECOVERED))
         plan = PrecisionPlan.from_json((folder / PLAN).read_text(encoding="utf-8"))
-        written = backend_named(maker).write(CONFIGS[maker], module, inputs[0], plan, folder / f"{OURS}_{maker}")
+        written = backend_named(maker).write(CONFIGS[maker], module, {"input": inputs[0]}, plan, folder / f"{OURS}_{maker}")
         made = PeerFile(written.path, maker, _share(module, plan))
     path = folder / LIST
     listed = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
@@ -123,7 +123,7 @@ def _recover(name: str, network: nn.Module) -> None:
     module = graph_of(export_program(network, inputs[0]))
     plan = everything_int8(module, inputs)
     started = time.monotonic()
-    recovered = recover(RecoveryOptions((0.0, 1.0)), module, plan, lambda: iter(inputs), SEED, NoCheckpoints(), quiet)
+    recovered = recover(RecoveryOptions(((0.0, 1.0),)), module, plan, lambda: ((one,) for one in inputs), SEED, NoCheckpoints(), quiet)
     for step in recovered.steps:
         kept = "kept" if step.kept else "not kept"
         logger.info("%s: %s %.2f -> %.2f dB on held-back inputs, %s", name, step.name, step.before_db, step.after_db, kept)
@@ -244,18 +244,18 @@ def steps(name: str) -> dict[str, JsonValue]:
     found: dict[str, JsonValue] = {}
     for method in ("minmax", "percentile", "mse"):
         found[f"ranges {method}"] = round(simulated_db(module, module, everything_int8(module, inputs, method), held_out), 3)
-    none = RecoveryOptions((0.0, 1.0), equalize=False, round_weights=False, correct_biases=False)
+    none = RecoveryOptions(((0.0, 1.0),), equalize=False, round_weights=False, correct_biases=False)
     ways = {
         "equalize alone": replace(none, equalize=True),
         "correct biases alone": replace(none, correct_biases=True),
         "round weights alone": replace(none, round_weights=True),
         "equalize, round weights": replace(none, equalize=True, round_weights=True),
-        "equalize, round weights, correct biases": RecoveryOptions((0.0, 1.0)),
+        "equalize, round weights, correct biases": RecoveryOptions(((0.0, 1.0),)),
         "distill alone": replace(none, distill=DistillSettings(DISTILL_STEPS)),
-        "all, distill": RecoveryOptions((0.0, 1.0), distill=DistillSettings(DISTILL_STEPS)),
+        "all, distill": RecoveryOptions(((0.0, 1.0),), distill=DistillSettings(DISTILL_STEPS)),
     }
     for title, options in ways.items():
-        recovered = recover(options, module, plan, lambda: iter(inputs), SEED, NoCheckpoints(), quiet)
+        recovered = recover(options, module, plan, lambda: ((one,) for one in inputs), SEED, NoCheckpoints(), quiet)
         found[title] = round(simulated_db(module, recovered.module, replace(plan, ranges=recovered.ranges), held_out), 3)
         logger.info("%s: %s: %s dB", name, title, found[title])
     return found

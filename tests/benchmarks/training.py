@@ -58,7 +58,7 @@ class NoCheckpoints:
 
 def quality_db(task: SuperResolution, network: nn.Module) -> float:
     with torch.no_grad():
-        return statistics.mean(task.quality(network(s.input), s.truth) for s in task.held_out())
+        return statistics.mean(task.quality(network(*s.inputs), s.truth) for s in task.held_out())
 
 
 def fit(objective: Objective, steps: int, seed: int) -> float:

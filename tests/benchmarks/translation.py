@@ -90,7 +90,7 @@ def network(args: Args) -> nn.Module:
 
 def quality_db(task: Translation, made: nn.Module) -> float:
     with torch.no_grad():
-        return statistics.mean(task.quality(made.eval()(s.input), s.truth) for s in task.held_out())
+        return statistics.mean(task.quality(made.eval()(*s.inputs), s.truth) for s in task.held_out())
 
 
 def fit(objective: Objective, steps: int, seed: int) -> float:
