@@ -126,8 +126,8 @@ def test_a_file_that_is_too_new_or_computes_something_else_fails(bundle: Path, t
     good = an_addition(tmp_path / "wrong-float.tflite", 1)
     facts = (TensorFacts(name="x", shape=(1, 4, 4, 3), dtype="float32", layout="NHWC"),)
     picture = np.random.default_rng(1).random((1, 3, 4, 4), dtype=np.float32)
-    right = TestVector("noise", picture, picture * 4, picture * 4)
-    wrong = TestVector("noise", picture, picture * 4, picture * 4 + np.float32(2e-3))
+    right = TestVector("noise", (picture,), picture * 4, picture * 4)
+    wrong = TestVector("noise", (picture,), picture * 4, picture * 4 + np.float32(2e-3))
     files = [ExportedFile(export_record(path, backend="tflite"), path, facts, facts, (one,)) for path, one in ((new, right), (good, wrong))]
     rows = verify_on_arm64(make_bundle(tmp_path, *files), ways=WAYS[-1:])
     assert [row["verdict"] for row in rows] == ["FAIL", "FAIL"]
