@@ -22,6 +22,8 @@ PLAIN_FROM_ORIGINAL, WITH_ORIGINAL = "plain distillation, from the original", "s
 FROM_ORIGINAL = "semi-supervised, original alone"
 STEPWISE, LONGER = "equal steps", "equal wall time"
 FRACTIONS = (0.1, 0.25, 0.5)
+WITHIN = 0.22
+"""By how much processor times that are called equal differ at most."""
 
 
 def row(way: str, labels: float, at: str = STEPWISE) -> dict[str, Any]:
@@ -46,6 +48,9 @@ def test_rows_follow_from_the_trainings() -> None:
         assert one["mean_db"] == pytest.approx(statistics.mean(values), abs=1e-3)
         assert one["spread_db"] == pytest.approx(statistics.stdev(values), abs=1e-3)
         assert (one["steps"] == STEPS) == (one["at"] == STEPWISE)
+        if one["at"] == LONGER and one["labels"] < 1.0:
+            rival = row(WITH_ORIGINAL if "original" in one["way"] else SEMI_SUPERVISED, one["labels"])
+            assert one["seconds"] == pytest.approx(rival["seconds"], rel=WITHIN)
 
 
 @pytest.mark.parametrize(("way", "at"), [(PIX2PIX, STEPWISE), (L1, STEPWISE), (PIX2PIX, LONGER), (L1, LONGER), (PLAIN, LONGER)])
@@ -66,11 +71,15 @@ def test_from_the_original_it_beats_plain_distillation_from_the_original_by_more
     assert better > spread
 
 
-def test_a_quarter_of_the_labels_is_enough() -> None:
-    """Where the original teaches, against L1 with all labels, at equal steps and at equal wall time; without it against pix2pix's own training."""
+def test_at_a_quarter_of_the_labels_it_is_level_with_plain_distillation_at_equal_steps_as_readme_says() -> None:
+    better, spread = gain(row(SEMI_SUPERVISED, 0.25), row(PLAIN, 0.25))
+    assert 0 < better < spread
+
+
+def test_where_the_original_teaches_a_quarter_of_the_labels_is_as_good_as_all_of_them_without_distillation() -> None:
+    """The original has seen all labels. From a quarter of them alone pix2pix's own training with all of them is reached, and L1 is not."""
     assert row(FROM_ORIGINAL, 0.25)["mean_db"] >= row(WITH_ORIGINAL, 0.25)["mean_db"] >= row(L1, 1.0)["mean_db"]
-    assert row(FROM_ORIGINAL, 0.25, LONGER)["mean_db"] >= row(L1, 1.0, LONGER)["mean_db"]
-    assert row(SEMI_SUPERVISED, 0.25)["mean_db"] >= row(PIX2PIX, 1.0)["mean_db"]
+    assert row(PIX2PIX, 1.0)["mean_db"] <= row(SEMI_SUPERVISED, 0.25)["mean_db"] < row(L1, 1.0)["mean_db"]
 
 
 @pytest.mark.parametrize("at", [STEPWISE, LONGER])
@@ -103,21 +112,24 @@ def said() -> tuple[str, str, str]:
     def each(way: str, at: str = STEPWISE) -> str:
         return ", ".join(db(way, labels, at) for labels in FRACTIONS)
 
-    spread = max(one["spread_db"] for one in ROWS)
-    wins = sum(one["pick"]["taught_db"] > other["taught_db"] for one in SEARCHES for other in one["randoms"])
+    spread, within = max(one["spread_db"] for one in ROWS), f"{100 * WITHIN:.0f} %"
+    wins = {way: sum(one["pick"][way] > other[way] for one in SEARCHES for other in one["randoms"]) for way in ("taught_db", "labelled_db")}
     shares = [100 * one["search_seconds"] / one["seconds_of_training_each_candidate"] for one in SEARCHES]
     return (
         f"do few labels suffice? Edges to objects, one student, 96 pairs, a tenth, a quarter and a half of them labelled, {STEPS} steps, three "
         f"seeds, spread at most {spread:.2f} dB: pix2pix's own training {each(PIX2PIX)}, L1 alone {each(L1)}, plain distillation {each(PLAIN)}, "
-        f"semi-supervised {each(SEMI_SUPERVISED)} dB. In the wall time of the latter: L1 {each(L1, LONGER)}, plain {each(PLAIN, LONGER)} dB: "
-        f"with half of the labels, plain distillation is better. "
-        f"All labels and no distillation: pix2pix {db(PIX2PIX, 1.0)}, L1 {db(L1, 1.0)}, longer {db(L1, 1.0, LONGER)} dB",
-        f"and with an original that knows all labels? A quarter labelled: plain distillation from it {db(PLAIN_FROM_ORIGINAL)}, semi-supervised with "
-        f"it and learning teachers {db(WITH_ORIGINAL)}, from it alone on all inputs {db(FROM_ORIGINAL)} dB; at the wall time of the second, plain "
-        f"{db(PLAIN_FROM_ORIGINAL, at=LONGER)}, from it alone {db(FROM_ORIGINAL, at=LONGER)} dB; the original itself {ORIGINAL_DB:.2f} dB",
-        f"does that search pay? Picks against two random networks each of the same estimated latency, three seeds: {_picked('taught_db'):.2f} "
-        f"against {_random('taught_db'):.2f} dB taught by the original (better than {wins} of 6), {_picked('labelled_db'):.2f} against "
-        f"{_random('labelled_db'):.2f} dB from the labels alone. It took at most {max(shares):.1f} % of the time of training each candidate",
+        f"semi-supervised {each(SEMI_SUPERVISED)} dB. In the processor time of the latter, within {within}: L1 {each(L1, LONGER)}, plain "
+        f"{each(PLAIN, LONGER)} dB. So with a tenth it wins, with a quarter it is level with plain distillation at equal steps and wins at equal "
+        f"time, with a half plain distillation is better. All labels and no distillation: pix2pix "
+        f"{db(PIX2PIX, 1.0)}, which it reaches with a quarter, and L1 {db(L1, 1.0)}, longer {db(L1, 1.0, LONGER)} dB, which it does not",
+        f"and with an original that knows all labels? A quarter labelled, the original's own training not counted: plain distillation from it "
+        f"{db(PLAIN_FROM_ORIGINAL)}, semi-supervised with it and learning teachers {db(WITH_ORIGINAL)}, from it alone on all inputs, twice the "
+        f"pictures a step, {db(FROM_ORIGINAL)} dB; in the processor time of the second, plain {db(PLAIN_FROM_ORIGINAL, at=LONGER)}, from it alone "
+        f"{db(FROM_ORIGINAL, at=LONGER)} dB; the original itself {ORIGINAL_DB:.2f} dB",
+        f"does that search pay? Picks against two random networks each of the same estimated latency, {STEPS} steps, three seeds: "
+        f"{_picked('taught_db'):.2f} against {_random('taught_db'):.2f} dB taught by the original (better than {wins['taught_db']} of 6), "
+        f"{_picked('labelled_db'):.2f} against {_random('labelled_db'):.2f} dB from the labels alone ({wins['labelled_db']} of 6, which is no "
+        f"difference). It took at most {max(shares):.1f} % of the time of training each candidate",
     )
 
 
