@@ -29,7 +29,7 @@ def distill_adaptively(config: AdaptiveDistillConfig, context: StageContext) -> 
     Raises `TrainingDiverged`, and `PlanError` where nobody teaches, or nothing that a weight is given to.
     """
     original = context.teacher if config.original else None
-    learning = {} if config.original == "alone" else context.teachers
+    learning = context.teachers if config.with_learning_teachers else {}
     if not learning and original is None:
         raise PlanError(
             [

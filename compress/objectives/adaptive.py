@@ -90,7 +90,7 @@ class AdaptiveDistillation:
     def left_out(self) -> dict[str, str]:
         """Terms with a weight that are not computed -> why. Of an original alone it was the target that left them out."""
         reasons: dict[str, str] = {}
-        if self.config.original == "alone":
+        if not self.config.with_learning_teachers:
             return reasons
         if not self.learning:
             why = "no teacher learns, so there is no discriminator; put a search of method semi_supervised before this stage"
