@@ -29,7 +29,7 @@ def distill_adaptively(config: AdaptiveDistillConfig, context: StageContext) -> 
     Raises `TrainingDiverged`, and `PlanError` where nobody teaches, or nothing that a weight is given to.
     """
     original = context.teacher if config.original else None
-    learning = {} if config.original == "alone" else context.teachers
+    learning = context.teachers if config.with_learning_teachers else {}
     if not learning and original is None:
         raise PlanError(
             [
@@ -46,7 +46,12 @@ def distill_adaptively(config: AdaptiveDistillConfig, context: StageContext) -> 
         )
     teachers = {name: one.network for name, one in learning.items()}
     objective = AdaptiveDistillation(context.task, config, context.model, teachers, original)
-    trained = train(objective, _settings(config, context), context.checkpoints("distill"), context.progress("distill: training student and teachers"))
+    trained = train(
+        objective,
+        _settings(config, context),
+        context.checkpoints("distill"),
+        context.progress(f"distill: training {'student and teachers' if learning else 'the student'}"),
+    )
     details: dict[str, JsonValue] = {
         "curve": cast("JsonValue", trained.curve),
         "train_seconds": trained.seconds,

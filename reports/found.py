@@ -86,7 +86,7 @@ def taught_part(run: Run, details: Mapping[str, StageDetails]) -> TaughtPart | N
     student = next((c for c in details[found_by].front if c.picked), None) if found_by else None
     rows = [] if student is None else [_row("student", student.spec_args, student.macs, student, student.quality, None)]
     for name in dict.fromkeys((*teachers, *weights)):
-        share = 100 * weights[name] if name in weights else None
+        share = 100 * weights.get(name, 0.0) if weights else None  # one that a search found and that did not teach counted nothing
         if name in teachers:
             one = teachers[name]
             rows.append(_row(f"{name} teacher", one.spec_args, one.macs, student, one.quality, share))

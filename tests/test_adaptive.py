@@ -391,7 +391,9 @@ def test_a_weight_that_nothing_can_use_is_said(task: Translation) -> None:
     assert not objective(task).left_out
 
 
-def test_the_original_alone_teaches_on_all_inputs(make_context: Callable[..., StageContext], pairs: Translation) -> None:
+def test_the_original_alone_teaches_on_all_inputs(
+    make_context: Callable[..., StageContext], pairs: Translation, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec = ModelSpec("resnet_generator", {"features": 4, "depths": [1, 0, 0]}, (), (1, 3, 32, 32), (-1.0, 1.0))
     wider = CompanionNetwork(spec, build(spec))
     before = {name: value.clone() for name, value in wider.network.state_dict().items()}
@@ -399,14 +401,29 @@ def test_the_original_alone_teaches_on_all_inputs(make_context: Callable[..., St
     output = distill_adaptively(AdaptiveDistillConfig.model_validate(ALONE), context)
     assert output.details["teacher_weights"] == {"original": 1.0}
     assert not output.fallbacks
+    alone = AdaptiveDistillation(pairs, AdaptiveDistillConfig.model_validate(ALONE), context.model, {}, context.teacher)
+    with monkeypatch.context() as patched:
+        patched.setattr(pairs, "unlabelled_batch", lambda count, side, _generator: torch.full((count, 3, side, side), 0.25))
+        fit(alone, 1)
+    labelled, others = alone.images[:2], alone.images[2:]
+    assert bool((others == 0.25).all())
+    assert not bool((labelled == 0.25).all())
     assert all(torch.equal(value, before[name]) for name, value in output.teachers["wider"].network.state_dict().items())
+
+
+def test_what_rests_beside_an_original_alone_may_be_written_out() -> None:
+    config = AdaptiveDistillConfig.model_validate({**ALONE, "truth": 0.0, "feature": 0.0})
+    assert AdaptiveDistillConfig.model_validate(config.model_dump()) == config
+    assert TeacherQuality(1, "quality").weights() == [1.0]
 
 
 @pytest.mark.parametrize(
     ("more", "refused"),
     [
         ({"feature": 0.5, "teachers_every": 4}, "feature and teachers_every would do nothing; remove it, or set original: true"),
+        ({"shared_blocks": 0}, "shared_blocks would do nothing"),
         ({"output": 0.0, "ssim": 0.0}, "original is alone, and output and ssim are 0"),
+        ({"output": 0.0, "ssim": 0.0, "feature": 0.0}, "original is alone, and output and ssim are 0"),
     ],
 )
 def test_an_original_alone_takes_nothing_of_learning_teachers(more: dict[str, object], refused: str) -> None:

@@ -329,7 +329,7 @@ def test_a_crop_problem_does_not_hide_the_metric_or_an_impossible_budget(tmp_pat
 
 def test_crops_that_are_smaller_than_the_windows_of_ssim_are_found_before_training(tmp_path: Path) -> None:
     text = TRANSLATED.replace("crop_size: 64", "crop_size: 8, ssim: 0.5")
-    assert "ssim compares windows of 11 pixels, and crops of crop_size 8 make pictures of 8; raise crop_size to 11" in "\n".join(
+    assert "ssim compares windows of 11 pixels, and crops of crop_size 8 make pictures of 8; raise crop_size to 12" in "\n".join(
         problems_of(text, tmp_path)
     )
 

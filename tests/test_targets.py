@@ -186,6 +186,13 @@ def test_paths_start_at_the_file(file: Path) -> None:
     assert (teacher.checkpoint, teacher.network) == (file.parent / "weights.pth", "rrdb")
 
 
+@pytest.mark.parametrize("name", shipped_targets())
+def test_a_shipped_target_written_out_whole_is_the_same_target(name: str, tmp_path: Path) -> None:
+    target = load_target(Path(name))
+    (tmp_path / "resolved.yaml").write_text(resolved_yaml(target))
+    assert load_target(tmp_path / "resolved.yaml") == target
+
+
 def test_resolved_yaml_and_digest_round_trip(file: Path) -> None:
     target = load_target(file)
     again = file.with_name("resolved.yaml")

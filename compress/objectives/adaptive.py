@@ -54,7 +54,9 @@ class TeacherQuality(nn.Module):
         self.squared_error.copy_(new if first else MEMORY * self.squared_error + (1.0 - MEMORY) * new)
 
     def weights(self) -> list[float]:
-        """Per teacher the inverse of its squared error, as shares of 1; equal ones where the target asks for them."""
+        """Per teacher the inverse of its squared error, as shares of 1; equal ones where the target asks for them. One alone has all."""
+        if len(self.squared_error) == 1:
+            return [1.0]
         inverse = 1.0 / self.squared_error if self.weighting == "quality" else torch.ones_like(self.squared_error)
         return [float(share) for share in inverse / inverse.sum()]
 
@@ -88,7 +90,7 @@ class AdaptiveDistillation:
     def left_out(self) -> dict[str, str]:
         """Terms with a weight that are not computed -> why. Of an original alone it was the target that left them out."""
         reasons: dict[str, str] = {}
-        if self.config.original == "alone":
+        if not self.config.with_learning_teachers:
             return reasons
         if not self.learning:
             why = "no teacher learns, so there is no discriminator; put a search of method semi_supervised before this stage"
@@ -124,7 +126,7 @@ class AdaptiveDistillation:
         step = int(self.quality.steps)
         self.teachers_learn = step % self.config.teachers_every == 0
         self.answers: dict[str, Tensor] = {}
-        if step % QUALITY_EVERY == 0:
+        if step % QUALITY_EVERY == 0 and len(self.teachers) > 1:
             self._measure(device)
         self.quality.steps.add_(1)
 

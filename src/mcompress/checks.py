@@ -151,7 +151,7 @@ def data_problems(target: Target, task: Task) -> list[str]:
     ]
     problems += [
         f"stages[{index}] ({stage.stage}): ssim compares windows of {SSIM_WINDOW} pixels, and crops of crop_size {stage.crop_size} make pictures of "
-        f"{stage.crop_size * task.scale}; raise crop_size to {ceil(SSIM_WINDOW / task.scale)}, or set ssim to 0"
+        f"{stage.crop_size * task.scale}; raise crop_size to {4 * ceil(SSIM_WINDOW / task.scale / 4)}, or set ssim to 0"
         for index, stage in enumerate(target.stages)
         if isinstance(stage, TrainingConfig) and getattr(stage, "ssim", False) and stage.crop_size * task.scale < SSIM_WINDOW
     ]

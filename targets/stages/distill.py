@@ -99,12 +99,19 @@ class AdaptiveDistillConfig(LikenessConfig):
     shared_blocks: int = Field(default=3, ge=0, le=4)
     """So many blocks of the discriminator serve all teachers (OMGD: 3 to 5 of 5); the rest is each teacher's own."""
 
+    @property
+    def with_learning_teachers(self) -> bool:
+        """Whether the search's teachers learn here."""
+        return self.original != "alone"
+
     @model_validator(mode="after")
     def _original_alone(self) -> Self:
-        """What only learning teachers use has defaults, which then rest; asked for, it must be possible."""
-        if self.original != "alone":
+        """What only learning teachers use has defaults, which then rest; another value must be possible."""
+        if self.with_learning_teachers:
             return self
-        asked = [name for name in OF_LEARNING_TEACHERS if name in self.model_fields_set and getattr(self, name)]
+        weights = ("channel", "gram", "feature", "truth", "adversarial")
+        other = [name for name in OF_LEARNING_TEACHERS if getattr(self, name) != type(self).model_fields[name].default]
+        asked = [name for name in other if getattr(self, name) or name not in weights]
         if asked:
             raise ValueError(f"original is alone, so no teacher learns, and {' and '.join(asked)} would do nothing; remove it, or set original: true")
         if not (self.output or self.ssim):

@@ -37,8 +37,15 @@ class LikenessConfig(TrainingConfig):
     """Base width of the PatchGAN discriminator."""
     discriminator_learning_rate: float = Field(default=2e-4, gt=0, le=1.0)
 
+    @property
+    def with_learning_teachers(self) -> bool:
+        """Whether larger networks learn along, from the truth."""
+        return True
+
     @model_validator(mode="after")
     def _something_to_learn(self) -> Self:
+        if not self.with_learning_teachers:
+            return self
         if not any((self.output, self.ssim, self.gram, self.feature)):
             raise ValueError("output, ssim, gram and feature are all 0, so nothing would be learned from the larger networks; set one of them")
         if not self.truth:
