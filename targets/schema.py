@@ -145,6 +145,8 @@ class ModelConfig(Frozen):
     teacher: TeacherConfig = TeacherConfig()
     student: NetworkConfig | None = None
     """Where compression starts when no search stage builds a student; the teacher itself if left out."""
+    expert: NetworkConfig | None = None
+    """Talking faces: a trained lip-sync expert for clips of one's own, `{network: syncnet, checkpoint: FILE}`; the embedded clips have one."""
     input_shape: Annotated[tuple[Annotated[int, Field(ge=1)], ...], AfterValidator(_one_picture)] = (1, 3, 128, 128)
     """(1, channels, height, width) that the exported files take; larger pictures go through them in tiles. Talking faces are (1, 6, 96, 96)."""
 

@@ -192,15 +192,15 @@ def test_feature_maps_are_those_of_the_named_modules() -> None:
 @pytest.mark.parametrize(("side", "layers"), [(8, 1), (16, 2), (32, 3), (64, 3), (256, 3)])
 def test_small_pictures_have_a_discriminator_of_fewer_layers(side: int, layers: int) -> None:
     assert layers_for(side) == layers
-    made = SharedDiscriminator(("a", "b"), 4, 2, side, conditional=True)
+    made = SharedDiscriminator(("a", "b"), 4, 2, side, source_channels=3)
     picture = torch.rand(2, 3, side, side)
     assert made("a", picture, picture).shape == made("b", picture, picture).shape
     assert not torch.equal(made("a", picture, picture), made("b", picture, picture))
 
 
 def test_shared_blocks_are_shared() -> None:
-    own, shared = (sum(p.numel() for p in SharedDiscriminator(("a", "b"), 4, blocks, 64, conditional=False).parameters()) for blocks in (0, 3))
-    one = sum(p.numel() for p in SharedDiscriminator(("a",), 4, 0, 64, conditional=False).parameters())
+    own, shared = (sum(p.numel() for p in SharedDiscriminator(("a", "b"), 4, blocks, 64, source_channels=0).parameters()) for blocks in (0, 3))
+    one = sum(p.numel() for p in SharedDiscriminator(("a",), 4, 0, 64, source_channels=0).parameters())
     assert own == 2 * one
     assert one < shared < own
 
@@ -403,9 +403,9 @@ def test_the_original_alone_teaches_on_all_inputs(
     assert not output.fallbacks
     alone = AdaptiveDistillation(pairs, AdaptiveDistillConfig.model_validate(ALONE), context.model, {}, context.teacher)
     with monkeypatch.context() as patched:
-        patched.setattr(pairs, "unlabelled_batch", lambda count, side, _generator: torch.full((count, 3, side, side), 0.25))
+        patched.setattr(pairs, "unlabelled_batch", lambda count, side, _generator: (torch.full((count, 3, side, side), 0.25),))
         fit(alone, 1)
-    labelled, others = alone.images[:2], alone.images[2:]
+    labelled, others = alone.inputs[0][:2], alone.inputs[0][2:]
     assert bool((others == 0.25).all())
     assert not bool((labelled == 0.25).all())
     assert all(torch.equal(value, before[name]) for name, value in output.teachers["wider"].network.state_dict().items())

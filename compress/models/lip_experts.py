@@ -53,7 +53,7 @@ class SyncNet(nn.Module):
 
     def forward(self, mouths: Tensor, audio: Tensor) -> Tensor:
         """How well they fit, cosine of their embeddings, (N,) in [0, 1]: both come out of a ReLU."""
-        return functional.cosine_similarity(self.embed_face(mouths), self.embed_audio(audio))
+        return (self.embed_face(mouths) * self.embed_audio(audio)).sum(1)  # of length 1; coremltools has no operator for the cosine
 
 
 def sync_loss(similarity: Tensor, fits: Tensor) -> Tensor:

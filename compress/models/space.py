@@ -58,6 +58,12 @@ BASE_WIDTHS = (6, 8, 10, 12, 16, 20, 24)
 RESNET_DEPTHS, TEACHER_DEPTHS = (1, 2, 3), (4, 5)
 """Residual blocks in each of the three groups, of students, and what a deeper teacher may have besides. The original has three in each."""
 MOST_DOWNS, LEAST_DOWNS = 8, 2
+WAV2LIP_WIDTHS = (2, 3, 4, 6)
+"""Channels at full resolution; 4 at every stage, without residual blocks, is the compressed form that was published."""
+WAV2LIP_MULTIPLES = (1, 2, 4, 8, 16, 32, 2, 4, 8, 16, 32, 32, 32, 32, 24, 16, 8, 4, 2)
+"""Of the six stages of the face, the five of the audio, the seven of the decoder, and the output."""
+WAV2LIP_BLOCKS, WAV2LIP_STAGES = (0, 1), 11
+"""Residual blocks in each of the five stages of the face and the six of the decoder; none in the audio encoder, which counts its layers through."""
 
 
 def _pick(options: Sequence[int], generator: torch.Generator) -> int:
@@ -130,6 +136,26 @@ def _unet_space(downs: int) -> SearchSpace:
     )
 
 
+def _wav2lip_args(widths: Sequence[int], blocks: Sequence[int]) -> Args:
+    """From one number for each stage, which counts at full resolution, and the residual blocks of each stage of face and decoder."""
+    channels: list[JsonValue] = [width * multiple for width, multiple in zip(widths, WAV2LIP_MULTIPLES, strict=True)]
+    counts: list[JsonValue] = list(blocks)
+    return {
+        "face_widths": channels[:6], "audio_widths": channels[6:11], "decoder_widths": channels[11:18], "output_width": channels[18],
+        "face_blocks": counts[:5], "audio_blocks": [0] * 4, "decoder_blocks": counts[5:],
+    }  # fmt: skip
+
+
+def _random_wav2lip(generator: torch.Generator) -> Args:
+    widths = [_pick(WAV2LIP_WIDTHS, generator) for _ in WAV2LIP_MULTIPLES]
+    return _wav2lip_args(widths, [_pick(WAV2LIP_BLOCKS, generator) for _ in range(WAV2LIP_STAGES)])
+
+
+def _suggest_wav2lip(trial: BaseTrial) -> Args:
+    widths = [WAV2LIP_WIDTHS[trial.suggest_int(f"width{i}", 0, len(WAV2LIP_WIDTHS) - 1)] for i in range(len(WAV2LIP_MULTIPLES))]
+    return _wav2lip_args(widths, [trial.suggest_int(f"blocks{i}", WAV2LIP_BLOCKS[0], WAV2LIP_BLOCKS[-1]) for i in range(WAV2LIP_STAGES)])
+
+
 SPACES = {
     "mfagan": SearchSpace(
         network="mfagan",
@@ -147,6 +173,13 @@ SPACES = {
         larger={"wider": _wider, "deeper": _deeper_resnet},
     ),
     "unet_generator": _unet_space(MOST_DOWNS),
+    "wav2lip": SearchSpace(
+        network="wav2lip",
+        largest=_wav2lip_args([WAV2LIP_WIDTHS[-1]] * len(WAV2LIP_MULTIPLES), [WAV2LIP_BLOCKS[-1]] * WAV2LIP_STAGES),
+        smallest=_wav2lip_args([WAV2LIP_WIDTHS[0]] * len(WAV2LIP_MULTIPLES), [WAV2LIP_BLOCKS[0]] * WAV2LIP_STAGES),
+        random=_random_wav2lip,
+        suggest=_suggest_wav2lip,
+    ),
 }
 """Name -> space. The U-Net's is for images whose sides are multiples of 256; `space_for` gives the one for others."""
 
@@ -156,6 +189,7 @@ SPACE_OF_NETWORK = {
     "imdn": "mfagan",
     "resnet_generator": "resnet_generator",
     "unet_generator": "unet_generator",
+    "wav2lip": "wav2lip",
 }
 """The space in which a student for a teacher of this family is searched, unless the target names one."""
 

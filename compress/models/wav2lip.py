@@ -91,7 +91,15 @@ class Wav2Lip(nn.Module):
             for index, (before, width, count) in enumerate(zip(joined[:-1], decoder[1:], of_decoder, strict=True))
         ]
         self.face_decoder_blocks = nn.ModuleList(rising)
+        self.feature_taps = tuple(f"face_decoder_blocks.{index}" for index in range(2, 6))  # at 6, 12, 24 and 48 pixels
         self.output_block = nn.Sequential(Block(joined[-1], output, 3), nn.Conv2d(output, 3, 1), nn.Sigmoid())
+
+    def joined(self) -> dict[str, tuple[str, ...]]:
+        """Layer -> the layers that it reads, in their order: what rises, and what the face encoder saw at this size."""
+        rising = [f"face_decoder_blocks.{stage}.0.conv_block.0" for stage in range(len(self.face_decoder_blocks))]
+        seen = [f"face_encoder_blocks.{stage}.0.conv_block.0" for stage in range(len(self.face_encoder_blocks))]
+        readers = [*rising[1:], "output_block.0.conv_block.0"]
+        return dict(zip(readers, zip(rising, reversed(seen), strict=True), strict=True))
 
     def encode_audio(self, audio: Tensor) -> Tensor:
         """Log-mel windows (N, 1, 80, 16) in [-4, 4] -> (N, C, 1, 1)."""

@@ -23,14 +23,14 @@ def layers_for(side: int) -> int:
 class SharedDiscriminator(nn.Module):
     """One PatchGAN per generator; the first `shared_blocks` of its four blocks serve all of them (OMGD, SlimGAN).
 
-    It sees input and output together, as pix2pix's does, where `conditional`: (N, 6, H, W); otherwise the output alone. `side` is that of the
-    training pictures, `form` one of `losses.ADVERSARIAL`.
+    It sees input and output together, as pix2pix's does, where `source_channels`, those of the input, is not 0; otherwise the output alone. `side` is
+    that of the training pictures, `form` one of `losses.ADVERSARIAL`.
     """
 
-    def __init__(self, generators: Sequence[str], features: int, shared_blocks: int, side: int, *, conditional: bool, form: str = "hinge") -> None:
+    def __init__(self, generators: Sequence[str], features: int, shared_blocks: int, side: int, *, source_channels: int, form: str = "hinge") -> None:
         super().__init__()
-        self.conditional, self.form = conditional, form
-        whole = [patchgan(features=features, in_channels=6 if conditional else 3, layers=layers_for(side)) for _ in generators]
+        self.conditional, self.form = bool(source_channels), form
+        whole = [patchgan(features=features, in_channels=source_channels + 3, layers=layers_for(side)) for _ in generators]
         self.shared = whole[0].blocks[:shared_blocks]
         self.own = nn.ModuleDict(
             {name: nn.ModuleList([*one.blocks[shared_blocks:], one.logits]) for name, one in zip(generators, whole, strict=True)}
@@ -38,9 +38,10 @@ class SharedDiscriminator(nn.Module):
 
     @classmethod
     def for_task(cls, task: Task, config: LikenessConfig, generators: Sequence[str], shared_blocks: int = 0) -> SharedDiscriminator:
-        """As the configuration asks for; conditional where inputs and outputs of the task have one size."""
+        """As the configuration asks for; it sees the inputs where inputs and outputs of the task have one size."""
         side = config.crop_size * task.scale
-        return cls(generators, config.discriminator_features, shared_blocks, side, conditional=task.scale == 1, form=config.adversarial_loss)
+        seen = task.input_channels if task.scale == 1 else 0
+        return cls(generators, config.discriminator_features, shared_blocks, side, source_channels=seen, form=config.adversarial_loss)
 
     def forward_features(self, generator: str, source: Tensor, image: Tensor) -> list[Tensor]:
         """The activations of every block for `image`, made from `source`, and last the logits."""

@@ -18,7 +18,7 @@ from mcompress.compress.objectives.adaptors import adapted, adaptors, rectified_
 from mcompress.compress.objectives.discriminators import discriminator_term, generator_term, layers_for, needs_real
 from mcompress.compress.objectives.features import matched, with_features
 from mcompress.compress.objectives.likeness import pixel_terms
-from mcompress.compress.tasks.task import Task
+from mcompress.compress.tasks.task import Task, expert_of
 from mcompress.compress.taught import TaughtBatches
 from mcompress.targets.stages import DistillConfig
 
@@ -46,6 +46,7 @@ class Distillation:
     def __init__(self, task: Task, config: DistillConfig, student: nn.Module, teacher: nn.Module, seed: int) -> None:
         self.task, self.config, self.teacher = task, config, teacher
         self.student = student
+        self.expert = expert_of(task, "stage distill") if config.expert else None
         self.lessons = TaughtBatches(task, config, self._ask, seed)
         self.with_features = bool(config.feature or config.kernel_alignment or config.channel or config.discriminator_feature)
         along: dict[str, nn.Module] = {}
@@ -78,8 +79,8 @@ class Distillation:
         return {**players, "generator": self.generator}
 
     def frozen(self) -> Mapping[str, nn.Module]:
-        """The teacher."""
-        return {"teacher": self.teacher}
+        """The teacher, and the task's expert where its term has a weight."""
+        return {"teacher": self.teacher, **({} if self.expert is None else {"expert": self.expert})}
 
     def learning_rates(self) -> Mapping[str, float]:
         """The discriminators learn at their own rate."""
@@ -89,7 +90,7 @@ class Distillation:
     def begin_step(self, generator: torch.Generator, device: torch.device) -> None:
         """Draw a batch with the teacher's answer and run the student on it once."""
         lesson = self.lessons.draw(generator, device)
-        self.truth, self.teacher_output = lesson.truth, lesson.taught
+        self.inputs, self.truth, self.teacher_output = lesson.inputs, lesson.truth, lesson.taught
         self.real = self._real_pictures(generator).to(device)
         if self.with_features:
             output, self.made = with_features(self.student, *lesson.inputs)
@@ -127,6 +128,8 @@ class Distillation:
         if config.truth:
             terms["truth"] = config.truth * TERMS["l1"].compute(self.output, self.truth)
         terms.update(pixel_terms(config, self.output, self.teacher_output, self.task.output_range))
+        if self.expert is not None:
+            terms["expert"] = config.expert * self.expert(self.inputs, self.output)
         if self.with_features:
             terms.update(self._feature_terms())
         if config.adversarial:

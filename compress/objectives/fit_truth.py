@@ -8,23 +8,24 @@ import torch
 from torch import Tensor, nn
 
 from mcompress.compress.losses import TERMS
-from mcompress.compress.tasks.task import Task, moved
+from mcompress.compress.tasks.task import Task, expert_of, moved
 from mcompress.targets.stages import TrainingConfig
 
 
 class FitTruth:
-    """Generator: mean absolute error to the truth."""
+    """Generator: mean absolute error to the truth, and what the task's expert says, where `expert`, its weight, is not 0."""
 
-    def __init__(self, task: Task, config: TrainingConfig, network: nn.Module) -> None:
-        self.task, self.config, self.network = task, config, network
+    def __init__(self, task: Task, config: TrainingConfig, network: nn.Module, expert: float = 0.0) -> None:
+        self.task, self.config, self.network, self.weight = task, config, network, expert
+        self.expert = expert_of(task, "training") if expert else None
 
     def players(self) -> Mapping[str, nn.Module]:
         """The network."""
         return {"generator": self.network}
 
     def frozen(self) -> Mapping[str, nn.Module]:
-        """Nothing."""
-        return {}
+        """The expert."""
+        return {} if self.expert is None else {"expert": self.expert}
 
     def learning_rates(self) -> Mapping[str, float]:
         """The settings' own."""
@@ -36,5 +37,9 @@ class FitTruth:
         self.inputs, self.truth = moved(inputs, device), truth.to(device)
 
     def terms(self, player: str) -> Mapping[str, Tensor]:  # noqa: ARG002  (one player)
-        """`truth` alone."""
-        return {"truth": TERMS["l1"].compute(self.network(*self.inputs).float(), self.truth)}
+        """`truth`, and `expert` where there is one."""
+        output = self.network(*self.inputs).float()
+        terms = {"truth": TERMS["l1"].compute(output, self.truth)}
+        if self.expert is not None:
+            terms["expert"] = self.weight * self.expert(self.inputs, output)
+        return terms

@@ -1,7 +1,8 @@
 """PrecisionPlan: the precision of every operator, made once and translated by every exporter.
 
 Operators are the call nodes of `torch.export.export(model, inputs)`; they are named as the nodes are, because every backend starts from that
-program. Activations are INT8 per tensor, asymmetric; weights INT8 per output channel, symmetric, with scales that follow from the weights.
+program. Activations are INT8 per tensor, with zero points of their own or all of them 0 as the plan says; weights INT8 per output channel, symmetric,
+with scales that follow from the weights.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from mcompress.errors import UsageError
+from mcompress.targets.activations import Activations
 
 Precision = Literal["int8", "fp16", "fp32"]
 INT8_MIN, INT8_MAX = -128, 127
@@ -41,6 +43,15 @@ class ActivationRange:
         scale = float(np.float32(max((high - low) / (INT8_MAX - INT8_MIN), SMALLEST_SCALE)))
         zero_point = round(INT8_MIN - low / scale)
         return cls(scale, min(max(zero_point, INT8_MIN), INT8_MAX))
+
+    @classmethod
+    def from_magnitude(cls, magnitude: float) -> ActivationRange:
+        """Symmetric parameters for [-magnitude, magnitude], which are -127 and 127; zero is 0. The scale is a float32.
+
+        Of 8-bit pictures from 0 to 1, or -1 to 1, no value lies half way between two steps: of 255 x 2k = 254 x (2n + 1) one side is odd once both
+        are halved.
+        """
+        return cls(float(np.float32(max(magnitude / INT8_MAX, SMALLEST_SCALE))), 0)
 
     @classmethod
     def of_pictures(cls, low: float, high: float) -> ActivationRange:
@@ -85,6 +96,8 @@ class PrecisionPlan:
 
     operators: tuple[PlannedOperator, ...]
     ranges: dict[str, ActivationRange]
+    activations: Activations = "asymmetric"
+    """`symmetric` where every zero point is 0. Plans from before there was a choice do not say it, and are asymmetric."""
 
     def precision_of(self, name: str) -> Precision:
         """The precision of the operator `name`; fp32 for nodes that the plan does not know (shape arithmetic)."""
@@ -117,6 +130,12 @@ class PrecisionPlan:
         twice = [name for name, times in Counter(operator.name for operator in plan.operators).items() if times > 1]
         if twice:
             raise UsageError(f"it is not a precision plan: the operator '{twice[0]}' is in it more than once")
+        moved = next((name for name, found in plan.ranges.items() if found.zero_point), None) if plan.activations == "symmetric" else None
+        if moved is not None:
+            raise UsageError(
+                f"it is not a precision plan: its activations are symmetric, and the zero point of '{moved}' is {plan.ranges[moved].zero_point}; "
+                "symmetric ones are 0"
+            )
         return plan
 
 

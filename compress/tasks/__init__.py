@@ -8,15 +8,15 @@ from mcompress.compress.tasks.super_resolution.task import SuperResolution
 from mcompress.compress.tasks.talking_face.task import TalkingFace
 from mcompress.compress.tasks.task import Task
 from mcompress.compress.tasks.translation.task import Translation
-from mcompress.targets.schema import DataConfig, Target
+from mcompress.targets.schema import Target
 
-TASKS: dict[str, Callable[[DataConfig], Task]] = {
-    "super_resolution": SuperResolution.from_config,
-    "translation": Translation.from_config,
-    "talking_face": TalkingFace.from_config,
+TASKS: dict[str, Callable[[Target], Task]] = {
+    "super_resolution": lambda target: SuperResolution.from_config(target.data),
+    "translation": lambda target: Translation.from_config(target.data),
+    "talking_face": lambda target: TalkingFace.from_config(target.data, target.model.expert),
 }
 
 
 def load_task(target: Target) -> Task:
     """The task of a target with its data read. Raises `PlanError` for unusable data."""
-    return TASKS[target.model.task](target.data)
+    return TASKS[target.model.task](target)

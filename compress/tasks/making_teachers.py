@@ -2,6 +2,7 @@
 
     python -m mcompress.compress.tasks.super_resolution.teacher --out FOLDER
     python -m mcompress.compress.tasks.translation.teacher --out FOLDER
+    python -m mcompress.compress.tasks.talking_face.teacher --out FOLDER
 
 train a teacher on a task's embedded data and write `teacher.safetensors` (fp16) and `teacher.json`, which records the command, the seed, the data
 digest, the torch version and the held-out quality. A training that was stopped continues from `checkpoint.pt` in the folder.
@@ -45,6 +46,8 @@ class TeacherRecipe:
     training: TrainingConfig
     facts: dict[str, JsonValue]
     start: Callable[[nn.Module], None] | None = None
+    expert: float = 0.0
+    """Weight of what the task's expert says."""
 
 
 def make_teacher(task: Task, recipe: TeacherRecipe, seed: int, folder: Path) -> None:
@@ -54,9 +57,8 @@ def make_teacher(task: Task, recipe: TeacherRecipe, seed: int, folder: Path) -> 
     if recipe.start is not None:
         recipe.start(network)
     settings = TrainSettings(config.steps, config.learning_rate, seed, WARMUP_STEPS, AVERAGE, precision=config.precision)
-    result = train(FitTruth(task, config, network), settings, FileCheckpoints(folder / "checkpoint.pt"), lines_on_stderr())
-    half = {name: value.half() if value.is_floating_point() else value for name, value in network.state_dict().items()}
-    network.load_state_dict(half)
+    result = train(FitTruth(task, config, network, recipe.expert), settings, FileCheckpoints(folder / "checkpoint.pt"), lines_on_stderr())
+    half = rounded(network)
     record: dict[str, JsonValue] = {
         "model": recipe.model,
         "args": recipe.args,
@@ -69,10 +71,17 @@ def make_teacher(task: Task, recipe: TeacherRecipe, seed: int, folder: Path) -> 
     write_teacher(folder, half, record)
 
 
-def write_teacher(folder: Path, weights: Mapping[str, Tensor], record: Mapping[str, JsonValue]) -> None:
-    """Write `teacher.safetensors` and `teacher.json` into `folder`."""
-    safetensors.torch.save_file({name: value.contiguous() for name, value in weights.items()}, folder / "teacher.safetensors")
-    (folder / "teacher.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+def write_teacher(folder: Path, weights: Mapping[str, Tensor], record: Mapping[str, JsonValue], stem: str = "teacher") -> None:
+    """Write `teacher.safetensors` and `teacher.json` into `folder`, or under another name."""
+    safetensors.torch.save_file({name: value.contiguous() for name, value in weights.items()}, folder / f"{stem}.safetensors")
+    (folder / f"{stem}.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def rounded(network: nn.Module) -> dict[str, Tensor]:
+    """The weights in fp16, to which the network's own are rounded."""
+    half = {name: value.half() if value.is_floating_point() else value for name, value in network.state_dict().items()}
+    network.load_state_dict(half)
+    return half
 
 
 def lines_on_stderr() -> Progress:

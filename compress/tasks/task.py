@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mcompress.compress.models.spec import InputSpec, ModelSpec
+from mcompress.errors import PlanError
 
 Inputs = tuple[Tensor, ...]
 """What a network is called with, in order: the picture (N, C, H, W), then whatever else it takes, each batch first."""
@@ -43,6 +44,17 @@ class Sample:
         return self.inputs[0]
 
 
+class Expert(nn.Module):
+    """A frozen network that judges a generator's outputs beside the truth: the lip-sync expert of talking faces."""
+
+    title: str
+    """What it is and what it was made from, for reports."""
+
+    def forward(self, inputs: Inputs, output: Tensor) -> Tensor:
+        """What it says against `output` (N, C, H, W), made for `inputs`: a scalar, 0 at best; gradients reach the output. Subclasses say how."""
+        raise NotImplementedError
+
+
 class Task(Protocol):
     """A kind of generator: super-resolution, translation, talking face, text to image."""
 
@@ -54,6 +66,8 @@ class Task(Protocol):
     input_range: tuple[float, float]
     """Values of the inputs, which networks that mcompress builds for the task take."""
     output_range: tuple[float, float]
+    input_channels: int
+    """Of the picture that goes in."""
     scale: int
     """Sides of an output in sides of its input."""
     paired: bool
@@ -75,6 +89,9 @@ class Task(Protocol):
 
     def taught_by(self, teacher: nn.Module) -> Task:
         """The task as it is with this original: itself, unless its data have no truth, for which the original's output then stands."""
+
+    def expert(self) -> Expert | None:
+        """What judges outputs beside the truth, frozen; None for tasks without one. Raises `PlanError` where the data need one that is not given."""
 
     def held_out(self) -> tuple[Sample, ...]:
         """Samples that nothing is trained, searched or calibrated on."""
@@ -121,3 +138,11 @@ class Task(Protocol):
 
     def baseline(self, sample: Sample) -> Tensor:
         """What costs nothing: the trivial reference for the sample (bicubic enlargement)."""
+
+
+def expert_of(task: Task, place: str) -> Expert:
+    """The task's expert. Raises `PlanError`, naming `place`, for a task without one."""
+    expert = task.expert()
+    if expert is None:
+        raise PlanError([f"{place}: expert has a weight, and {task.name} has no expert that could judge; set expert to 0"])
+    return expert

@@ -40,6 +40,8 @@ class DistillConfig(TaughtConfig):
     """One minus the structural similarity to the teacher's output (OMGD, UGC, Wav2Lip)."""
     total_variation: Weight = 0.0
     """Mean absolute difference of neighbouring pixels of the output, against speckle (OMGD, UGC); a regulariser, it teaches nothing by itself."""
+    expert: Weight = 0.0
+    """What the task's frozen expert says against the output: of talking faces the lip-sync loss (Wav2Lip: 0.01 without a discriminator)."""
     adversarial: Weight = 0.0
     """GAN term against the student's discriminator."""
     adversarial_loss: Literal["least_squares", "relativistic", "hinge"] = "least_squares"
@@ -62,12 +64,13 @@ class DistillConfig(TaughtConfig):
                 self.discriminator_feature,
                 self.gram,
                 self.ssim,
+                self.expert,
                 self.adversarial,
             )
         ):
             raise ValueError(
                 "every weight is 0, so nothing would be learned; set truth, output, feature, kernel_alignment, channel, "
-                "discriminator_feature, gram, ssim or adversarial (total_variation alone only blurs)"
+                "discriminator_feature, gram, ssim, expert or adversarial (total_variation alone only blurs)"
             )
         if self.discriminator and not self.adversarial:
             raise ValueError("discriminator has a weight but adversarial has none, so the discriminator would never reach the student")

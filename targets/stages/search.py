@@ -14,7 +14,7 @@ class SearchConfig(TrainingConfig):
     """What every search has: the space, how many candidates are evaluated, and how they are proposed."""
 
     stage: Literal["search"] = "search"
-    space: Literal["mfagan", "resnet_generator", "unet_generator"] | None = None
+    space: Literal["mfagan", "resnet_generator", "unet_generator", "wav2lip"] | None = None
     """The search space; left out, the one that belongs to the teacher's network."""
     sampler: Literal["tpe", "evolution"] = "tpe"
     """How candidates are proposed: Optuna's tree-structured Parzen estimator, or mutation and crossover of the best (GAN Compression)."""

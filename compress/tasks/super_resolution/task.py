@@ -30,6 +30,7 @@ class SuperResolution:
     metric_title = "PSNR on held-out photographs, RGB"
     baseline_name = "bicubic"
     input_range = output_range = (0.0, 1.0)
+    input_channels = 3
     scale = photos.SCALE
     validation_side = VALIDATION_SIZE
     paired = True
@@ -65,6 +66,9 @@ class SuperResolution:
     def embedded_teacher(self, input_shape: tuple[int, ...]) -> tuple[ModelSpec, nn.Module]:
         """A small RRDBNet; `teacher.json` beside its weights says how it was made and `teacher.py` makes it again."""
         return embedded_network(self.name, self.input_specs(input_shape))
+
+    def expert(self) -> None:
+        """None: pictures are compared with the truth, or with the original's."""
 
     def held_out(self) -> tuple[Sample, ...]:
         """The held-out photographs as pairs."""

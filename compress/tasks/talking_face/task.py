@@ -9,18 +9,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from hashlib import sha256
+from math import ceil
 
 import torch
 from torch import Tensor, nn
 
+from mcompress.compress.models.lip_experts import FRAMES
 from mcompress.compress.models.spec import InputSpec, ModelSpec
 from mcompress.compress.models.wav2lip import FACE_SIDE, MEL_BANDS, MEL_FRAMES
 from mcompress.compress.tasks.embedded_network import embedded_network
 from mcompress.compress.tasks.talking_face.embedded import embedded
+from mcompress.compress.tasks.talking_face.expert import ExpertSource, LipSyncExpert, embedded_expert, given_expert
 from mcompress.compress.tasks.talking_face.recordings import SETTINGS, Recording, RecordingSet, digest_of, read_recordings
 from mcompress.compress.tasks.task import Inputs, Sample
 from mcompress.errors import PlanError, Problems
-from mcompress.targets.schema import DataConfig
+from mcompress.targets.schema import DataConfig, NetworkConfig
 
 MASKED_FROM = FACE_SIDE // 2
 """Row from which on the frame is masked: its lower half."""
@@ -40,31 +43,38 @@ class TalkingFace:
     metric_title = "PSNR of the lower halves of held-out faces, RGB"
     baseline_name = "the reference frame"
     input_range = output_range = (0.0, 1.0)
+    input_channels = 6
     scale = 1
     validation_side = FACE_SIDE
     paired = True
 
-    def __init__(self, training: RecordingSet, validation: RecordingSet, held_out: RecordingSet) -> None:
+    def __init__(self, training: RecordingSet, validation: RecordingSet, held_out: RecordingSet, expert: ExpertSource | None = None) -> None:
         self.training, self.validation, self.held_out_recordings = training.recordings, validation.recordings, held_out.recordings
         self.skipped = training.notes + validation.notes + held_out.notes
-        self.data_digest = sha256(":".join(one.digest for one in (training, validation, held_out)).encode()).hexdigest()
+        self._expert = expert
+        digests = [one.digest for one in (training, validation, held_out)] + ([] if expert is None else [expert.digest])
+        self.data_digest = sha256(":".join(digests).encode()).hexdigest()
 
     @classmethod
-    def from_config(cls, data: DataConfig) -> TalkingFace:
-        """The user's folders of clips, or the embedded clips. Raises `PlanError` for data that cannot be used."""
+    def from_config(cls, data: DataConfig, expert: NetworkConfig | None = None) -> TalkingFace:
+        """The user's folders of clips, or the embedded clips, and the lip-sync expert for them: the given one, or for the embedded clips theirs.
+
+        Raises `PlanError` for data or an expert that cannot be used.
+        """
+        given = None if expert is None else given_expert(expert)
         if data.training is None or data.held_out is None:
-            return cls(embedded("training"), embedded("validation"), embedded("held_out"))
+            return cls(embedded("training"), embedded("validation"), embedded("held_out"), given or embedded_expert())
         problems = Problems()
         training = problems.of(partial(read_recordings, data.training, "data.training"))
         held_out = problems.of(partial(read_recordings, data.held_out, "data.held_out"))
         if training is None or held_out is None:
             raise PlanError(problems.found)
-        given = training.recordings
-        if len(given) < 2:
-            raise PlanError([f"data.training: folder '{data.training}' holds {len(given)} clip; at least 2 are needed, one of them for validation"])
-        kept = given[:: max(2, min(VALIDATION_SHARE, len(given)))]
-        rest = tuple(one for one in given if one not in kept)
-        return cls(RecordingSet(rest, digest_of(rest), training.notes), RecordingSet(kept, digest_of(kept)), held_out)
+        clips = training.recordings
+        if len(clips) < 2:
+            raise PlanError([f"data.training: folder '{data.training}' holds {len(clips)} clip; at least 2 are needed, one of them for validation"])
+        kept = clips[:: max(2, min(VALIDATION_SHARE, len(clips)))]
+        rest = tuple(one for one in clips if one not in kept)
+        return cls(RecordingSet(rest, digest_of(rest), training.notes), RecordingSet(kept, digest_of(kept)), held_out, given)
 
     def input_specs(self, input_shape: tuple[int, ...]) -> tuple[InputSpec, ...]:
         """The faces, and the speech of each."""
@@ -78,6 +88,17 @@ class TalkingFace:
     def taught_by(self, teacher: nn.Module) -> TalkingFace:  # noqa: ARG002  (the truth is known)
         """Itself."""
         return self
+
+    def expert(self) -> LipSyncExpert:
+        """Raises `PlanError` for clips of one's own beside which no expert is given: the embedded one knows the embedded faces alone."""
+        if self._expert is None:
+            raise PlanError(
+                [
+                    "model.expert is not given, and the lip-sync expert that ships was made from the embedded clips alone; for clips of your own "
+                    "give model.expert: {network: syncnet, checkpoint: FILE}, or set expert to 0"
+                ]
+            )
+        return self._expert.load()
 
     def held_out(self) -> tuple[Sample, ...]:
         """Some frames of each held-out clip."""
@@ -104,8 +125,11 @@ class TalkingFace:
         return self._drawn(self.validation, VALIDATION_FRAMES, torch.Generator().manual_seed(VALIDATION_SEED))
 
     def training_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> tuple[Inputs, Tensor]:  # noqa: ARG002  (whole faces)
-        """Random frames with random references, mirrored or not: faces (N, 6, 96, 96), speech (N, 1, 80, 16), truths (N, 3, 96, 96)."""
-        (faces, speech), truth = self._drawn(self.training, batch_size, generator)
+        """Frames in runs of five, as SyncNet judges them; the last run may be shorter. One random reference for each run; runs mirrored or not.
+
+        Faces (N, 6, 96, 96), speech (N, 1, 80, 16), truths (N, 3, 96, 96).
+        """
+        (faces, speech), truth = self._drawn(self.training, batch_size, generator, FRAMES)
         faces, truth = self.reorient((faces, truth), generator)
         return (faces, speech), truth
 
@@ -118,8 +142,9 @@ class TalkingFace:
         return self.training_batch(batch_size, crop_size, generator)[1]
 
     def reorient(self, images: tuple[Tensor, ...], generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Each sample mirrored left to right or not, alike in all of `images`."""
-        mirror = torch.rand(len(images[0]), generator=generator) < 0.5
+        """Each run of five mirrored left to right or not, alike in all of `images`."""
+        count = len(images[0])
+        mirror = (torch.rand(ceil(count / FRAMES), generator=generator) < 0.5).repeat_interleave(FRAMES)[:count]
         return tuple(torch.where(mirror.to(image.device)[:, None, None, None], image.flip(3), image) for image in images)
 
     def smallest_crop(self) -> int:
@@ -149,17 +174,19 @@ class TalkingFace:
         """The reference frame as it is."""
         return sample.picture[:, 3:]
 
-    def _drawn(self, recordings: Sequence[Recording], count: int, generator: torch.Generator) -> tuple[Inputs, Tensor]:
+    def _drawn(self, recordings: Sequence[Recording], count: int, generator: torch.Generator, run: int = 1) -> tuple[Inputs, Tensor]:
+        """`count` frames in runs of so many neighbours, of a clip shorter than that its last frame again."""
         found = []
-        for which in torch.randint(len(recordings), (count,), generator=generator).tolist():
+        for which in torch.randint(len(recordings), (ceil(count / run),), generator=generator).tolist():
             one = recordings[which]
             length = len(one.faces)
-            frame = int(torch.randint(length, (1,), generator=generator))
+            first = int(torch.randint(max(1, length - run + 1), (1,), generator=generator))
             apart = min(LEAST_APART, length // 2)
-            away = int(torch.randint(apart, max(apart + 1, length - apart + 1), (1,), generator=generator))
-            found.append(example(one, frame, (frame + away) % length))
-        faces, speech = (torch.cat(parts) for parts in zip(*(inputs for inputs, _ in found), strict=True))
-        return (faces, speech), torch.cat([truth for _, truth in found])
+            nearest = apart + run - 1  # from the first frame: so it is far enough from the last one
+            away = int(torch.randint(nearest, max(nearest + 1, length - apart + 1), (1,), generator=generator))
+            found += [example(one, min(first + step, length - 1), (first + away) % length) for step in range(run)]
+        faces, speech = (torch.cat(parts)[:count] for parts in zip(*(inputs for inputs, _ in found), strict=True))
+        return (faces, speech), torch.cat([truth for _, truth in found])[:count]
 
 
 def example(recording: Recording, frame: int, reference: int) -> tuple[Inputs, Tensor]:

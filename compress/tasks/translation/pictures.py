@@ -20,6 +20,7 @@ class PictureTranslation:
     name = "translation"
     baseline_name = "mean colour"
     input_range = output_range = (-1.0, 1.0)
+    input_channels = 3
     scale = 1
 
     def __init__(self, held_out_inputs: Mapping[str, Tensor], targets: Sequence[Tensor], *, mirrors: bool) -> None:

@@ -81,6 +81,9 @@ class Translation(PictureTranslation):
         """The task itself: its pairs have their truth."""
         return self
 
+    def expert(self) -> None:
+        """None: pictures are compared with the truth, or with the original's."""
+
     def held_out(self) -> tuple[Sample, ...]:
         """The held-out pairs, whole but for sides cut to a multiple of 4."""
         return tuple(Sample(p.name, (crops.whole(p.input),), crops.whole(p.target)) for p in self.held_out_pairs)
