@@ -7,10 +7,10 @@ from itertools import pairwise
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from inside import inside_of
 from optuna.trial import FixedTrial
 
-from inside import inside_of
-from mcompress.compress.cost import count
+from mcompress.compress.cost import operator_table
 from mcompress.compress.models.build import build, build_meta
 from mcompress.compress.models.space import SPACES, WAV2LIP_BLOCKS, WAV2LIP_MULTIPLES, WAV2LIP_STAGES, WAV2LIP_WIDTHS, cut
 from mcompress.compress.models.spec import ModelSpec
@@ -40,7 +40,7 @@ def test_the_hand_made_cut_is_a_member() -> None:
         **{name: list(value) for name, value in {**QUARTER_WIDTH, **WITHOUT_BLOCKS}.items()},
         "output_width": 8,
     }
-    assert count(build_meta(ModelSpec("wav2lip", member)), *SHAPES)["params"] == 1_258_143
+    assert operator_table(build_meta(ModelSpec("wav2lip", member)), *SHAPES).params == 1_258_143
 
 
 def test_random_members_take_every_value_and_lie_between_smallest_and_largest() -> None:
@@ -50,7 +50,7 @@ def test_random_members_take_every_value_and_lie_between_smallest_and_largest() 
     assert {count for member in members for count in (*member["face_blocks"], *member["decoder_blocks"])} == set(WAV2LIP_BLOCKS)
     assert len(WAV2LIP_MULTIPLES) == 19
     assert all(len(member["face_blocks"]) + len(member["decoder_blocks"]) == WAV2LIP_STAGES for member in members)
-    macs = [count(build_meta(ModelSpec("wav2lip", args)), *SHAPES)["macs"] for args in (SPACE.smallest, members[0], SPACE.largest)]
+    macs = [operator_table(build_meta(ModelSpec("wav2lip", args)), *SHAPES).macs for args in (SPACE.smallest, members[0], SPACE.largest)]
     assert all(low < high for low, high in pairwise(macs))
 
 

@@ -21,6 +21,7 @@ from mcompress.compress.models.build import build
 from mcompress.compress.models.lip_experts import FRAMES, sync_loss
 from mcompress.compress.models.spec import ModelSpec
 from mcompress.compress.tasks.making_teachers import AVERAGE, WARMUP_STEPS, command, lines_on_stderr, rounded, write_teacher
+from mcompress.compress.tasks.talking_face.embedded import embedded
 from mcompress.compress.tasks.talking_face.expert import STEM, mouths_of, sync_inputs
 from mcompress.compress.tasks.talking_face.recordings import Recording
 from mcompress.compress.tasks.talking_face.task import TalkingFace
@@ -89,6 +90,8 @@ def train_expert(steps: int, seed: int, precision: Literal["no", "bf16"], folder
         "model": "syncnet",
         "args": {"width": WIDTH},
         "command": f"python -m mcompress.compress.tasks.talking_face.expert_training --steps {steps} --seed {seed} --precision {precision}",
+        "training_digest": embedded("training").digest,
+        "clips": len(task.training),
         "torch": torch.__version__,
         "train_seconds": round(result.seconds),
         "held_out": cast("JsonValue", held_out_accuracy(task.held_out_recordings, network)),
