@@ -332,7 +332,7 @@ def device_validate(
     json_: JsonOption = False,
 ) -> None:
     """Say how far a device's estimates are off; with --on, measure networks that the fit did not see first, and keep the result in the file."""
-    from mcompress.device_commands import Measuring, belongs_to, validate_measured
+    from mcompress.device_commands import Measuring, belongs_to, reproduced_lines, validate_measured
     from mcompress.unit_validations import unit_validations
 
     if on is None:
@@ -341,7 +341,10 @@ def device_validate(
     how = None if on is None else Measuring(on, unit or "cpu", threads, cpus, keep or KEEP, benchmark_binary)
     checked = device if how is None else validate_measured(device, how, networks, out=out)
     found = unit_validations(checked, unit)
-    typer.echo(json.dumps([one.as_json() for one in found], indent=2) if json_ else "\n".join(line for one in found for line in one.lines()))
+    if json_:
+        typer.echo(json.dumps([one.as_json() for one in found], indent=2))
+    else:
+        typer.echo("\n".join(line for one in found for line in (*one.lines(), *reproduced_lines(one.device, one.unit, one.precision))))
 
 
 def _load(target: str, overrides: list[str] | None, *, quick: bool) -> Target:

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 from mcompress.console import Step, Terminal
 from mcompress.errors import UsageError
 from mcompress.targets.connect import parse_cpus
-from mcompress.targets.device import Device
+from mcompress.targets.device import Device, Unit
 from mcompress.targets.device_files import DEVICE_SUFFIXES, list_devices, load_device, shipped_device
+from mcompress.targets.latency import estimate
 from mcompress.targets.names import near
 from mcompress.targets.speeds import LONGEST_NAME, NAME_PATTERN
+from mcompress.targets.validation import LEAST_FOR_SHARES, Check
 
 if TYPE_CHECKING:
     from mcompress.fitting import Fitted
@@ -164,6 +166,38 @@ def validate_measured(name: str, how: Measuring, networks: str | None, *, out: P
         write_device(found.device, about.out)
         reporter.note("\n".join([f"{about.out}: written", *_use(about)]))
     return str(about.out)
+
+
+def reproduced(device: Device, unit: Unit, file: str) -> tuple[Check, ...]:
+    """The networks that decided the constants, estimated with these constants, slowest first, where they are too few to say how far others are off.
+
+    `file` is a precision of file that the unit has been validated for. Empty for `LEAST_FOR_SHARES` networks and more, and for a measured suite. What
+    decided from another device is not published for this one, and is left out. Takes seconds: the networks are built.
+    """
+    precision, checked = next((name, found) for name, found in unit.validation.items() if name == file)
+    decided = device.sources[checked.source].fitted_to
+    if not 0 < len(decided) < LEAST_FOR_SHARES:
+        return ()
+    from mcompress.compress.networks import NETWORKS, network_table
+
+    published = [check for check in checked.checks if check.network in decided and check.network in NETWORKS]
+    again = {c.network: estimate(network_table(c.network), device, unit.name, precision).value for c in published}
+    slowest_first = sorted(published, key=lambda check: -check.measured_ms)
+    return tuple(check.model_copy(update={"estimated_ms": again[check.network]}) for check in slowest_first)
+
+
+def reproduced_lines(device: Device, unit: Unit, file: str) -> list[str]:
+    """The same for people, and how many times as long as the last the first takes; nothing where `reproduced` is empty."""
+    rows = reproduced(device, unit, file)
+    if not rows:
+        return []
+    columns = [f"  {c.network:<36} {c.measured_ms:>10.3f} ms {c.estimated_ms:>10.3f} ms {c.error:>+8.1%}" for c in rows]
+    if len(rows) > 1:
+        published, estimated = rows[0].measured_ms / rows[-1].measured_ms, rows[0].estimated_ms / rows[-1].estimated_ms
+        name = f"{rows[0].network} to {rows[-1].network}"
+        columns.append(f"  {name:<36} {published:>10.2f} x  {estimated:>10.2f} x  {estimated / published - 1:>+8.1%}")
+    runtime = next(device.sources[found.source].runtime for name, found in unit.validation.items() if name == file)
+    return [f"  the same with these networks in the fit, which says nothing of others ({runtime}):", *columns]
 
 
 def _wanted(about: Subject, how: Measuring) -> Wanted:

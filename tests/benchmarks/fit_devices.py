@@ -16,7 +16,7 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from device_fits import apple, others, snapdragon
+from device_fits import apple, jetson, others, snapdragon
 from device_fits.measured import Measured
 from device_fits.plan import Plan
 
@@ -34,8 +34,10 @@ DEVICES: dict[str, Callable[[Measured], Plan]] = {
     "apple-a16": apple.apple_a16,
     "apple-a17pro": apple.apple_a17_pro,
     "tensor-g1": others.tensor_g1,
-    "jetson-xavier-nx": others.jetson_xavier_nx,
-    "jetson-agx-xavier": others.jetson_agx_xavier,
+    "jetson-xavier-nx": jetson.xavier_nx,
+    "jetson-agx-xavier": jetson.agx_xavier,
+    "jetson-tx2": jetson.tx2,
+    "jetson-nano": jetson.nano,
     "raspberrypi5": others.raspberry_pi_5,
 }
 

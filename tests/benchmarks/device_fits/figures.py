@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from mcompress.targets.speeds import PrecisionName
+
 Figures = Mapping[str, float]
 
 
@@ -97,17 +99,34 @@ A15_TO_A16_TEXT = (
 
 TALKING_FACES = Publication(
     "Nota-NetsPresso/nota-wav2lip docs/assets/fig5.png at 01cfa87 of 2024-03-08 (arXiv 2304.00471): Wav2Lip's generator and its compressed form",
-    "TensorRT, version not stated",
+    "TensorRT, version, batch size and power mode not stated",
 )
-XAVIER_NX: dict[str, Figures] = {
+Board = Mapping[PrecisionName, Figures]
+"""Figures by precision."""
+XAVIER_NX: Board = {
     "fp32": {"wav2lip": 16.16, "compressed_wav2lip": 1.73}, "fp16": {"wav2lip": 4.52, "compressed_wav2lip": 0.92},
     "int8": {"wav2lip": 3.59, "compressed_wav2lip": 0.81},
 }  # fmt: skip
-AGX_XAVIER: dict[str, Figures] = {
+AGX_XAVIER: Board = {
     "fp32": {"wav2lip": 9.27, "compressed_wav2lip": 1.12}, "fp16": {"wav2lip": 3.64, "compressed_wav2lip": 0.75},
     "int8": {"wav2lip": 3.19, "compressed_wav2lip": 0.64},
 }  # fmt: skip
 """INT8 is their mixture of FP16 and INT8."""
+TX2: Board = {"fp32": {"wav2lip": 30.06, "compressed_wav2lip": 2.98}, "fp16": {"wav2lip": 22.22, "compressed_wav2lip": 2.49}}
+NANO: Board = {"fp32": {"compressed_wav2lip": 5.39}, "fp16": {"wav2lip": 44.26, "compressed_wav2lip": 4.47}}
+"""No mixture is shown of either. Wav2Lip in FP32 is `N/A` on the Nano: the conversion to TensorRT failed."""
+
+TORCH2TRT_NANO = Publication("NVIDIA-AI-IOT/torch2trt docs/benchmarks/jetson_nano.md at 353a703d, FP16, batch 1", "TensorRT, version not stated")
+FP16_NANO: Figures = {"squeezenet1_1": 4.34, "resnet18": 11.4, "resnet50": 29.8, "densenet121": 24.8}
+TORCH2TRT_XAVIER = Publication("NVIDIA-AI-IOT/torch2trt docs/benchmarks/jetson_xavier.md at d1e7d4ce, FP16, batch 1", "TensorRT, version not stated")
+FP16_XAVIER: Figures = {
+    "squeezenet1_1": 1.02, "resnet18": 1.64, "resnet50": 3.37, "densenet121": 13.0, "mobilenet_v2": 1.67, "shufflenet_v2": 2.17,
+}  # fmt: skip
+"""Column `Latency (TensorRT)`, all that this project has a table of. `Jetson Xavier` is the AGX: the file is older than the NX."""
+
+INT8_TX2 = "TensorRT 8.0.1 says `support int8: false` there (wang-xinyu/tensorrtx issue 831 of 2021-11)"
+INT8_NANO = "TensorRT 6.0.1 says `Int8 support: 0` there (ceccocats/tkDNN issue 26 of 2020-06)"
+"""What its builder answers to `platformHasFastInt8`."""
 
 PADDLE = {"fp32": 160.97, "fp16": 82.00, "int8": 64.50}
 PADDLE_TEXT = "Paddle-Lite release/v2.11 docs/performance/benchmark.md, ResNet50 on Xiaomi Mi 10 (Snapdragon 865), Armv8, one thread"

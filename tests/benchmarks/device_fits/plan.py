@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from device_fits.constants import FITTED_ON, Fitted
-from mcompress.targets.device import Device, Unit
+from mcompress.targets.device import Device, Int8Activations, Unit
 from mcompress.targets.operators import Kind
 from mcompress.targets.speeds import KINDS, Boundary, PrecisionName, Record, Source
 
@@ -55,9 +55,9 @@ class Hop:
 MEASURED_HOP = Hop(HOP_US, Source(text=HOP_TEXT, date=FITTED_ON, runtime=HOP_RUNTIME))
 
 
-def assumed_hop(text: str = f"equal to the Snapdragon 865's, which is an {HOP_TEXT}", us: float = HOP_US) -> Hop:
+def assumed_hop(text: str = f"equal to the Snapdragon 865's, which is an {HOP_TEXT}", us: float = HOP_US, date: str = FITTED_ON) -> Hop:
     """For a device on which nobody measured it."""
-    return Hop(us, Source(text=f"an assumption, not measured on this device: {text}", date=FITTED_ON, runtime="none"))
+    return Hop(us, Source(text=f"an assumption, not measured on this device: {text}", date=date, runtime="none"))
 
 
 @dataclass
@@ -72,6 +72,8 @@ class Plan:
     memory_text: str
     preferred: str
     hop: Hop
+    date: str = FITTED_ON
+    """Of what the plan says itself."""
     units: dict[str, Unit] = field(default_factory=dict)
     sources: dict[str, Source] = field(default_factory=dict)
 
@@ -80,7 +82,7 @@ class Plan:
         fallback: str | None = None, fuses: Literal["onnxruntime"] | None = None,
     ) -> None:  # fmt: skip
         """Add a unit; of its precisions those that a file is computed in. `can` says how it is known what it runs."""
-        self.sources[f"{name}-runs"] = Source(text=can, date=FITTED_ON, runtime="none")
+        self.sources[f"{name}-runs"] = Source(text=can, date=self.date, runtime="none")
         used = {computed: found for computed, found in speeds.items() if computed in files.values()}
         for found in used.values():
             self.sources |= found.sources
@@ -91,9 +93,15 @@ class Plan:
             validation={found.measured: found.validation for found in used.values() if found.validation is not None and found.measured is not None},
         )  # fmt: skip
 
+    def takes_symmetric(self, name: str, text: str) -> None:
+        """Say of a unit that its runtime takes INT8 with zero points of 0 only; `text` says how that is known."""
+        key = f"{name}-int8-activations"
+        self.sources[key] = Source(text=text, date=self.date, runtime="none")
+        self.units[name] = self.units[name].model_copy(update={"int8_activations": Int8Activations(scheme="symmetric", source=key)})
+
     def device(self) -> Device:
         """Without sources that nothing names."""
-        memory = Source(text=f"an assumption: {self.memory_text}", date=FITTED_ON, runtime="none")
+        memory = Source(text=f"an assumption: {self.memory_text}", date=self.date, runtime="none")
         sources = {"memory": memory, "boundary": self.hop.source, **self.sources}
         draft = Device.model_validate(
             {
