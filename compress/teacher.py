@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
+from pydantic import JsonValue
 from torch import nn
 
 from mcompress.compress.models.build import build
@@ -11,6 +13,7 @@ from mcompress.compress.models.checkpoint import load_weights, read_state_dict
 from mcompress.compress.models.checkpoint_names import args_of
 from mcompress.compress.models.spec import InputSpec, ModelSpec
 from mcompress.compress.tasks.task import Task
+from mcompress.errors import CheckpointError
 from mcompress.targets.schema import ModelConfig, NetworkConfig, TeacherConfig
 
 
@@ -34,11 +37,20 @@ def load_network(config: TeacherConfig | NetworkConfig, inputs: tuple[InputSpec,
 
     Raises `CheckpointError` or `PlanError`.
     """
-    args = dict(config.args)
-    if config.checkpoint is not None and not args and (told := args_of(config.network, read_state_dict(config.checkpoint))) is not None:
-        args = told
-    spec = ModelSpec.taking(inputs, config.network, args)
+    args = config.args or _told(config.network, config.checkpoint)
+    spec = ModelSpec.taking(inputs, config.network, dict(args))
     network = build(spec)
     if config.checkpoint is not None:
-        load_weights(network, config.checkpoint, config.network)
+        load_weights(network, config.checkpoint, config.network, colour_order=config.colour_order)
     return spec, network.eval()
+
+
+def _told(network: str, checkpoint: Path | None) -> dict[str, JsonValue]:
+    """The arguments that a checkpoint tells; none where there is no checkpoint, or it does not tell them."""
+    if checkpoint is None:
+        return {}
+    weights = read_state_dict(checkpoint)
+    try:
+        return args_of(network, weights) or {}
+    except CheckpointError as error:
+        raise CheckpointError(f"{checkpoint}: {error}") from error

@@ -24,7 +24,7 @@ from mcompress.targets.problems import describe, show
 from mcompress.targets.schema import Target
 
 _FOLDERS: tuple[yaml_document.Path, ...] = (("data", "training"), ("data", "held_out"), ("data", "unlabelled"))
-_FILES: tuple[yaml_document.Path, ...] = (("model", "checkpoint"), ("model", "teacher", "checkpoint"), ("model", "student", "checkpoint"))
+_FILES: tuple[yaml_document.Path, ...] = (("model", "checkpoint"), *(("model", who, "checkpoint") for who in ("teacher", "student", "expert")))
 _OVERRIDE = re.compile(r"(?P<key>[A-Za-z_][\w-]*(?:\[\d+\])*(?:\.[A-Za-z_][\w-]*(?:\[\d+\])*)*)\s*=(?P<value>.*)", re.DOTALL)
 
 

@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 
 from mcompress.targets.document import Document, Key, Path, show_path
 from mcompress.targets.names import near
-from mcompress.targets.schema import NETWORK_PATTERN, ModelConfig
+from mcompress.targets.schema import NETWORK_PATTERN, SHORT_FORMS, ModelConfig
 from mcompress.targets.speeds import NAME_PATTERN
 from mcompress.targets.stages import DEFAULT_METHODS
 
@@ -25,7 +25,6 @@ _PATTERNS = {
 }
 _KEY = "[key]"
 """What pydantic puts behind a key of a mapping that is itself wrong."""
-_SHORT_FORMS = ("network", "args", "checkpoint")
 _SHOWN = 60
 
 
@@ -190,7 +189,7 @@ def _models(annotation: object) -> Iterator[type[BaseModel]]:
 def _keys(loc: tuple[Key, ...], root: type[BaseModel]) -> list[str]:
     models, _, _ = _resolve(loc, root)
     keys = [name for model in models for name in model.model_fields]
-    return list(dict.fromkeys(keys + list(_SHORT_FORMS if ModelConfig in models else ())))
+    return list(dict.fromkeys(keys + list(SHORT_FORMS if ModelConfig in models else ())))
 
 
 def _tags(loc: tuple[Key, ...], root: type[BaseModel], discriminator: str) -> list[str]:

@@ -86,6 +86,7 @@ class Budget(Frozen):
 
 
 NETWORK_PATTERN = r"^[A-Za-z_][\w.]*(:[A-Za-z_]\w*)?$"
+ColourOrder = Literal["RGB", "BGR"]
 
 
 class NetworkConfig(Frozen):
@@ -94,17 +95,26 @@ class NetworkConfig(Frozen):
     network: str = Field(pattern=NETWORK_PATTERN)
     args: dict[str, JsonValue] = Field(default_factory=dict)
     checkpoint: Path | None = None
+    colour_order: ColourOrder = "RGB"
+    """Of the pictures that the checkpoint was trained on. Wav2Lip's public ones are BGR: they load as networks of RGB, which compute the same."""
+
+    @model_validator(mode="after")
+    def _colours_of_a_checkpoint(self) -> NetworkConfig:
+        _check_colours(self.colour_order, self.checkpoint)
+        return self
 
 
 class TeacherConfig(Frozen):
     """The original that is to be compressed. `embedded` is the small teacher that ships with mcompress.
 
-    A checkpoint without a network is ESRGAN's generator, `rrdb`, at the size that the checkpoint has.
+    A checkpoint without a network is ESRGAN's generator, `rrdb`, or of talking faces Wav2Lip's, `wav2lip`, at the size that the checkpoint has.
     """
 
     network: str = Field(default="embedded", pattern=NETWORK_PATTERN)
     args: dict[str, JsonValue] = Field(default_factory=dict)
     checkpoint: Path | None = None
+    colour_order: ColourOrder = "RGB"
+    """Of the pictures that the checkpoint was trained on, as in `NetworkConfig`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -117,7 +127,13 @@ class TeacherConfig(Frozen):
     def _embedded_takes_nothing(self) -> TeacherConfig:
         if self.network == "embedded" and self.args:
             raise ValueError("the embedded teacher takes no args; name a network, for example rrdb")
+        _check_colours(self.colour_order, self.checkpoint)
         return self
+
+
+def _check_colours(order: ColourOrder, checkpoint: Path | None) -> None:
+    if order != "RGB" and checkpoint is None:
+        raise ValueError(f"colour_order is {order}, that of the pictures that a checkpoint was trained on, and there is no checkpoint; remove it")
 
 
 def _one_picture(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -134,11 +150,15 @@ FACES = (1, 6, 96, 96)
 """A face with its lower half masked above a reference frame, as talking-face networks take it."""
 
 
+SHORT_FORMS = ("network", "args", "checkpoint", "colour_order")
+"""What may stand directly under `model` for the teacher."""
+
+
 class ModelConfig(Frozen):
     """The model: its task, the teacher, where compression starts, and the input that the exported files take.
 
-    `model: my_package.my_module:build` is short for `model: {teacher: {network: my_package.my_module:build}}`; so are `network`, `args` and
-    `checkpoint` directly under `model`.
+    `model: my_package.my_module:build` is short for `model: {teacher: {network: my_package.my_module:build}}`; so are `network`, `args`, `checkpoint`
+    and `colour_order` directly under `model`.
     """
 
     task: Literal["super_resolution", "translation", "talking_face"] = "super_resolution"
@@ -152,8 +172,14 @@ class ModelConfig(Frozen):
 
     @model_validator(mode="before")
     @classmethod
-    def _shape_of_faces(cls, value: object) -> object:
-        return {"input_shape": FACES, **value} if isinstance(value, dict) and value.get("task") == "talking_face" else value
+    def _of_talking_faces(cls, value: object) -> object:
+        """The shape that is theirs, and the network of a checkpoint without one."""
+        if not isinstance(value, dict) or value.get("task") != "talking_face":
+            return value
+        teacher = value.get("teacher")
+        if isinstance(teacher, dict) and teacher.get("checkpoint") and teacher.get("network", "embedded") == "embedded":
+            value = {**value, "teacher": {**teacher, "network": "wav2lip"}}
+        return {"input_shape": FACES, **value}
 
     @model_validator(mode="before")
     @classmethod
@@ -161,7 +187,7 @@ class ModelConfig(Frozen):
         if isinstance(value, str):
             return {"teacher": {"network": value}}
         if isinstance(value, dict):
-            short = {key: value[key] for key in ("network", "args", "checkpoint") if key in value}
+            short = {key: value[key] for key in SHORT_FORMS if key in value}
             if short and "teacher" not in value:
                 return {**{k: v for k, v in value.items() if k not in short}, "teacher": short}
         return value

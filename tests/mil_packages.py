@@ -30,18 +30,19 @@ class Outputs(nn.Module):
         return tuple(function(x) for function in self.functions)
 
 
-def write_torch(module: nn.Module, example: Tensor, path: Path, *, half: bool = False, ios: int = 17) -> MilProgram:
+def write_torch(module: nn.Module, example: Tensor | tuple[Tensor, ...], path: Path, *, half: bool = False, ios: int = 17) -> MilProgram:
     """Convert, save and read; outputs are named `out_0`, ... (rounded weights and activations with `half`)."""
+    examples = example if isinstance(example, tuple) else (example,)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # coremltools' own
         import coremltools as ct
 
         with torch.no_grad():
             program = module if isinstance(module, torch.fx.GraphModule) else module.eval()
-            results = program(example)
+            results = program(*examples)
         count = len(results) if isinstance(results, tuple) else 1
         converted = ct.convert(
-            torch.export.export(program, (example,)).run_decompositions({}),
+            torch.export.export(program, examples).run_decompositions({}),
             convert_to="mlprogram",
             minimum_deployment_target=getattr(ct.target, f"iOS{ios}"),
             compute_precision=ct.precision.FLOAT16 if half else ct.precision.FLOAT32,
@@ -99,9 +100,10 @@ def package_of_one(path: Path, kind: str, side: int, scale: int) -> None:
     (path / "Manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
 
 
-def outputs_of(program: MilProgram, x: Tensor | NDArray[np.float32], arithmetic: Arithmetic) -> list[NDArray[np.generic]]:
-    """The outputs `out_0`, `out_1`, ... of a package."""
-    found = evaluate(program, {program.inputs[0].name: np.asarray(x)}, arithmetic)
+def outputs_of(program: MilProgram, x: Tensor | NDArray[np.float32] | tuple[Tensor, ...], arithmetic: Arithmetic) -> list[NDArray[np.generic]]:
+    """The outputs `out_0`, `out_1`, ... of a package for its input, or its inputs in their order."""
+    given = x if isinstance(x, tuple) else (x,)
+    found = evaluate(program, {one.name: np.asarray(value) for one, value in zip(program.inputs, given, strict=True)}, arithmetic)
     return [found[f"out_{number}"] for number in range(len(found))]
 
 

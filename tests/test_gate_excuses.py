@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from gate_bundles import PACKAGES, a_comparison, gate_bundle, recorded, table
 from gate_checks import check, row, side
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import JsonValue
+from tiny_bundle import facts
 
 from mcompress.errors import UsageError
+from mcompress.export.bundle import ExportedFile
 from mcompress.export.comparison import stored_estimate
 from mcompress.record import CoverageRecord, OperatorFallback
 from mcompress.reports.gate.compare import compare
@@ -168,6 +172,49 @@ STRANGERS: dict[str, tuple[Callable[[Path], Path], str]] = {
         "device: the baseline has snapdragon865, the new bundle host",
     ),
 }
+
+
+def taking(*inputs: tuple[str, tuple[int, ...]]) -> Callable[[ExportedFile], ExportedFile]:
+    """The same file, said to take these inputs, the picture first."""
+
+    def changed(made: ExportedFile) -> ExportedFile:
+        (name, shape), *further = inputs
+        others = (facts(name, 0, shape=shape, picture=False, colour_order=None) for name, shape in further)
+        (vector,) = made.vectors
+        values = tuple(np.zeros(shape, np.float32) for _, shape in inputs)
+        return replace(made, inputs=(facts(name, 0, shape=shape), *others), vectors=(replace(vector, inputs=values),))
+
+    return changed
+
+
+FACE, AUDIO = ("face", (1, 6, 96, 96)), ("audio", (1, 1, 80, 16))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            (FACE, AUDIO),
+            (FACE, ("audio", (1, 1, 80, 20))),
+            "input audio of onnx float: the baseline has [1, 1, 80, 16], the new bundle [1, 1, 80, 20]",
+        ),
+        (
+            (FACE, AUDIO),
+            (("face", (1, 6, 64, 64)), AUDIO),
+            "input face of onnx float: the baseline has [1, 6, 96, 96], the new bundle [1, 6, 64, 64]",
+        ),
+        ((FACE, AUDIO), (FACE,), "inputs of onnx float: the baseline has face, audio, the new bundle face"),
+        ((FACE,), (("face", (1, 6, 64, 64)),), "input of onnx float: the baseline has [1, 6, 96, 96], the new bundle [1, 6, 64, 64]"),
+    ],
+)
+def test_every_input_is_compared(
+    old: tuple[tuple[str, tuple[int, ...]], ...], new: tuple[tuple[str, tuple[int, ...]], ...], message: str, tmp_path: Path
+) -> None:
+    there, here = (gate_bundle(tmp_path / name, export=taking(*inputs)) for name, inputs in (("old", old), ("new", new)))
+    assert check(there, there).verdict == "ok"
+    with pytest.raises(UsageError) as caught:
+        check(there, here)
+    assert [line.strip() for line in str(caught.value).splitlines() if line.startswith("  ")] == [message]
 
 
 @pytest.mark.parametrize("what", STRANGERS)

@@ -16,22 +16,34 @@ from mcompress.compress.quantize.program import reference_program
 from mcompress.export.mil.evaluate import steps
 from mcompress.export.mil.runner import MilRunner
 
-NETWORKS: dict[str, tuple[dict[str, object], tuple[int, int, int, int]]] = {
+NETWORKS: dict[str, tuple[object, ...]] = {
     "mfagan": ({"channels": 8, "blocks": ((2, 8), (1, 8))}, (1, 3, 16, 12)),
     "imdn": ({"features": 16, "blocks": 2}, (1, 3, 16, 12)),
     "rrdb": ({"features": 8, "blocks": 1, "growth": 4}, (1, 3, 16, 12)),
     "resnet_generator": ({"features": 4, "depths": (1, 0, 1), "convolutions": "separable"}, (1, 3, 16, 12)),
     "unet_generator": ({"features": 4, "downs": 3}, (1, 3, 16, 24)),
+    "wav2lip": (
+        {"face_widths": (4,) * 6, "audio_widths": (4,) * 5, "decoder_widths": (4,) * 7, "output_width": 4, "decoder_blocks": (0, 0, 1, 0, 0, 0)},
+        (1, 6, 96, 96),
+        (1, 1, 80, 16),
+    ),
+    "syncnet": ({"width": 16}, (1, 15, 48, 96), (1, 1, 80, 16)),
+    "quality_discriminator": ({"width": 16}, (1, 3, 48, 96)),
     "patchgan": ({"features": 8}, (1, 3, 32, 40)),
     "vgg_discriminator": ({"features": 8}, (1, 3, 128, 128)),
 }
-"""One of each, small."""
+"""One of each, small: arguments and the shape of each input."""
+
+
+def made_with_all(name: str) -> tuple[torch.nn.Module, tuple[Tensor, ...]]:
+    arguments, *shapes = NETWORKS[name]
+    torch.manual_seed(3)
+    return MODELS[name](**arguments).eval(), tuple(torch.rand(shape) for shape in shapes)  # type: ignore[arg-type]
 
 
 def made(name: str) -> tuple[torch.nn.Module, Tensor]:
-    arguments, shape = NETWORKS[name]
-    torch.manual_seed(3)
-    return MODELS[name](**arguments).eval(), torch.rand(shape)
+    network, (example,) = made_with_all(name)
+    return network, example
 
 
 def test_every_network_is_covered() -> None:
@@ -41,10 +53,10 @@ def test_every_network_is_covered() -> None:
 @pytest.mark.export
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_network_computes_what_pytorch_computes(name: str, tmp_path: Path) -> None:
-    network, example = made(name)
-    program = write_torch(network, example, tmp_path / "net.mlpackage")
-    (found,) = outputs_of(program, example, "fp32")
-    assert relative_error(found, network(example)) < 1e-5
+    network, examples = made_with_all(name)
+    program = write_torch(network, examples, tmp_path / "net.mlpackage")
+    (found,) = outputs_of(program, examples, "fp32")
+    assert relative_error(found, network(*examples)) < 1e-5
 
 
 @pytest.mark.export

@@ -16,12 +16,13 @@ import numpy as np
 import pytest
 from onnx_graphs import node, write_graph
 from small_fits import few
-from tiny_bundle import FAST, SIDE, write_onnx
+from tiny_bundle import FAST, SIDE, export_record, facts, make_bundle, write_onnx
 from typer.testing import CliRunner
 
 from mcompress.cli import app
 from mcompress.errors import DeviceError, DiskFullError, ExportError, MissingBackendError, UsageError
 from mcompress.export.agent.protocol import Unusable
+from mcompress.export.bundle import ExportedFile, TestVector
 from mcompress.export.profile import FailedJob, InputShape, Job, Profile, Rules, interleave, profile, profile_files
 from mcompress.export.profile_phone_sizes import sizes_on_phone
 from mcompress.profiling import Asked, profile_source, run_command
@@ -133,6 +134,23 @@ def test_the_command_measures_a_bundle(tmp_path: Path, bundle: Path, monkeypatch
         refused = CliRunner().invoke(app, ["profile", str(bundle), *wrong]).exception
         assert isinstance(refused, UsageError)
         assert said in str(refused)
+
+
+@pytest.mark.export
+def test_every_input_of_a_bundles_file_has_the_size_that_the_bundle_states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "two.onnx"
+    nodes = [node("ReduceMean", "audio", "level", keepdims=0), node("Mul", "face level", "output")]
+    write_graph(path, nodes, {"face": [1, 3, 8, 8], "audio": [1, 1, "bands", "frames"]}, {"output": [1, 3, 8, 8]})
+    face, audio = np.ones((1, 3, 8, 8), np.float32), np.full((1, 1, 5, 4), 0.5, np.float32)
+    inputs = (facts("face", 8), facts("audio", 8, shape=audio.shape, picture=False, colour_order=None))
+    vector = TestVector("half as bright", (face, audio), face / 2, face / 2)
+    bundle = make_bundle(tmp_path, ExportedFile(export_record(path), path, inputs, (facts("output", 8),), (vector,)))
+    monkeypatch.setattr(Rules, "QUICK", FAST)
+    done = CliRunner().invoke(app, ["profile", str(bundle), "--quick", "--json"])
+    assert done.exit_code == 0, done.output
+    (row,) = json.loads(done.stdout)["files"]
+    assert row["inputs"] == [{"name": "face", "shape": [1, 3, 8, 8]}, {"name": "audio", "shape": [1, 1, 5, 4]}]
+    assert "input face 1x3x8x8, audio 1x1x5x4" in row["measurements"][0]["source"]
 
 
 def test_a_lost_device_and_a_missing_runtime_have_their_exit_codes(onnx_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

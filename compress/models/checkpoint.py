@@ -18,8 +18,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mcompress.compress.models.checkpoint_names import CALLED, SHOWN, args_of, first_names, own_names
+from mcompress.compress.models.checkpoint_messages import SHOWN, first_names
+from mcompress.compress.models.checkpoint_names import CALLED, args_of, own_names
+from mcompress.compress.models.lip_checkpoints import for_rgb
 from mcompress.errors import CheckpointError
+from mcompress.targets.schema import ColourOrder
 
 WRAPPERS = ("params_ema", "params", "state_dict", "model_state_dict", "generator", "model", "net")
 """Keys under which training programs put the weights, the preferred one first: an averaged generator is the better one."""
@@ -57,10 +60,11 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     return _read(path).tensors
 
 
-def load_weights(model: nn.Module, path: Path, network: str) -> LoadReport:
+def load_weights(model: nn.Module, path: Path, network: str, *, colour_order: ColourOrder = "RGB") -> LoadReport:
     """Load the weights in `path` into `model`, the network that is called `network`; precision follows the model.
 
-    Raises `CheckpointError` when the file cannot be read safely or belongs to another architecture; the message names the first keys that differ.
+    Weights that were trained on BGR pictures, as `colour_order` says, become ones that take and give RGB, as everything here does. Raises
+    `CheckpointError` when the file cannot be read safely or belongs to another architecture; the message names the first keys that differ.
     """
     contents = _read(path)
     own = model.state_dict()
@@ -77,8 +81,11 @@ def load_weights(model: nn.Module, path: Path, network: str) -> LoadReport:
             raise CheckpointError(
                 f"{path}: '{name}' holds NaN or infinity; these weights come from a training that diverged. Use an earlier checkpoint."
             )
-    model.load_state_dict(tensors)
     notes = (*contents.notes, *renamed.notes)
+    if colour_order == "BGR":
+        tensors = for_rgb(network, tensors)
+        notes = (*notes, "trained on BGR; the weights of its colours changed places, so that it takes and gives RGB")
+    model.load_state_dict(tensors)
     stored = {str(value.dtype).removeprefix("torch.") for name, value in tensors.items() if value.dtype != own[name].dtype}
     if stored:
         notes = (*notes, f"stored as {', '.join(sorted(stored))}, converted to the network's precision")

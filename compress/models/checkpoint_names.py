@@ -14,26 +14,29 @@ The generators of image translation load under the names of the public pix2pix a
   `model.26`; in GAN Compression's mobile family a block's convolution is `model.10.conv_block.1.conv.0` (depthwise), `.1` and `.2` (1x1)
 - U-Net: `model.model.0`, `model.model.1.model.1`, `model.model.1.model.3.model.1` and so on inwards; outwards `.model.5`, innermost `.model.3`,
   and `model.model.3`
+
+Wav2Lip's networks are named here as in its public files; `lip_checkpoints` says what their shapes tell.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import count
 
 from pydantic import JsonValue
 from torch import Tensor
 
+from mcompress.compress.models import lip_checkpoints
+from mcompress.compress.models.checkpoint_messages import check_layers, first_names
 from mcompress.compress.models.resnet_generator import GROUPS, MULTIPLES
 from mcompress.compress.models.unet_generator import multiples
 from mcompress.errors import CheckpointError
 
 Args = dict[str, JsonValue]
-SHOWN = 5
-"""Keys that a message names."""
 PUBLIC_TRANSLATION = "pix2pix and CycleGAN"
+A_RESNET, A_UNET = "a ResNet generator (pix2pix, CycleGAN)", "a U-Net generator (pix2pix, CycleGAN)"
 OWN = "as the network's own"
 STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
 
@@ -66,12 +69,6 @@ def args_of(network: str, state_dict: Mapping[str, Tensor]) -> Args | None:
     return _ARGS_OF[network](state_dict) if network in _ARGS_OF else None
 
 
-def first_names(names: Iterable[object]) -> str:
-    """The first few names, for a message."""
-    shown = list(islice(names, SHOWN + 1))
-    return ", ".join(f"'{name}'" for name in shown[:SHOWN]) + (", ..." if len(shown) > SHOWN else "")
-
-
 def rrdb_args_of(state_dict: Mapping[str, Tensor]) -> Args:
     """The arguments of `rrdb` (features, blocks, growth) with which these weights fit, from the shapes; any of the three namings.
 
@@ -101,14 +98,14 @@ def resnet_generator_args_of(state_dict: Mapping[str, Tensor]) -> Args:
     blocks = {name.split(".")[1] for name in state_dict if re.match(r"model\.\d+\.conv_block\.", name)}
     third = len(blocks) // GROUPS
     tensors = _translation_names(state_dict, lambda kept: _resnet_names(kept, (third, third, len(blocks) - 2 * third))).tensors
-    _check_layers("a ResNet generator", tensors, ("head.conv", "downs.0.conv", "downs.1.conv", "ups.0.conv", "ups.1.conv", "tail"), state_dict)
+    check_layers(A_RESNET, tensors, ("head.conv", "downs.0.conv", "downs.1.conv", "ups.0.conv", "ups.1.conv", "tail"), state_dict)
     depths = _depths(tensors)
     separable = any(name.endswith(".conv1.depthwise.weight") for name in tensors)
     trunk = int(tensors["downs.1.conv.weight"].shape[0])
     inner = []
     for group, depth in enumerate(depths):
         layers = [f"groups.{group}.{block}.conv1{'.pointwise' if separable else ''}" for block in range(depth)]
-        _check_layers("a ResNet generator", tensors, layers, state_dict)
+        check_layers(A_RESNET, tensors, layers, state_dict)
         found = {int(tensors[f"{layer}.weight"].shape[0]) for layer in layers} or {trunk}
         if len(found) > 1:
             raise CheckpointError(f"the blocks of group {group} have {sorted(found)} channels inside; resnet_generator has one width per group")
@@ -130,7 +127,7 @@ def unet_generator_args_of(state_dict: Mapping[str, Tensor]) -> Args:
     tensors = _translation_names(state_dict, _unet_names).tensors
     downs = next(level for level in count() if f"downs.{level}.conv.weight" not in tensors)
     layers = [f"{way}.{level}.conv" for level in range(max(downs, 2)) for way in ("downs", "ups")]
-    _check_layers("a U-Net generator", tensors, layers, state_dict)
+    check_layers(A_UNET, tensors, layers, state_dict)
     channels = [int(tensors[f"downs.{level}.conv.weight"].shape[0]) for level in range(downs)]
     return {
         **_widths("unet_generator", channels, multiples(downs)),
@@ -145,8 +142,9 @@ _ARGS_OF: dict[str, Callable[[Mapping[str, Tensor]], Args]] = {
     "rrdb": rrdb_args_of,
     "resnet_generator": resnet_generator_args_of,
     "unet_generator": unet_generator_args_of,
+    **lip_checkpoints.ARGS_OF,
 }
-CALLED = {"rrdb": "an RRDBNet", "resnet_generator": "a ResNet generator", "unet_generator": "a U-Net generator"}
+CALLED = {"rrdb": "an RRDBNet", "resnet_generator": "a ResNet generator", "unet_generator": "a U-Net generator", **lip_checkpoints.CALLED}
 """What messages call a network whose arguments its weights tell."""
 
 _BLOCK = r"(\d+)\.(?:RDB|rdb)([123])\.conv([1-5])"
@@ -236,15 +234,6 @@ def _depths(tensors: Mapping[str, Tensor]) -> tuple[int, ...]:
     """Residual blocks per group, from the network's own names."""
     found = [re.match(r"groups\.([012])\.(\d+)\.", name) for name in tensors]
     return tuple(max((int(block[2]) + 1 for block in found if block and int(block[1]) == group), default=0) for group in range(GROUPS))
-
-
-def _check_layers(what: str, tensors: Mapping[str, Tensor], layers: Iterable[str], given: Mapping[str, Tensor]) -> None:
-    missing = [f"{layer}.weight" for layer in layers if f"{layer}.weight" not in tensors or tensors[f"{layer}.weight"].dim() != 4]
-    if missing:
-        raise CheckpointError(
-            f"these are not the weights of {what} (pix2pix, CycleGAN): '{missing[0]}' is missing or of no convolution; "
-            f"the first keys are {first_names(given)}"
-        )
 
 
 def _widths(network: str, channels: Sequence[int], times: Sequence[int]) -> Args:

@@ -15,6 +15,8 @@ TASKS: dict[str, Callable[[Target], Task]] = {
     "translation": lambda target: Translation.from_config(target.data),
     "talking_face": lambda target: TalkingFace.from_config(target.data, target.model.expert),
 }
+ONE_PICTURE = ("super_resolution", "translation")
+"""Those whose networks take a picture and nothing else."""
 
 
 def load_task(target: Target) -> Task:

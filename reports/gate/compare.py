@@ -64,7 +64,7 @@ def _refuse_strangers(baseline: Side, new: Side) -> None:
     ]
     old_files, new_files = files_of(old), files_of(now)
     common = [subject for subject in new_files if subject in old_files]
-    pairs += [(f"input of {name}", list(old_files[name].inputs[0].shape), list(new_files[name].inputs[0].shape)) for name in common]
+    pairs += [pair for name in common for pair in _input_pairs(name, old_files[name], new_files[name])]
     problems = [line for what, one, other in pairs for line in _differences(what, one, other)]
     if not common:
         problems.append(f"files: the baseline has {', '.join(old_files)}, the new bundle {', '.join(new_files)}; none are of one backend and variant")
@@ -74,6 +74,15 @@ def _refuse_strangers(baseline: Side, new: Side) -> None:
             + "\n  ".join(problems)
             + "\nGive the baseline of the same target with --against, or make the new bundle the baseline if the change is meant"
         )
+
+
+def _input_pairs(name: str, old: ModelFile, new: ModelFile) -> list[tuple[str, JsonValue, JsonValue]]:
+    """The shapes of all inputs, in the order of the files; where there are more or fewer of them, their names."""
+    if len(old.inputs) != len(new.inputs):
+        return [(f"inputs of {name}", ", ".join(facts.name for facts in old.inputs), ", ".join(facts.name for facts in new.inputs))]
+    called = [f" {facts.name}" if len(new.inputs) > 1 else "" for facts in new.inputs]
+    both = zip(called, old.inputs, new.inputs, strict=True)
+    return [(f"input{which} of {name}", list(was.shape), list(now.shape)) for which, was, now in both]
 
 
 def _differences(what: str, old: JsonValue, new: JsonValue) -> Iterator[str]:

@@ -36,9 +36,9 @@ def score_network(task: Task, network: nn.Module, pictures: Path | None, name: s
 
 
 def score_baseline(task: Task, pictures: Path) -> Scores:
-    """The trivial reference; also writes inputs and truths."""
+    """The trivial reference; also writes truths and inputs, of those of six channels the face that is to be made, without its reference."""
     for sample in task.held_out():
-        save_picture(sample.picture, task.input_range, pictures / sample.name / "input.png")
+        save_picture(sample.picture[:, :3], task.input_range, pictures / sample.name / "input.png")
         save_picture(sample.truth, task.output_range, pictures / sample.name / "truth.png")
     return _score(task, task.baseline, pictures, task.baseline_name)
 

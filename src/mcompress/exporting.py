@@ -28,7 +28,7 @@ from mcompress.environment import cpu_name, package_versions, thread_count
 from mcompress.errors import MissingBackendError
 from mcompress.evaluate import PARITY_INPUTS, References, Scores, mean, parity_inputs, score_file, scores_of
 from mcompress.export import backend_of
-from mcompress.export.backend import FloatArray, Runner, Written, captured
+from mcompress.export.backend import FloatArray, Port, Runner, Written, captured
 from mcompress.export.bundle import ExportedFile, TestVector
 from mcompress.export.fidelity import fidelity_of, quality_worst
 from mcompress.export.interface import TensorFacts, facts_of
@@ -237,6 +237,13 @@ def _not_executed(config: ExportConfig, plan: PrecisionPlan | None, why: str) ->
     return not_executed(FLOAT_REFERENCE, FLOAT_METRIC, config.float_limit, why)
 
 
+def stated_inputs(ports: tuple[Port, ...], specs: tuple[InputSpec, ...]) -> tuple[TensorFacts, ...]:
+    """What an app must know of the inputs of a file: the first is the picture, in RGB, and what follows it is none (`ModelSpec`)."""
+    picture, *further = zip(ports, specs, strict=True)
+    others = (facts_of(port, value_range=spec.value_range, picture=False, colour_order=None) for port, spec in further)
+    return (facts_of(picture[0], value_range=picture[1].value_range), *others)
+
+
 def _label(written: Written) -> str:
     return "+".join(precision for precision, count in written.precision_counts.items() if count)
 
@@ -249,7 +256,7 @@ def _store(
     network: Network,
     vectors: tuple[list[tuple[FloatArray, ...]], list[FloatArray | None], list[FloatArray]],
 ) -> None:
-    inputs = tuple(facts_of(port, value_range=spec.value_range) for port, spec in zip(written.inputs, network.inputs, strict=True))
+    inputs = stated_inputs(written.inputs, network.inputs)
     outputs = tuple(facts_of(port, value_range=made.task.output_range) for port in written.outputs)
     facts: dict[str, JsonValue] = {
         "record": record.model_dump(mode="json"),

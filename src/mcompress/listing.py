@@ -72,7 +72,7 @@ def _first_line(what: object) -> str:
 
 
 def doctor_rows() -> list[dict[str, str]]:
-    """One row per backend: whether it works here, the version, or the line that installs it."""
+    """One row per backend, and one for video files: whether it works here, the version, or the line that installs it."""
     from mcompress.export import EXPORTERS
 
     rows = []
@@ -84,7 +84,19 @@ def doctor_rows() -> list[dict[str, str]]:
             rows.append({"name": name, "state": "missing", "detail": str(error)})
         else:
             rows.append({"name": name, "state": "ok", "detail": _versions(name)})
-    return rows
+    return [*rows, _video_row()]
+
+
+def _video_row() -> dict[str, str]:
+    """Video files of talking faces, in and out."""
+    from mcompress.compress.tasks.talking_face.containers import require_av
+    from mcompress.environment import package_versions
+
+    try:
+        require_av()
+    except MissingBackendError as error:
+        return {"name": "video", "state": "missing", "detail": str(error)}
+    return {"name": "video", "state": "ok", "detail": f"av {package_versions()['av']}"}
 
 
 def _versions(backend: str) -> str:

@@ -16,7 +16,7 @@ from mcompress.cache import json_digest
 from mcompress.compress.models.spec import InputSpec, ModelSpec
 from mcompress.compress.quantize.given_plan import read_plan
 from mcompress.compress.quantize.plan import PrecisionPlan
-from mcompress.compress.tasks import load_task
+from mcompress.compress.tasks import ONE_PICTURE, load_task
 from mcompress.compress.tasks.task import Task
 from mcompress.compress.teacher import load_network, load_start, load_teacher
 from mcompress.compress.widths import slim_problems
@@ -35,7 +35,7 @@ from mcompress.targets.stages import (
     StageConfig,
 )
 
-STAGE_VERSIONS = {"search": 5, "prune": 5, "distill": 3, "slim": 1, "quantize": 4, "export": 9, "evaluate": 1}
+STAGE_VERSIONS = {"search": 5, "prune": 5, "distill": 3, "slim": 1, "quantize": 4, "export": 9, "evaluate": 1, "perform": 1}
 """Raised by hand when a stage's results change for the same inputs; part of every cache key."""
 STAGE_PACKAGES = {
     "search": ("optuna", "accelerate"),
@@ -111,6 +111,7 @@ class Plan:
             parts["ships_as"] = self.ships_as
             parts["units"] = [unit.model_dump(mode="json") for unit in self.device.chain(self.unit.name)]
         if isinstance(stage, QuantizeConfig):
+            parts["activations"] = stage.activations or self.unit.activations
             parts["units"] = [[unit.model_dump(mode="json") for unit in self.device.chain(name)] for name in self.planned_units]
             if self.given_plan is not None:
                 parts["plan"] = json.loads(self.given_plan.to_json())
@@ -141,7 +142,8 @@ def plan(target: Target) -> Plan:
     teacher = found.of(lambda: _teacher(target, task), "model.teacher")
     start = found.of(lambda: _start(target, teacher), "model.student")
     found.add(*checks.lesson_problems(target, teacher), *slim_problems(target.stages, start[0] if start else None))
-    if teacher and start and not channels:
+    found.add(*(checks.block_problems(target, teacher, start) if teacher and start else ()))
+    if teacher and start and not channels and (task or target.model.task in ONE_PICTURE):  # else it is not known what networks take
         shapes = checks.shape_problems(target, task, teacher, start)
         found.add(*shapes)
         if task and not shapes:

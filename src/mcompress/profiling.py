@@ -270,8 +270,9 @@ def _jobs(asked: Asked) -> tuple[list[Job], dict[str, str]]:
             left_out[file.path] = f"{file.backend} files are measured on Apple's systems with Xcode's performance report; mcompress cannot start it"
             continue
         label = "+".join(precision for precision, count in file.precision_counts.items() if count)
-        shape = tuple(file.inputs[0].shape)
-        jobs.append(Job(asked.source / file.path, file.backend, shape, asked.threads, rules=rules, operators=asked.operators, label=label))
+        shape, *further = (facts.shape for facts in file.inputs)
+        path, operators = asked.source / file.path, asked.operators
+        jobs.append(Job(path, file.backend, shape, asked.threads, rules=rules, operators=operators, label=label, further_shapes=tuple(further)))
     return jobs, left_out
 
 

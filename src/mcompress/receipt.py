@@ -18,7 +18,7 @@ from pydantic import JsonValue
 
 from mcompress.cache import file_digest, json_digest, problem_of
 from mcompress.environment import cpu_name, package_versions, thread_count
-from mcompress.record import Run
+from mcompress.record import VIDEO, Run
 from mcompress.targets.device_files import DEVICE_SUFFIXES
 from mcompress.targets.load import digest
 from mcompress.targets.own_modules import edited_since_loaded, source_digests
@@ -27,7 +27,7 @@ from mcompress.targets.stages import QuantizeConfig
 
 logger = logging.getLogger(__name__)
 NAME = "receipt.json"
-OUTPUTS = ("run.json", "report.html", "target.yaml", "bundle", "samples", "stages")
+OUTPUTS = ("run.json", "report.html", "target.yaml", "bundle", "samples", "stages", VIDEO)
 
 
 Inputs = dict[str, JsonValue]
@@ -121,7 +121,7 @@ def _named_files(target: Target) -> Iterator[Path]:
         yield Path(target.device)
     for folder in target.data.folders:
         yield from _below(folder)
-    for network in (target.model.teacher, target.model.student):
+    for network in (target.model.teacher, target.model.student, target.model.expert):
         if network is not None and network.checkpoint is not None:
             yield network.checkpoint
     for stage in target.stages:

@@ -56,11 +56,10 @@ class _Stepwise:
     """An interpreter that is moved from node to node by hand."""
 
     def __init__(self, interpreter: fx.Interpreter, inputs: Inputs) -> None:
-        self._interpreter, self._inputs = interpreter, inputs
-        interpreter.env = {}
+        self._interpreter = interpreter
+        interpreter.env, interpreter.args_iter = {}, iter(inputs)
 
     def step(self, node: fx.Node) -> None:
-        self._interpreter.args_iter = iter(self._inputs)
         self._interpreter.env[node] = self._interpreter.run_node(node)
 
     def value(self, node: fx.Node) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -65,10 +66,16 @@ def read_recordings(folder: Path, place: str) -> RecordingSet:
     """
     if not folder.is_dir():
         raise PlanError([f"{place}: folder '{folder}' does not exist; give a folder of {_wanted()}"])
-    sources = sorted(path for path in folder.iterdir() if path.is_dir() or path.suffix.lower() in VIDEOS)
+    entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))  # hidden ones are not the user's
+    sources = [path for path in entries if path.is_dir() or path.suffix.lower() in VIDEOS]
+    others = [path.name for path in entries if path not in sources]
     if not sources:
-        raise PlanError([f"{place}: folder '{folder}' holds no clip; it must hold {_wanted()}"])
+        seen = f"'{others[0]}'{f' and {len(others) - 1} other files' if len(others) > 1 else ''}, and no clip" if others else "no clip"
+        raise PlanError([f"{place}: folder '{folder}' holds {seen}; it must hold {_wanted()}"])
     problems, notes = Problems(), list[str]()
+    if others:
+        many = f", the first of {len(others)} such files" if len(others) > 1 else ""
+        notes.append(f"{others[0]}: neither a video ({', '.join(VIDEOS)}) nor a folder of pictures{many}; left out")
     found = [made for source in sources if (made := problems.of(partial(_read, source, place, notes))) is not None]
     if problems.found:
         raise PlanError(problems.found)
@@ -86,7 +93,18 @@ def _read(source: Path, place: str, notes: list[str]) -> Recording:
     if count < len(frames.pictures):
         notes.append(f"{source.name}: its sound ends after {sound.duration_s:.2f} s; the {len(frames.pictures) - count} frames behind are left out")
     notes += [*frames.notes, *sound.notes]
-    return Recording(source.stem, _faces(frames.pictures[:count], source.name, notes), windows_of(sound.samples, count))
+    with _at(place):
+        faces = _faces(frames.pictures[:count], source.name, notes)
+    return Recording(source.stem, faces, windows_of(sound.samples, count))
+
+
+@contextmanager
+def _at(place: str) -> Iterator[None]:
+    """Errors begin with the place."""
+    try:
+        yield
+    except PlanError as error:
+        raise PlanError([f"{place}: {problem}" for problem in error.problems]) from error
 
 
 def _faces(pictures: Tensor, name: str, notes: list[str]) -> Tensor:
@@ -105,12 +123,15 @@ def _sound(source: Path, place: str, notes: list[str]) -> Sound:
         if track is None:
             raise PlanError([f"{place}: '{source.name}' has no sound; lips can only be learned from speech, so give a video with its sound"])
         notes += track.notes
-        return sound_of(track.samples, track.sample_rate_hz, source.name)
+        with _at(place):
+            return sound_of(track.samples, track.sample_rate_hz, source.name)
     files = list(_wavs(source))
     if len(files) != 1:
         seen = f"{len(files)} WAV files" if files else "no WAV file"
         raise PlanError([f"{place}: '{source.name}' holds {seen} beside its pictures; it must hold one, the speech of these frames"])
-    return read_sound(files[0])
+    with _at(place):
+        sound = read_sound(files[0])
+    return Sound(sound.samples, tuple(f"{source.name}/{note}" for note in sound.notes))
 
 
 def _wavs(folder: Path) -> Iterator[Path]:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from mcompress.compress.tasks.talking_face.wav import Floats
 
+__all__ = ["Sound", "read_sound", "sound_of", "write_wav"]
+
 
 def read_sound(path: Path) -> Sound:
     """The sound of a WAV file: 8, 16, 24 or 32-bit integers or 32 or 64-bit floats, any channels, 8 to 192 kHz.
