@@ -12,7 +12,7 @@ from optuna.trial import FixedTrial
 
 from mcompress.compress.cost import operator_table
 from mcompress.compress.models.build import build, build_meta
-from mcompress.compress.models.space import SPACES, WAV2LIP_BLOCKS, WAV2LIP_MULTIPLES, WAV2LIP_STAGES, WAV2LIP_WIDTHS, cut
+from mcompress.compress.models.space import SPACES, WAV2LIP_MOST_BLOCKS, WAV2LIP_STAGES, WAV2LIP_WIDTHS, cut
 from mcompress.compress.models.spec import ModelSpec
 from mcompress.compress.models.wav2lip import QUARTER_WIDTH, WITHOUT_BLOCKS, Wav2Lip
 
@@ -35,7 +35,8 @@ def test_a_candidate_lies_inside_the_largest_network(seed: int) -> None:
 
 
 def test_the_hand_made_cut_is_a_member() -> None:
-    member = SPACE.suggest(FixedTrial({**{f"width{i}": 2 for i in range(19)}, **{f"blocks{i}": 0 for i in range(11)}}))
+    assert sum(SPACE.suggest(FixedTrial({**{f"width{i}": 0 for i in range(19)}, "block0": 4, "block1": 4}))["face_blocks"]) == 1
+    member = SPACE.suggest(FixedTrial({**{f"width{i}": 2 for i in range(19)}, **{f"block{i}": -1 - i for i in range(2)}}))
     assert member == {
         **{name: list(value) for name, value in {**QUARTER_WIDTH, **WITHOUT_BLOCKS}.items()},
         "output_width": 8,
@@ -45,10 +46,11 @@ def test_the_hand_made_cut_is_a_member() -> None:
 
 def test_random_members_take_every_value_and_lie_between_smallest_and_largest() -> None:
     generator = torch.Generator().manual_seed(0)
-    members = [SPACE.random(generator) for _ in range(40)]
+    members = [SPACE.random(generator) for _ in range(200)]
     assert {member["face_widths"][0] for member in members} == set(WAV2LIP_WIDTHS)
-    assert {count for member in members for count in (*member["face_blocks"], *member["decoder_blocks"])} == set(WAV2LIP_BLOCKS)
-    assert len(WAV2LIP_MULTIPLES) == 19
+    blocks = [(*member["face_blocks"], *member["decoder_blocks"]) for member in members]
+    assert {sum(counts) for counts in blocks} == set(range(WAV2LIP_MOST_BLOCKS + 1))
+    assert {stage for counts in blocks for stage, count in enumerate(counts) if count} == set(range(WAV2LIP_STAGES))
     assert all(len(member["face_blocks"]) + len(member["decoder_blocks"]) == WAV2LIP_STAGES for member in members)
     macs = [operator_table(build_meta(ModelSpec("wav2lip", args)), *SHAPES).macs for args in (SPACE.smallest, members[0], SPACE.largest)]
     assert all(low < high for low, high in pairwise(macs))

@@ -58,12 +58,15 @@ BASE_WIDTHS = (6, 8, 10, 12, 16, 20, 24)
 RESNET_DEPTHS, TEACHER_DEPTHS = (1, 2, 3), (4, 5)
 """Residual blocks in each of the three groups, of students, and what a deeper teacher may have besides. The original has three in each."""
 MOST_DOWNS, LEAST_DOWNS = 8, 2
-WAV2LIP_WIDTHS = (2, 3, 4, 6)
+WAV2LIP_WIDTHS = (2, 3, 4, 5)
 """Channels at full resolution; 4 at every stage, without residual blocks, is the compressed form that was published."""
 WAV2LIP_MULTIPLES = (1, 2, 4, 8, 16, 32, 2, 4, 8, 16, 32, 32, 32, 32, 24, 16, 8, 4, 2)
 """Of the six stages of the face, the five of the audio, the seven of the decoder, and the output."""
-WAV2LIP_BLOCKS, WAV2LIP_STAGES = (0, 1), 11
-"""Residual blocks in each of the five stages of the face and the six of the decoder; none in the audio encoder, which counts its layers through."""
+WAV2LIP_STAGES, WAV2LIP_MOST_BLOCKS = 11, 2
+"""Stages that may have a residual block, the five of the face and the six of the decoder, and how many of them at most: on accelerators that wait for
+every layer, such as a Jetson's GPU, each costs as much as doubling all channels. The audio encoder counts its layers through and has none."""
+WAV2LIP_PLACES = tuple(range(-2 * WAV2LIP_STAGES, WAV2LIP_STAGES))
+"""Where a block may go; what is below 0 stands for none, so that it is a third of the proposals that have one."""
 
 
 def _pick(options: Sequence[int], generator: torch.Generator) -> int:
@@ -146,14 +149,20 @@ def _wav2lip_args(widths: Sequence[int], blocks: Sequence[int]) -> Args:
     }  # fmt: skip
 
 
+def _with_blocks(stages: Sequence[int]) -> list[int]:
+    """One residual block in each of these stages; what is no stage adds none."""
+    return [int(stage in stages) for stage in range(WAV2LIP_STAGES)]
+
+
 def _random_wav2lip(generator: torch.Generator) -> Args:
     widths = [_pick(WAV2LIP_WIDTHS, generator) for _ in WAV2LIP_MULTIPLES]
-    return _wav2lip_args(widths, [_pick(WAV2LIP_BLOCKS, generator) for _ in range(WAV2LIP_STAGES)])
+    return _wav2lip_args(widths, _with_blocks([_pick(WAV2LIP_PLACES, generator) for _ in range(WAV2LIP_MOST_BLOCKS)]))
 
 
 def _suggest_wav2lip(trial: BaseTrial) -> Args:
     widths = [WAV2LIP_WIDTHS[trial.suggest_int(f"width{i}", 0, len(WAV2LIP_WIDTHS) - 1)] for i in range(len(WAV2LIP_MULTIPLES))]
-    return _wav2lip_args(widths, [trial.suggest_int(f"blocks{i}", WAV2LIP_BLOCKS[0], WAV2LIP_BLOCKS[-1]) for i in range(WAV2LIP_STAGES)])
+    stages = [trial.suggest_int(f"block{i}", WAV2LIP_PLACES[0], WAV2LIP_PLACES[-1]) for i in range(WAV2LIP_MOST_BLOCKS)]
+    return _wav2lip_args(widths, _with_blocks(stages))
 
 
 SPACES = {
@@ -175,8 +184,8 @@ SPACES = {
     "unet_generator": _unet_space(MOST_DOWNS),
     "wav2lip": SearchSpace(
         network="wav2lip",
-        largest=_wav2lip_args([WAV2LIP_WIDTHS[-1]] * len(WAV2LIP_MULTIPLES), [WAV2LIP_BLOCKS[-1]] * WAV2LIP_STAGES),
-        smallest=_wav2lip_args([WAV2LIP_WIDTHS[0]] * len(WAV2LIP_MULTIPLES), [WAV2LIP_BLOCKS[0]] * WAV2LIP_STAGES),
+        largest=_wav2lip_args([WAV2LIP_WIDTHS[-1]] * len(WAV2LIP_MULTIPLES), [1] * WAV2LIP_STAGES),
+        smallest=_wav2lip_args([WAV2LIP_WIDTHS[0]] * len(WAV2LIP_MULTIPLES), [0] * WAV2LIP_STAGES),
         random=_random_wav2lip,
         suggest=_suggest_wav2lip,
     ),

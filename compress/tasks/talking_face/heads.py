@@ -11,8 +11,8 @@ CENTRE = (48.0, 56.0)
 """The canonical place about which heads turn and grow."""
 SHIFT, ANGLE_DEG, SCALE, ASPECT = 2.5, 4.0, 0.05, 0.03
 """How far a clip's head may stand from the canonical frame: pixels along each axis, degrees, shares."""
-SWAY, SWAY_DEG, SWAY_SCALE = (1.6, 1.1), 2.5, 0.015
-"""How far it moves about that over a clip: pixels across and down, degrees, share."""
+SWAY, SWAY_DEG, SWAY_SCALE = (0.5, 0.4), 0.8, 0.005
+"""How far it moves about that over a clip: pixels across and down, degrees, share. Little: faces are cut out along a box that follows them."""
 SWAY_HZ = (0.12, 0.7)
 
 
@@ -36,10 +36,10 @@ def random_poses(generator: np.random.Generator, frames: int, fps: int) -> NDArr
 
 def random_look(generator: np.random.Generator) -> Look:
     """Lightness, tint, contrast, saturation, and the side that light comes from."""
-    light = float(generator.uniform(0.8, 1.12))
-    tint = generator.uniform(-0.07, 0.07, 3)
+    light = float(generator.uniform(0.88, 1.08))
+    tint = generator.uniform(-0.04, 0.04, 3)
     red, green, blue = (light * (1 + float(one)) for one in tint - tint.mean())
-    across, down = (float(slope) for slope in generator.uniform(-0.3, 0.3, 2))
+    across, down = (float(slope) for slope in generator.uniform(-0.15, 0.15, 2))
     return Look((red, green, blue), float(generator.uniform(0.85, 1.25)), float(generator.uniform(0.7, 1.25)), (across, down))
 
 
