@@ -36,6 +36,7 @@ types: $(STAMP)
 
 benchmarks: $(STAMP)
 	$(BIN)/python tests/benchmarks/training.py
+	$(BIN)/python tests/benchmarks/talking_face.py
 
 clean:
 	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache

@@ -19,6 +19,7 @@ Method = Literal["minmax", "percentile", "mse"]
 
 BINS = 8192
 LEVELS = 256  # of INT8
+SYMMETRIC_STEPS = 127  # of INT8 on each side of zero
 PERCENTILE = 99.99  # share of the values, in percent, that a percentile range covers
 SHRINK_STEPS = 64  # candidates per bound in the search for the least squared error
 SMALLEST_EXPONENT = -100  # of a bin's width, so that the arithmetic stays inside float64's normal numbers
@@ -84,6 +85,13 @@ class Observer:
             low, high = self._least_squares(low, high)
         return low, high
 
+    def magnitude(self, method: Method) -> float:
+        """The largest magnitude that symmetric INT8 should cover. Raises `ValueError` if nothing was observed."""
+        if method == "mse" and self.total:
+            return self._least_squares_magnitude(max(-self.low, self.high))
+        low, high = self.bounds("minmax" if method == "mse" else method)
+        return max(-low, high)
+
     def _percentile(self, low: float, high: float) -> tuple[float, float]:
         """Cut an equal share from both ends, at the outer edge of the bin in which the percentile lies."""
         tail = (100.0 - PERCENTILE) / 200.0 * self.total
@@ -103,3 +111,11 @@ class Observer:
         error = beyond_low[:, None] + beyond_high[None, :] + (self.total - self.zeros) * step**2 / 12
         best_low, best_high = np.unravel_index(int(np.argmin(error)), error.shape)
         return float(lows[best_low]), float(highs[best_high])
+
+    def _least_squares_magnitude(self, largest: float) -> float:
+        """The best of SHRINK_STEPS magnitudes, by the same error; what is clipped is beyond the magnitude on either side of zero."""
+        distances = np.abs((self.edges()[:-1] + self.edges()[1:]) / 2)
+        candidates = largest * np.linspace(1.0, 0.2, SHRINK_STEPS)
+        beyond = np.array([np.sum(self.counts * np.maximum(distances - bound, 0.0) ** 2) for bound in candidates])
+        error = beyond + (self.total - self.zeros) * (candidates / SYMMETRIC_STEPS) ** 2 / 12
+        return float(candidates[int(np.argmin(error))])

@@ -19,7 +19,8 @@ from mcompress.export.backend import FloatArray, Runner
 from mcompress.export.choices import choices_of
 from mcompress.export.comparison import Comparison, write_comparison
 from mcompress.export.interface import TensorFacts
-from mcompress.export.manifest import Content, Manifest, ModelFile, Source, VectorFiles, VectorInput
+from mcompress.export.manifest import Content, Manifest, ModelFile, ProcessingStep, Source, VectorFiles, VectorInput
+from mcompress.export.manifest_speech import Speech
 from mcompress.export.mil import EVALUATOR
 from mcompress.export.parity import INT8_METRIC
 from mcompress.export.replay import Result, digest_of, size_of
@@ -34,6 +35,7 @@ from mcompress.export.stated import (
     scale_of,
     tolerance_of,
 )
+from mcompress.export.talking import face_postprocessing_of, face_preprocessing_of, speech_of, speech_preprocessing_of, streaming_of
 from mcompress.record import ExportRecord, Run
 from mcompress.targets.schema import Target
 
@@ -95,7 +97,8 @@ def write_bundle(
     temporary = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    shipped = tuple(_ship(file, run, temporary) for file in files)
+    speech = speech_of(files[0].inputs) if target.model.task == "talking_face" else None
+    shipped = tuple(_ship(file, run, temporary, speech) for file in files)
     manifest = Manifest(
         name=run.target.name,
         task=target.model.task,
@@ -113,6 +116,8 @@ def write_bundle(
         ),
         files=shipped,
         choose=choices_of([file.record for file in files], run),
+        speech=speech,
+        streaming=None if speech is None else streaming_of(files[0].inputs, files[0].outputs, speech),
     )
     plans = {"precision_plan.json": plan} | {f"precision_plan-{name}.json": one for name, one in (narrower_plans or {}).items()}
     for name, one in plans.items():
@@ -202,7 +207,7 @@ def _load(backend: str, path: Path) -> Runner:
     return module.load(path, threads=1)
 
 
-def _ship(file: ExportedFile, run: Run, bundle: Path) -> ModelFile:
+def _ship(file: ExportedFile, run: Run, bundle: Path, speech: Speech | None) -> ModelFile:
     if not file.inputs or len(file.outputs) != 1:
         raise ExportError(f"{file.path.name} has {len(file.inputs)} inputs and {len(file.outputs)} outputs; test vectors hold inputs and one output")
     destination = bundle / file.path.name
@@ -222,8 +227,8 @@ def _ship(file: ExportedFile, run: Run, bundle: Path) -> ModelFile:
         run_with=default_unit(record),
         inputs=file.inputs,
         outputs=file.outputs,
-        preprocessing={facts.name: preprocessing_of(facts) for facts in file.inputs},
-        postprocessing=postprocessing_of(gave),
+        preprocessing={facts.name: _steps_to(facts, speech) for facts in file.inputs},
+        postprocessing=postprocessing_of(gave) if speech is None else face_postprocessing_of(gave),
         precision_counts=record.precision_counts,
         coverage=record.coverage,
         parity=record.parity,
@@ -239,6 +244,12 @@ def _ship(file: ExportedFile, run: Run, bundle: Path) -> ModelFile:
         vectors=tuple(_write_vector(bundle, file, index) for index in range(len(file.vectors))),
         width=record.width,
     )
+
+
+def _steps_to(took: TensorFacts, speech: Speech | None) -> tuple[ProcessingStep, ...]:
+    if speech is None:
+        return preprocessing_of(took)
+    return speech_preprocessing_of(took, speech) if took.name == speech.input else face_preprocessing_of(took)
 
 
 def _write_vector(bundle: Path, file: ExportedFile, index: int) -> VectorFiles:

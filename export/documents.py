@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from inspect import getsource
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from mcompress.export import replay
 from mcompress.export.fidelity import value_of
 from mcompress.export.manifest import Manifest, ModelFile
+from mcompress.export.standing_alone import TALK, VERIFY, write_scripts
 from mcompress.record import Fidelity, Run
 from mcompress.targets.schema import Measurement, Target
 
@@ -32,11 +31,18 @@ PHOTOGRAPHS = (
     ("china", "scikit-learn", "danielbuechele on Flickr; CC BY 2.0"),
     ("flower", "scikit-learn", "vultilion on Flickr; CC BY 2.0"),
 )
+TALKING_PHOTOGRAPHS = (
+    PHOTOGRAPHS[0],
+    ("grace_hopper", "matplotlib", "portrait of an officer by the United States Navy, whose works are public domain; matplotlib states no terms"),
+)
+"""Of whose faces the embedded clips are made."""
+PACKAGE_TERMS = {"scikit-image": "BSD 3-Clause", "scikit-learn": "BSD 3-Clause", "matplotlib": "Matplotlib License (based on the PSF License)"}
+"""Of the packages that carry them."""
 
 
 def write_documents(folder: Path, manifest: Manifest, run: Run, target: Target) -> None:
-    """Write MODEL_CARD.md, LICENSES, verify.py, and the loaders that the bundle's files need."""
-    (folder / "verify.py").write_text(getsource(replay), encoding="utf-8")
+    """Write MODEL_CARD.md, LICENSES, verify.py, for talking faces talk.py and what it imports, and the loaders that the bundle's files need."""
+    write_scripts(folder, VERIFY if manifest.speech is None else {**VERIFY, **TALK})
     _render("MODEL_CARD.md.j2", folder / "MODEL_CARD.md", manifest, run, target)
     _render("LICENSES.j2", folder / "LICENSES", manifest, run, target)
     backends = {file.backend for file in manifest.files}
@@ -66,7 +72,20 @@ def baseline_title(name: str) -> str:
 
 def holds_photographs(target: Target) -> bool:
     """Whether embedded photographs went into the bundle: translation has drawn scenes of its own, and photographs where the target asks for them."""
-    return target.data.training is None and (target.model.task == "super_resolution" or target.data.embedded == "photographs")
+    return target.data.training is None and (target.model.task != "translation" or target.data.embedded == "photographs")
+
+
+def photographs_of(target: Target) -> tuple[tuple[str, str, str], ...]:
+    """The embedded photographs of the target's task: name, the package that carries it, and what is known of its terms."""
+    return TALKING_PHOTOGRAPHS if target.model.task == "talking_face" else PHOTOGRAPHS
+
+
+def _packages(target: Target) -> dict[str, list[str]]:
+    """Terms -> the packages that carry these photographs under them."""
+    found: dict[str, list[str]] = {}
+    for package in dict.fromkeys(package for _, package, _ in photographs_of(target)):
+        found.setdefault(PACKAGE_TERMS[package], []).append(package)
+    return found
 
 
 def _render(template: str, path: Path, manifest: Manifest, run: Run, target: Target) -> None:
@@ -78,7 +97,8 @@ def _render(template: str, path: Path, manifest: Manifest, run: Run, target: Tar
         manifest=manifest,
         run=run,
         target=target,
-        photographs=PHOTOGRAPHS,
+        photographs=photographs_of(target),
+        packages=_packages(target),
         holds_photographs=holds_photographs(target),
         baseline=baseline_title(run.baseline_name),
         embedded_teacher=target.model.teacher.network == "embedded" and target.model.teacher.checkpoint is None,

@@ -26,7 +26,7 @@ class TensorFacts(BaseModel):
     picture: bool = True
     """Whether it holds a picture, which is made of 8-bit pixels or becomes them."""
     colour_order: Literal["RGB", "BGR"] | None = "RGB"
-    """None where the channels are not colours."""
+    """None where the channels are not colours. Six channels are two pictures, one behind the other, each in this order."""
     scale: float | None = Field(default=None, gt=0)
     zero_point: int | None = None
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from mcompress.export.interface import TensorFacts
+from mcompress.export.manifest_part import Part
+from mcompress.export.manifest_speech import Speech, Streaming
 from mcompress.record import CoverageRecord, Fidelity, ParityRecord, WorstPicture
 from mcompress.targets.schema import How, Measurement
 
@@ -14,12 +16,6 @@ SCHEMA = 2
 """2: test vectors and preprocessing of each input by its name; 1 had one input."""
 ComputedBy = Literal["this file in its runtime", "this file in mcompress's evaluator", "PyTorch"]
 """What computed a number or picture of the manifest. The evaluator executes Core ML files where there is no Core ML."""
-
-
-class Part(BaseModel):
-    """Frozen; unknown keys are errors; no NaN."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
 
 class Runtime(Part):
@@ -44,10 +40,30 @@ class Recommended(Part):
 class ProcessingStep(Part):
     """One step between a picture, or another tensor of the network, and the file's tensor, in order.
 
-    `arguments` are numbers and words, so that any language can follow them.
+    `arguments` are numbers and words, so that any language can follow them. Those of talking faces:
+
+    - `crop_face`: the square that holds the face, resized to `height` x `width`; the middle of its closed mouth is near (`mouth_x`, `mouth_y`);
+    - `mask_rows`: rows `first` to `last`, from 0, become `value`;
+    - `stack`: in channels, the pictures `first` and `second`; what stands before `mask_rows` is done to both, and that to the first alone;
+    - `log_mel`: the window of the frame, `bands` x `columns`, as `speech` says;
+    - `paste_rows`: rows `first` to `last` go back into the square, faded in over `feather` rows, and over as many at its other borders.
     """
 
-    operation: Literal["tile", "colour_order", "scale", "layout", "quantize", "dequantize", "clip", "round"]
+    operation: Literal[
+        "tile",
+        "colour_order",
+        "scale",
+        "layout",
+        "quantize",
+        "dequantize",
+        "clip",
+        "round",
+        "crop_face",
+        "mask_rows",
+        "stack",
+        "log_mel",
+        "paste_rows",
+    ]
     arguments: dict[str, float | int | str]
 
 
@@ -179,10 +195,26 @@ class Manifest(Part):
     choose: tuple[Choice, ...] = ()
     """Of a slimmable network: from slow and best to fast. An app takes the first entry of its runtime whose `within_ms` fits the time that it has,
     the last of its runtime where none does."""
+    speech: Speech | None = None
+    """Of talking faces."""
+    streaming: Streaming | None = None
+    """Of networks that follow a sound as it arrives."""
     contents: tuple[Content, ...] = ()
     manifest_sha256: str = ""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False, populate_by_name=True)
+
+    @model_validator(mode="after")
+    def _files_take_what_is_streamed(self) -> Self:
+        for file in self.files:
+            taken, given = (tuple(facts.name for facts in ports) for ports in (file.inputs, file.outputs))
+            if self.speech is not None and self.speech.input not in taken:
+                raise ValueError(f"speech goes into '{self.speech.input}'; {file.path} takes {', '.join(taken)}")
+            for component in () if self.streaming is None else self.streaming.components:
+                if (component.inputs, component.outputs) != (taken, given):
+                    made = f"{', '.join(component.outputs)} from {', '.join(component.inputs)}"
+                    raise ValueError(f"the component {component.name} makes {made}; {file.path} makes {', '.join(given)} from {', '.join(taken)}")
+        return self
 
     @model_validator(mode="after")
     def _choices_are_files(self) -> Self:

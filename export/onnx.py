@@ -1,13 +1,17 @@
 """ONNX, executed by onnxruntime: INT8 as QDQ, fp16 and fp32 as the types of tensors and weights, each operator as the plan says.
 
 onnxruntime turns quantize/dequantize sandwiches into integer kernels, where it has one (`mcompress.export.tables.onnx_integer`). What it makes of
-fp16 is in `mcompress.export.onnx_reading`; where its integer sums are not exact, and how they become so, in `mcompress.export.onnx_host`. TensorRT
-takes INT8 with zero points of 0 only (NVIDIA/TensorRT issues 2774 and 4698), and plans are asymmetric: what it takes are files of fp16 and fp32.
+fp16 is in `mcompress.export.onnx_reading`; where its integer sums are not exact, and how they become so, in `mcompress.export.onnx_host`.
+
+TensorRT takes INT8 with zero points of 0 only (NVIDIA/TensorRT issues 2774 and 4698), and neither uint8 nor int32. A plan with symmetric activations
+(those for NVIDIA's boards, whose device files declare it) is written in the form that it takes (`mcompress.export.onnx_symmetric`), and the file is
+held against its documented rules (`mcompress.export.onnx_tensorrt`); TensorRT itself does not run here. Of other plans it takes fp16 and fp32 only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +26,10 @@ from mcompress.export.onnx_halving import halve
 from mcompress.export.onnx_naming import mark_operators, name_nodes
 from mcompress.export.onnx_reading import read_back
 from mcompress.export.onnx_rewriting import CONVERSIONS, make_activations_unsigned, move_integers, quantize_biases, strip, turn_weights, unshare
+from mcompress.export.onnx_symmetric import for_zero_points_of_0
+from mcompress.export.onnx_tensorrt import NOT_BUILT, doubts
 from mcompress.targets.exports import OnnxConfig
+from mcompress.targets.schema import Fallback
 
 if TYPE_CHECKING:
     import onnx
@@ -45,7 +52,10 @@ def probe() -> None:
 
 
 def write(config: OnnxConfig, model: nn.Module, examples: Mapping[str, Tensor], plan: PrecisionPlan | None, path_stem: Path) -> Written:
-    """Write `path_stem`.onnx: fp32 without a plan, else each operator as planned. Static shapes, inputs as named, output `output`, NCHW float32."""
+    """Write `path_stem`.onnx: fp32 without a plan, else each operator as planned. Static shapes, inputs as named, output `output`, NCHW float32.
+
+    With symmetric activations `fallbacks` has what TensorRT is documented to refuse of the file, and that it was not asked.
+    """
     probe()
     given = check_examples(examples)
     path = path_stem.with_name(path_stem.name + SUFFIX)
@@ -73,17 +83,25 @@ def write(config: OnnxConfig, model: nn.Module, examples: Mapping[str, Tensor], 
         strip(proto)
         if opset != config.opset:
             proto = _lowered(proto, config.opset)
+        symmetric = plan is not None and plan.activations == "symmetric"
         turn_weights(proto.graph)
-        quantize_biases(proto.graph)
-        unshare(proto.graph)
-        make_activations_unsigned(proto.graph)
-        move_integers(proto.graph)
+        if symmetric:
+            unshare(proto.graph)
+            for_zero_points_of_0(proto.graph)
+        else:
+            quantize_biases(proto.graph)
+            unshare(proto.graph)
+            make_activations_unsigned(proto.graph)
+            move_integers(proto.graph)
         if plan is not None:
             halve(proto, frozenset(operator.name for operator in plan.operators if operator.precision == "fp16"))
         checker.check_model(proto, full_check=True)
         save(proto, str(path))
         written = read_back(path, plan)
         check_inputs(path, examples, written.inputs)
+        if symmetric:
+            unbuilt = Fallback(where=f"export {path.name}", what="TensorRT", reason=NOT_BUILT)
+            written = replace(written, fallbacks=(*written.fallbacks, *doubts(path), unbuilt))
         return written
 
 

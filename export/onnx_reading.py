@@ -172,7 +172,9 @@ def _reads_quantized(graph: OnnxGraph, node: onnx.NodeProto, together: list[onnx
     own = {name for other in together for name in other.output}
     for name in given:
         writer = graph.writers.get(name)
-        beside = name in graph.constants and len(together) > 1 and node.op_type not in MULTIPLIED  # the bias that a step adds
+        # The bias that a step adds, and a factor that is one number.
+        held = graph.constants.get(name)
+        beside = held is not None and node.op_type not in MULTIPLIED and (len(together) > 1 or np.prod(held.dims) == 1)
         if not (name in own or beside or not graph.is_float(name) or (writer is not None and writer.op_type == "DequantizeLinear")):
             return False
     return any(graph.is_float(name) for name in given)

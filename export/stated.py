@@ -59,7 +59,7 @@ def preprocessing_of(took: TensorFacts) -> tuple[ProcessingStep, ...]:
     steps: list[ProcessingStep] = []
     if took.picture:
         low, high = took.value_range
-        height, width = _sides(took)
+        height, width = sides_of(took)
         steps += [
             ProcessingStep(operation="tile", arguments={"height": height, "width": width}),
             *([ProcessingStep(operation="colour_order", arguments={"order": took.colour_order})] if took.colour_order else []),
@@ -155,9 +155,10 @@ def _pictures(model: ModelRecord) -> dict[str, PictureRecord]:
 def scale_of(took: Sequence[TensorFacts], gave: TensorFacts) -> int:
     """How many times the output is as high as the first picture among the inputs, at least 1; 1 without a picture on both sides."""
     picture = next((facts for facts in took if facts.picture), None)
-    return 1 if picture is None or not gave.picture else max(1, _sides(gave)[0] // _sides(picture)[0])
+    return 1 if picture is None or not gave.picture else max(1, sides_of(gave)[0] // sides_of(picture)[0])
 
 
-def _sides(facts: TensorFacts) -> tuple[int, int]:
+def sides_of(facts: TensorFacts) -> tuple[int, int]:
+    """Height and width of a picture."""
     height, width = facts.shape[1:3] if facts.layout == "NHWC" else facts.shape[2:4]
     return height, width

@@ -52,6 +52,14 @@ class PrunedLayer(_Read):
     after: int
 
 
+class RemovedBlock(_Read):
+    """A residual block that pruning removed; the loss is the mean absolute error of the output."""
+
+    block: str
+    loss_increase: float
+    saved_ms: float
+
+
 class OperatorPrecision(_Read):
     """One operator of the precision plan, and what the output is worth when it alone has another precision."""
 
@@ -105,6 +113,9 @@ class StageDetails(_Read):
     before: dict[str, float] = Field(default_factory=dict)
     after: dict[str, float] = Field(default_factory=dict)
     layers: tuple[PrunedLayer, ...] = ()
+    blocks: tuple[RemovedBlock, ...] = ()
+    blocks_before: int = 0
+    """Residual blocks that pruning might have removed."""
     operators: tuple[OperatorPrecision, ...] = Field(default=(), validation_alias=AliasChoices("operators", "sensitivity"))
     given: bool = False
     """The plan was given with the target instead of being made."""

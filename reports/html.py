@@ -22,6 +22,7 @@ from mcompress.reports.labels import label_part
 from mcompress.reports.pictures import WorstPlace, photographs, worst_place
 from mcompress.reports.precision import precision_part, triple
 from mcompress.reports.strips import strips
+from mcompress.reports.talking import talking_part
 from mcompress.reports.widths import width_table
 from mcompress.targets.schema import Fallback, How, Measurement
 
@@ -111,6 +112,7 @@ def write_report(folder: Path) -> Path:
         sample_count=count + row_count,
         samples=wording.samples(run),
         labels=label_part(run, folder),
+        talking=talking_part(run, folder),
         widths=width_table(run),
         compressed_by=wording.quality_source(run, "compressed") if "compressed" in run.models else "",
         models=wording.models_of(run),
@@ -131,7 +133,7 @@ def write_report(folder: Path) -> Path:
         search=search_part(run, details),
         taught=taught_part(run, details),
         curves=training_parts(details),
-        pruned=[(name, found) for name, found in details.items() if found.layers],
+        pruned=[(name, found) for name, found in details.items() if found.layers or found.blocks],
         precision=precision_part(run, details),
         fallbacks=fallback_groups(wording.all_fallbacks(run)),
         fallback_count=len(wording.all_fallbacks(run)),

@@ -20,7 +20,7 @@ METRICS: Mapping[str, tuple[str, str]] = {
 }
 SAMPLES: Mapping[str, str] = {"super_resolution": "photographs"}
 """Task -> what its held-out samples are; of others, pictures."""
-SAME_SIZE = frozenset({"translation"})
+SAME_SIZE = frozenset({"translation", "talking_face"})
 """Tasks whose outputs are as large as their inputs."""
 BUDGET_NAMES: Mapping[str, str] = {
     "latency_ms": "latency, ms",

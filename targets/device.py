@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from mcompress.errors import TargetError
+from mcompress.targets.activations import Activations
 from mcompress.targets.names import unknown_name
 from mcompress.targets.operators import Kind, Runtime
 from mcompress.targets.speeds import KINDS, MULTIPLYING, Boundary, Facts, Name, Positive, PrecisionName, Record, Source, Speeds
@@ -26,6 +27,12 @@ def _all_kinds(value: object) -> object:
 Kinds = Annotated[tuple[Kind, ...], BeforeValidator(_all_kinds)]
 
 
+class Int8Activations(Record):
+    """Which INT8 activations the unit's runtime takes."""
+
+    scheme: Activations
+
+
 class Unit(Facts):
     """One compute unit: what it can run, at which precision it really computes, and its speed."""
 
@@ -38,6 +45,11 @@ class Unit(Facts):
     """Precision of the file -> precision of arithmetic and memory on the unit: a GPU runs INT8 files in FP16."""
     capability: Record | None = None
     """How it is known what the unit runs and computes in; None where the file does not say."""
+    builds_from: tuple[str, ...] = ()
+    """Backends whose files a compiler on the device builds an engine for this unit from (TensorRT: onnx); no other files reach it. Empty for units
+    that runtimes reach with their own delegates."""
+    int8_activations: Int8Activations | None = None
+    """None where the unit takes any zero points, as most do."""
     fallback_unit: Name | None = None
     fuses: Runtime | None = None
     """The runtime whose operators compute only some activations (`targets.operators.FUSES`); None for one that computes all of them."""
@@ -61,6 +73,11 @@ class Unit(Facts):
         return self
 
     @property
+    def activations(self) -> Activations:
+        """How the quantize stage plans INT8 activations for this unit, unless it is told otherwise."""
+        return "asymmetric" if self.int8_activations is None else self.int8_activations.scheme
+
+    @property
     def channel_alignment(self) -> int:
         """The number of channels that every precision of the unit processes without waste: the largest group."""
         return max(speeds.alignment.outputs for speeds in self.speeds.values())
@@ -81,6 +98,8 @@ class Unit(Facts):
         yield "boundary", self.boundary
         if self.capability is not None:
             yield "capability", self.capability
+        if self.int8_activations is not None:
+            yield "int8_activations", self.int8_activations
         for precision, speeds in self.speeds.items():
             yield from ((f"speeds.{precision}.{place}", record) for place, record in speeds.records().items())
 

@@ -15,9 +15,11 @@ def unit_of(config: Export, device: Device, wanted: Unit) -> Unit | None:
     """Where a backend's files run on a device: on the unit that the target wants if they reach it, else on the first that they do reach."""
     if device.os not in config.systems:
         return None
-    if wanted.name in config.units:
+    built = [name for name, unit in device.units.items() if config.backend in unit.builds_from]
+    reached = [*built, *(name for name in config.units if name in device.units and not device.units[name].builds_from)]
+    if wanted.name in reached:
         return wanted
-    return next((device.units[name] for name in config.units if name in device.units), None)
+    return device.units[reached[0]] if reached else None
 
 
 def reached_units(configs: Sequence[Export], device: Device, wanted: Unit) -> tuple[str, ...]:

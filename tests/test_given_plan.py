@@ -154,8 +154,7 @@ def test_what_cannot_be_done_is_named(fitting: PrecisionPlan, graph: fx.GraphMod
         check_plan(edited(fitting, "sigmoid", precision="int8"), graph)
     with pytest.raises(StageError, match="'relu' is fp32, and 'conv2d', into which it is fused, is int8"):
         check_plan(edited(fitting, "relu", precision="fp32"), graph)
-    with pytest.raises(StageError, match="'pixel_shuffle' is fp16 in the plan, but all that it reads and is read by is INT8"):
-        check_plan(edited(enclosing, "pixel_shuffle", precision="fp16"), enclosed)
+    check_plan(edited(enclosing, "pixel_shuffle", precision="fp16"), enclosed)  # float between INT8 operators is for the backends to write
     rest = {name: found for name, found in fitting.ranges.items() if name != "conv2d_1"}
     with pytest.raises(StageError, match="'conv2d_1' is INT8 and the plan has no range for 'conv2d_1'"):
         check_plan(replace(fitting, ranges=rest), graph)

@@ -28,9 +28,11 @@ from mcompress.errors import UsageError
 from mcompress.estimating import estimate_model
 from mcompress.targets.connect.facts import parse_facts
 from mcompress.targets.device_files import list_devices, load_device
+from mcompress.targets.exports import OnnxConfig, TFLiteConfig
 from mcompress.targets.identity import contradiction
 from mcompress.targets.latency import estimate
 from mcompress.targets.precision_latency import precision_latency
+from mcompress.targets.reach import unit_of
 from mcompress.targets.speeds import PrecisionName
 from mcompress.unit_validations import unit_validations
 
@@ -313,3 +315,14 @@ def test_a_board_is_told_from_its_neighbours(board: str, says: str, refused: str
 
 def test_they_are_listed() -> None:
     assert set(BOARDS) <= set(list_devices())
+
+
+def test_only_onnx_files_reach_the_gpu_of_a_jetson() -> None:
+    """TensorRT builds engines from ONNX; what LiteRT's GPU delegate would take there is not what was published."""
+    device = load_device("jetson-xavier-nx")
+    gpu, cpu = device.unit("gpu"), device.unit("cpu")
+    assert unit_of(OnnxConfig(), device, gpu) is gpu
+    assert unit_of(TFLiteConfig(), device, gpu) is cpu
+    assert unit_of(TFLiteConfig(), load_device("jetson-nano"), load_device("jetson-nano").unit("gpu")) is None
+    phone = load_device("snapdragon865")
+    assert unit_of(TFLiteConfig(), phone, phone.unit("gpu")) is phone.unit("gpu")

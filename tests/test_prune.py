@@ -13,7 +13,8 @@ from torch import nn
 from mcompress.compress.cost import operator_table
 from mcompress.compress.models.build import build
 from mcompress.compress.models.spec import ModelSpec
-from mcompress.compress.prune import Candidate, prune
+from mcompress.compress.prune import prune
+from mcompress.compress.prune_channels import Candidate
 from mcompress.targets.stages import PruneConfig
 
 SHAPE = (1, 3, 32, 32)

@@ -18,6 +18,7 @@ from test_divergence import break_onnx, break_package, break_tflite
 from tiny_bundle import a_run, a_target, export_record, replay_in
 from torch import Tensor, nn
 
+from mcompress.compress.models.spec import InputSpec
 from mcompress.compress.models.wav2lip import WITHOUT_BLOCKS, wav2lip
 from mcompress.compress.quantize.calibrating import calibrate
 from mcompress.compress.quantize.halves import half_constants, half_simulated
@@ -37,6 +38,7 @@ from mcompress.export.manifest import Manifest
 from mcompress.export.parity import Halved, own_agreement_db
 from mcompress.export.profile import profile
 from mcompress.export.proof import Networks, proven, worst_input
+from mcompress.exporting import stated_inputs
 from mcompress.targets.exports import CoreMLConfig, ExecuTorchConfig, ExportConfig, OnnxConfig, TFLiteConfig
 
 CONFIGS: dict[str, ExportConfig] = {"onnx": OnnxConfig(), "tflite": TFLiteConfig(), "coreml": CoreMLConfig(), "executorch": ExecuTorchConfig()}
@@ -270,10 +272,8 @@ def test_the_wrong_operator_of_an_executorch_file_is_named(tmp_path: Path, monke
 def shipped(made: Made) -> ExportedFile:
     """With a vector, as a run makes it; the sound is no picture."""
     (values,) = made.case.inputs(1)
-    inputs = tuple(
-        facts_of(port, value_range=span, picture=not index, colour_order=None)
-        for index, (port, span) in enumerate(zip(made.written.inputs, made.case.ranges, strict=True))
-    )
+    specs = zip(made.case.shapes.items(), made.case.ranges, strict=True)
+    inputs = stated_inputs(made.written.inputs, tuple(InputSpec(name, shape, span) for (name, shape), span in specs))
     variant = "float" if made.plan is None else "mixed"
     record = export_record(made.written.path, backend=made.backend, variant=variant, precision_counts=made.written.precision_counts)
     outputs = tuple(facts_of(port) for port in made.written.outputs)
@@ -301,7 +301,11 @@ def test_a_bundle_carries_and_replays_every_input(make: Make, tmp_path: Path) ->
         for given, facts, value in zip(vector.inputs, file.inputs, files[BACKENDS.index(backend)].vectors[0].inputs, strict=True):
             assert np.array_equal(np.load(folder / given.npy), value)
             assert (folder / given.bin).stat().st_size == np.prod(facts.shape) * np.dtype(facts.dtype).itemsize
-    assert [step.operation for step in of["onnx"].preprocessing["face"]] == ["tile", "scale", "layout"]
+    for file in of.values():
+        face, audio = file.inputs
+        assert (face.picture, face.colour_order, face.value_range) == (True, "RGB", (0.0, 1.0))
+        assert (audio.picture, audio.colour_order, audio.value_range) == (False, None, (-4.0, 4.0))
+    assert [step.operation for step in of["onnx"].preprocessing["face"]] == ["tile", "colour_order", "scale", "layout"]
     assert [step.operation for step in of["onnx"].preprocessing["audio"]] == ["layout"]
     assert [step.operation for step in of["tflite"].preprocessing["audio"]] == ["layout", "quantize"]
     assert of["onnx"].vectors[0].inputs == of["executorch"].vectors[0].inputs, "files that take the same share it"

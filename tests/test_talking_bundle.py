@@ -28,8 +28,9 @@ from mcompress.compress.tasks.talking_face import finding, mel
 from mcompress.compress.tasks.talking_face.face_search import Box, cut_face
 from mcompress.compress.tasks.talking_face.mel import MelSettings, log_mel, mel_windows, window_start
 from mcompress.compress.tasks.talking_face.mp4 import Mp4, writing
-from mcompress.compress.tasks.talking_face.recordings import Recording, windows_of
+from mcompress.compress.tasks.talking_face.recordings import Recording
 from mcompress.compress.tasks.talking_face.task import example
+from mcompress.compress.tasks.talking_face.windows import windows_of
 from mcompress.errors import ExportError
 from mcompress.export import replay
 from mcompress.export import talk as script
@@ -283,7 +284,7 @@ def test_faces_are_found_and_cut_as_in_training(given_files: Path) -> None:
     assert note.startswith("face.png: the face was found by scikit-image's cascade, at ")
     beyond, _ = face_box(shown, "-30,-20,301", 96, "face.png", "--box")
     assert beyond == Box(-30, -20, 301)
-    with pytest.raises(Refused, match="--box -160,-160,520 does not fit face.png, .* and its side 32 to 512"):
+    with pytest.raises(Refused, match=r"--box -160,-160,520 does not fit face\.png, .* and its side 32 to 512"):
         face_box(shown, "-160,-160,520", 96, "face.png", "--box")
     boxes = (BOX, Box(-30.5, -20, 301), exact)
     for box in boxes:

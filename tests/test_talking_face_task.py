@@ -13,9 +13,10 @@ from PIL import Image
 from mcompress.compress.tasks.talking_face import recordings
 from mcompress.compress.tasks.talking_face.clips import CLIPS, synthetic_clip
 from mcompress.compress.tasks.talking_face.embedded import DRAWN_BY, embedded, recording
-from mcompress.compress.tasks.talking_face.recordings import SETTINGS, Recording, RecordingSet, digest_of, read_recordings
+from mcompress.compress.tasks.talking_face.recordings import Recording, RecordingSet, digest_of, read_recordings
 from mcompress.compress.tasks.talking_face.sound import write_wav
 from mcompress.compress.tasks.talking_face.task import HELD_OUT_PER_CLIP, LEAST_APART, MASKED_FROM, TalkingFace
+from mcompress.compress.tasks.talking_face.windows import SETTINGS, windows_of
 from mcompress.errors import PlanError
 from mcompress.targets.schema import DataConfig
 
@@ -136,7 +137,7 @@ def test_folders_of_pictures_and_sound_are_read(tmp_path: Path) -> None:
     own = synthetic_clip(3000, 1.0)
     found = next(one for one in (*task.training, *task.validation) if one.name == "one")
     in_16_bits = np.minimum(np.rint(own.samples * 32768.0), 32767).astype(np.float32) / 32768
-    assert torch.equal(found.windows, recordings.windows_of(in_16_bits, 25)), "exactly the sound of the file"
+    assert torch.equal(found.windows, windows_of(in_16_bits, 25)), "exactly the sound of the file"
     assert digest_of([found]) != digest_of(list(task.held_out_recordings))
     assert torch.equal(found.faces, own.frames), "frames of 96x96 pixels are faces already"
     assert any(note.startswith("one: its frames are 96x96 pixels and are taken as faces that have been cut out already") for note in task.skipped)

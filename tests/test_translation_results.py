@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from comparing_trainings import Results, steps_in_time
+from translation import Training, of, read
 
 ROOT = Path(__file__).parent.parent
 FOUND = json.loads((ROOT / "tests" / "benchmarks" / "results" / "translation.json").read_text(encoding="utf-8"))
@@ -51,6 +53,31 @@ def test_rows_follow_from_the_trainings() -> None:
         if one["at"] == LONGER and one["labels"] < 1.0:
             rival = row(WITH_ORIGINAL if "original" in one["way"] else SEMI_SUPERVISED, one["labels"])
             assert one["seconds"] == pytest.approx(rival["seconds"], rel=WITHIN)
+
+
+def test_a_benchmark_that_is_run_again_knows_what_was_done(tmp_path: Path) -> None:
+    path = tmp_path / "translation.json"
+    path.write_text(json.dumps(FOUND, indent=1) + "\n", encoding="utf-8")
+    results = Results(path, read, {}, again=False)
+    wanted = [Training(SEMI_SUPERVISED, 0.25, seed, STEPS) for seed in range(3)]
+    assert not list(results.complete(wanted, _never, 1))
+    assert [one.db for one in of(results, SEMI_SUPERVISED, 0.25, STEPS)] == row(SEMI_SUPERVISED, 0.25)["each_db"]
+    results.save()
+    assert json.loads(path.read_text(encoding="utf-8")) == FOUND
+
+
+def _never(training: object) -> Any:
+    raise AssertionError(f"{training} was run again")
+
+
+@pytest.mark.parametrize(
+    ("own_s", "rival_s", "tried", "steps"),
+    [(10.0, 20.0, (), 1200), (10.0, 20.2, (), 1200), (10.0, 20.0, (1150,), 1150), (10.0, 20.0, (1000,), 1200), (10.0, 0.1, (), 6)],
+)
+def test_equal_time_is_counted_in_steps_that_were_taken_before_where_they_are_near(
+    own_s: float, rival_s: float, tried: tuple[int, ...], steps: int
+) -> None:
+    assert steps_in_time(600, own_s, rival_s, tried) == steps
 
 
 @pytest.mark.parametrize(("way", "at"), [(PIX2PIX, STEPWISE), (L1, STEPWISE), (PIX2PIX, LONGER), (L1, LONGER), (PLAIN, LONGER)])

@@ -15,6 +15,7 @@ from mcompress.compress.quantize.representable import representable
 from mcompress.compress.tasks.task import Inputs, Sample
 from mcompress.compress.train import Progress
 from mcompress.errors import StageError
+from mcompress.targets.activations import Activations
 
 RANGE_TOLERANCE = 1e-3
 """Calibration inputs may leave the network's input range by this share of it, as what was resampled does."""
@@ -55,11 +56,18 @@ def _check(value: Tensor, spec: InputSpec, where: str) -> None:
 
 
 def calibrate(
-    module: fx.GraphModule, samples: Iterator[Inputs], method: Method, input_ranges: Sequence[tuple[float, float]], total: int, progress: Progress
+    module: fx.GraphModule,
+    samples: Iterator[Inputs],
+    method: Method,
+    input_ranges: Sequence[tuple[float, float]],
+    total: int,
+    progress: Progress,
+    activations: Activations = "asymmetric",
 ) -> tuple[dict[str, ActivationRange], int]:
     """One pass over `samples`: the range of every tensor that an INT8 operator could read or write, by node name; and the number of samples.
 
-    The network's inputs have exactly `input_ranges`. Raises `StageError` for NaN or infinite activations, and if there is no sample.
+    The network's inputs have exactly `input_ranges`; with symmetric `activations`, the least magnitude that holds them. Raises `StageError` for NaN
+    or infinite activations, and if there is no sample.
     """
     groups = kinds.scale_groups(module.graph)
     observed = {node: representative for node, representative in groups.items() if _needs_observer(node)}
@@ -73,7 +81,8 @@ def calibrate(
             progress(seen, total, "")
     if seen == 0:
         raise StageError("the task gave no calibration samples; quantization needs at least one")
-    bounds = {representative: observer.bounds(method) for representative, observer in observers.items()}
+    symmetric = activations == "symmetric"
+    bounds = {one: _mirrored(observer.magnitude(method)) if symmetric else observer.bounds(method) for one, observer in observers.items()}
     placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
     for node, (least, greatest) in zip(placeholders, input_ranges, strict=True):
         representative = groups.get(node, node)
@@ -82,11 +91,17 @@ def calibrate(
         groups[node] = representative
     picture = groups[placeholders[0]]  # what else a network takes has no grey levels
     ranges = {
-        representative: (ActivationRange.of_pictures if representative is picture else ActivationRange.from_bounds)(*limits)
+        representative: ActivationRange.from_magnitude(max(-limits[0], limits[1]))
+        if symmetric
+        else (ActivationRange.of_pictures if representative is picture else ActivationRange.from_bounds)(*limits)
         for representative, limits in bounds.items()
     }
     found = {node.name: ranges[groups[node]] for node in groups if groups[node] in bounds}
     return representable(module, found), seen
+
+
+def _mirrored(magnitude: float) -> tuple[float, float]:
+    return -magnitude, magnitude
 
 
 def _needs_observer(node: fx.Node) -> bool:

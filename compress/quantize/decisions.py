@@ -15,6 +15,7 @@ from mcompress.compress.quantize import kinds
 from mcompress.compress.quantize.plan import ActivationRange, PlannedOperator, Precision, PrecisionPlan
 from mcompress.compress.quantize.sensitivity import Sensitivity
 from mcompress.errors import StageError
+from mcompress.targets.activations import Activations
 from mcompress.targets.device import Device
 from mcompress.targets.operators import OperatorTable
 from mcompress.targets.precision_latency import PrecisionLatency, precision_latency
@@ -173,8 +174,9 @@ def plan_of(
     ranges: Mapping[str, ActivationRange],
     reasons: Sequence[str],
     sensitivity: Sensitivity,
+    activations: Activations = "asymmetric",
 ) -> PrecisionPlan:
-    """The plan that says what was `chosen`; `reasons` has one for each decision."""
+    """The plan that says what was `chosen`; `reasons` has one for each decision. `ranges` were calibrated for `activations`."""
     of_node = {name: position for position, decision in enumerate(problem.decisions) for name in decision.nodes}
     planned = []
     needed: set[str] = set()
@@ -187,7 +189,7 @@ def plan_of(
         )
         if precision == "int8":
             needed.update((node.name, *(source.name for source in kinds.activations(node))))
-    return PrecisionPlan(tuple(planned), {name: found for name, found in ranges.items() if name in needed})
+    return PrecisionPlan(tuple(planned), {name: found for name, found in ranges.items() if name in needed}, activations)
 
 
 def _owners(module: fx.GraphModule) -> dict[fx.Node, fx.Node]:

@@ -31,6 +31,7 @@ def plan_details(
         "quality_lost": _rounded(final.lost),
         "sensitivity_samples": sensitivity.samples,
         "range": config.range,
+        "activations": plan.activations,
         "goal": config.goal,
         "within": config.within,
         "least_sqnr_db": config.least_sqnr_db,

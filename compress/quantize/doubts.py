@@ -11,6 +11,7 @@ from mcompress.compress.quantize import kinds
 from mcompress.compress.quantize.choosing import Choice, Floor, Tried
 from mcompress.compress.quantize.decisions import Problem
 from mcompress.compress.quantize.plan import PrecisionPlan
+from mcompress.targets.device import Unit
 from mcompress.targets.schema import Fallback
 from mcompress.targets.stages import QuantizeConfig
 
@@ -31,6 +32,17 @@ def doubts_about_plan(config: QuantizeConfig, module: fx.GraphModule, problem: P
         yield Fallback(where="quantize", what="proof of the precision plan", reason=reason)
     elif not math.isfinite(choice.taken.solution.gap):
         yield Fallback(where="quantize", what="proof of the precision plan", reason="the solver was stopped before it had any bound to prove it with")
+
+
+def doubts_about_activations(plan: PrecisionPlan, unit: Unit) -> Iterator[Fallback]:
+    """Zero points that the unit's runtime does not take."""
+    moved = [name for name, found in plan.ranges.items() if found.zero_point]
+    if unit.activations == "symmetric" and plan.counts()["int8"] and moved:
+        reason = (
+            f"{unit.title} takes INT8 with zero points of 0 only, and {len(moved)} of the plan's {len(plan.ranges)} tensors have others: its runtime "
+            "refuses the mixed file. Leave activations, or plan, out of the quantize stage"
+        )
+        yield Fallback(where="quantize", what="zero points", reason=reason)
 
 
 def doubt_about_recovery(config: QuantizeConfig, before: Tried, after: Tried) -> Fallback | None:

@@ -83,11 +83,6 @@ def _impossible(plan: PrecisionPlan, module: fx.GraphModule) -> Iterator[str]:
                 "the two have one precision"
             )
         if node.name not in int8:
-            if not fused and _enclosed(node, int8):
-                yield (
-                    f"'{node.name}' is {plan.precision_of(node.name)} in the plan, but all that it reads and is read by is INT8, which no "
-                    "file can say: make it int8, or one of these float"
-                )
             continue
         why = kinds.why_float(head)
         if why is not None:
@@ -101,13 +96,6 @@ def _impossible(plan: PrecisionPlan, module: fx.GraphModule) -> Iterator[str]:
             yield f"'{node.name}' is INT8 and the plan has no range for {', '.join(repr(name) for name in missing)}"
         elif not fused and kinds.group_of(node) in ("moving", "clamping") and len({plan.ranges[name] for name in tensors}) > 1:
             yield f"'{node.name}' ({kinds.kind_of(node)}) keeps the scale of what it reads, but the ranges of {', '.join(tensors)} are not equal"
-
-
-def _enclosed(head: fx.Node, int8: frozenset[str]) -> bool:
-    """Whether an operator without weights lies between INT8 operators on all sides, where every runtime computes it in INT8."""
-    end = kinds.fused_activation(head) or head
-    others = [*kinds.activations(head), *end.users]
-    return kinds.group_of(head) not in (None, "weighted") and bool(end.users) and all(other.name in int8 for other in others)
 
 
 def assigned(plan: PrecisionPlan, problem: Problem) -> Choice:

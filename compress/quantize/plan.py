@@ -48,8 +48,7 @@ class ActivationRange:
     def from_magnitude(cls, magnitude: float) -> ActivationRange:
         """Symmetric parameters for [-magnitude, magnitude], which are -127 and 127; zero is 0. The scale is a float32.
 
-        Of 8-bit pictures from 0 to 1, or -1 to 1, no value lies half way between two steps: of 255 x 2k = 254 x (2n + 1) one side is odd once both
-        are halved.
+        No value v of an 8-bit picture from 0 to 1, or -1 to 1, lies half way between two steps: in 254 v = 255 (2n + 1) one side is even, one odd.
         """
         return cls(float(np.float32(max(magnitude / INT8_MAX, SMALLEST_SCALE))), 0)
 

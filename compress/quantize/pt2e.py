@@ -84,7 +84,7 @@ class PlanQuantizer(Quantizer):  # type: ignore[misc]  # torchao ships no types
 
 
 def activation_spec(found: ActivationRange) -> FixedQParamsQuantizationSpec:
-    """A fixed asymmetric INT8 scale, per tensor."""
+    """A fixed INT8 scale and zero point, per tensor."""
     return FixedQParamsQuantizationSpec(
         dtype=torch.int8,
         scale=found.scale,

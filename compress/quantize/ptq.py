@@ -19,7 +19,7 @@ from mcompress.compress.quantize.calibrating import calibrate, checked
 from mcompress.compress.quantize.choosing import Choice, Floor, Run, Tried, best_within, fastest_within, runner
 from mcompress.compress.quantize.decisions import Problem, named_table, plan_of, problem_of
 from mcompress.compress.quantize.details import details_of_given, plan_details, recovery_details
-from mcompress.compress.quantize.doubts import doubt_about_recovery, doubts_about_plan
+from mcompress.compress.quantize.doubts import doubt_about_recovery, doubts_about_activations, doubts_about_plan
 from mcompress.compress.quantize.given_plan import assigned, check_plan, doubts_about_given, network_for
 from mcompress.compress.quantize.greedy import greedy
 from mcompress.compress.quantize.keeping import kept_operators
@@ -37,6 +37,7 @@ from mcompress.compress.tasks.task import Inputs, Sample
 from mcompress.compress.train import CheckpointStore, Progress
 from mcompress.errors import StageError, UsageError
 from mcompress.record import HIGHEST_DB
+from mcompress.targets.activations import Activations
 from mcompress.targets.operators import OperatorTable
 from mcompress.targets.schema import Measurement
 from mcompress.targets.stages import QuantizeConfig
@@ -55,8 +56,10 @@ def quantize(config: QuantizeConfig, context: StageContext) -> StageOutput:
         return (sample.inputs for sample in _samples(config.samples, context))
 
     input_ranges = [one.value_range for one in context.spec.inputs]
-    ranges, seen = calibrate(original, inputs(), config.range, input_ranges, config.samples, context.progress("calibrate"))
-    first = recover(_options(config, context), original, uniform_plan(original, ranges), inputs, context.seed, *_work(context, "recover"))
+    activations = given.activations if given is not None else config.activations or context.unit.activations
+    ranges, seen = calibrate(original, inputs(), config.range, input_ranges, config.samples, context.progress("calibrate"), activations)
+    all_int8 = uniform_plan(original, ranges, activations=activations)
+    first = recover(_options(config, context), original, all_int8, inputs, context.seed, *_work(context, "recover"))
     module, ranges = first.module, first.ranges
 
     def measured() -> str:
@@ -65,12 +68,13 @@ def quantize(config: QuantizeConfig, context: StageContext) -> StageOutput:
         return measure_sensitivity(small, samples, ranges, quality, count, context.progress("sensitivity")).to_json()
 
     # A plan that is given is not chosen, so nothing is measured for choosing it.
-    sensitivity = Sensitivity() if given is not None else Sensitivity.from_json(context.remember("sensitivity", _sensitivity_key(config), measured))
+    depends_on = _sensitivity_key(config, activations)
+    sensitivity = Sensitivity() if given is not None else Sensitivity.from_json(context.remember("sensitivity", depends_on, measured))
     table = named_table(module, *shapes)
     problem = problem_of(module, table, ranges, sensitivity, context.device, context.planned_units, keep=kept)
 
     def plan_for(chosen: Sequence[Precision], reasons: Sequence[str] | None = None) -> PrecisionPlan:
-        return plan_of(module, problem, chosen, ranges, reasons or [""] * len(problem.decisions), sensitivity)
+        return plan_of(module, problem, chosen, ranges, reasons or [""] * len(problem.decisions), sensitivity, activations)
 
     # Plans are judged on samples that nothing was fitted to or measured on.
     def fresh() -> Iterator[Sample]:
@@ -105,6 +109,7 @@ def quantize(config: QuantizeConfig, context: StageContext) -> StageOutput:
     else:
         details = details_of_given(details)
         fallbacks = list(doubts_about_given(problem, choice, final, Floor(config.within, config.least_sqnr_db)))
+    fallbacks += doubts_about_activations(plan, context.unit)
     return StageOutput(
         model,
         context.spec,
@@ -165,9 +170,10 @@ def _reduced(model: nn.Module, module: fx.GraphModule, shapes: tuple[tuple[int, 
     return module, shape
 
 
-def _sensitivity_key(config: QuantizeConfig) -> dict[str, JsonValue]:
+def _sensitivity_key(config: QuantizeConfig, activations: Activations) -> dict[str, JsonValue]:
     """What the sensitivities depend on besides the network, the data and the seed."""
-    return config.model_dump(mode="json", include={"samples", "range", "recover", "sensitivity_samples", "sensitivity_size"})
+    own = config.model_dump(mode="json", include={"samples", "range", "recover", "sensitivity_samples", "sensitivity_size"})
+    return own if activations == "asymmetric" else {**own, "activations": activations}
 
 
 def _choose(config: QuantizeConfig, problem: Problem, sensitivity: Sensitivity, run: Run) -> Choice:

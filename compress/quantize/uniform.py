@@ -8,10 +8,16 @@ from torch import fx
 
 from mcompress.compress.quantize import kinds
 from mcompress.compress.quantize.plan import ActivationRange, PlannedOperator, Precision, PrecisionPlan
+from mcompress.targets.activations import Activations
 
 
-def uniform_plan(module: fx.GraphModule, ranges: Mapping[str, ActivationRange], otherwise: Precision = "fp16") -> PrecisionPlan:
-    """INT8 for every operator of `module` that can be INT8 and whose tensors all have a range; `otherwise` for the others."""
+def uniform_plan(
+    module: fx.GraphModule, ranges: Mapping[str, ActivationRange], otherwise: Precision = "fp16", activations: Activations = "asymmetric"
+) -> PrecisionPlan:
+    """INT8 for every operator of `module` that can be INT8 and whose tensors all have a range; `otherwise` for the others.
+
+    `ranges` were calibrated for `activations`.
+    """
     planned, needed = [], set[str]()
     for node in kinds.operators(module.graph):
         head = node.all_input_nodes[0] if kinds.is_fused(node) else node
@@ -21,4 +27,4 @@ def uniform_plan(module: fx.GraphModule, ranges: Mapping[str, ActivationRange], 
         planned.append(PlannedOperator(node.name, kinds.module_of(node), kinds.kind_of(node), precision, why or "everything that can be"))
         if why is None:
             needed |= tensors | {node.name}
-    return PrecisionPlan(tuple(planned), {name: found for name, found in ranges.items() if name in needed})
+    return PrecisionPlan(tuple(planned), {name: found for name, found in ranges.items() if name in needed}, activations)

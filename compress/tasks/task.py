@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mcompress.compress.models.spec import InputSpec, ModelSpec
+from mcompress.compress.tasks.performance import Performance
 from mcompress.errors import PlanError
 
 Inputs = tuple[Tensor, ...]
@@ -92,6 +93,9 @@ class Task(Protocol):
 
     def expert(self) -> Expert | None:
         """What judges outputs beside the truth, frozen; None for tasks without one. Raises `PlanError` where the data need one that is not given."""
+
+    def performance(self) -> Performance | None:
+        """A held-out clip for networks to perform whole; None for tasks whose outputs are single pictures."""
 
     def held_out(self) -> tuple[Sample, ...]:
         """Samples that nothing is trained, searched or calibrated on."""

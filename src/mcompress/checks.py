@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mcompress.compress.candidates import smallest_cost, space_of, spec_of
 from mcompress.compress.cost import FP32_BYTES, operator_table
 from mcompress.compress.losses import SSIM_WINDOW
+from mcompress.compress.models.blocks import block_problem
 from mcompress.compress.models.build import FAILURES, build_meta
 from mcompress.compress.models.space import SearchSpace
 from mcompress.compress.models.spec import ModelSpec
@@ -77,6 +78,20 @@ def lesson_problems(target: Target, teacher: Network | None) -> list[str]:
         space = _space(search, teacher)
         if space is not None and not space.larger:
             problems.append(f"{where}: the search space of '{space.network}' has no networks larger than its students; set original: true")
+    return problems
+
+
+def block_problems(target: Target, teacher: Network, start: Network) -> list[str]:
+    """Residual blocks that are to be removed where it is not known which can go, or behind what fixes their names."""
+    problems = []
+    for index, stage in enumerate(target.stages):
+        if not isinstance(stage, PruneConfig) or not stage.blocks:
+            continue
+        where = f"stages[{index}].blocks is true, and"
+        if any(isinstance(before, PruneConfig) for before in target.stages[:index]):
+            problems.append(f"{where} a prune stage stands before it, whose edits name layers that would move; set blocks in the first prune stage")
+        reasons = [block_problem(spec) for spec, _ in _students(target, teacher, start)]
+        problems += [f"{where} {reason}; or set it to false" for reason in reasons if reason]
     return problems
 
 

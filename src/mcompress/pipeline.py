@@ -111,6 +111,7 @@ def execute(made: Plan, folder: Path, cache: Cache, *, force: Sequence[str], rep
     from mcompress.export.backend import captured
     from mcompress.exporting import export_all
     from mcompress.narrower import NarrowerExports, planned, with_narrower
+    from mcompress.performing import with_performance
     from mcompress.recording import make_record, write_bundle_of
     from mcompress.reports.html import write_report
     from mcompress.staging import run_lines, run_stages
@@ -128,6 +129,7 @@ def execute(made: Plan, folder: Path, cache: Cache, *, force: Sequence[str], rep
     widths = [NarrowerExports(line, export_all(made, line.artifact, cache, log, reporter, force=anew, width=line.width)) for line in lines]
     record = make_record(made, stages, exports, cache, reporter, quick=quick, folder=folder, peak_memory_mb=_peak_mb())
     record = with_narrower(made, record, widths, cache, folder)
+    record = with_performance(made, record, stages[-1].artifact, exports, cache, folder, reporter, force=anew)
     everything = [*exports, *(result for width in widths for result in width.exports)]
     write_bundle_of(made, record, stages, everything, planned(widths), folder)
     record = record.model_copy(update={"seconds": time.monotonic() - started})

@@ -342,6 +342,61 @@ def narrower_suffix(width: float | None, joint: str) -> str:
     return "" if width is None or width == 1.0 else f"{joint}{width_name(width)}"
 
 
+VIDEO = "talking.mp4"
+"""What the video of a performance is called, in the run's folder."""
+
+
+class PerformerRecord(Finite):
+    """What one network or file made of a held-out clip."""
+
+    name: str
+    """`teacher`, the file as its `ExportRecord` has it, or what else the judges were shown, so that their numbers can be read."""
+    kind: Literal["context", "teacher", "file"]
+    measurements: tuple[Measurement, ...]
+    """What it is worth; every number is over the whole clip."""
+    curves: dict[str, tuple[float, ...]] = Field(default_factory=dict)
+    """Name -> what was measured in each frame."""
+
+
+class PerformanceRecord(Finite):
+    """A held-out clip that the original and every executed file performed whole."""
+
+    clip: str
+    fps: float = Field(gt=0)
+    frames: int = Field(gt=0)
+    curves: dict[str, tuple[float, ...]] = Field(default_factory=dict)
+    """Name -> the exact truth in each frame, by the names of the performers' curves."""
+    curve_unit: str = ""
+    performers: tuple[PerformerRecord, ...]
+    shown: tuple[str, ...] = ()
+    """Titles of the columns of the video, from left to right; empty where there is none."""
+    shown_file: str = ""
+    """The performer among the files that stands beside the original, in the video and among the curves; empty where none was executed."""
+    no_video: str = ""
+    """Why there is no video."""
+    missing: tuple[str, ...] = ()
+    """What could not be performed or judged: `what: why`."""
+
+    def named(self, name: str) -> PerformerRecord | None:
+        """The performer of this name."""
+        return next((one for one in self.performers if one.name == name), None)
+
+
+class DeviceLatency(Record):
+    """What a model is estimated to take on the unit that a device prefers."""
+
+    model: Literal["teacher", "compressed"]
+    files: Literal["fp32", "fp16", "mixed"]
+    device: str
+    title: str
+    unit: str
+    latency: Measurement | None
+    computed_in: str = ""
+    """Precision of arithmetic and memory of a float file there."""
+    why: str = ""
+    """Why there is no estimate."""
+
+
 class BudgetRecord(Record):
     """One line of the budget check."""
 
@@ -371,6 +426,10 @@ class Run(Record):
     budget: tuple[BudgetRecord, ...]
     roofline: tuple[Ceiling, ...] = ()
     """One per unit and precision that the breakdowns compute on."""
+    performances: tuple[PerformanceRecord, ...] = ()
+    """Of tasks whose outputs move."""
+    devices: tuple[DeviceLatency, ...] = ()
+    """The original and the compressed model on all devices that mcompress knows, for the same tasks."""
     fallbacks: tuple[Fallback, ...]
     not_measured: tuple[str, ...] = ()
     seconds: float = 0.0

@@ -10,7 +10,7 @@ from mcompress.targets.stages.stage import Stage
 
 
 class PruneConfig(Stage):
-    """Remove whole channels, the least important per millisecond saved first."""
+    """Remove whole channels, and residual blocks where they may go, the least important per millisecond saved first."""
 
     stage: Literal["prune"] = "prune"
     method: Literal["dependency_graph"] = "dependency_graph"
@@ -18,15 +18,19 @@ class PruneConfig(Stage):
     """Share of channels to remove."""
     latency_ratio: float | None = Field(default=None, gt=0, le=1)
     """Stop when the estimated latency is at most this share of what it was."""
+    blocks: bool = False
+    """Whole residual blocks may go as well, first, as long as they cost less per millisecond than channels; with latency_ratio."""
     round_to: int | None = Field(default=None, ge=1, le=256)
     """Channel counts are kept multiples of this; the device's alignment if left out."""
     importance_batches: int = Field(default=4, ge=1, le=1000)
-    """Batches over which the first-order importance is accumulated."""
+    """Batches on which the importance of channels and blocks is measured."""
 
     @model_validator(mode="after")
     def _one_goal(self) -> Self:
         if (self.ratio is None) == (self.latency_ratio is None):
             raise ValueError("give exactly one goal: ratio or latency_ratio")
+        if self.blocks and self.latency_ratio is None:
+            raise ValueError("blocks needs latency_ratio as the goal: ratio is a share of channels, and a block that goes is none")
         return self
 
     def quick(self) -> Self:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from mcompress.targets.activations import Activations
 from mcompress.targets.stages.stage import Stage
 
 
@@ -33,6 +34,8 @@ class QuantizeConfig(Stage):
     """Further samples, on which plans are run and compared with the floor."""
     range: Literal["minmax", "percentile", "mse"] = "mse"
     """How an activation's range is chosen from its histogram."""
+    activations: Activations | None = None
+    """Of all INT8 activations, inputs and outputs included; None takes what the device declares for its unit (`int8_activations`)."""
     recover: tuple[Literal["equalize", "round_weights", "correct_biases"], ...] = ("equalize", "round_weights", "correct_biases")
     """Steps that change the network of the mixed files so that less is lost in INT8; each is kept only if it helps."""
     distill_steps: int = Field(default=0, ge=0, le=1_000_000)
@@ -48,6 +51,8 @@ class QuantizeConfig(Stage):
             raise ValueError("plan is applied as it is, so there is nothing to choose; remove goal: quality and latency_ms, or plan")
         if self.plan is not None and self.keep:
             raise ValueError("plan is applied as it is, so keep would change nothing; change the precisions in the plan, or remove one of the two")
+        if self.plan is not None and self.activations is not None:
+            raise ValueError("plan is applied as it is, so activations would change nothing; remove activations, or plan")
         if (self.goal == "quality") != (self.latency_ms is not None):
             raise ValueError("latency_ms belongs to goal: quality; give both, or neither")
         fields = type(self).model_fields

@@ -1,4 +1,4 @@
-"""The networks on which quantizers are compared, trained shortly on the embedded photographs, so that their activations are those of real images.
+"""The networks on which quantizers are compared, trained shortly on embedded data, so that their activations are those of real images.
 
 Training is seeded and single-threaded; the weights are kept in a folder and made again if the recipe changes.
 """
@@ -9,9 +9,13 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
+from comparing_trainings import fit
+from pydantic import JsonValue
 from safetensors.torch import load_file, save_file
+from talking_face_cuts import cut_args, task_of_clips
 from torch import Tensor, nn
 
 from mcompress.compress.models.build import build
@@ -19,7 +23,8 @@ from mcompress.compress.models.rrdb import RRDBNet, start_as_bilinear
 from mcompress.compress.models.spec import ModelSpec
 from mcompress.compress.objectives.fit_truth import FitTruth
 from mcompress.compress.tasks.super_resolution.task import SuperResolution
-from mcompress.compress.train import TrainSettings, train
+from mcompress.compress.tasks.task import Task
+from mcompress.compress.train import TrainSettings
 from mcompress.targets.schema import DataConfig
 from mcompress.targets.stages import TrainingConfig
 
@@ -28,10 +33,10 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Recipe:
-    """A network of the zoo and how long it is trained; crops are `crop` low-resolution pixels a side."""
+    """A network of the zoo and how long it is trained; crops are `crop` pixels a side, of super-resolution low-resolution ones."""
 
     model: str
-    args: dict[str, int]
+    args: dict[str, JsonValue]
     steps: int
     batch: int
     crop: int
@@ -40,28 +45,35 @@ class Recipe:
     """Of the inputs on which quantizers are compared, pixels."""
     samples: int
     """Calibration inputs."""
+    task: Literal["super_resolution", "talking_face"] = "super_resolution"
+    judging: int = 6
+    """Further samples, on which precision plans are judged."""
 
 
 RECIPES = {
     "MFAGAN": Recipe("mfagan", {}, steps=2500, batch=8, crop=24, learning_rate=1e-3, side=64, samples=32),
     "IMDN": Recipe("imdn", {}, steps=1500, batch=6, crop=24, learning_rate=5e-4, side=64, samples=32),
     "RRDBNet-6": Recipe("rrdb", {"blocks": 6}, steps=200, batch=3, crop=20, learning_rate=2e-4, side=32, samples=16),
+    "wav2lip-cut": Recipe(
+        "wav2lip", cut_args(1), steps=600, batch=20, crop=96, learning_rate=2e-3, side=96, samples=32, task="talking_face", judging=24
+    ),
 }
-
-
-class NoCheckpoints:
-    """Nothing is kept: training is short."""
-
-    def load(self) -> dict[str, object] | None:
-        return None
-
-    def save(self, state: dict[str, object]) -> None:
-        pass
 
 
 def embedded_task() -> SuperResolution:
     """Super-resolution on the embedded photographs."""
     return SuperResolution.from_config(DataConfig())
+
+
+def task_of(recipe: Recipe) -> Task:
+    """The task on its embedded data."""
+    return embedded_task() if recipe.task == "super_resolution" else task_of_clips()
+
+
+def spec_of(recipe: Recipe) -> ModelSpec:
+    """The network with the inputs that it is quantized for."""
+    task = task_of(recipe)
+    return ModelSpec.taking(task.input_specs((1, task.input_channels, recipe.side, recipe.side)), recipe.model, dict(recipe.args))
 
 
 def calibration_inputs(task: SuperResolution, recipe: Recipe) -> list[Tensor]:
@@ -80,7 +92,7 @@ def trained(name: str, folder: Path) -> nn.Module:
     """The network `name` of `RECIPES` with trained weights, from `folder` if they are there."""
     recipe = RECIPES[name]
     torch.manual_seed(SEED)
-    network = build(ModelSpec(recipe.model, dict(recipe.args), (), (1, 3, 64, 64)))
+    network = build(spec_of(recipe))
     fields = [recipe.model, recipe.args, recipe.steps, recipe.batch, recipe.crop, recipe.learning_rate, SEED]
     digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:8]
     path = folder / f"{recipe.model}-{digest}.safetensors"
@@ -88,8 +100,7 @@ def trained(name: str, folder: Path) -> nn.Module:
         if isinstance(network, RRDBNet):
             start_as_bilinear(network)
         config = TrainingConfig(steps=recipe.steps, batch_size=recipe.batch, crop_size=recipe.crop)
-        settings = TrainSettings(recipe.steps, recipe.learning_rate, SEED)
-        train(FitTruth(embedded_task(), config, network), settings, NoCheckpoints(), lambda _done, _total, _note: None)
+        fit(FitTruth(task_of(recipe), config, network), TrainSettings(recipe.steps, recipe.learning_rate, SEED))
         folder.mkdir(parents=True, exist_ok=True)
         save_file({key: value.contiguous() for key, value in network.state_dict().items()}, path)
     network.load_state_dict(load_file(path))

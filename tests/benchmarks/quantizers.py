@@ -19,9 +19,10 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TypedDict
 
@@ -34,9 +35,11 @@ from torch import fx, nn
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+from comparing_trainings import NoCheckpoints
 from everything_int8 import everything_int8, quiet, simulated_db
-from quantizer_networks import RECIPES, SEED, NoCheckpoints, calibration_inputs, embedded_task, held_out_inputs, trained
+from quantizer_networks import RECIPES, SEED, calibration_inputs, embedded_task, held_out_inputs, trained
 from quantizer_peers import PEERS, PeerFile, node_macs
+from side_by_side import times_ms
 
 from mcompress.compress.quantize import kinds
 from mcompress.compress.quantize.fake_quant import sqnr_db
@@ -53,7 +56,7 @@ WORK = Path("runs") / "benchmark-quantizers"
 CONFIGS: dict[str, ExportConfig] = {"executorch": ExecuTorchConfig(), "onnx": OnnxConfig(), "tflite": TFLiteConfig()}
 OURS = "mcompress"
 LIST, RECOVERED, PLAN = "files.json", "recovered.safetensors", "plan.json"
-ROUNDS, LEAST_S = 40, 0.02  # rounds of latency; every artifact runs at least so long in each
+ROUNDS = 40  # of latency
 DISTILL_STEPS = 200
 PACKAGES = ("torch", "torchao", "executorch", "nncf", "onnxruntime", "ai-edge-quantizer", "ai-edge-litert", "litert-torch")
 
@@ -181,7 +184,7 @@ def measure(name: str) -> dict[str, JsonValue]:
     for session in sessions:
         outputs = [torch.from_numpy(session.decode(session.execute(session.prepare(value)))) for value in inputs]
         quality.append(sqnr_db(exact, torch.cat(outputs)))
-    times = _times_ms(sessions, inputs[0])
+    times = times_ms([partial(session.execute, session.prepare(inputs[0])) for session in sessions], ROUNDS)
     rows: list[Row] = [
         {
             "quantizer": item["quantizer"],
@@ -212,27 +215,6 @@ def _death_of(path: Path, backend: str) -> str:
     code = "\n".join([*lines, f"_Session(Path({str(path)!r}), {backend!r})"])
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     return "" if done.returncode == 0 else f"exit status {done.returncode}: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else ''}"
-
-
-def _times_ms(sessions: Sequence[_Session], value: FloatArray) -> list[list[float]]:
-    """Per artifact the mean time of each round; the artifacts' order turns from round to round."""
-    given = [session.prepare(value) for session in sessions]
-    repeats = []
-    for session, encoded in zip(sessions, given, strict=True):
-        for _ in range(3):
-            session.execute(encoded)
-        started = time.perf_counter()
-        session.execute(encoded)
-        repeats.append(max(1, round(LEAST_S / (time.perf_counter() - started))))
-    times: list[list[float]] = [[] for _ in sessions]
-    for round_number in range(ROUNDS):
-        for offset in range(len(sessions)):
-            index = (round_number + offset) % len(sessions)
-            started = time.perf_counter()
-            for _ in range(repeats[index]):
-                sessions[index].execute(given[index])
-            times[index].append((time.perf_counter() - started) * 1000 / repeats[index])
-    return times
 
 
 def steps(name: str) -> dict[str, JsonValue]:
@@ -277,7 +259,7 @@ def main() -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["write", "write-one", "measure", "steps"])
-    parser.add_argument("networks", nargs="+", choices=list(RECIPES))
+    parser.add_argument("networks", nargs="+", choices=[name for name, recipe in RECIPES.items() if recipe.task == "super_resolution"])
     parser.add_argument("--maker", choices=[*PEERS, *CONFIGS], help="with write-one: which artifact")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")

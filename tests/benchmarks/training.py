@@ -14,11 +14,11 @@ import json
 import logging
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from comparing_trainings import fit, stage_context
 from torch import nn
 
 from mcompress.compress.candidates import CandidateCost, candidate_cost
@@ -28,9 +28,8 @@ from mcompress.compress.models.spec import ModelSpec
 from mcompress.compress.objectives.distillation import Distillation
 from mcompress.compress.objectives.fit_truth import FitTruth
 from mcompress.compress.search import search
-from mcompress.compress.stage import StageContext
 from mcompress.compress.tasks.super_resolution.task import SuperResolution
-from mcompress.compress.train import Objective, TrainSettings, train
+from mcompress.compress.train import TrainSettings
 from mcompress.targets.device_files import load_device
 from mcompress.targets.schema import Budget, DataConfig
 from mcompress.targets.stages import DistillConfig, SupernetSearchConfig
@@ -46,26 +45,9 @@ WITH_DISCRIMINATOR = {**WITH_ADVERSARY, "discriminator": 1.0}
 STORED_ANSWERS = 250  # batches
 
 
-class NoCheckpoints:
-    """Nothing is kept: a benchmark is run from start to end."""
-
-    def load(self) -> dict[str, object] | None:
-        return None
-
-    def save(self, state: dict[str, object]) -> None:
-        pass
-
-
 def quality_db(task: SuperResolution, network: nn.Module) -> float:
     with torch.no_grad():
         return statistics.mean(task.quality(network(*s.inputs), s.truth) for s in task.held_out())
-
-
-def fit(objective: Objective, steps: int, seed: int) -> float:
-    """Train; returns the processor time of this one thread, seconds."""
-    started = time.process_time()
-    train(objective, TrainSettings(steps, 1e-3, seed), NoCheckpoints(), lambda _done, _total, _note: None)
-    return time.process_time() - started
 
 
 def trained(
@@ -82,7 +64,7 @@ def trained(
     network = build(spec)
     config = DistillConfig(steps=steps, batch_size=8, crop_size=24, teacher_batches=teacher_batches, **(weights or {}))
     objective = FitTruth(task, config, network) if weights is None else Distillation(task, config, network, teacher, seed)
-    seconds = fit(objective, steps, seed)
+    seconds = fit(objective, TrainSettings(steps, 1e-3, seed))
     return quality_db(task, network), seconds
 
 
@@ -130,11 +112,7 @@ def compare_search(task: SuperResolution, teacher_spec: ModelSpec, teacher: nn.M
     picks, randoms, chosen = [], [], []
     for seed in range(seeds):
         with tempfile.TemporaryDirectory() as work:
-            context = StageContext(
-                task, device, unit, BUDGET, teacher, teacher_spec, teacher, teacher_spec, None, seed,
-                lambda _name: NoCheckpoints(), Path(work), "int8", lambda _title: lambda _done, _total, _note: None, ("cpu",),
-                lambda _what, _depends_on, compute: compute(),
-            )  # fmt: skip
+            context = stage_context(task, "snapdragon865", BUDGET, (teacher_spec, teacher), seed, Path(work))
             output = search(SupernetSearchConfig(steps=steps, trials=60, batch_size=8, crop_size=24), context)
         pick = ModelSpec("mfagan", output.spec.args, (), SHAPE)
         latency_ms = candidate_cost(pick, device, unit, "int8").latency.value

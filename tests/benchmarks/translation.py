@@ -10,19 +10,18 @@ stopped goes on where it was; `--again` forgets them. The last result lies in `r
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import torch
+from comparing_trainings import STEPWISE, TIMEWISE, Results, facts, fit, in_parallel, mean_and_spread, mean_seconds, stage_context, steps_in_time
 from torch import nn
 
 from mcompress.compress.candidates import CandidateCost, candidate_cost
@@ -34,9 +33,8 @@ from mcompress.compress.objectives.distillation import Distillation
 from mcompress.compress.objectives.fit_truth import FitTruth
 from mcompress.compress.objectives.pix2pix import Pix2Pix
 from mcompress.compress.search import search
-from mcompress.compress.stage import StageContext
 from mcompress.compress.tasks.translation.task import Translation
-from mcompress.compress.train import Objective, TrainSettings, train
+from mcompress.compress.train import TrainSettings
 from mcompress.targets.device_files import load_device
 from mcompress.targets.schema import Budget, DataConfig
 from mcompress.targets.stages import AdaptiveDistillConfig, DistillConfig, SemiSupervisedSearchConfig, TrainingConfig
@@ -74,16 +72,6 @@ class Trained:
     seconds: float
 
 
-class NoCheckpoints:
-    """Nothing is kept: a training is run from start to end."""
-
-    def load(self) -> dict[str, object] | None:
-        return None
-
-    def save(self, state: dict[str, object]) -> None:
-        pass
-
-
 def network(args: Args) -> nn.Module:
     return build(ModelSpec("resnet_generator", args, (), SHAPE, RANGE))
 
@@ -93,16 +81,14 @@ def quality_db(task: Translation, made: nn.Module) -> float:
         return statistics.mean(task.quality(made.eval()(*s.inputs), s.truth) for s in task.held_out())
 
 
-def fit(objective: Objective, steps: int, seed: int) -> float:
-    started = time.process_time()
-    train(objective, TrainSettings(steps, RATE, seed), NoCheckpoints(), lambda _done, _total, _note: None)
-    return time.process_time() - started
+def settings(steps: int, seed: int) -> TrainSettings:
+    return TrainSettings(steps, RATE, seed)
 
 
 def labelled_only(task: Translation, args: Args, steps: int, seed: int) -> tuple[nn.Module, float]:
     torch.manual_seed(seed)
     made = network(args)
-    return made, fit(FitTruth(task, TrainingConfig(steps=steps, batch_size=BATCH, crop_size=CROP), made), steps, seed)
+    return made, fit(FitTruth(task, TrainingConfig(steps=steps, batch_size=BATCH, crop_size=CROP), made), settings(steps, seed))
 
 
 def pix2pix(task: Translation, args: Args, steps: int, seed: int) -> tuple[nn.Module, float]:
@@ -110,7 +96,7 @@ def pix2pix(task: Translation, args: Args, steps: int, seed: int) -> tuple[nn.Mo
     torch.manual_seed(seed)
     made = network(args)
     config = AdaptiveDistillConfig(steps=steps, batch_size=BATCH, crop_size=CROP, truth=1.0, adversarial=0.01)
-    return made, fit(Pix2Pix(task, config, made), steps, seed)
+    return made, fit(Pix2Pix(task, config, made), settings(steps, seed))
 
 
 def plainly_distilled(task: Translation, steps: int, seed: int, *, original: bool = False) -> tuple[nn.Module, float]:
@@ -119,7 +105,7 @@ def plainly_distilled(task: Translation, steps: int, seed: int, *, original: boo
     torch.manual_seed(seed)
     made = network(STUDENT)
     config = DistillConfig(steps=steps, batch_size=BATCH, crop_size=CROP, truth=0.5, output=1.0)
-    return made, seconds + fit(Distillation(task, config, made, teacher.eval(), seed), steps, seed)
+    return made, seconds + fit(Distillation(task, config, made, teacher.eval(), seed), settings(steps, seed))
 
 
 def semi_supervised(
@@ -133,7 +119,7 @@ def semi_supervised(
     else:
         teachers = {"wider": network(WIDER), "deeper": network(DEEPER)}
         config = AdaptiveDistillConfig(steps=steps, batch_size=BATCH, crop_size=CROP, original=original, adversarial=ADVERSARIAL)
-    return made, fit(AdaptiveDistillation(task, config, made, teachers, taught_by), steps, seed)
+    return made, fit(AdaptiveDistillation(task, config, made, teachers, taught_by), settings(steps, seed))
 
 
 ADVERSARIAL = 0.001
@@ -160,41 +146,24 @@ def run(training: Training) -> Trained:
     return Trained(training, round(quality_db(task, made), 4), round(seconds, 1))
 
 
-class Results:
-    """Finished trainings, in the result file after each."""
-
-    def __init__(self, path: Path, *, again: bool) -> None:
-        self.path = path
-        self.document = json.loads(path.read_text()) if path.exists() and not again else {"trainings": [], "searches": []}
-        self.done = {
-            Training(**one["training"]): Trained(Training(**one["training"]), one["db"], one["seconds"]) for one in self.document["trainings"]
-        }
-
-    def save(self) -> None:
-        self.document["trainings"] = [asdict(one) for one in self.done.values()]
-        self.path.write_text(json.dumps(self.document, indent=1) + "\n")
-
-    def complete(self, wanted: list[Training], jobs: int) -> None:
-        todo = [one for one in wanted if one not in self.done]
-        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-            for future in as_completed([pool.submit(run, one) for one in todo]):
-                found = future.result()
-                self.done[found.training] = found
-                logger.info("%s", found)
-                self.save()
-
-    def of(self, way: str, fraction: float, steps: int) -> list[Trained]:
-        return [one for one in self.done.values() if (one.training.way, one.training.fraction, one.training.steps) == (way, fraction, steps)]
+def read(row: dict[str, object]) -> Trained:
+    return Trained(Training(**row["training"]), row["db"], row["seconds"])  # type: ignore[arg-type]  # as `Results` wrote it
 
 
-def compare_training(results: Results, fractions: Sequence[float], steps: int, seeds: int, jobs: int) -> dict[str, object]:
+def of(results: Results[Trained], way: str, fraction: float, steps: int) -> list[Trained]:
+    return [one for one in results.done.values() if (one.training.way, one.training.fraction, one.training.steps) == (way, fraction, steps)]
+
+
+def compare_training(results: Results[Trained], fractions: Sequence[float], steps: int, seeds: int, jobs: int) -> dict[str, object]:
     """Rows of way x labels, at equal steps, and at the processor time of the semi-supervised training.
 
     The share of the floor has all of them: those of all labels, those that the original teaches, and a longer pix2pix, which does not gain by time.
     """
 
     def complete(ones: list[tuple[str, float, int]]) -> None:
-        results.complete([Training(way, fraction, seed, steps) for way, fraction, steps in ones for seed in range(seeds)], jobs)
+        wanted = [Training(way, fraction, seed, steps) for way, fraction, steps in ones for seed in range(seeds)]
+        for found in results.complete(wanted, run, jobs):
+            logger.info("%s", found)
 
     equal_steps, equal_time = [], []
     for fraction in fractions:
@@ -211,32 +180,21 @@ def compare_training(results: Results, fractions: Sequence[float], steps: int, s
         complete(longer)
         equal_steps += own
         equal_time += longer
-    rows = [_row(results, *one, at) for at, ones in (("equal steps", equal_steps), ("equal wall time", equal_time)) for one in ones]
+    rows = [_row(results, *one, at) for at, ones in ((STEPWISE, equal_steps), (TIMEWISE, equal_time)) for one in ones]
     return {"steps": steps, "seeds": seeds, "rows": rows}
 
 
-def _steps_for(results: Results, way: str, rival: str, fraction: float, steps: int) -> int:
+def _steps_for(results: Results[Trained], way: str, rival: str, fraction: float, steps: int) -> int:
     """The steps that `way` takes in the time of its rival; as many as a benchmark that was stopped had taken, where it is near."""
-    taken, own = (statistics.mean(one.seconds for one in results.of(which, fraction, steps)) for which in (rival, way))
-    more = round(steps * taken / own / 50) * 50
-    near = {one.training.steps for one in results.done.values() if (one.training.way, one.training.fraction) == (way, fraction)} - {steps}
-    kept = min(near, key=lambda s: abs(s - more), default=more)
-    return kept if abs(kept - more) <= 0.1 * more else more
+    own_s, rival_s = (mean_seconds(of(results, which, fraction, steps)) for which in (way, rival))
+    tried = {one.training.steps for one in results.done.values() if (one.training.way, one.training.fraction) == (way, fraction)} - {steps}
+    return steps_in_time(steps, own_s, rival_s, tried)
 
 
-def _row(results: Results, way: str, fraction: float, steps: int, at: str) -> dict[str, object]:
-    found = sorted(results.of(way, fraction, steps), key=lambda one: one.training.seed)
-    values = [one.db for one in found]
-    return {
-        "way": way,
-        "labels": fraction,
-        "at": at,
-        "steps": steps,
-        "seconds": round(statistics.mean(one.seconds for one in found), 1),
-        "mean_db": round(statistics.mean(values), 3),
-        "spread_db": round(statistics.stdev(values), 3) if len(values) > 1 else None,
-        "each_db": values,
-    }
+def _row(results: Results[Trained], way: str, fraction: float, steps: int, at: str) -> dict[str, object]:
+    found = sorted(of(results, way, fraction, steps), key=lambda one: one.training.seed)
+    of_way = {"way": way, "labels": fraction, "at": at, "steps": steps, "seconds": round(mean_seconds(found), 1)}
+    return {**of_way, **mean_and_spread([one.db for one in found], "db")}
 
 
 def compare_search(steps: int, seed: int) -> dict[str, object]:
@@ -245,14 +203,9 @@ def compare_search(steps: int, seed: int) -> dict[str, object]:
     task = Translation.from_config(DataConfig(labelled_fraction=0.25))
     device = load_device("snapdragon865")
     unit = device.units[device.preferred_unit]
-    spec, teacher = task.embedded_teacher(SHAPE)
     started = time.process_time()
     with tempfile.TemporaryDirectory() as work:
-        context = StageContext(
-            task, device, unit, BUDGET, teacher, spec, teacher, spec, None, seed,
-            lambda _name: NoCheckpoints(), Path(work), "int8", lambda _title: lambda _done, _total, _note: None, ("cpu",),
-            lambda _what, _depends_on, compute: compute(),
-        )  # fmt: skip
+        context = stage_context(task, "snapdragon865", BUDGET, task.embedded_teacher(SHAPE), seed, Path(work))
         config = SemiSupervisedSearchConfig(
             steps=SEARCH_STEPS, trials=TRIALS, batch_size=BATCH, crop_size=CROP, learning_rate=RATE, adversarial=ADVERSARIAL
         )
@@ -320,18 +273,19 @@ def main() -> None:
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     options.out.mkdir(parents=True, exist_ok=True)
-    results = Results(options.out / "translation.json", again=options.again)
-    results.document |= {"torch": torch.__version__, "threads": 1, "data": Translation.from_config(DataConfig()).data_digest}
+    results = Results(options.out / "translation.json", read, {"searches": []}, again=options.again)
+    results.document |= {**facts(), "data": Translation.from_config(DataConfig()).data_digest}
     if options.only != "search":
         results.document["training"] = compare_training(results, options.labels, options.steps, options.seeds, options.jobs)
     if options.only != "training":
-        done = {row["seed"] for row in results.document["searches"]}
-        todo = [seed for seed in range(options.seeds) if seed not in done]
-        with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
-            for future in as_completed([pool.submit(compare_search, options.steps, seed) for seed in todo]):
-                logger.info("%s", future.result())
-                results.document["searches"] = sorted([*results.document["searches"], future.result()], key=lambda row: row["seed"])
-                results.save()
+        searches = results.document["searches"]
+        assert isinstance(searches, list)
+        done = {row["seed"] for row in searches}
+        for found in in_parallel(partial(compare_search, options.steps), [seed for seed in range(options.seeds) if seed not in done], options.jobs):
+            logger.info("%s", found)
+            searches.append(found)
+            searches.sort(key=lambda row: row["seed"])
+            results.save()
     results.save()
 
 

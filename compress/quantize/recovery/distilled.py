@@ -107,7 +107,7 @@ class Student(nn.Module):
                 self._prepare(node)
         self.group_of = _groups(module, plan)
         for group in sorted(set(self.group_of.values())):
-            self.bounds[group] = nn.Parameter(torch.zeros(2))
+            self.bounds[group] = nn.Parameter(torch.zeros(1 if plan.activations == "symmetric" else 2))
         self.simulated = _Learning(self)
 
     network: fx.GraphModule
@@ -142,6 +142,8 @@ class Student(nn.Module):
         """Scale and zero point (rounded) of a tensor whose range is learned."""
         low, high = self.plan.ranges[name].bounds
         moved = (self.bounds[self.group_of[name]] * RANGE_UNIT).exp()
+        if self.plan.activations == "symmetric":
+            return self.plan.ranges[name].scale * moved, torch.zeros(1)
         low_now, high_now = low * moved[0], high * moved[1]
         scale = (high_now - low_now) / (INT8_MAX - INT8_MIN)
         return scale.reshape(1), (INT8_MIN - low_now / scale).reshape(1)

@@ -89,7 +89,7 @@ class PredictedNoise:
         self, module: fx.GraphModule, plan: PrecisionPlan, noise: NoiseModel, classes: ChannelClasses, feedback: Mapping[str, Tensor]
     ) -> None:
         """Gather extents and gains by range; see the module's docstring."""
-        self._count = classes.count
+        self._count, self._symmetric = classes.count, plan.activations == "symmetric"
         self._tensors = _tensors(module, plan, noise, classes)
         self._limits = _limits(module, noise, classes)
         int8 = plan.int8_names()
@@ -106,8 +106,9 @@ class PredictedNoise:
         power = logs.new_zeros(())
         for tensor in self._tensors:
             scale = logs[tensor.classes].exp()
-            extent = (tensor.high * scale).amax().clamp_min(0) - (tensor.low * scale).amin().clamp_max(0)
-            power = power + (extent / LEVELS).square() / 12 * (tensor.gain * (-2 * logs[tensor.gain_classes]).exp()).sum()
+            above, below = (tensor.high * scale).amax().clamp_min(0), -(tensor.low * scale).amin().clamp_max(0)
+            step = torch.maximum(above, below) / INT8_MAX if self._symmetric else (above + below) / LEVELS
+            power = power + step.square() / 12 * (tensor.gain * (-2 * logs[tensor.gain_classes]).exp()).sum()
         for weights in self._weights:
             scale = logs[weights.inputs].exp()
             steps = (weights.largest / scale).amax(1) / WEIGHT_MAX

@@ -142,7 +142,8 @@ class _Recovery:
 
     def _calibrated(self, module: fx.GraphModule) -> dict[str, ActivationRange]:
         stream = (value for index, value in enumerate(self._inputs()) if not _held_back(index))
-        ranges, _ = calibrate(module, stream, self._options.range_method, self._options.input_ranges, len(self._seen), _silent)
+        options, total = self._options, len(self._seen)
+        ranges, _ = calibrate(module, stream, options.range_method, options.input_ranges, total, _silent, self._plan.activations)
         return {name: ranges[name] for name in self._plan.ranges}
 
     def _try(self, name: str, module: fx.GraphModule, plan: PrecisionPlan) -> bool:

@@ -70,6 +70,9 @@ class SuperResolution:
     def expert(self) -> None:
         """None: pictures are compared with the truth, or with the original's."""
 
+    def performance(self) -> None:
+        """None: outputs are single pictures."""
+
     def held_out(self) -> tuple[Sample, ...]:
         """The held-out photographs as pairs."""
         pairs = ((photo.name, *photos.whole_pair(photo)) for photo in self.held_out_photos.photos)

@@ -10,9 +10,10 @@ from importlib.resources import files
 from typing import overload
 
 from mcompress.compress.tasks.talking_face.clips import CLIP_S, CLIPS, Part, synthetic_clip
-from mcompress.compress.tasks.talking_face.recordings import Recording, RecordingSet, windows_of
+from mcompress.compress.tasks.talking_face.recordings import Recording, RecordingSet
+from mcompress.compress.tasks.talking_face.windows import windows_of
 
-DRAWN_BY = ("clips", "face", "heads", "mel", "mouths", "phonemes", "portraits", "recordings", "speech", "vocal_tract")
+DRAWN_BY = ("clips", "face", "heads", "mel", "mouths", "phonemes", "portraits", "speech", "vocal_tract", "windows")
 """Modules that decide what a clip looks and sounds like."""
 DRAWN_WITH = ("numpy", "scipy", "scikit-image", "matplotlib", "pillow")
 """Packages that compute it, or that the photographs are in."""

@@ -19,7 +19,7 @@ from mcompress.compress.models.lip_experts import FRAMES, SyncNet, sync_loss
 from mcompress.compress.models.spec import InputSpec
 from mcompress.compress.models.wav2lip import FACE_SIDE, MEL_BANDS, MEL_FRAMES
 from mcompress.compress.tasks.embedded_network import embedded_network
-from mcompress.compress.tasks.talking_face.recordings import SETTINGS
+from mcompress.compress.tasks.talking_face.windows import SETTINGS
 from mcompress.compress.tasks.task import Expert, Inputs
 from mcompress.compress.teacher import load_network
 from mcompress.errors import PlanError

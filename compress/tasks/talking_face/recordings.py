@@ -9,20 +9,16 @@ from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from mcompress.compress.tasks.talking_face.finding import FACE_SIDE, crop_faces
 from mcompress.compress.tasks.talking_face.following import follow_face
-from mcompress.compress.tasks.talking_face.mel import MelSettings, log_mel, mel_windows
 from mcompress.compress.tasks.talking_face.sound import Sound, read_sound, sound_of
 from mcompress.compress.tasks.talking_face.sound_tracks import read_sound_track
 from mcompress.compress.tasks.talking_face.videos import read_frames
+from mcompress.compress.tasks.talking_face.windows import windows_of
 from mcompress.errors import PlanError, Problems
 
-SETTINGS = MelSettings()
 VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 
 
@@ -33,11 +29,6 @@ class Recording:
     name: str
     faces: Tensor
     windows: Tensor
-
-
-def windows_of(samples: NDArray[np.float32], frames: int) -> Tensor:
-    """The mel windows of `frames` video frames, float32 (frames, 1, 80, 16)."""
-    return torch.from_numpy(mel_windows(log_mel(samples, SETTINGS), SETTINGS, frames)).unsqueeze(1)
 
 
 def digest_of(recordings: Sequence[Recording]) -> str:

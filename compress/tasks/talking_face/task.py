@@ -6,7 +6,7 @@ three, in [0, 1]; the speech is the log-mel window of the frame. Pictures are RG
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from hashlib import sha256
 from math import ceil
@@ -18,9 +18,13 @@ from mcompress.compress.models.lip_experts import FRAMES
 from mcompress.compress.models.spec import InputSpec, ModelSpec
 from mcompress.compress.models.wav2lip import FACE_SIDE, MEL_BANDS, MEL_FRAMES
 from mcompress.compress.tasks.embedded_network import embedded_network
+from mcompress.compress.tasks.talking_face.clips import CLIPS
 from mcompress.compress.tasks.talking_face.embedded import embedded
 from mcompress.compress.tasks.talking_face.expert import ExpertSource, LipSyncExpert, embedded_expert, given_expert
-from mcompress.compress.tasks.talking_face.recordings import SETTINGS, Recording, RecordingSet, digest_of, read_recordings
+from mcompress.compress.tasks.talking_face.footage import Footage, given_footage, known_footage
+from mcompress.compress.tasks.talking_face.performance import ClipPerformance
+from mcompress.compress.tasks.talking_face.recordings import Recording, RecordingSet, digest_of, read_recordings
+from mcompress.compress.tasks.talking_face.windows import SETTINGS
 from mcompress.compress.tasks.task import Inputs, Sample
 from mcompress.errors import PlanError, Problems
 from mcompress.targets.schema import DataConfig, NetworkConfig
@@ -48,10 +52,18 @@ class TalkingFace:
     validation_side = FACE_SIDE
     paired = True
 
-    def __init__(self, training: RecordingSet, validation: RecordingSet, held_out: RecordingSet, expert: ExpertSource | None = None) -> None:
+    def __init__(
+        self,
+        training: RecordingSet,
+        validation: RecordingSet,
+        held_out: RecordingSet,
+        expert: ExpertSource | None = None,
+        footage: Callable[[], Footage] | None = None,
+    ) -> None:
+        """`footage`: a held-out clip whole, with its sound, for networks to perform."""
         self.training, self.validation, self.held_out_recordings = training.recordings, validation.recordings, held_out.recordings
         self.skipped = training.notes + validation.notes + held_out.notes
-        self._expert = expert
+        self._expert, self._footage = expert, footage
         digests = [one.digest for one in (training, validation, held_out)] + ([] if expert is None else [expert.digest])
         self.data_digest = sha256(":".join(digests).encode()).hexdigest()
 
@@ -63,7 +75,8 @@ class TalkingFace:
         """
         given = None if expert is None else given_expert(expert)
         if data.training is None or data.held_out is None:
-            return cls(embedded("training"), embedded("validation"), embedded("held_out"), given or embedded_expert())
+            footage = partial(known_footage, CLIPS["held_out"][0])
+            return cls(embedded("training"), embedded("validation"), embedded("held_out"), given or embedded_expert(), footage)
         problems = Problems()
         training = problems.of(partial(read_recordings, data.training, "data.training"))
         held_out = problems.of(partial(read_recordings, data.held_out, "data.held_out"))
@@ -72,9 +85,11 @@ class TalkingFace:
         clips = training.recordings
         if len(clips) < 2:
             raise PlanError([f"data.training: folder '{data.training}' holds {len(clips)} clip; at least 2 are needed, one of them for validation"])
-        kept = clips[:: max(2, min(VALIDATION_SHARE, len(clips)))]
-        rest = tuple(one for one in clips if one not in kept)
-        return cls(RecordingSet(rest, digest_of(rest), training.notes), RecordingSet(kept, digest_of(kept)), held_out, given)
+        apart = max(2, min(VALIDATION_SHARE, len(clips)))
+        kept = clips[::apart]
+        rest = tuple(one for number, one in enumerate(clips) if number % apart)
+        footage = partial(given_footage, data.held_out, held_out.recordings[0])
+        return cls(RecordingSet(rest, digest_of(rest), training.notes), RecordingSet(kept, digest_of(kept)), held_out, given, footage)
 
     def input_specs(self, input_shape: tuple[int, ...]) -> tuple[InputSpec, ...]:
         """The faces, and the speech of each."""
@@ -99,6 +114,12 @@ class TalkingFace:
                 ]
             )
         return self._expert.load()
+
+    def performance(self) -> ClipPerformance | None:
+        """The first held-out clip, 4 s of it; None for a task that was made without its sound. Raises `PlanError` where that is gone."""
+        if self._footage is None:
+            return None
+        return ClipPerformance(self._footage(), example, None if self._expert is None else self._expert.load())
 
     def held_out(self) -> tuple[Sample, ...]:
         """Some frames of each held-out clip."""

@@ -84,6 +84,9 @@ class Translation(PictureTranslation):
     def expert(self) -> None:
         """None: pictures are compared with the truth, or with the original's."""
 
+    def performance(self) -> None:
+        """None: outputs are single pictures."""
+
     def held_out(self) -> tuple[Sample, ...]:
         """The held-out pairs, whole but for sides cut to a multiple of 4."""
         return tuple(Sample(p.name, (crops.whole(p.input),), crops.whole(p.target)) for p in self.held_out_pairs)

@@ -83,6 +83,9 @@ class UnpairedTranslation(PictureTranslation):
     def expert(self) -> None:
         """None: pictures are compared with the truth, or with the original's."""
 
+    def performance(self) -> None:
+        """None: outputs are single pictures."""
+
     def held_out(self) -> tuple[Sample, ...]:
         """The held-out inputs, sides cut to a multiple of 4, and what the original makes of them. Raises `PlanError` before `taught_by`."""
         return self._held_out

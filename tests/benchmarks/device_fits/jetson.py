@@ -203,6 +203,7 @@ def _volta(data: Measured, plan: Plan, gpu: Gpu) -> Plan:
         "that it takes every kind of operator is an assumption"
     )
     plan.add("gpu", "Volta, with tensor cores", EVERY, ALL, gpu.precisions(data), can=can, fallback="cpu")
+    plan.built_from("gpu", "onnx")
     plan.takes_symmetric("gpu", ZERO_POINTS)
     return plan
 
@@ -211,6 +212,7 @@ def tx2(data: Measured) -> Plan:
     plan = _older("jetson-tx2", "NVIDIA Jetson TX2", ("tx2",), "half of the 4 GB of the smaller module")
     gpu = Gpu(OLDER, True, {}, _as_checked("jetson-nano"))
     plan.add("gpu", "Pascal GP10B", FLOAT_ONLY, ALL, gpu.precisions(data), can=_no_int8("GP10B is of compute capability 6.2", INT8_TX2))
+    plan.built_from("gpu", "onnx")
     return plan
 
 
@@ -218,6 +220,7 @@ def nano(data: Measured) -> Plan:
     plan = _older("jetson-nano", "NVIDIA Jetson Nano", (), "half of the 4 GB of the module")
     gpu = Gpu(OLDER, False, FP16_NANO, _checked(TORCH2TRT_NANO))
     plan.add("gpu", "Maxwell GM20B", FLOAT_ONLY, ALL, gpu.precisions(data), can=_no_int8("GM20B is of compute capability 5.3", INT8_NANO))
+    plan.built_from("gpu", "onnx")
     return plan
 
 

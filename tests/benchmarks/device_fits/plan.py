@@ -99,6 +99,10 @@ class Plan:
         self.sources[key] = Source(text=text, date=self.date, runtime="none")
         self.units[name] = self.units[name].model_copy(update={"int8_activations": Int8Activations(scheme="symmetric", source=key)})
 
+    def built_from(self, name: str, *backends: str) -> None:
+        """Say of a unit that a compiler on the device builds its engines from files of these backends, and that no others reach it."""
+        self.units[name] = self.units[name].model_copy(update={"builds_from": backends})
+
     def device(self) -> Device:
         """Without sources that nothing names."""
         memory = Source(text=f"an assumption: {self.memory_text}", date=self.date, runtime="none")

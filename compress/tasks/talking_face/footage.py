@@ -1,0 +1,68 @@
+"""A held-out clip whole: what networks get of it, its sound, and where the clip was drawn, the exact truth about its mouth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mcompress.compress.tasks.talking_face.clips import synthetic_clip
+from mcompress.compress.tasks.talking_face.embedded import recording
+from mcompress.compress.tasks.talking_face.recordings import Recording
+from mcompress.compress.tasks.talking_face.sound import read_sound, sound_of
+from mcompress.compress.tasks.talking_face.sound_tracks import read_sound_track
+from mcompress.errors import PlanError
+
+PLACE = "data.held_out"
+MOST_FRAMES = 100
+"""Of a user's clip that are performed: 4 s, as long as an embedded one."""
+
+
+@dataclass(frozen=True)
+class KnownMouth:
+    """`mouths` (T, 2): opening and width; `poses` (T, 2, 3); `face`: whose it is; as `clips.Clip` has them."""
+
+    mouths: NDArray[np.float64]
+    poses: NDArray[np.float64]
+    face: str
+
+
+@dataclass(frozen=True)
+class Footage:
+    """`samples` (n,) are float32 in [-1, 1], mono at 16 kHz, and begin with the first frame."""
+
+    recording: Recording
+    samples: NDArray[np.float32]
+    mouth: KnownMouth | None
+    """None where nobody knows it."""
+
+
+def known_footage(seed: int) -> Footage:
+    """The embedded clip with this seed."""
+    clip = synthetic_clip(seed)
+    return Footage(recording(seed), clip.samples, KnownMouth(clip.mouths, clip.poses, clip.face))
+
+
+def given_footage(folder: Path, found: Recording) -> Footage:
+    """The first 4 s of the clip of a user's folder that `found` was read from, with its sound. Raises `PlanError` if the folder changed meanwhile."""
+    sources = [path for path in sorted(folder.iterdir()) if path.stem == found.name]
+    if not sources:
+        raise PlanError([f"{PLACE}: folder '{folder}' no longer holds the clip '{found.name}', which was read from it; put it back"])
+    begun = Recording(found.name, found.faces[:MOST_FRAMES], found.windows[:MOST_FRAMES])
+    return Footage(begun, _samples(sources[0]), None)
+
+
+def _samples(source: Path) -> NDArray[np.float32]:
+    if source.is_dir():
+        wavs = [path for path in sorted(source.iterdir()) if path.suffix.lower() == ".wav" and path.is_file()]
+        if len(wavs) != 1:
+            raise PlanError(
+                [f"{PLACE}: '{source.name}' holds {len(wavs)} WAV files beside its pictures; it must hold one, the speech of these frames"]
+            )
+        return read_sound(wavs[0]).samples
+    track = read_sound_track(source, PLACE)
+    if track is None:
+        raise PlanError([f"{PLACE}: '{source.name}' has no sound, which it had when it was read; put the clip with its sound back"])
+    return sound_of(track.samples, track.sample_rate_hz, source.name).samples

@@ -1,0 +1,142 @@
+"""Does distillation without an adversary pay for a talking face? Is the hand-made cut a good one? What does INT8 cost, and how fast is the result?
+
+    python tests/benchmarks/talking_face.py --only training --steps 600 --seeds 3 --jobs 2
+    python tests/benchmarks/talking_face.py --only cut --steps 600 --seeds 3 --jobs 2
+    python tests/benchmarks/talking_face.py --only precision
+    python tests/benchmarks/talking_face.py --only speed
+
+On the embedded clips. `training`: ways to train half of the hand-made cut of Wav2Lip, at equal steps and in the time of the slowest way; `cut`: the
+hand-made cut against what our search and our prune stage find within its cost; `precision`: `precision.py` for the hand-made cut; `speed`: the
+original and the compressed generator in files, side by side (`talking_face_speed`; alone on the machine).
+
+Every training runs in one thread, and its processor time is compared. A training that is finished is in the result file, so that a benchmark which
+was stopped goes on where it was; `--again` forgets them. The last result lies in `results/` beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import torch
+from comparing_trainings import STEPWISE, TIMEWISE, Results, facts, in_parallel, mean_and_spread, mean_seconds, steps_in_time
+from talking_face_cuts import DEVICE, HALF, HAND_MADE, PRUNED, SEARCHED, cut_args, find, kept, row_of, spec_of, task_of_clips
+from talking_face_speed import compare_speed
+from talking_face_trainings import DISTILLED, FROM_SCRATCH, TERMS, WAYS, Trained, Training, Worth, read, run, worth
+
+logger = logging.getLogger("benchmark")
+PARTS = ("training", "cut", "precision", "speed")
+NETWORKS = Path(tempfile.gettempdir()) / "mcompress-benchmark-talking-face"
+
+
+def of(results: Results[Trained], network: str, way: str, steps: int) -> list[Trained]:
+    """By their seeds."""
+    found = [one for one in results.done.values() if (one.training.network, one.training.way, one.training.steps) == (network, way, steps)]
+    return sorted(found, key=lambda one: one.training.seed)
+
+
+def complete(results: Results[Trained], ones: Sequence[tuple[str, str, int]], seeds: int, jobs: int, work: Path) -> None:
+    """Trainings of network, way and steps, with every seed."""
+    wanted = [Training(network, way, seed, steps) for network, way, steps in ones for seed in range(seeds)]
+    for found in results.complete(wanted, partial(run, work), jobs):
+        logger.info("%s", found)
+
+
+def row(results: Results[Trained], network: str, way: str, steps: int, at: str) -> dict[str, object]:
+    """Mean and spread over seeds."""
+    found = of(results, network, way, steps)
+    of_way = {"network": network, "way": way, "at": at, "steps": steps, "seconds": round(mean_seconds(found), 1)}
+    worths = [asdict(one.worth) for one in found]
+    return {**of_way, **{key: value for name in worths[0] for key, value in mean_and_spread([one[name] for one in worths], name, 4).items()}}
+
+
+def compare_training(results: Results[Trained], steps: int, seeds: int, jobs: int, work: Path) -> dict[str, object]:
+    """All ways at equal steps, and all but the slowest in its time."""
+    stepwise = [(HALF, way, steps) for way in WAYS]
+    complete(results, stepwise, seeds, jobs, work)
+    seconds = {way: mean_seconds(of(results, HALF, way, steps)) for way in WAYS}
+    slowest = max(seconds, key=lambda way: seconds[way])
+    timewise = []
+    for way in WAYS:
+        tried = {one.training.steps for one in results.done.values() if (one.training.network, one.training.way) == (HALF, way)} - {steps}
+        if way != slowest:
+            timewise.append((HALF, way, steps_in_time(steps, seconds[way], seconds[slowest], tried)))
+    complete(results, timewise, seeds, jobs, work)
+    rows = [row(results, *one, at) for at, ones in ((STEPWISE, stepwise), (TIMEWISE, timewise)) for one in ones]
+    student = row_of(HALF, 0, spec_of(cut_args(2)), 0.0)
+    return {
+        "steps": steps,
+        "seeds": seeds,
+        "terms": TERMS,
+        "slowest": slowest,
+        "student": student,
+        "original": asdict(original_worth()),
+        "rows": rows,
+    }
+
+
+def original_worth() -> Worth:
+    """Of the embedded original that teaches."""
+    task = task_of_clips()
+    return worth(task, task.embedded_teacher((1, 6, 96, 96))[1])
+
+
+def compare_cut(results: Results[Trained], steps: int, seeds: int, jobs: int, search: tuple[int, int], work: Path) -> dict[str, object]:
+    """Networks of at most the hand-made cut's cost, all distilled alike and from scratch alike."""
+    found = results.document["found"]
+    assert isinstance(found, list)
+    known = {(one["network"], one["seed"]) for one in found if kept(one["network"], one["seed"], work)}
+    for one in in_parallel(partial(find, work, *search), [(n, s) for n in (PRUNED, SEARCHED) for s in range(seeds) if (n, s) not in known], jobs):
+        logger.info("%s", one)
+        found[:] = [other for other in found if (other["network"], other["seed"]) != (one["network"], one["seed"])] + [one]
+        results.save()
+    ones = [(network, way, steps) for network in (HAND_MADE, SEARCHED, PRUNED) for way in (DISTILLED, FROM_SCRATCH)]
+    complete(results, ones, seeds, jobs, work)
+    networks = [row_of(HAND_MADE, 0, spec_of(cut_args(1)), 0.0), *sorted(found, key=lambda one: (one["network"], one["seed"]))]
+    rows = [row(results, *one, STEPWISE) for one in ones]
+    return {"device": DEVICE, "steps": steps, "seeds": seeds, "search_steps": search[0], "trials": search[1], "networks": networks, "rows": rows}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--search-steps", type=int, default=200)
+    parser.add_argument("--trials", type=int, default=80)
+    parser.add_argument("--rounds", type=int, default=40, help="of the comparison of speeds")
+    parser.add_argument("--only", choices=PARTS)
+    parser.add_argument("--again", action="store_true")
+    parser.add_argument("--networks", type=Path, default=NETWORKS, help="where networks that were found or trained on the way are kept")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logger.setLevel(logging.INFO)
+    torch.set_num_threads(1)
+    options.out.mkdir(parents=True, exist_ok=True)
+    if options.only in (None, "precision"):
+        command = [sys.executable, str(Path(__file__).with_name("precision.py")), "wav2lip-cut", "--networks", str(options.networks)]
+        subprocess.run([*command, "--out", str(options.out)], check=True)
+    results = Results(options.out / "talking_face.json", read, {"found": []}, again=options.again)
+    results.document |= {**facts(), "data": task_of_clips().data_digest}
+    common = (options.steps, options.seeds, options.jobs)
+    if options.only in (None, "training"):
+        results.document["training"] = compare_training(results, *common, options.networks)
+        results.save()
+    if options.only in (None, "cut"):
+        results.document["cut"] = compare_cut(results, *common, (options.search_steps, options.trials), options.networks)
+        results.save()
+    if options.only in (None, "speed"):
+        results.document["speed"] = compare_speed(options.networks, options.rounds)
+        results.save()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""The trainings that `talking_face.py` compares: networks, ways, and what a trained network is worth on the held-out clips.
+
+A network is the hand-made cut, half of its channels, or what a search or the prune stage found within the cut's cost (`talking_face_cuts`).
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+from comparing_trainings import fit
+from talking_face_cuts import Start, start_of, task_of_clips
+from torch import nn
+
+from mcompress.compress.models.lip_experts import FRAMES
+from mcompress.compress.models.wav2lip import FACE_SIDE
+from mcompress.compress.objectives.distillation import Distillation
+from mcompress.compress.objectives.fit_truth import FitTruth
+from mcompress.compress.objectives.pix2pix import Pix2Pix
+from mcompress.compress.tasks.talking_face.clips import CLIPS
+from mcompress.compress.tasks.talking_face.footage import known_footage
+from mcompress.compress.tasks.talking_face.performance import ClipPerformance
+from mcompress.compress.tasks.talking_face.task import TalkingFace, example
+from mcompress.compress.train import TrainSettings
+from mcompress.targets.stages import AdaptiveDistillConfig, DistillConfig, TrainingConfig
+
+BATCH, RATE = 4 * FRAMES, 2e-3
+TERMS = {"truth": 1.0, "output": 0.5, "ssim": 0.1, "channel": 0.1, "expert": 0.01}
+"""Of distillation, as the target for Jetson Xavier NX has them."""
+OUTPUT_ALONE_TERMS = {"truth": 1.0, "output": 0.5}
+ADVERSARIAL_WEIGHT = 0.01  # for 1 of truth, as pix2pix
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training that is compared: which network, its way, seed and steps."""
+
+    network: str
+    way: str
+    seed: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class Worth:
+    """A network on the held-out clips.
+
+    `psnr_db`: of the lower halves. Errors: mean distance to the exact mouths, neutral mouth widths. `lip_sync`: by the embedded expert, in [0, 1].
+    """
+
+    psnr_db: float
+    mouth_opening_error: float
+    mouth_width_error: float
+    lip_sync: float
+
+
+JUDGED = tuple(one.name for one in fields(Worth))[1:]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came of a training: its worth, and processor time of one thread, seconds, without that of the original and of a search."""
+
+    training: Training
+    worth: Worth
+    seconds: float
+
+
+def read(row: dict[str, object]) -> Trained:
+    """As `Results` wrote it."""
+    return Trained(Training(**row["training"]), Worth(**row["worth"]), row["seconds"])  # type: ignore[arg-type]
+
+
+def worth(task: TalkingFace, network: nn.Module) -> Worth:
+    """PSNR of the frames that reports show; the rest of every held-out clip, performed whole with its first frame as the reference."""
+    network.eval()
+    with torch.no_grad():
+        psnr_db = statistics.mean(task.quality(network(*sample.inputs), sample.truth) for sample in task.held_out())
+    found: dict[str, list[float]] = {}
+    for seed in CLIPS["held_out"]:
+        clip = ClipPerformance(known_footage(seed), example, task.expert())
+        for one in clip.judge(clip.perform(network, BATCH), "host").measurements:
+            found.setdefault(one.what, []).append(one.value)
+    mean = {name: round(statistics.mean(found[name]), 5) for name in JUDGED}
+    return Worth(round(psnr_db, 4), *mean.values())
+
+
+def from_scratch(task: TalkingFace, start: Start, steps: int, seed: int, expert: float = 0.0) -> tuple[nn.Module, float]:
+    """The truth, by its mean absolute error; with a weight of the expert, as Wav2Lip trains without its discriminator."""
+    made = start.fresh(seed)
+    config = TrainingConfig(steps=steps, batch_size=BATCH, crop_size=FACE_SIDE)
+    return made, fit(FitTruth(task, config, made, expert), TrainSettings(steps, RATE, seed))
+
+
+def adversarial(task: TalkingFace, start: Start, steps: int, seed: int) -> tuple[nn.Module, float]:
+    """As pix2pix trains: with a discriminator that sees the input as well."""
+    made = start.fresh(seed)
+    config = AdaptiveDistillConfig(steps=steps, batch_size=BATCH, crop_size=FACE_SIDE, truth=1.0, adversarial=ADVERSARIAL_WEIGHT)
+    return made, fit(Pix2Pix(task, config, made), TrainSettings(steps, RATE, seed))
+
+
+def distilled(task: TalkingFace, start: Start, steps: int, seed: int, weights: dict[str, float]) -> tuple[nn.Module, float]:
+    """From the embedded original, whose own training is not counted; a network that was cut from larger weights starts from its share of them."""
+    made, (_, teacher) = start.inherited(seed), task.embedded_teacher(start.spec.input_shape)
+    config = DistillConfig(steps=steps, batch_size=BATCH, crop_size=FACE_SIDE, adversarial_loss="hinge", **weights)
+    return made, fit(Distillation(task, config, made, teacher.eval(), seed), TrainSettings(steps, RATE, seed))
+
+
+FROM_SCRATCH, ADVERSARIAL, DISTILLED = "from scratch", "adversarial", "distilled"
+FROM_SCRATCH_WITH_EXPERT = "from scratch, the expert too"
+DISTILLED_ADVERSARIAL, OUTPUT_ALONE = "distilled, adversarial too", "distilled, output alone"
+WAYS: dict[str, Callable[[TalkingFace, Start, int, int], tuple[nn.Module, float]]] = {
+    FROM_SCRATCH: from_scratch,
+    FROM_SCRATCH_WITH_EXPERT: lambda *given: from_scratch(*given, TERMS["expert"]),
+    ADVERSARIAL: adversarial,
+    DISTILLED: lambda *given: distilled(*given, TERMS),
+    DISTILLED_ADVERSARIAL: lambda *given: distilled(*given, {**TERMS, "adversarial": ADVERSARIAL_WEIGHT}),
+    OUTPUT_ALONE: lambda *given: distilled(*given, OUTPUT_ALONE_TERMS),
+}
+
+
+def run(work: Path, training: Training) -> Trained:
+    """Train and judge, in one thread; `work` holds the networks that were found."""
+    torch.set_num_threads(1)
+    task = task_of_clips()
+    start = start_of(training.network, training.seed, work)
+    made, seconds = WAYS[training.way](task, start, training.steps, training.seed)
+    return Trained(training, worth(task, made), round(seconds, 1))
