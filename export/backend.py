@@ -229,7 +229,7 @@ def _let_go(stream: TextIO) -> None:
     loggers = [logging.getLogger(), *(one for one in logging.root.manager.loggerDict.values() if isinstance(one, logging.Logger))]
     for handler in (handler for one in loggers for handler in one.handlers):
         if isinstance(handler, logging.StreamHandler) and handler.stream is stream:
-            handler.setStream(sys.stderr)
+            handler.stream = sys.stderr  # not setStream, which flushes: a handler of coremltools has been seen to hold a stream that is closed
 
 
 def as_fallbacks(file: Path, found: tuple[OperatorFallback, ...]) -> tuple[Fallback, ...]:

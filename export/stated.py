@@ -26,6 +26,7 @@ RUNTIMES: Mapping[str, tuple[str, str]] = {
 }
 DELEGATES: Mapping[tuple[str, str], str] = {
     ("onnx", "cpu"): "CPUExecutionProvider",
+    ("onnx", "gpu"): "TensorRT, with an engine that trtexec --onnx=FILE --int8 --fp16 builds from the file on the device",
     ("tflite", "cpu"): "XNNPACK",
     ("tflite", "gpu"): "LiteRT's GPU delegate",
     ("executorch", "cpu"): "XNNPACK",

@@ -276,9 +276,9 @@ class Target(Frozen):
         stages = tuple(stage.quick() for stage in self.stages)
         unet = any(network is not None and network.network == "unet_generator" for network in (model.teacher, model.student))
         if unet or model.task == "talking_face":
-            model = self.model
+            model, fewest = self.model, 2 if unet else 5  # as the lip-sync expert judges them
             stages = tuple(
-                quick.model_copy(update={"crop_size": stage.crop_size, "batch_size": min(stage.batch_size, 2)})
+                quick.model_copy(update={"crop_size": stage.crop_size, "batch_size": min(stage.batch_size, fewest)})
                 if isinstance(stage, TrainingConfig)
                 else quick
                 for stage, quick in zip(self.stages, stages, strict=True)

@@ -20,10 +20,14 @@ from PIL import Image
 from scipy.io import wavfile
 
 from mcompress import cli
+from mcompress.checks import expert_problems
 from mcompress.compress.models.lip_experts import syncnet
 from mcompress.compress.models.wav2lip import WITHOUT_BLOCKS, wav2lip
 from mcompress.compress.tasks.photographs import embedded_photos
+from mcompress.compress.tasks.super_resolution.task import SuperResolution
 from mcompress.compress.tasks.talking_face.clips import synthetic_clip
+from mcompress.compress.tasks.talking_face.task import TalkingFace
+from mcompress.targets.schema import DataConfig, Target
 
 GOOD = """\
 name: t
@@ -410,3 +414,16 @@ def test_a_run_keeps_the_notes_and_states_what_the_file_takes(good: Path, tmp_pa
     with Image.open(sample / "input.png") as shown:
         assert shown.size == (96, 96)
         assert not np.asarray(shown)[48:].any(), "the face as the network gets it, its lower half masked"
+
+
+def test_the_expert_needs_five_frames_and_a_task_that_has_one() -> None:
+    """Said before anything is computed."""
+    document = {"name": "t", "device": "jetson-xavier-nx", "stages": [{"stage": "distill", "batch_size": 4, "crop_size": 96, "expert": 0.01}]}
+    exports = [{"backend": "onnx"}]
+    faces = Target.model_validate({**document, "model": {"task": "talking_face"}, "exports": exports})
+    assert expert_problems(faces, TalkingFace.from_config(DataConfig())) == [
+        "stages[0] (distill): batch_size is 4; the expert judges 5 samples together: give a multiple of 5, or set expert to 0"
+    ]
+    pictures = Target.model_validate({**document, "exports": exports})
+    (problem,) = expert_problems(pictures, SuperResolution.from_config(DataConfig()))
+    assert problem == "stages[0] (distill): expert has a weight, and super_resolution has no expert that could judge; set expert to 0"

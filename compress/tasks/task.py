@@ -50,6 +50,8 @@ class Expert(nn.Module):
 
     title: str
     """What it is and what it was made from, for reports."""
+    least_batch: int
+    """So many samples of a batch are judged together."""
 
     def forward(self, inputs: Inputs, output: Tensor) -> Tensor:
         """What it says against `output` (N, C, H, W), made for `inputs`: a scalar, 0 at best; gradients reach the output. Subclasses say how."""

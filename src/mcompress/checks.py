@@ -19,7 +19,7 @@ from mcompress.compress.models.spec import ModelSpec
 from mcompress.compress.quantize.given_plan import check_plan
 from mcompress.compress.quantize.plan import PrecisionPlan
 from mcompress.compress.quantize.program import export_program, graph_of
-from mcompress.compress.tasks.task import Task
+from mcompress.compress.tasks.task import Task, expert_of
 from mcompress.errors import MCompressError, PlanError, StageError, UsageError
 from mcompress.targets.device import Device, Unit
 from mcompress.targets.reach import ships_as
@@ -174,6 +174,25 @@ def data_problems(target: Target, task: Task) -> list[str]:
         data = "" if task.paired else ", because data.pairing is unpaired and the original's output is all there is to compare with"
         advice = f"write metric: {task.metric}" if task.paired else f"write metric: {task.metric}, with at_least"
         problems.append(f"budget.quality.metric is '{floor.metric}'; {task.name} measures {task.metric}{data}; {advice}")
+    return problems
+
+
+def expert_problems(target: Target, task: Task) -> list[str]:
+    """Distillation with a task's expert: there is none, or batches are too small for it."""
+    problems = []
+    for index, stage in enumerate(target.stages):
+        if not isinstance(stage, DistillConfig) or not stage.expert:
+            continue
+        try:
+            expert = expert_of(task, f"stages[{index}] (distill)")
+        except PlanError as error:
+            problems.extend(error.problems)
+            continue
+        if stage.batch_size < expert.least_batch:
+            problems.append(
+                f"stages[{index}] (distill): batch_size is {stage.batch_size}; the expert judges {expert.least_batch} samples together: "
+                f"give a multiple of {expert.least_batch}, or set expert to 0"
+            )
     return problems
 
 

@@ -136,7 +136,7 @@ def plan(target: Target) -> Plan:
     unit = found.of(lambda: device.unit(target.unit)) if device else None
     task = found.of(lambda: load_task(target))
     channels = checks.channel_problems(target, task) if task else []
-    found.add(*channels, *(checks.data_problems(target, task) if task else ()))
+    found.add(*channels, *(checks.data_problems(target, task) if task else ()), *(checks.expert_problems(target, task) if task else ()))
     found.add(*checks.weight_problems(target), *checks.unpaired_problems(target))
     given = _given_plan(target, found)
     teacher = found.of(lambda: _teacher(target, task), "model.teacher")

@@ -34,6 +34,8 @@ EMBEDDED_TITLE = "lip-sync expert made by mcompress from the embedded clips"
 class LipSyncExpert(Expert):
     """SyncNet on runs of five neighbouring frames."""
 
+    least_batch = FRAMES
+
     def __init__(self, network: SyncNet, title: str) -> None:
         super().__init__()
         self.network, self.title = network.eval().requires_grad_(False), title

@@ -1,92 +1,21 @@
-"""Finds the face in pictures and follows it through a clip, so that frames can be cut to squares that hold a face alike.
-
-The detector is scikit-image's cascade of local binary patterns (S. Liao et al., "Learning Multi-scale Block Local Binary Patterns for Face
-Recognition", ICB 2007) with the upright frontal faces that its wheel carries. The cascade only says whether a window is a face. To get a place that
-is finer than its grid of windows, and few false alarms, a frame is searched at several sizes and mirrored, and windows that agree vote.
-
-Coordinates: x to the right, y down, in pixels of the frame, from the outer corner of its first pixel.
-"""
+"""Finds faces in frames and cuts them out, so that networks see squares that hold a face alike; how, `face_search` says."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache
-from typing import Protocol, cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
+from mcompress.compress.tasks.talking_face.face_search import FACE_SIDE, Box, cut_face, no_face, search_faces, several
 from mcompress.errors import PlanError, UsageError
 
-FACE_SIDE = 96
-"""Pixels a side of a cut-out face."""
-SEARCHED = (120, 140, 160, 180, 210)
-"""Pixels of a frame's shorter side at which it is searched; sizes that have little in common, so that false alarms do not agree."""
-SMALLEST_WINDOW, SMALLEST_SHARE = 24, 0.12
-"""The cascade's own window in pixels, and the smallest window as a share of the shorter side."""
-GROWTH, STRIDE = 1.15, 1.25
-"""From one window size to the next, and pixels from a window to the next one at the cascade's own size."""
-SAME = 0.4
-"""Intersection over union from which two windows show the same face."""
-WITHIN = 0.5
-"""The share of the smaller of two windows that lies in the other, from which they cannot be two faces."""
-LEAST_VOTES = 20
-"""Windows that must agree. Frontal faces of about 100 pixels get 70 to 140; the most that other textures got in 19 photographs was 12."""
-BORDER = 1 / 3
-"""The mirrored border, as a share of the shorter side, with which a frame is searched again where a face may reach over its edge."""
-FILLS = 0.8
-"""The share of the shorter side from which a box may be that small only because windows end where the frame ends."""
-ENLARGED, LOWERED = 1.2, 0.07
-"""From a window of the cascade, which ends above the chin, to a box: its side, and how far its middle lies lower, in sides of the window.
-
-Fitted to two photographs whose landmarks are known, so that a closed mouth is at half the width and two thirds of the height.
-"""
-SMALLEST_FACE = "a sixth"
-"""Of the shorter side, for messages: the least box that is found reliably."""
-
-
-class _Cascade(Protocol):
-    def detect_multi_scale(
-        self,
-        img: NDArray[np.uint8],
-        scale_factor: float,
-        step_ratio: float,
-        min_size: tuple[int, int],
-        max_size: tuple[int, int],
-        min_neighbor_number: int,
-        intersection_score_threshold: float,
-    ) -> list[dict[str, int]]: ...
-
-
-@dataclass(frozen=True)
-class Box:
-    """A square that holds a face: left and upper border and side, in pixels; it may reach beyond the frame."""
-
-    x: float
-    y: float
-    side: float
+__all__ = ["FACE_SIDE", "Box", "crop_faces", "find_face", "find_faces", "no_face", "several"]
 
 
 def find_faces(frame: Tensor) -> tuple[Box, ...]:
     """The faces of a frame, uint8 (3, H, W), the surest first."""
-    grey = Image.fromarray(frame.permute(1, 2, 0).contiguous().numpy()).convert("L")
-    boxes = _search(grey)
-    if boxes and all(_lies_within(box, grey.width, grey.height) for box in boxes):
-        return boxes
-    border = round(min(grey.size) * BORDER)
-    around = _search(Image.fromarray(np.pad(np.asarray(grey), border, mode="symmetric")))
-    moved = (Box(box.x - border, box.y - border, box.side) for box in around)
-    inside = tuple(box for box in moved if 0 <= box.x + box.side / 2 <= grey.width and 0 <= box.y + box.side / 2 <= grey.height)
-    return inside if len(inside) >= len(boxes) else boxes  # the border makes all else look smaller
-
-
-def _lies_within(box: Box, width: int, height: int) -> bool:
-    edges = min(box.x, box.y, width - box.x - box.side, height - box.y - box.side)
-    return edges >= 0 and box.side < FILLS * min(width, height)
+    return search_faces(frame.permute(1, 2, 0).contiguous().numpy())
 
 
 def find_face(frame: Tensor, name: str) -> Box:
@@ -97,103 +26,18 @@ def find_face(frame: Tensor, name: str) -> Box:
     raise PlanError([f"{name}: {several(len(boxes)) if boxes else no_face()}"])
 
 
-def no_face() -> str:
-    """What is wrong, and what to do."""
-    return f"no face found; one must be upright, look at the camera and span at least {SMALLEST_FACE} of the shorter side: crop to one face"
-
-
-def several(count: int) -> str:
-    """What is wrong, and what to do."""
-    return f"several faces ({count}), and one is needed: crop to one face"
-
-
 def crop_faces(frames: Tensor, boxes: Sequence[Box], side: int = FACE_SIDE) -> Tensor:
-    """Cut one box out of each frame and resize it: uint8 (T, 3, H, W) and T boxes -> uint8 (T, 3, side, side).
+    """Cut one box out of each frame and resize it as `cut_face` does: uint8 (T, 3, H, W) and T boxes -> uint8 (T, 3, side, side).
 
-    Borders need not lie between pixels. Reduction is antialiased (bicubic). What a box has beyond its frame is mirrored. Raises `UsageError` unless
-    there is one box for each frame, with its middle in the frame.
+    Raises `UsageError` unless there is one box for each frame, with its middle in the frame.
     """
     if len(boxes) != len(frames):
         raise UsageError(f"{len(frames)} frames and {len(boxes)} boxes; each frame needs one box")
-    height, width = frames.shape[2:]
     faces = torch.empty((len(frames), 3, side, side), dtype=torch.uint8)
     for number, (frame, box) in enumerate(zip(frames, boxes, strict=True)):
-        right, bottom = box.x + box.side, box.y + box.side
-        if not (box.side >= 1 and 0 <= box.x + box.side / 2 <= width and 0 <= box.y + box.side / 2 <= height):
-            where = f"x {box.x:g}, y {box.y:g}, side {box.side:g}"
-            raise UsageError(
-                f"box {number} ({where}) does not fit a frame of {width}x{height} pixels; its middle must be inside and its side at least 1"
-            )
-        over = max(0, int(np.ceil(max(-box.x, -box.y, right - width, bottom - height))))
-        pixels = np.pad(frame.permute(1, 2, 0).numpy(), ((over, over), (over, over), (0, 0)), mode="symmetric")
-        edges = (box.x + over, box.y + over, right + over, bottom + over)
-        face = Image.fromarray(np.ascontiguousarray(pixels)).resize((side, side), Image.Resampling.BICUBIC, box=edges)
-        faces[number] = torch.from_numpy(np.array(face)).permute(2, 0, 1)
+        try:
+            face = cut_face(frame.permute(1, 2, 0).numpy(), box, side)
+        except ValueError as error:
+            raise UsageError(f"box {number} {error}") from error
+        faces[number] = torch.from_numpy(face).permute(2, 0, 1)
     return faces
-
-
-@cache
-def _cascade() -> _Cascade:
-    from skimage.data import (
-        lbp_frontal_face_cascade_filename,
-    )  # takes a third of a second to import, for which only those who look for faces should wait
-    from skimage.feature import Cascade
-
-    return cast("_Cascade", Cascade(lbp_frontal_face_cascade_filename()))
-
-
-def _search(grey: Image.Image) -> tuple[Box, ...]:
-    """Boxes by falling number of votes."""
-    windows = []
-    for shorter in SEARCHED:
-        scale = shorter / min(grey.size)
-        size = (round(grey.width * scale), round(grey.height * scale))
-        resized = np.asarray(grey.resize(size, Image.Resampling.LANCZOS))
-        for mirrored in (False, True):
-            found = _windows(np.ascontiguousarray(resized[:, ::-1]) if mirrored else resized)
-            if mirrored:
-                found[:, 0] = size[0] - found[:, 0] - found[:, 2]
-            windows.append(found / scale)
-    return _vote(np.concatenate(windows))
-
-
-def _windows(grey: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Every window that the cascade takes for a face, none merged: (N, 3) of left, upper border and side."""
-    shorter = min(grey.shape)
-    smallest = max(SMALLEST_WINDOW, round(shorter * SMALLEST_SHARE))
-    found = _cascade().detect_multi_scale(
-        img=grey,
-        scale_factor=GROWTH,
-        step_ratio=STRIDE,
-        min_size=(smallest, smallest),
-        max_size=(shorter, shorter),
-        min_neighbor_number=1,
-        intersection_score_threshold=1.1,  # a share, so that nothing is merged
-    )
-    return np.array([(one["c"], one["r"], one["width"]) for one in found], dtype=np.float64).reshape(-1, 3)
-
-
-def _vote(windows: NDArray[np.float64]) -> tuple[Box, ...]:
-    """The window with which most others agree is a face, and so on among those that lie apart from it."""
-    windows = windows[np.lexsort(windows.T)]  # in an order that does not depend on how the cascade's threads came along
-    faces: list[tuple[int, Box]] = []
-    while len(windows):
-        areas = windows[:, 2] ** 2
-        shared = _shared(windows)
-        same = shared > SAME * (areas[:, None] + areas - shared)
-        first = int(same.sum(axis=1).argmax())
-        votes = int(same[first].sum())
-        if votes < LEAST_VOTES:
-            break
-        x, y, side = windows[same[first]].mean(axis=0).tolist()
-        larger = side * ENLARGED
-        faces.append((votes, Box(x + (side - larger) / 2, y + (side - larger) / 2 + LOWERED * side, larger)))
-        windows = windows[~(same[first] | (shared[first] > WITHIN * np.minimum(areas[first], areas)))]
-    return tuple(box for _, box in sorted(faces, key=lambda face: -face[0]))
-
-
-def _shared(windows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The area that each two windows share, (N, N)."""
-    starts, ends = windows[:, :2], windows[:, :2] + windows[:, 2:]
-    overlap = np.minimum(ends[:, None], ends) - np.maximum(starts[:, None], starts)
-    return cast("NDArray[np.float64]", np.clip(overlap, 0, None).prod(axis=2))
