@@ -35,7 +35,7 @@ def _unit(unit: dict[str, JsonValue], validation: Mapping[PrecisionName, Validat
     runs = unit["runs"]
     if not isinstance(runs, dict):
         raise TypeError("runs is a mapping")
-    order = ("title", "runs", "computes_in", "capability", "int8_activations", "fallback_unit", "fuses", "boundary", "speeds")
+    order = ("title", "runs", "computes_in", "capability", "builds_from", "int8_activations", "fallback_unit", "fuses", "boundary", "speeds")
     found = {key: unit[key] for key in order if key in unit}
     found["runs"] = {precision: "all" if kinds == list(KINDS) else kinds for precision, kinds in runs.items()}
     if validation:
