@@ -24,7 +24,7 @@ Function = Callable[[Apply, Tensor], Tensor]
 
 
 def rows(model: nn.Module, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> tuple[Operator, ...]:
-    return operator_table(model, shape, dtype).operators
+    return operator_table(model, shape, dtype=dtype).operators
 
 
 def channels(row: Operator) -> tuple[int, int]:
@@ -124,7 +124,7 @@ LOOKUPS: dict[str, Function] = {
 def test_a_table_costs_what_is_looked_up_in_it(operation: str) -> None:
     """What is stored is the whole; what an inference reads is one row of each token."""
     tables = [
-        operator_table(Apply(LOOKUPS[operation], table=nn.Embedding(words, WIDTH)), (1, TOKENS), torch.int64) for words in (10, 100, 10_000, 49_408)
+        operator_table(Apply(LOOKUPS[operation], table=nn.Embedding(words, WIDTH)), (1, TOKENS), dtype=torch.int64) for words in (10, 100, 10_000, 49_408)
     ]
     found = [next(row for row in table.operators if row.operation == operation) for table in tables]
     looked_up = TOKENS * WIDTH

@@ -14,8 +14,12 @@ from safetensors.torch import save_file
 
 from mcompress import errors
 from mcompress.cli import app
+from mcompress.compress.models.lip_experts import syncnet
 from mcompress.compress.models.resnet_generator import resnet_generator
 from mcompress.compress.models.rrdb import rrdb
+from mcompress.compress.models.wav2lip import QUARTER_WIDTH, WITHOUT_BLOCKS, wav2lip
+from mcompress.compress.tasks.talking_face.clips import synthetic_clip
+from mcompress.compress.tasks.talking_face.sound import write_wav
 from mcompress.planning import plan
 from mcompress.targets.load import load_target
 
@@ -48,7 +52,7 @@ def yaml_of(name: str) -> str:
 
 
 def test_every_target_of_the_readme_is_tried_here() -> None:
-    assert sorted(re.findall(r"```yaml\nname: (\w+)\n", README)) == ["my_cyclegan", "my_pix2pix", "my_sr"]
+    assert sorted(re.findall(r"```yaml\nname: (\w+)\n", README)) == ["my_cyclegan", "my_pix2pix", "my_sr", "my_talking_face"]
 
 
 def pictures(folder: Path, count: int, size: tuple[int, int]) -> None:
@@ -74,6 +78,27 @@ def test_the_example_targets_of_translation_plan(tmp_path: Path) -> None:
         made = plan(load_target(tmp_path / f"{name}.yaml"))
         assert made.teacher_spec.args["features"] == 4
         assert made.teacher_spec.input_range == (-1.0, 1.0)
+
+
+def test_the_example_target_of_talking_faces_plans(tmp_path: Path) -> None:
+    torch.save({"state_dict": wav2lip(**{**QUARTER_WIDTH, **WITHOUT_BLOCKS}, output_width=8).state_dict()}, tmp_path / "wav2lip.pth")
+    torch.save({"state_dict": syncnet(width=16).state_dict()}, tmp_path / "lipsync_expert.pth")
+    for folder, seeds in (("clips", (1, 2)), ("clips_held_out", (3,))):
+        for seed in seeds:
+            clip = synthetic_clip(seed, 0.8)
+            pictures = tmp_path / folder / f"clip{seed}"
+            pictures.mkdir(parents=True)
+            write_wav(pictures / "speech.wav", clip.samples, 16_000)
+            for number, frame in enumerate(clip.frames):
+                Image.fromarray(frame.permute(1, 2, 0).numpy()).save(pictures / f"{number:04d}.png")
+    text = yaml_of("my_talking_face")
+    (tmp_path / "my_talking_face.yaml").write_text(text)
+    made = plan(load_target(tmp_path / "my_talking_face.yaml"))
+    assert made.teacher_spec.args["face_widths"] == [4, 8, 16, 32, 64, 128]
+    assert not any("colour_order" in note for note in made.data_notes)
+    (tmp_path / "assumed.yaml").write_text(text.replace(", colour_order: BGR", ""))
+    notes = [note for note in plan(load_target(tmp_path / "assumed.yaml")).data_notes if "colour_order" in note]
+    assert [note.partition(":")[0] for note in notes] == ["model.teacher", "model.expert"]
 
 
 def test_the_example_target_plans(tmp_path: Path) -> None:

@@ -38,12 +38,12 @@ def test_a_reoriented_answer_still_belongs_to_its_input() -> None:
     oriented = set()
     for step in range(40):
         lesson = lessons.draw(step_generator(0, step), CPU)
-        assert lesson.source.shape == (2, 3, 8, 8)
+        assert lesson.inputs[0].shape == (2, 3, 8, 8)
         assert lesson.truth.shape == lesson.taught.shape == (2, 3, 32, 32)
-        torch.testing.assert_close(lesson.taught, teacher(lesson.source), atol=1e-3, rtol=0)  # fp16
+        torch.testing.assert_close(lesson.taught, teacher(lesson.inputs[0]), atol=1e-3, rtol=0)  # fp16
         # Degrading the truth gives the input, so the truth turned with it.
-        torch.testing.assert_close(degrade(lesson.truth), lesson.source, atol=1.01 / 255, rtol=0)
-        oriented.add(tuple(lesson.source.flatten().tolist()))
+        torch.testing.assert_close(degrade(lesson.truth), lesson.inputs[0], atol=1.01 / 255, rtol=0)
+        oriented.add(tuple(lesson.inputs[0].flatten().tolist()))
     assert len(oriented) > 3 * 4  # three batches in several of eight orientations
 
 
@@ -64,7 +64,7 @@ def test_a_step_gets_the_same_lesson_in_a_process_that_starts_there() -> None:
         running.draw(step_generator(4, step), CPU)
     resumed, _ = batches(3)
     expected, found = running.draw(step_generator(4, 9), CPU), resumed.draw(step_generator(4, 9), CPU)
-    assert torch.equal(expected.source, found.source)
+    assert torch.equal(expected.inputs[0], found.inputs[0])
     assert torch.equal(expected.truth, found.truth)
     assert torch.equal(expected.taught, found.taught)
 
@@ -78,7 +78,7 @@ def test_the_stored_batches_are_the_runs_own_and_no_steps() -> None:
     assert not of_two_runs[0] & of_two_runs[1]
     steps = {first(step_generator(0, step)) for step in (*range(300), *range(104_700, 105_100))}
     assert not steps & of_two_runs[0]
-    assert not torch.equal(*(batches(1, seed)[0].draw(step_generator(0, 0), CPU).source for seed in (0, 1)))
+    assert not torch.equal(*(batches(1, seed)[0].draw(step_generator(0, 0), CPU).inputs[0] for seed in (0, 1)))
 
 
 def test_a_generator_keeps_32_bits_of_its_seed() -> None:

@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from mcompress.compress.tasks import TASKS
 from mcompress.compress.tasks.photographs import Photo, PhotoSet
 from mcompress.compress.tasks.translation import crops, embedded
 from mcompress.compress.tasks.translation.pairs import Pair, split
@@ -235,7 +234,7 @@ def test_a_users_folders_replace_the_embedded_pairs(tmp_path: Path) -> None:
     write(tmp_path / "held" / "A", "x.png", picture(80))
     write(tmp_path / "held" / "B", "x.png", 255 - picture(80))
     data = DataConfig(training=tmp_path / "pairs", held_out=tmp_path / "held", unlabelled=tmp_path / "inputs", labelled_fraction=0.5)
-    task = TASKS["translation"](data)
+    task = Translation.from_config(data)
     assert isinstance(task, Translation)
     assert (task.labelled_pairs, task.unlabelled_images) == (2, 6)
     assert [sample.name for sample in task.held_out()] == ["x"]
@@ -243,7 +242,7 @@ def test_a_users_folders_replace_the_embedded_pairs(tmp_path: Path) -> None:
     assert task.skipped == ("tiny.png: 8x8 pixels, at least 32 are needed on each side",)
     assert task.mirrors
     assert task.held_out_sizes == {"x": (48, 64)}
-    apart = TASKS["translation"](
+    apart = Translation.from_config(
         DataConfig(training=tmp_path / "held", held_out=tmp_path / "inputs", unlabelled=tmp_path / "inputs", pairing="unpaired")
     )
     assert isinstance(apart, UnpairedTranslation)

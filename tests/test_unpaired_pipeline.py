@@ -206,7 +206,7 @@ def test_a_lesson_asks_the_original_once(teacher_batches: int | None) -> None:
     for _ in range(2):
         lesson = lessons.draw(torch.Generator().manual_seed(3), torch.device("cpu"))
         assert torch.equal(lesson.truth, lesson.taught)
-        assert torch.allclose(lesson.taught, torch.tanh(lesson.source * 0.5), atol=1e-3)
+        assert torch.allclose(lesson.taught, torch.tanh(lesson.inputs[0] * 0.5), atol=1e-3)
     assert teacher.asked == (2 if teacher_batches is None else 1)
 
 

@@ -80,7 +80,8 @@ class Plan:
     @property
     def data_notes(self) -> tuple[str, ...]:
         """Data that cannot be used, or not by every stage, or that were converted, or that the original was not made for: `what: why`."""
-        return (*self.task.skipped, *checks.pictures_left_out(self.target, self.task), *checks.teacher_out_of_place(self.target))
+        assumed = (*checks.teacher_out_of_place(self.target), *checks.colours_assumed(self.target))
+        return (*self.task.skipped, *checks.pictures_left_out(self.target, self.task), *assumed)
 
     @cached_property
     def data_digest(self) -> str:

@@ -1,7 +1,8 @@
 """The talking face as a task: a face with its lower half masked, another frame of it, and speech in; the face with the mouth of that speech out.
 
 As Wav2Lip (arXiv 2008.10010, section 4) is trained: the masked frame and the reference, a frame of the same clip, are stacked in channels, three and
-three, in [0, 1]; the speech is the log-mel window of the frame. Pictures are RGB here; Wav2Lip's public checkpoints were trained on BGR.
+three, in [0, 1]; the speech is the log-mel window that begins with the frame, as in Wav2Lip's inference (its public training code takes the one that
+begins a frame earlier). Pictures are RGB here; Wav2Lip's public checkpoints were trained on BGR, which `colour_order` says.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ class TalkingFace:
             raise PlanError(
                 [
                     "model.expert is not given, and the lip-sync expert that ships was made from the embedded clips alone; for clips of your own "
-                    "give model.expert: {network: syncnet, checkpoint: FILE}, or set expert to 0"
+                    "give model.expert: {network: syncnet, checkpoint: FILE, colour_order: BGR}, or set expert to 0"
                 ]
             )
         return self._expert.load()
