@@ -14,8 +14,9 @@ from mcompress.targets.schema import How, Measurement
 
 SCHEMA = 2
 """2: test vectors and preprocessing of each input by its name; 1 had one input."""
-ComputedBy = Literal["this file in its runtime", "this file in mcompress's evaluator", "PyTorch"]
-"""What computed a number or picture of the manifest. The evaluator executes Core ML files where there is no Core ML."""
+ComputedBy = Literal["this file in its runtime", "this file in ONNX Runtime", "this file in mcompress's evaluator", "PyTorch"]
+"""What computed a number or picture of the manifest. The evaluator executes Core ML files where there is no Core ML;
+ONNX Runtime executes the files that the device builds engines from."""
 
 
 class Runtime(Part):
@@ -42,7 +43,8 @@ class ProcessingStep(Part):
 
     `arguments` are numbers and words, so that any language can follow them. Those of talking faces:
 
-    - `crop_face`: the square that holds the face, resized to `height` x `width`; the middle of its closed mouth is near (`mouth_x`, `mouth_y`);
+    - `crop_face`: the square that holds the face, resized to `height` x `width`; the middle of its closed mouth is then near pixel
+      (`mouth_x`, `mouth_y`);
     - `mask_rows`: rows `first` to `last`, from 0, become `value`;
     - `stack`: in channels, the pictures `first` and `second`; what stands before `mask_rows` is done to both, and that to the first alone;
     - `log_mel`: the window of the frame, `bands` x `columns`, as `speech` says;

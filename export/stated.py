@@ -11,6 +11,7 @@ from mcompress.export.manifest import ComputedBy, ProcessingStep, Quality, Recom
 from mcompress.export.mil import EVALUATOR
 from mcompress.export.replay import PLAIN
 from mcompress.record import ExportRecord, ModelRecord, PictureRecord, Run, narrower_suffix
+from mcompress.targets.exports import OnnxConfig
 
 FLOAT_TOLERANCE = 1e-3  # share of the output range: the parity limit of float files, and what another CPU's order of additions stays below
 INT8_STEPS = 2  # two runtimes may round the last operator and the one before it differently
@@ -26,11 +27,12 @@ RUNTIMES: Mapping[str, tuple[str, str]] = {
 }
 DELEGATES: Mapping[tuple[str, str], str] = {
     ("onnx", "cpu"): "CPUExecutionProvider",
-    ("onnx", "gpu"): "TensorRT, with an engine that trtexec --onnx=FILE --int8 --fp16 builds from the file on the device",
     ("tflite", "cpu"): "XNNPACK",
     ("tflite", "gpu"): "LiteRT's GPU delegate",
     ("executorch", "cpu"): "XNNPACK",
 }
+COMPILER = "TensorRT"
+"""What builds engines from ONNX files for units that ONNX Runtime does not reach here (`targets.device.Unit.builds_from`)."""
 BY_COREML: Mapping[ComputedBy, str] = {
     "PyTorch": "not executed",
     "this file in mcompress's evaluator": "computed by mcompress's evaluator",
@@ -94,6 +96,9 @@ def postprocessing_of(gave: TensorFacts) -> tuple[ProcessingStep, ...]:
 def runtime_of(record: ExportRecord, least_runtime: str | None) -> Runtime:
     """The runtime and its least version: what the file itself states, else the version that executed it."""
     backend, runtime = record.backend, record.parity.runtime
+    if is_built_on_device(record):
+        how = "not executed here" if record.parity.passed is None else f"checked here with {runtime}"
+        return Runtime(name=COMPILER, least_version="not known", basis=f"built on the device; not built with {COMPILER} here; {how}")
     name, package = RUNTIMES[backend]
     if least_runtime is not None:
         how = "not executed here" if record.parity.passed is None else f"executed here by {runtime}"
@@ -110,16 +115,28 @@ def default_unit(record: ExportRecord) -> Recommended:
         unit, delegate = OWN_CHOICE
         return Recommended(unit=unit, delegate=delegate, threads=PHONE_THREADS, basis=f"{BY_COREML[computed_by(record)]}; not measured on a phone")
     unit = record.unit or "cpu"
+    if is_built_on_device(record):
+        has_int8 = record.precision_counts.get("int8", 0) > 0  # without scales in the file, --int8 would ask for a calibration
+        flags = "--int8 --fp16" if has_int8 else "--fp16"
+        delegate = f"an engine that trtexec --onnx=FILE {flags} builds from the file on the device"
+        return Recommended(unit=unit, delegate=delegate, threads=1, basis="not measured on the device")
     executed = (
         "executed so on the machine that made it" if unit == "cpu" else f"executed by {DELEGATES[record.backend, 'cpu']} on the CPU that made it"
     )
     return Recommended(unit=unit, delegate=DELEGATES[record.backend, unit], threads=PHONE_THREADS, basis=f"{executed}; not measured on a phone")
 
 
+def is_built_on_device(record: ExportRecord) -> bool:
+    """Whether a compiler on the device builds an engine from the file for its unit, which the backend's own runtime does not reach."""
+    return record.backend == "onnx" and record.unit not in (None, *OnnxConfig.units)
+
+
 def computed_by(record: ExportRecord) -> ComputedBy:
     """What computed the file's own results; PyTorch if the file was not executed."""
     if record.parity.passed is None:
         return "PyTorch"
+    if is_built_on_device(record):
+        return "this file in ONNX Runtime"  # not in the one that is stated for the device
     return "this file in mcompress's evaluator" if record.parity.runtime.startswith(EVALUATOR) else "this file in its runtime"
 
 

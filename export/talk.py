@@ -23,6 +23,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if __name__ == "__main__":
     sys.dont_write_bytecode = True  # a bundle holds what its manifest lists, and nothing else
+    if not __package__ and str(Path(__file__).resolve().parent) not in sys.path:
+        sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I and PYTHONSAFEPATH leave the script's folder out
+    if find_spec("numpy") is None:  # what is imported below needs it
+        sys.stderr.write("numpy is needed and not installed; pip install numpy\n")
+        sys.exit(2)
 
 from mcompress.compress.tasks.talking_face.mp4 import missing_codecs, writing
 from mcompress.compress.tasks.talking_face.wav import SoundError, read_wav
@@ -76,7 +81,7 @@ def _options(arguments: Sequence[str] | None) -> Options:
     parser.add_argument("--speech", type=Path, required=True, help="a WAV file")
     parser.add_argument("--face", type=Path, required=True, help="a picture with one upright face that looks at the camera; or a 96x96 cut-out of it")
     parser.add_argument("--out", type=Path, required=True, help="the video to write, .mp4")
-    parser.add_argument("--file", help="which file of the bundle to run; left out, the recommended one whose runtime is installed")
+    parser.add_argument("--file", help="which file of the bundle to run; left out, the fastest recommended one whose runtime is installed")
     parser.add_argument("--box", help="X,Y,SIDE in pixels: the square that holds the face (--box=X,Y,SIDE below 0); left out, it is looked for")
     parser.add_argument("--reference", type=Path, help="another picture of the same person, with its mouth as it is at rest; left out, --face itself")
     parser.add_argument("--reference-box", help="the square in --reference")
@@ -96,13 +101,13 @@ def _talk(options: Options, folder: Path) -> list[str]:
         raise Refused(f"{', '.join(missing)} is needed and not installed; pip install {' '.join(missing)}")
     _check_out(options.out, folder)
     talking = read_bundle(folder)
-    file = choose(talking, options.file)
+    file, why = choose(talking, options.file)
     sound = read_wav(options.speech)
     generator, canvas, rules, notes = _prepared(options, talking, file)
     stream, clock = FaceStream(generator, talking.mel), Clock(talking.mel)
     _write(options, sound, stream, clock, canvas, rules, talking.mel)
     return [
-        *(f"note: {note}" for note in (*sound.notes, *notes)),
+        *(f"note: {note}" for note in (*why, *sound.notes, *notes)),
         f"{options.out}: {stream.frames} frames, {talking.mel.video_fps:g} a second, of {sound.duration_s:.2f} s of speech, by {file['path']}",
         *_times(options, sound, stream, clock, talking),
     ]
@@ -128,7 +133,7 @@ def _prepared(options: Options, talking: Talking, file: TalkingFile) -> tuple[Ge
 
     rules = rules_of(file, talking.speech_input)
     picture = read_picture(options.face)
-    box, note = face_box(picture, options.box, rules.side, options.face.name, "--box")
+    box, note = face_box(picture, options.box, rules, options.face.name, "--box")
     face, notes = cut_face(picture, box, rules.side), [note]
     if options.reference is None:
         if options.reference_box is not None:
@@ -136,7 +141,7 @@ def _prepared(options: Options, talking: Talking, file: TalkingFile) -> tuple[Ge
         reference = face
     else:
         other = read_picture(options.reference)
-        other_box, note = face_box(other, options.reference_box, rules.side, options.reference.name, "--reference-box")
+        other_box, note = face_box(other, options.reference_box, rules, options.reference.name, "--reference-box")
         reference = cut_face(other, other_box, rules.side)
         notes.append(note)
     if any(side % 2 for side in picture.shape[:2]):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from importlib.util import find_spec
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
@@ -42,6 +43,15 @@ class Step(TypedDict):
     arguments: dict[str, float | int | str]
 
 
+class Latency(TypedDict):
+    """One measurement of the manifest; only the keys that are used here."""
+
+    what: str
+    value: float
+    unit: str
+    how: str
+
+
 class TalkingFile(TypedDict):
     """One entry of `files`; only the keys that are used here."""
 
@@ -49,6 +59,7 @@ class TalkingFile(TypedDict):
     sha256: str
     backend: str
     recommended: bool
+    latency: list[Latency]
     inputs: list[Facts]
     outputs: list[Facts]
     preprocessing: dict[str, list[Step]]
@@ -100,8 +111,10 @@ def read_bundle(folder: Path) -> Talking:
     return Talking(folder, manifest["files"], speech["input"], MelSettings.from_dict(speech["mel"]), streaming["look_ahead_s"])
 
 
-def choose(talking: Talking, name: str | None) -> TalkingFile:
-    """The file with this name, or the first recommended one whose runtime is installed, or else the first. Raises `Refused`."""
+def choose(talking: Talking, name: str | None) -> tuple[TalkingFile, tuple[str, ...]]:
+    """The file with this name, or, without one, of the recommended files whose runtime is installed (of all, where none of them is) the one that took
+    the least time where the bundle was made, and a note that says why. Raises `Refused`.
+    """
     able = [file for file in talking.files if file["backend"] in RUNTIMES]
     if not able:
         kinds = ", ".join(sorted({file["backend"] for file in talking.files}))
@@ -110,7 +123,7 @@ def choose(talking: Talking, name: str | None) -> TalkingFile:
     if name is None:
         ready = [file for file in able if _is_installed(file["backend"])]
         if ready:
-            return min(ready, key=lambda file: not file["recommended"])
+            return _fastest(ready)
         lines = " or ".join(INSTALL[backend] for backend in sorted({file["backend"] for file in able}))
         raise Refused(f"the bundle holds {shown}, and no runtime is installed for it; {lines}")
     named = [file for file in talking.files if file["path"] == name]
@@ -121,7 +134,28 @@ def choose(talking: Talking, name: str | None) -> TalkingFile:
         raise Refused(f"--file {name} cannot be run here: {ELSEWHERE.get(backend, f'there is no runner for {backend}')}; take {shown}")
     if not _is_installed(backend):
         raise Refused(f"--file {name} needs {RUNTIMES[backend][0]}, which is not installed; {INSTALL[backend]}")
-    return named[0]
+    return named[0], ()
+
+
+def _fastest(ready: Sequence[TalkingFile]) -> tuple[TalkingFile, tuple[str, ...]]:
+    recommended = [file for file in ready if file["recommended"]]
+    among = recommended or ready
+    times = {file["path"]: _host_ms(file) for file in among}
+    taken = min(among, key=lambda file: times[file["path"]])  # the first, where none was timed
+    kind = f"{'recommended ' if recommended else ''}file{'s' if len(among) > 1 else ''} whose runtime is installed"
+    if len(among) == 1:
+        why = f"the only {kind}"
+    elif times[taken["path"]] == inf:
+        why = f"the first of the {kind}, none of which was timed where the bundle was made"
+    else:
+        others = ", ".join(f"{path} {'was not timed' if ms == inf else f'{ms:.3g} ms'}" for path, ms in times.items() if path != taken["path"])
+        why = f"of the {kind} the fastest where the bundle was made, {times[taken['path']]:.3g} ms ({others})"
+    return taken, (f"{taken['path']} is run: {why}; --file takes another",)
+
+
+def _host_ms(file: TalkingFile) -> float:
+    """What one execution took on the machine that made the bundle; infinite where it was not timed."""
+    return min((one["value"] for one in file["latency"] if (one["what"], one["how"], one["unit"]) == ("latency", "host", "ms")), default=inf)
 
 
 def _is_installed(backend: str) -> bool:

@@ -26,16 +26,19 @@ if TYPE_CHECKING:
 
 SMALLEST_SIDE, LARGEST_SIDE = 32, 4096
 """Pixels a side of a picture."""
-MOUTH = 0.68
-"""Height of a closed mouth in a box, as a share of its side (`crop_face` in the manifest)."""
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 """What Pillow raises for a file that is damaged or no picture."""
 
 
 class Rules(NamedTuple):
-    """What the manifest says of the way from a picture to the network and back; rows from `masked_from` on are the network's."""
+    """What the manifest says of the way from a picture to the network and back; rows from `masked_from` on are the network's.
+
+    `mouth_x`, `mouth_y`: the middle of a closed mouth, in pixels of a face of `side` x `side`.
+    """
 
     side: int
+    mouth_x: float
+    mouth_y: float
     multiply: float
     add: float
     mask_value: float
@@ -60,6 +63,8 @@ def rules_of(file: TalkingFile, speech_input: str) -> Rules:
     order = [step["arguments"]["order"] for step in before if step["operation"] == "colour_order"]
     return Rules(
         side,
+        float(cut["mouth_x"]),
+        float(cut["mouth_y"]),
         float(scale["multiply"]),
         float(scale["add"]),
         float(mask["value"]),
@@ -96,15 +101,19 @@ def read_picture(path: Path) -> Picture:
     return picture
 
 
-def face_box(picture: Picture, given: str | None, side: int, name: str, option: str) -> tuple[Box, str]:
+def face_box(picture: Picture, given: str | None, rules: Rules, name: str, option: str) -> tuple[Box, str]:
     """Where the face is, in whole pixels, and how that is known: it was given, the picture is all face, or it was found. Raises `Refused`."""
     height, width = picture.shape[:2]
+    side = rules.side
     if given is not None:
         box = _parsed(given, option)
         largest = 2 * max(width, height)
-        is_inside = 0 <= box.x + box.side / 2 < width and box.y + box.side / 2 >= 0 and box.y + box.side * MOUTH < height
+        across, down = rules.mouth_x / side, rules.mouth_y / side
+        has_mouth = 0 <= box.x + box.side * across < width and 0 <= box.y + box.side * down < height
+        is_inside = has_mouth and 0 <= box.x + box.side / 2 < width and 0 <= box.y + box.side / 2 < height
         if not (SMALLEST_SIDE <= box.side <= largest and is_inside):
-            fits = f"its middle and its mouth, at {MOUTH:g} of its height, must be inside, and its side {SMALLEST_SIDE} to {largest}"
+            mouth = f"its mouth, at {across:.2g} of its width and {down:.2g} of its height"
+            fits = f"its middle and {mouth}, must be inside, and its side {SMALLEST_SIDE} to {largest}"
             raise Refused(f"{option} {given} does not fit {name}, which has {width}x{height} pixels; {fits}")
         return box, f"{name}: the face is where {option} says, {_shown(box)}"
     if (height, width) == (side, side):

@@ -112,7 +112,7 @@ def write_report(folder: Path) -> Path:
         sample_count=count + row_count,
         samples=wording.samples(run),
         labels=label_part(run, folder),
-        talking=talking_part(run, folder),
+        talking=talking_part(run, folder, details),
         widths=width_table(run),
         compressed_by=wording.quality_source(run, "compressed") if "compressed" in run.models else "",
         models=wording.models_of(run),

@@ -156,13 +156,19 @@ def _line(plan: StageDetails, metric: str, unit: str) -> str:
     chosen = total_ms(plan, "chosen")
     if chosen is not None:
         others = [f"{name} {wording.number(ms)}" for name in ("all float", "all int8") if (ms := total_ms(plan, name)) is not None]
-        parts.append(f"estimated {wording.number(chosen)} ms on {' + '.join(plan.planned_units)} ({', '.join(others)})")
+        parts.append(f"estimated {wording.number(chosen)} ms{_over(plan)} ({', '.join(others)})")
     if plan.quality_lost is not None:
         allowed = f" of {plan.within:g} allowed" if plan.within is not None and _floor_counts(plan) and plan.quality_lost >= 0 else ""
         parts.append(f"{_lost(plan.quality_lost, metric, unit)}{allowed}")
     if proof(plan):
         parts.append(proof(plan))
     return "; ".join(parts)
+
+
+def _over(plan: StageDetails) -> str:
+    """Where the plan's milliseconds are spent. Files of several backends reach several units, and no two of them run together."""
+    units = plan.planned_units
+    return f", the sum over {' and '.join(units)}, each of which runs the whole network" if len(units) > 1 else f" on {units[0]}" if units else ""
 
 
 def _floor_counts(plan: StageDetails) -> bool:
@@ -184,8 +190,7 @@ def _figures(plan: StageDetails, metric: str, unit: str) -> Iterator[Figure]:
     chosen, in_float, in_int8 = (total_ms(plan, what) for what in ("chosen", "all float", "all int8"))
     if chosen is not None:
         others = [f"{wording.number(ms)} ms {name}" for name, ms in (("all float", in_float), ("all INT8", in_int8)) if ms is not None]
-        more = " over the units" if len(plan.planned_units) > 1 else ""
-        yield Figure(f"{wording.number(chosen)} ms", f"estimated{more}", ", ".join(others))
+        yield Figure(f"{wording.number(chosen)} ms", f"estimated{_over(plan)}", ", ".join(others))
     if plan.quality_lost is not None:
         sign = "+" if plan.quality_lost < 0 else "\N{MINUS SIGN}" if plan.quality_lost > 0 else ""
         floor = f"at most {plan.within:g}{' ' + unit if unit else ''} may be lost; " if plan.within is not None and _floor_counts(plan) else ""

@@ -11,8 +11,9 @@ from typing import Literal
 import matplotlib as mpl
 from markupsafe import Markup
 
-from mcompress.record import VIDEO, DeviceLatency, PerformanceRecord, PerformerRecord, Run
+from mcompress.record import HIGHEST_DB, VIDEO, DeviceLatency, PerformanceRecord, PerformerRecord, Run
 from mcompress.reports import plots, wording
+from mcompress.reports.details import StageDetails
 from mcompress.targets.schema import Measurement
 
 COLUMNS: Mapping[str, str] = {
@@ -30,6 +31,8 @@ BESIDE: Mapping[str, tuple[str, str]] = {
 """Measurement -> the other one that its cell holds as well, and what that is called."""
 NO_MOUTH = 0.5
 """Of what is explained in real frames; with less, there is hardly a mouth whose opening could be told."""
+EXPERT_TERM = "generator/expert"
+"""Of a stage's training curve, where the task's expert judged its outputs."""
 Kind = tuple[Literal["teacher", "compressed"], Literal["fp32", "fp16", "mixed"]]
 """A model and what its file holds."""
 FLOATS: Mapping[str, str] = {"fp32": "FP32", "fp16": "FP16", "mixed": "mixed"}
@@ -79,12 +82,14 @@ class Talking:
     rows: tuple[PerformerRow, ...]
     judge: str
     """What the lip-sync score is; empty without one."""
+    judge_taught: bool
+    """Whether a stage trained the network against the expert that gives the score."""
     device_columns: tuple[str, ...]
     devices: tuple[DeviceRow, ...]
 
 
-def talking_part(run: Run, folder: Path) -> Talking | None:
-    """None for a run without a performance."""
+def talking_part(run: Run, folder: Path, details: Mapping[str, StageDetails]) -> Talking | None:
+    """For the run in `folder`, whose stages left `details`. None for a run without a performance."""
     if not run.performances:
         return None
     found = run.performances[0]
@@ -102,6 +107,7 @@ def talking_part(run: Run, folder: Path) -> Talking | None:
         columns=tuple(columns.values()),
         rows=tuple(_row(run, found, one, tuple(columns)) for one in found.performers),
         judge=sync.source or "" if sync else "",
+        judge_taught=any(EXPERT_TERM in terms for stage in details.values() for _, terms in stage.curve),
         device_columns=tuple(f"{'original' if model == 'teacher' else model}, {FLOATS[files]}" for model, files in kinds),
         devices=tuple(_devices(run.devices, kinds)),
     )
@@ -138,7 +144,7 @@ def _curves(found: PerformanceRecord) -> Iterator[str]:
 def _row(run: Run, found: PerformanceRecord, one: PerformerRecord, columns: Sequence[str]) -> PerformerRow:
     numbers = {m.what: m for m in one.measurements}
     if one.kind == "context":
-        note = "for comparison; what the measurement itself gets wrong" if "mouth_opening_error" in numbers else "for comparison"
+        note = f"for comparison{_shows(numbers)}"
     elif one.kind == "teacher":
         note = next(iter(numbers.values())).on if numbers else ""
     else:
@@ -148,6 +154,15 @@ def _row(run: Run, found: PerformanceRecord, one: PerformerRecord, columns: Sequ
         note += "; hardly a mouth to be seen, so its opening and width say little"
     name = {"teacher": "original"}.get(one.name, _file_name(one.name))
     return PerformerRow(name, note, tuple(_cell(numbers, column) for column in columns))
+
+
+def _shows(numbers: Mapping[str, Measurement]) -> str:
+    """What a context is there for: frames that are equal to the truth show the error of the measurement, others what no network is worth."""
+    if "psnr_db" not in numbers:
+        return ""
+    if numbers["psnr_db"].value < HIGHEST_DB:
+        return "; what doing nothing is worth"
+    return "; what the measurement itself gets wrong" if "mouth_opening_error" in numbers else ""
 
 
 def _mouthless(found: PerformanceRecord, numbers: Mapping[str, Measurement]) -> bool:

@@ -255,10 +255,12 @@ class Target(Frozen):
     """Threads for training and calibration on this machine; part of what makes a result repeatable."""
 
     @model_validator(mode="after")
-    def _data_of_the_task(self) -> Target:
+    def _fields_of_the_task(self) -> Target:
         given = [name for name in _OF_TRANSLATION if getattr(self.data, name) != DataConfig.model_fields[name].default]
         if self.model.task != "translation" and given:
             raise ValueError(f"data.{given[0]} belongs to the task translation, and model.task is {self.model.task}; remove one of the two")
+        if self.model.task != "talking_face" and self.model.expert is not None:
+            raise ValueError(f"model.expert belongs to the task talking_face, and model.task is {self.model.task}; remove one of the two")
         return self
 
     def stage_names(self) -> tuple[str, ...]:

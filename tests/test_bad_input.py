@@ -132,6 +132,14 @@ TARGETS: dict[str, tuple[str | bytes, str]] = {
     "data of endless name": (GOOD + f"data: {{training: {'x' * 5000}, held_out: y}}\n", "..., which is no path: File name too long"),
     "data with a null": (GOOD + 'data: {training: "a\\0b", held_out: x}\n', "data.training is 'a\\x00b'; there is no such folder"),
     "data is a file": (GOOD + "data: {training: file, held_out: file}\n", "t.yaml:11: data.training is 'file'; there is no such folder"),
+    "an expert of another task": (
+        GOOD.replace("input_shape", "expert: {network: syncnet, checkpoint: file}, input_shape"),
+        "t.yaml:4: model.expert belongs to the task talking_face, and model.task is super_resolution; remove one of the two",
+    ),
+    "held-out data that are trained on": (
+        GOOD + "data: {training: empty, held_out: empty/../empty}\n",
+        "data.held_out is the folder of data.training, '",
+    ),
     "data without pictures": (
         GOOD + "data: {training: empty, held_out: empty}\n",
         "holds no usable image (.png, .jpg, .jpeg, at least 128 pixels a side)",
@@ -391,9 +399,10 @@ def test_held_out_pictures_on_which_a_network_does_not_run_are_found_before_trai
 
 def test_it_is_said_whether_teacher_or_student_has_wrong_arguments_even_beside_unusable_data(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
+    (tmp_path / "void").mkdir()
     widths = "network: resnet_generator, args: {widths: 24_16_16}"
     text = TRANSLATED.replace("network: unet_generator, args: {features: 4, downs: 7}", widths)
-    text += f"data: {{training: {tmp_path}/empty, held_out: {tmp_path}/empty}}\n"
+    text += f"data: {{training: {tmp_path}/empty, held_out: {tmp_path}/void}}\n"
     found = problems_of(text, tmp_path)
     assert [problem.split(": ")[1] for problem in found] == ["data.training", "data.held_out", "model.student"]
     assert "resnet_generator: widths is 241616; it must be a list of 8 or 6 whole numbers: first convolution" in found[2]

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_bundle import PLAN, SCALE, SIDE, a_run, a_target, an_export, enlarge, export_record, facts, make_bundle, quantized
+from tiny_bundle import PLAN, SCALE, SIDE, a_run, a_target, an_export, enlarge, export_record, facts, make_bundle, quantized, replay_in
 
 from mcompress.compress.quantize.plan import PrecisionPlan
 from mcompress.errors import ExportError
 from mcompress.export import replay
-from mcompress.export.bundle import ExportedFile, TestVector, write_bundle
+from mcompress.export.bundle import ExportedFile, TestVector, read_manifest, verify_bundle, write_bundle
 from mcompress.export.manifest import Manifest
+from mcompress.record import ParityRecord
 from mcompress.targets.schema import DataConfig, ModelConfig, TeacherConfig
 
 
@@ -33,6 +34,52 @@ def test_manifest_states_what_an_app_needs(pristine_bundle: Path) -> None:
     assert manifest.weights_licence == "Apache-2.0"
     assert {"MODEL_CARD.md", "LICENSES", "verify.py", "precision_plan.json"} <= {content.path for content in manifest.contents}
     assert PrecisionPlan.from_json((pristine_bundle / "precision_plan.json").read_text()) == PLAN
+
+
+def on_a_jetson(folder: Path, variant: str, int8: int, **more: object) -> ExportedFile:
+    """An ONNX file that is offered for a unit which TensorRT builds engines for."""
+    export = an_export(folder / variant)
+    path = export.path.rename(export.path.with_name(f"tiny-{variant}.onnx"))
+    counts = {"int8": int8, "fp16": 0, "fp32": 2 - int8}
+    return replace(export, path=path, record=export_record(path, variant=variant, unit="gpu", precision_counts=counts, **more))
+
+
+def test_engines_are_built_on_the_device(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path, on_a_jetson(tmp_path, "float", 0), on_a_jetson(tmp_path, "mixed", 2))
+    files = read_manifest(bundle).files
+    for file, flags in zip(files, ("--fp16", "--int8 --fp16"), strict=True):
+        assert file.runtime.model_dump() == {
+            "name": "TensorRT",
+            "least_version": "not known",
+            "basis": "built on the device; not built with TensorRT here; checked here with onnxruntime CPU",
+        }
+        assert file.run_with.model_dump() == {
+            "unit": "gpu",
+            "delegate": f"an engine that trtexec --onnx=FILE {flags} builds from the file on the device",
+            "threads": 1,
+            "basis": "not measured on the device",
+        }
+        assert file.quality.after_from == file.vectors[0].expected_from == "this file in ONNX Runtime"
+    card = (bundle / "MODEL_CARD.md").read_text()
+    for flags, variant in (("--fp16", "float"), ("--int8 --fp16", "mixed")):
+        engine = f"an engine that trtexec --onnx=FILE {flags} builds from the file on the device"
+        assert f"- `tiny-{variant}.onnx` with TensorRT (gpu, {engine}, 1 thread;" in card
+    assert "phone" not in card.split("## Start here")[1].split("##")[0]
+    assert [result.status for result in verify_bundle(bundle)] == ["passed", "passed"], "by onnxruntime, whatever the device runs"
+    assert replay_in(bundle).returncode == 0
+
+
+@pytest.mark.parametrize("unit", ["cpu", None])
+def test_where_onnxruntime_runs_it_is_the_runtime(unit: str | None, tmp_path: Path) -> None:
+    export = an_export(tmp_path / "made")
+    (file,) = read_manifest(make_bundle(tmp_path, replace(export, record=export_record(export.path, unit=unit)))).files
+    assert (file.runtime.name, file.run_with.unit, file.run_with.delegate) == ("ONNX Runtime", "cpu", "CPUExecutionProvider")
+
+
+def test_a_file_that_was_not_checked_says_so(tmp_path: Path) -> None:
+    parity = ParityRecord(reference="PyTorch", metric="share of range", value=None, limit=1e-3, passed=None, runtime="not executed")
+    (file,) = read_manifest(make_bundle(tmp_path, on_a_jetson(tmp_path, "float", 0, parity=parity, quality={}))).files
+    assert file.runtime.basis == "built on the device; not built with TensorRT here; not executed here"
 
 
 def test_two_bundles_of_one_run_are_equal(pristine_bundle: Path, tmp_path: Path) -> None:

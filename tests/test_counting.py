@@ -124,7 +124,8 @@ LOOKUPS: dict[str, Function] = {
 def test_a_table_costs_what_is_looked_up_in_it(operation: str) -> None:
     """What is stored is the whole; what an inference reads is one row of each token."""
     tables = [
-        operator_table(Apply(LOOKUPS[operation], table=nn.Embedding(words, WIDTH)), (1, TOKENS), dtype=torch.int64) for words in (10, 100, 10_000, 49_408)
+        operator_table(Apply(LOOKUPS[operation], table=nn.Embedding(words, WIDTH)), (1, TOKENS), dtype=torch.int64)
+        for words in (10, 100, 10_000, 49_408)
     ]
     found = [next(row for row in table.operators if row.operation == operation) for table in tables]
     looked_up = TOKENS * WIDTH

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from encoded_videos import tone
+from encoded_videos import encode, tone
 from PIL import Image
 from tiny_bundle import a_run, a_target, export_record
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ from mcompress.compress.tasks.performance import Judgement
 from mcompress.compress.tasks.super_resolution.task import SuperResolution
 from mcompress.compress.tasks.talking_face.footage import Footage, given_footage
 from mcompress.compress.tasks.talking_face.judging import correlation
-from mcompress.compress.tasks.talking_face.performance import REAL, REFERENCE, SHIFT, SHIFTED, ClipPerformance
+from mcompress.compress.tasks.talking_face.performance import REAL, REFERENCE, SHIFT, SHIFTED, STILL, ClipPerformance
 from mcompress.compress.tasks.talking_face.recordings import Recording, read_recordings
 from mcompress.compress.tasks.talking_face.showing import BAND, FOOT, GAP, side_by_side
 from mcompress.compress.tasks.talking_face.sound import read_sound, write_wav
@@ -120,6 +120,22 @@ def test_networks_get_the_masked_frame_one_reference_and_the_speech_of_each_fram
     assert still["lip_sync"] < real["lip_sync"] - 0.2
 
 
+def test_the_reference_held_still_is_what_doing_nothing_is_worth(clip: ClipPerformance) -> None:
+    frames, known = clip.truth[REFERENCE].expand_as(clip.truth), clip.footage.mouth
+    assert known is not None
+    still, whole = clip.contexts()[STILL], numbers(clip.judge(frames, ON))
+    found = numbers(still)
+    assert (found["psnr_db"], found["lip_sync"]) == (whole["psnr_db"], whole["lip_sync"])
+    real = numbers(clip.contexts()[REAL])
+    assert found["lip_sync"] < real["lip_sync"] - 0.2
+    for column, name in enumerate(clip.curves):
+        (made,) = set(still.curves[name])
+        assert made == pytest.approx(known.mouths[REFERENCE, column], abs=0.015), "the mouth of the reference, where its face stands"
+        assert found[f"{name}_error"] == pytest.approx(np.abs(known.mouths[:, column] - made).mean(), abs=2e-5)
+        assert f"{name}_correlation" not in found, "it stands still"
+    assert found["mouth_explained"] > 0.95 * real["mouth_explained"], "there is a mouth, which does not move"
+
+
 def test_lips_that_are_late_have_the_sync_of_speech_that_does_not_fit(clip: ClipPerformance) -> None:
     contexts = clip.contexts()
     fits, does_not = numbers(contexts[REAL])["lip_sync"], numbers(contexts[SHIFTED])["lip_sync"]
@@ -150,7 +166,8 @@ def test_of_clips_of_ones_own_the_curves_are_left_out_and_without_an_expert_the_
     judged = bare.judge(bare.truth, ON)
     assert list(numbers(judged)) == ["psnr_db"]
     assert (dict(bare.curves), dict(judged.curves)) == ({}, {})
-    assert list(bare.contexts()) == [REAL]
+    assert list(bare.contexts()) == [REAL, STILL]
+    assert list(numbers(bare.contexts()[STILL])) == ["psnr_db"]
     mouth, score = bare.missing
     assert mouth.startswith("mouth curves of astronaut-3000: how its mouth really moved is not known")
     assert "give model.expert" in score
@@ -168,16 +185,33 @@ def test_a_clip_of_ones_own_comes_with_its_sound(tmp_path: Path) -> None:
         Image.fromarray(np.full((96, 96, 3), 8 * number, np.uint8)).save(folder / "anna" / f"{number:04d}.png")
     write_wav(folder / "anna" / "speech.wav", tone(1.2), 16000)
     (found,) = read_recordings(folder, "data.held_out").recordings
-    footage = given_footage(folder, found)
+    assert found.source == folder / "anna"
+    (folder / "anna.json").write_text("{}", encoding="utf-8")
+    footage = given_footage(found)
     assert (len(footage.recording.faces), footage.mouth) == (30, None)
     assert np.array_equal(footage.samples, read_sound(folder / "anna" / "speech.wav").samples)
-    long = Recording("anna", found.faces.repeat(4, 1, 1, 1), found.windows.repeat(4, 1, 1, 1))
-    assert len(given_footage(folder, long).recording.faces) == len(given_footage(folder, long).recording.windows) == 100, "4 s are enough"
+    long = replace(found, faces=found.faces.repeat(4, 1, 1, 1), windows=found.windows.repeat(4, 1, 1, 1))
+    assert len(given_footage(long).recording.faces) == len(given_footage(long).recording.windows) == 100, "4 s are enough"
     (folder / "anna" / "speech.wav").unlink()
     with pytest.raises(PlanError, match="'anna' holds 0 WAV files beside its pictures; it must hold one"):
-        given_footage(folder, found)
-    with pytest.raises(PlanError, match="no longer holds the clip 'bert'"):
-        given_footage(folder, replace(found, name="bert"))
+        given_footage(found)
+    (folder / "anna").rename(folder / "bert")
+    with pytest.raises(PlanError, match=r"data.held_out: '.*/anna' is gone since the clip 'anna' was read from it; put it back"):
+        given_footage(found)
+
+
+def test_what_lies_beside_a_video_is_not_taken_for_it(tmp_path: Path) -> None:
+    """A file of the same stem that comes first."""
+    frames = [np.full((96, 96, 3), 8 * number, np.uint8) for number in range(25)]
+    encode(tmp_path / "c3.mp4", frames, sound=tone(1.0), options={"g": "50", "bf": "0"})
+    (tmp_path / "c3.json").write_text("{}", encoding="utf-8")
+    read = read_recordings(tmp_path, "data.held_out")
+    (found,) = read.recordings
+    assert (found.name, found.source) == ("c3", tmp_path / "c3.mp4")
+    assert any(note.startswith("c3.json: neither a video") for note in read.notes)
+    footage = given_footage(found)
+    assert torch.equal(footage.recording.faces, found.faces)
+    assert len(footage.samples) / 16000 == pytest.approx(1.0, abs=0.15)
 
 
 def test_a_curve_that_stands_still_has_no_correlation() -> None:
@@ -265,7 +299,13 @@ def test_the_original_and_every_executed_file_perform_once(ran: Ran, performed: 
     run = performed
     (found,) = run.performances
     file = ran.exports[0].record.file
-    assert [(one.kind, one.name) for one in found.performers] == [("context", REAL), ("context", SHIFTED), ("teacher", "teacher"), ("file", file)]
+    assert [(one.kind, one.name) for one in found.performers] == [
+        ("context", REAL),
+        ("context", STILL),
+        ("context", SHIFTED),
+        ("teacher", "teacher"),
+        ("file", file),
+    ]
     assert (found.clip, found.fps, found.frames, found.shown_file) == (clip.name, 25.0, 100, file)
     assert found.shown == ("truth", "original", "onnx float")
     assert found.curves == dict(clip.curves)

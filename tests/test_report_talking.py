@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,14 +13,20 @@ import torch
 from encoded_videos import tone
 from reported_run import write_run
 
+from mcompress.compress.checkpoints import FileCheckpoints
+from mcompress.compress.models.wav2lip import WITHOUT_BLOCKS, wav2lip
+from mcompress.compress.objectives.distillation import Distillation
 from mcompress.compress.tasks.talking_face.showing import BAND, FOOT, GAP, side_by_side
 from mcompress.compress.tasks.talking_face.sound_tracks import read_sound_track
+from mcompress.compress.tasks.talking_face.task import TalkingFace
 from mcompress.compress.tasks.talking_face.video_writing import write_video
 from mcompress.compress.tasks.talking_face.videos import read_frames
+from mcompress.compress.train import TrainSettings, train
 from mcompress.record import VIDEO, DeviceLatency, PerformanceRecord, PerformerRecord, Run
 from mcompress.reports.html import write_report
-from mcompress.reports.talking import talking_part
-from mcompress.targets.schema import Measurement
+from mcompress.reports.talking import EXPERT_TERM, talking_part
+from mcompress.targets.schema import DataConfig, Measurement
+from mcompress.targets.stages import DistillConfig
 
 FRAMES = 100
 FILE = "bundle/snapdragon865-mixed.tflite"
@@ -75,7 +82,10 @@ def performer(
     numbers = [said("lip_sync", sync, on, source=EXPERT)]
     curves = {}
     if error is not None:
-        numbers += [said("psnr_db", 200.0 if kind == "context" else 31.5, on, "dB"), said("mouth_explained", explained, on)]
+        numbers += [
+            said("psnr_db", 200.0 if name == "real frames" else 24.0 if kind == "context" else 31.5, on, "dB"),
+            said("mouth_explained", explained, on),
+        ]
         for curve, truth in TRUTH.items():
             numbers.append(said(f"{curve}_error", error, on, "neutral mouth widths"))
             if not still:
@@ -116,6 +126,7 @@ def performance(*more: PerformerRecord, shown: Sequence[str] = ("truth", "origin
         curve_unit="neutral mouth widths",
         performers=(
             performer("real frames", "context", "no network", 0.796, 0.002, 0.99),
+            performer("the reference frame, held still", "context", "no network", 0.402, 0.095, 0.98, still=True),
             performer("real frames, speech 0.4 s late", "context", "no network", 0.311),
             performer("teacher", "teacher", "PyTorch fp32", 0.712, 0.031),
             performer(FILE, "file", "LiteRT 2.3", 0.688, 0.042),
@@ -183,6 +194,12 @@ def test_curves_of_truth_original_and_file_are_drawn_once_each(page: Page) -> No
 
 
 def test_each_file_stands_between_speech_that_fits_and_speech_that_does_not(page: Page) -> None:
+    assert page.row("real frames for")[0].endswith("for comparison; what the measurement itself gets wrong")
+    assert page.row("the reference frame, held still")[0].endswith("for comparison; what doing nothing is worth")
+    assert page.row("real frames, speech")[0].endswith("for comparison")
+    assert page.row("the reference frame, held still")[1:] == [
+        "24.00 dB", "0.0950 stands still: no correlation", "0.0950 stands still: no correlation", "0.980", "0.402"
+    ]  # fmt: skip
     assert page.row("real frames for")[1:] == ["equal", "0.0020 correlation 0.970", "0.0020 correlation 0.970", "0.990", "0.796"]
     assert page.row("real frames, speech")[1:] == ["", "", "", "", "0.311"]
     assert page.row("original PyTorch fp32")[1:] == ["31.50 dB", "0.0310 correlation 0.970", "0.0310 correlation 0.970", "0.900", "0.712"]
@@ -193,6 +210,7 @@ def test_each_file_stands_between_speech_that_fits_and_speech_that_does_not(page
     assert blank[0].endswith("hardly a mouth to be seen, so its opening and width say little")
     assert blank[2] == "0.3000 stands still: no correlation"
     assert f"Lip sync: {EXPERT}." in page.text
+    assert "Blur makes a mouth read too narrow: after a blur of 1.5 pixels the width of the right mouth is off by 0.022" in page.text
     assert "Left out: performance of bundle/snapdragon865-mixed.mlpackage: not executed: no Mac" in page.text
 
 
@@ -221,7 +239,7 @@ def test_without_a_video_the_reason_is_shown_and_the_rest_stays(plain: Path, tmp
 
 
 def test_a_video_that_is_gone_is_said_to_be_gone(plain: Path, tmp_path: Path) -> None:
-    part = talking_part(Run.load(plain).model_copy(update={"performances": (performance(),)}), tmp_path)
+    part = talking_part(Run.load(plain).model_copy(update={"performances": (performance(),)}), tmp_path, {})
     assert part is not None
     assert part.video_uri == ""
     assert part.no_video == "talking.mp4 is no longer in the run's folder; run the target again to have it made"
@@ -231,11 +249,37 @@ def test_a_video_that_is_gone_is_said_to_be_gone(plain: Path, tmp_path: Path) ->
 def test_clips_of_ones_own_have_neither_curves_nor_a_score(plain: Path, tmp_path: Path) -> None:
     bare = performer("teacher", "teacher", "PyTorch fp32", 0.5).model_copy(update={"measurements": (said("psnr_db", 30.0, "PyTorch fp32", "dB"),)})
     record = performance(shown=(), no_video="none").model_copy(update={"curves": {}, "performers": (bare,), "shown_file": ""})
-    part = talking_part(Run.load(plain).model_copy(update={"performances": (record,)}), tmp_path)
+    part = talking_part(Run.load(plain).model_copy(update={"performances": (record,)}), tmp_path, {})
     assert part is not None
     assert (part.columns, part.plots, part.judge) == (("Lower half, PSNR",), (), "")
     assert [(row.name, [cell and cell.value for cell in row.cells]) for row in part.rows] == [("original", ["30.00 dB"])]
 
 
+@pytest.mark.parametrize(("terms", "flattered"), [({"generator/truth": 0.1, "generator/expert": 0.02}, True), ({"generator/truth": 0.1}, False)])
+def test_a_score_by_the_expert_that_taught_the_network_is_said_to_flatter_it(
+    plain: Path, tmp_path: Path, terms: dict[str, float], *, flattered: bool
+) -> None:
+    (tmp_path / "stages" / "distill").mkdir(parents=True)
+    (tmp_path / "stages" / "distill" / "details.json").write_text(json.dumps({"curve": [[100, terms]]}), encoding="utf-8")
+    assert "distill" in [stage.name for stage in Run.load(plain).stages]
+    page = reported(plain, tmp_path, performance(shown=(), no_video="none"))
+    assert ("speech that does not. The network was trained against this expert, so its score flatters it." in page.text) is flattered
+    assert ("flatters" in page.text) is flattered
+
+
+def test_the_curve_of_a_distillation_names_the_expert(tmp_path: Path) -> None:
+    """By which the report knows of it."""
+    task = TalkingFace.from_config(DataConfig())
+    torch.manual_seed(0)
+    student, teacher = (
+        wav2lip(face_widths=[4] * 6, audio_widths=[4] * 5, decoder_widths=[4] * 7, output_width=4, **WITHOUT_BLOCKS) for _ in range(2)
+    )
+    for weight in (0.01, 0.0):
+        config = DistillConfig(steps=1, batch_size=5, crop_size=96, expert=weight)
+        kept = FileCheckpoints(tmp_path / f"{weight}.pt")
+        trained = train(Distillation(task, config, student, teacher, 0), TrainSettings(1, 1e-4, 0), kept, lambda *_: None)
+        assert (EXPERT_TERM in trained.curve[-1][1]) is bool(weight)
+
+
 def test_other_runs_have_no_such_section(plain: Path) -> None:
-    assert talking_part(Run.load(plain), plain) is None
+    assert talking_part(Run.load(plain), plain, {}) is None

@@ -56,7 +56,7 @@ def test_every_figure_of_the_stage_is_in_the_section(section: str) -> None:
     assert plan.quality_lost is not None
     for words in (
         "30 / 2 / 1 operators in INT8 / FP16 / FP32 planned for cpu and gpu",
-        "16.4 ms estimated over the units 26.2 ms all float, 15.9 ms all INT8",
+        "16.4 ms estimated, the sum over cpu and gpu, each of which runs the whole network 26.2 ms all float, 15.9 ms all INT8",
         "−0.038 dB PSNR against the float network at most 0.1 dB may be lost; output SQNR 42.3 dB",
         "What is lost was measured by running the plan. The ranges of INT8 come from 32 calibration samples.",
         "Proven optimal: no plan of this noise is faster by more than 0.0001 %.",
@@ -162,6 +162,14 @@ def test_the_plot_marks_the_plan_and_its_bounds() -> None:
     assert "<svg" in precision_plots.front(details(precision_front=lost), metric="PSNR", unit="dB")
 
 
+def test_milliseconds_of_one_unit_are_no_sum(run: Run, part_of: Callable[..., PrecisionPart], tmp_path: Path) -> None:
+    alone: dict[str, object] = {"planned_units": ["gpu"], "planned_ms": {"chosen": {"gpu": 0.817}, "all float": {"gpu": 1.5}}}
+    assert part_of(**alone).figures[1].label == "estimated on gpu"
+    (tmp_path / "stages" / "quantize").mkdir(parents=True)
+    (tmp_path / "stages" / "quantize" / "details.json").write_text(json.dumps(quantize_details() | alone))
+    assert "; estimated 0.817 ms on gpu (all float 1.50); " in plan_line(run, tmp_path)
+
+
 def test_where_int8_does_not_pay(part_of: Callable[..., PrecisionPart]) -> None:
     def verdict(chosen: float, in_int8: float, in_float: float) -> str:
         planned = {"chosen": {"cpu": chosen}, "all int8": {"cpu": in_int8}, "all float": {"cpu": in_float}}
@@ -183,8 +191,8 @@ def test_the_terminal_says_the_plan_and_what_is_not_shipped(tmp_path: Path) -> N
     assert isinstance(console.file, io.StringIO)
     text = " ".join(console.file.getvalue().split())
     assert (
-        "Precision plan: 30 operators int8, 2 fp16, 1 fp32; estimated 16.4 ms on cpu + gpu (all float 26.2, all int8 15.9); 0.038 dB of PSNR lost of "
-        "0.1 allowed; proven optimal: no plan of this noise is faster by more than 0.0001 %"
+        "Precision plan: 30 operators int8, 2 fp16, 1 fp32; estimated 16.4 ms, the sum over cpu and gpu, each of which runs the whole network "
+        "(all float 26.2, all int8 15.9); 0.038 dB of PSNR lost of 0.1 allowed; proven optimal: no plan of this noise is faster by more than 0.0001 %"
     ) in text
     assert "Not in the bundle: snapdragon865-mixed.pte; the reason is among the fallbacks" in text
     assert "executorch mixed -" in text

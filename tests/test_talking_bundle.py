@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import runpy
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -38,7 +40,7 @@ from mcompress.export.bundle import ExportedFile, read_manifest, verify_bundle, 
 from mcompress.export.interface import TensorFacts
 from mcompress.export.manifest import Manifest
 from mcompress.export.standing_alone import TALK, write_scripts
-from mcompress.export.talk_bundle import Refused, TalkingFile, choose, read_bundle
+from mcompress.export.talk_bundle import Latency, Refused, TalkingFile, choose, read_bundle
 from mcompress.export.talk_picture import Canvas, Rules, as_pixels, face_box, network_input, rules_of
 from mcompress.export.talk_stream import Clock, FaceStream
 from mcompress.targets.schema import DataConfig
@@ -46,7 +48,7 @@ from mcompress.targets.schema import DataConfig
 MEL = MelSettings()
 BOX = Box(68, 65, 120)
 TIMES = ("frames a second were made", "real-time factor", "greatest delay", "These are times of this machine")
-RULES = Rules(96, 1 / 255, 0.0, 0.0, 48, 0.0, 1.0, 6, is_bgr=False)
+RULES = Rules(96, 48.0, 65.0, 1 / 255, 0.0, 0.0, 48, 0.0, 1.0, 6, is_bgr=False)
 
 
 @pytest.fixture(scope="module")
@@ -278,14 +280,14 @@ def test_a_face_goes_back_below_its_eyes_alone(box: Box, given_files: Path) -> N
 def test_faces_are_found_and_cut_as_in_training(given_files: Path) -> None:
     shown = picture(given_files / "face.png")
     frames = from_numpy(shown).permute(2, 0, 1)
-    found, note = face_box(shown, None, 96, "face.png", "--box")
+    found, note = face_box(shown, None, RULES, "face.png", "--box")
     exact = finding.find_face(frames, "face.png")
     assert found == Box(round(exact.x), round(exact.y), round(exact.side))
     assert note.startswith("face.png: the face was found by scikit-image's cascade, at ")
-    beyond, _ = face_box(shown, "-30,-20,301", 96, "face.png", "--box")
+    beyond, _ = face_box(shown, "-30,-20,301", RULES, "face.png", "--box")
     assert beyond == Box(-30, -20, 301)
     with pytest.raises(Refused, match=r"--box -160,-160,520 does not fit face\.png, .* and its side 32 to 512"):
-        face_box(shown, "-160,-160,520", 96, "face.png", "--box")
+        face_box(shown, "-160,-160,520", RULES, "face.png", "--box")
     boxes = (BOX, Box(-30.5, -20, 301), exact)
     for box in boxes:
         (expected,) = finding.crop_faces(frames[None], [finding.Box(box.x, box.y, box.side)])
@@ -297,7 +299,8 @@ def test_a_face_talks_without_torch(made: Path, given_files: Path, tmp_path: Pat
     files = ("--speech", given_files / "speech.wav", "--face", given_files / "face.png", "--box", f"{BOX.x},{BOX.y},{BOX.side}")
     done = talk(made, *files, "--out", tmp_path / "a.mp4")
     assert done.returncode == 0, done.stdout + done.stderr
-    note, wrote, *times = done.stdout.splitlines()
+    taken, note, wrote, *times = done.stdout.splitlines()
+    assert taken == "note: talking-tflite-mixed.tflite is run: the only recommended file whose runtime is installed; --file takes another"
     assert note == "note: face.png: the face is where --box says, at 68,65 with a side of 120 pixels"
     sound = speech()
     count = int(len(sound) / 16000 * 25)
@@ -381,7 +384,7 @@ def bad_sounds(folder: Path) -> dict[str, Path]:
     ("words", "said"),
     [
         (("--speech", "silent"), "is silent: all its samples are equal"),
-        (("--speech", "short"), "lasts 188 ms; it must last at least 200 ms, one mel window"),
+        (("--speech", "short"), "lasts 187.5 ms; it must last at least 200 ms, one mel window"),
         (("--speech", "slow"), "its rate is 4000 Hz; 8000 to 192000 Hz are read"),
         (("--speech", "none"), "none.wav' does not exist or is no file; give a WAV file"),
         (("--speech", "picture"), "and a WAV file with RIFF and WAVE"),
@@ -393,7 +396,10 @@ def bad_sounds(folder: Path) -> dict[str, Path]:
         (("--face", "two"), "two.png: several faces (2), and one is needed"),
         (("--box", "1,2"), "--box is '1,2'; it must be three whole numbers of pixels, X,Y,SIDE"),
         (("--box", "28,70,40"), "--box 28,70,40 does not fit cut.png"),
-        (("--box", "90,90,40"), "--box 90,90,40 does not fit cut.png, which has 96x96 pixels; its middle and its mouth, at 0.68 of its height"),
+        (
+            ("--box", "90,90,40"),
+            "--box 90,90,40 does not fit cut.png, which has 96x96 pixels; its middle and its mouth, at 0.5 of its width and 0.68 of its height",
+        ),
         (("--reference-box", "0,0,96"), "--reference-box is given without --reference"),
         (("--out", "talking.avi"), "the video is an MP4, so its name must end in .mp4"),
         (("--out", "missing/talking.mp4"), "in one that does not exist"),
@@ -448,6 +454,7 @@ def test_a_video_that_cannot_be_written_is_refused(
 @pytest.mark.parametrize(
     ("without", "words", "said"),
     [
+        (("numpy",), (), "numpy is needed and not installed; pip install numpy"),
         (("av",), (), "av is needed and not installed; pip install av"),
         (("PIL", "scipy"), (), "Pillow, scipy is needed and not installed; pip install Pillow scipy"),
         (
@@ -476,15 +483,83 @@ def test_packages_that_are_missing_are_named(
 @pytest.mark.export
 def test_the_file_whose_runtime_is_here_is_taken(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     talking = read_bundle(made)
-    assert choose(talking, None)["path"] == "talking-tflite-mixed.tflite", "the recommended one"
+    assert choose(talking, None)[0]["path"] == "talking-tflite-mixed.tflite", "the recommended one"
+    assert choose(talking, "talking-onnx-float.onnx") == (talking.files[0], ())
     for package in ("ai_edge_litert", "tflite_runtime"):
         monkeypatch.setitem(sys.modules, package, None)
-    assert choose(talking, None)["path"] == "talking-onnx-float.onnx"
+    assert choose(talking, None)[0]["path"] == "talking-onnx-float.onnx"
     elsewhere: list[TalkingFile] = [{**talking.files[0], "path": "a.pte", "backend": "executorch"}]
     with pytest.raises(Refused, match="the bundle holds files for executorch; this script runs ONNX and TFLite"):
         choose(talking._replace(files=elsewhere), None)
     with pytest.raises(Refused, match=r"--file a\.pte cannot be run here: ExecuTorch's Python runtime needs torch"):
         choose(talking._replace(files=talking.files + elsewhere), "a.pte")
+
+
+@pytest.mark.export
+def test_the_fastest_of_the_recommended_files_is_taken(made: Path) -> None:
+    talking = read_bundle(made)
+
+    def file(path: str, ms: float | None, *, recommended: bool = True, **more: object) -> TalkingFile:
+        host: Latency = {"what": "latency", "value": 9.9 if ms is None else ms, "unit": "ms", "how": "device" if ms is None else "host"}
+        estimated: Latency = {"what": "latency", "value": 0.001, "unit": "ms", "how": "estimated"}
+        memory: Latency = {"what": "peak memory", "value": 0.002, "unit": "MB", "how": "host"}
+        return {**talking.files[0], "path": path, "latency": [estimated, memory, host], "recommended": recommended, **more}  # type: ignore[typeddict-item]
+
+    def taken(*files: TalkingFile) -> tuple[str, str]:
+        found, (note,) = choose(talking._replace(files=list(files)), None)
+        return found["path"], note
+
+    slow, fast = file("mixed.onnx", 2.06), file("mixed.tflite", 0.71, backend="tflite")
+    fastest, untimed = file("float.onnx", 0.1, recommended=False), file("other.onnx", None)
+    kind = "recommended files whose runtime is installed"
+    where = "the fastest where the bundle was made"
+    assert taken(fastest, slow, fast) == (
+        "mixed.tflite",
+        f"mixed.tflite is run: of the {kind} {where}, 0.71 ms (mixed.onnx 2.06 ms); --file takes another",
+    )
+    assert taken(untimed, slow) == (
+        "mixed.onnx",
+        f"mixed.onnx is run: of the {kind} {where}, 2.06 ms (other.onnx was not timed); --file takes another",
+    )
+    assert taken(untimed, {**untimed, "path": "second.onnx"}) == (
+        "other.onnx",
+        f"other.onnx is run: the first of the {kind}, none of which was timed where the bundle was made; --file takes another",
+    )
+    assert taken(fastest, {**slow, "recommended": False})[1].startswith("float.onnx is run: of the files whose runtime is installed the fastest")
+    assert taken(fastest, {**slow, "backend": "executorch"})[1] == "float.onnx is run: the only file whose runtime is installed; --file takes another"
+
+
+@pytest.mark.export
+def test_the_mouth_is_where_the_manifest_says(made: Path, given_files: Path) -> None:
+    file = read_bundle(made).files[1]
+    shown = picture(given_files / "cut.png")
+    for place, fits in (((48.0, 65.0), True), ((48.0, 90.0), False), ((95.0, 65.0), False)):
+        steps = [
+            {**step, "arguments": {**step["arguments"], "mouth_x": place[0], "mouth_y": place[1]}} if step["operation"] == "crop_face" else step
+            for step in file["preprocessing"]["face"]
+        ]
+        changed: TalkingFile = {**file, "preprocessing": {**file["preprocessing"], "face": steps}}  # type: ignore[list-item, misc]
+        rules = rules_of(changed, "audio")
+        assert (rules.mouth_x, rules.mouth_y) == place
+        if fits:
+            assert face_box(shown, "30,30,80", rules, "cut.png", "--box")[0] == Box(30, 30, 80)
+            continue
+        with pytest.raises(Refused, match=rf"its mouth, at {place[0] / 96:.2g} of its width and {place[1] / 96:.2g} of its height, must be inside"):
+            face_box(shown, "30,30,80", rules, "cut.png", "--box")
+
+
+@pytest.mark.export
+@pytest.mark.parametrize(("flags", "environment"), [(("-I",), {}), ((), {"PYTHONSAFEPATH": "1"})], ids=["isolated", "safe path"])
+def test_it_runs_where_python_leaves_its_folder_out(
+    flags: tuple[str, ...], environment: dict[str, str], made: Path, given_files: Path, tmp_path: Path
+) -> None:
+    paths = ("--speech", given_files / "speech.wav", "--face", given_files / "cut.png", "--out", tmp_path / "a.mp4")
+    command = [sys.executable, *flags, str(made / "talk.py"), *map(str, paths)]
+    without = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=without | environment, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(decoded(tmp_path / "a.mp4")[0]) == len(speech()) * 25 // 16000
+    assert verify_bundle(made), "nothing was left in the bundle"
 
 
 @pytest.mark.export

@@ -313,6 +313,20 @@ REFUSED: dict[str, tuple[Make, tuple[str, ...]]] = {
         ("data.training: folder '{at}/training' holds '0000.png' and 6 other files, and no clip; it must hold videos with sound",),
     ),
     "one clip": (removed("training/b"), ("data.training: folder '{at}/training' holds 1 clip; at least 2 are needed, one of them for validation",)),
+    "one name twice": (
+        lambda folder: [(folder / "training" / name).write_bytes(b"") for name in ("a.mp4", "a.mkv")],
+        (
+            "data.training: 'a' and 'a.mkv' have one name, 'a', and results are filed by name; rename or remove one",
+            "data.training: 'a' and 'a.mp4' have one name, 'a', and results are filed by name; rename or remove one",
+        ),
+    ),
+    "one folder for all": (
+        lambda folder: (shutil.rmtree(folder / "held_out"), (folder / "held_out").symlink_to("training")),
+        (
+            "data.held_out is the folder of data.training, '{at}/training': quality is only honest on what was not trained on. Move some of it to a "
+            "folder of its own, and give that as data.held_out",
+        ),
+    ),
     "a checkpoint of another size": (
         replaced(FILE, f"{FILE}, args: {{output_width: 8}}"),
         (

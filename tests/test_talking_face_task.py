@@ -143,6 +143,13 @@ def test_folders_of_pictures_and_sound_are_read(tmp_path: Path) -> None:
     assert any(note.startswith("one: its frames are 96x96 pixels and are taken as faces that have been cut out already") for note in task.skipped)
 
 
+def test_what_stands_behind_a_point_in_a_folders_name_is_no_suffix(tmp_path: Path) -> None:
+    for number, name in enumerate(("s.001", "s.002")):
+        clip_folder(tmp_path / name, 3000 + number)
+    found = read_recordings(tmp_path, "data.training").recordings
+    assert [(one.name, one.source) for one in found] == [(name, tmp_path / name) for name in ("s.001", "s.002")]
+
+
 def test_the_face_is_cut_out_of_larger_frames(tmp_path: Path) -> None:
     clip_folder(tmp_path / "one", 3000, canvas=200)
     (found,) = read_recordings(tmp_path, "data.training").recordings

@@ -46,8 +46,6 @@ class TeacherRecipe:
     training: TrainingConfig
     facts: dict[str, JsonValue]
     start: Callable[[nn.Module], None] | None = None
-    expert: float = 0.0
-    """Weight of what the task's expert says."""
 
 
 def make_teacher(task: Task, recipe: TeacherRecipe, seed: int, folder: Path) -> None:
@@ -57,7 +55,7 @@ def make_teacher(task: Task, recipe: TeacherRecipe, seed: int, folder: Path) -> 
     if recipe.start is not None:
         recipe.start(network)
     settings = TrainSettings(config.steps, config.learning_rate, seed, WARMUP_STEPS, AVERAGE, precision=config.precision)
-    result = train(FitTruth(task, config, network, recipe.expert), settings, FileCheckpoints(folder / "checkpoint.pt"), lines_on_stderr())
+    result = train(FitTruth(task, config, network), settings, FileCheckpoints(folder / "checkpoint.pt"), lines_on_stderr())
     half = rounded(network)
     record: dict[str, JsonValue] = {
         "model": recipe.model,

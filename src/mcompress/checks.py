@@ -196,6 +196,17 @@ def expert_problems(target: Target, task: Task) -> list[str]:
     return problems
 
 
+def folder_problems(target: Target) -> list[str]:
+    """One folder to train on and to judge by, however it is written."""
+    training, held_out = target.data.training, target.data.held_out
+    if training is None or held_out is None or training.resolve() != held_out.resolve():
+        return []
+    return [
+        f"data.held_out is the folder of data.training, '{training.resolve()}': quality is only honest on what was not trained on. Move some of "
+        "it to a folder of its own, and give that as data.held_out"
+    ]
+
+
 def pictures_left_out(target: Target, task: Task) -> tuple[str, ...]:
     """Stages whose crops are larger than some training pictures, which they therefore never see: `what: why`."""
     found = []

@@ -35,7 +35,7 @@ from mcompress.targets.stages import (
     StageConfig,
 )
 
-STAGE_VERSIONS = {"search": 5, "prune": 5, "distill": 3, "slim": 1, "quantize": 4, "export": 9, "evaluate": 1, "perform": 1}
+STAGE_VERSIONS = {"search": 5, "prune": 5, "distill": 3, "slim": 1, "quantize": 4, "export": 9, "evaluate": 1, "perform": 2}
 """Raised by hand when a stage's results change for the same inputs; part of every cache key."""
 STAGE_PACKAGES = {
     "search": ("optuna", "accelerate"),
@@ -136,6 +136,7 @@ def plan(target: Target) -> Plan:
     device = found.of(lambda: load_device(target.device))
     unit = found.of(lambda: device.unit(target.unit)) if device else None
     task = found.of(lambda: load_task(target))
+    found.add(*checks.folder_problems(target))
     channels = checks.channel_problems(target, task) if task else []
     found.add(*channels, *(checks.data_problems(target, task) if task else ()), *(checks.expert_problems(target, task) if task else ()))
     found.add(*checks.weight_problems(target), *checks.unpaired_problems(target))

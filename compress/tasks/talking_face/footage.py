@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -45,13 +45,13 @@ def known_footage(seed: int) -> Footage:
     return Footage(recording(seed), clip.samples, KnownMouth(clip.mouths, clip.poses, clip.face))
 
 
-def given_footage(folder: Path, found: Recording) -> Footage:
-    """The first 4 s of the clip of a user's folder that `found` was read from, with its sound. Raises `PlanError` if the folder changed meanwhile."""
-    sources = [path for path in sorted(folder.iterdir()) if path.stem == found.name]
-    if not sources:
-        raise PlanError([f"{PLACE}: folder '{folder}' no longer holds the clip '{found.name}', which was read from it; put it back"])
-    begun = Recording(found.name, found.faces[:MOST_FRAMES], found.windows[:MOST_FRAMES])
-    return Footage(begun, _samples(sources[0]), None)
+def given_footage(found: Recording) -> Footage:
+    """The first 4 s of a clip that was read from a user's folder, with its sound. Raises `PlanError` if the clip is gone or has changed meanwhile."""
+    if found.source is None:
+        raise ValueError(f"clip '{found.name}' was read from no file")
+    if not found.source.exists():
+        raise PlanError([f"{PLACE}: '{found.source}' is gone since the clip '{found.name}' was read from it; put it back"])
+    return Footage(replace(found, faces=found.faces[:MOST_FRAMES], windows=found.windows[:MOST_FRAMES]), _samples(found.source), None)
 
 
 def _samples(source: Path) -> NDArray[np.float32]:

@@ -1,7 +1,7 @@
 """A talking face performs a whole held-out clip, frame by frame with one fixed picture as the reference, as an app would, and is judged.
 
 Where the clip was drawn, the truth about its mouth is exact. The lip-sync score is by the expert of the task, our own for the embedded clips; beside
-it stands what that expert says of the real frames, and of the real frames with speech that belongs to others.
+it stands what that expert says of the real frames, of the reference held still, and of the real frames with speech that belongs to others.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mcompress.compress.tasks.talking_face.expert import LipSyncExpert
 from mcompress.compress.tasks.talking_face.footage import Footage
 from mcompress.compress.tasks.talking_face.frames import FRAMES_PER_SECOND
 from mcompress.compress.tasks.talking_face.judging import CURVES, MOUTH_UNIT, lip_numbers, lower_half_db, sync_score
-from mcompress.compress.tasks.talking_face.lips import measure_mouths
+from mcompress.compress.tasks.talking_face.lips import Mouths, measure_mouths
 from mcompress.compress.tasks.talking_face.recordings import Recording
 from mcompress.compress.tasks.talking_face.showing import side_by_side
 from mcompress.compress.tasks.talking_face.video_writing import write_video
@@ -35,6 +35,8 @@ SHIFT = 10
 DIGITS = 5
 """Of a curve, behind the point; the measurement itself is known to three."""
 REAL, SHIFTED = "real frames", f"real frames, speech {SHIFT / FRAMES_PER_SECOND:g} s late"
+STILL = "the reference frame, held still"
+NOBODY = "no network"
 
 Example = Callable[[Recording, int, int], tuple[Inputs, Tensor]]
 """A recording, a frame and its reference -> what a network gets, and the frame."""
@@ -86,8 +88,7 @@ class ClipPerformance:
         return torch.cat(made)
 
     def _inputs(self, frames: list[int]) -> Inputs:
-        reference = min(REFERENCE, len(self.truth) - 1)
-        found = [self._example(self.footage.recording, frame, reference)[0] for frame in frames]
+        found = [self._example(self.footage.recording, frame, self._reference)[0] for frame in frames]
         return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
 
     def judge(self, frames: Tensor, on: str) -> Judgement:
@@ -95,19 +96,35 @@ class ClipPerformance:
         return self._judged(frames, on, self.footage.recording.windows)
 
     def contexts(self) -> Mapping[str, Judgement]:
-        """The real frames: what the measurements themselves get wrong, and the sync of what fits; and the sync of what does not."""
-        windows, on = self.footage.recording.windows, "no network"
-        late = self._sync(self.truth, windows.roll(SHIFT, 0), on)
-        return {REAL: self._real, **({SHIFTED: Judgement(late)} if late else {})}
+        """The real frames: what the measurements themselves get wrong, and the sync of what fits; the reference in every frame: what doing nothing
+        is worth; and the sync of what does not fit.
+        """
+        windows = self.footage.recording.windows
+        late = self._sync(self.truth, windows.roll(SHIFT, 0), NOBODY)
+        return {REAL: self._real, STILL: self._still, **({SHIFTED: Judgement(late)} if late else {})}
 
     @cached_property
     def _real(self) -> Judgement:
-        return self._judged(self.truth, "no network", self.footage.recording.windows)
+        return self._judged(self.truth, NOBODY, self.footage.recording.windows)
 
-    def _judged(self, frames: Tensor, on: str, windows: Tensor) -> Judgement:
+    @cached_property
+    def _still(self) -> Judgement:
+        """Its mouth is measured once, and where the face of the reference stands, for that is what is seen."""
+        frames = self.truth[self._reference].expand_as(self.truth)
+        return self._judged(frames, NOBODY, self.footage.recording.windows, still=True)
+
+    @property
+    def _reference(self) -> int:
+        return min(REFERENCE, len(self.truth) - 1)
+
+    def _judged(self, frames: Tensor, on: str, windows: Tensor, *, still: bool = False) -> Judgement:
+        """`still`: whether all of `frames` are the reference; else faces stand in them as in the clip."""
         numbers, curves, known = [lower_half_db(frames, self.truth, on)], dict[str, tuple[float, ...]](), self.footage.mouth
         if known is not None:
-            found = measure_mouths(frames, known.poses, known.face)
+            shown = slice(self._reference, self._reference + 1) if still else slice(None)
+            found = measure_mouths(frames[shown], known.poses[shown], known.face)
+            if still:
+                found = Mouths(found.mouths.repeat(len(frames), 0), found.explained.repeat(len(frames)))
             numbers += lip_numbers(found, known, on)
             curves = _curves(torch.from_numpy(found.mouths))
         return Judgement((*numbers, *self._sync(frames, windows, on)), curves)

@@ -29,6 +29,8 @@ class Recording:
     name: str
     faces: Tensor
     windows: Tensor
+    source: Path | None = None
+    """The file or folder that it was read from; None for an embedded one."""
 
 
 def digest_of(recordings: Sequence[Recording]) -> str:
@@ -63,7 +65,7 @@ def read_recordings(folder: Path, place: str) -> RecordingSet:
     if not sources:
         seen = f"'{others[0]}'{f' and {len(others) - 1} other files' if len(others) > 1 else ''}, and no clip" if others else "no clip"
         raise PlanError([f"{place}: folder '{folder}' holds {seen}; it must hold {_wanted()}"])
-    problems, notes = Problems(), list[str]()
+    problems, notes = Problems(*_named_twice(sources, place)), list[str]()
     if others:
         many = f", the first of {len(others)} such files" if len(others) > 1 else ""
         notes.append(f"{others[0]}: neither a video ({', '.join(VIDEOS)}) nor a folder of pictures{many}; left out")
@@ -71,6 +73,20 @@ def read_recordings(folder: Path, place: str) -> RecordingSet:
     if problems.found:
         raise PlanError(problems.found)
     return RecordingSet(tuple(found), digest_of(found), tuple(notes))
+
+
+def _name(source: Path) -> str:
+    return source.name if source.is_dir() else source.stem  # what stands behind a point in a folder's name is no suffix
+
+
+def _named_twice(sources: Sequence[Path], place: str) -> Iterator[str]:
+    """Clips that have the name of one before them."""
+    named: dict[str, Path] = {}
+    for source in sources:
+        first = named.setdefault(_name(source), source)
+        if first != source:
+            both = f"'{first.name}' and '{source.name}' have one name, '{_name(source)}'"
+            yield f"{place}: {both}, and results are filed by name; rename or remove one"
 
 
 def _wanted() -> str:
@@ -86,7 +102,7 @@ def _read(source: Path, place: str, notes: list[str]) -> Recording:
     notes += [*frames.notes, *sound.notes]
     with _at(place):
         faces = _faces(frames.pictures[:count], source.name, notes)
-    return Recording(source.stem, faces, windows_of(sound.samples, count))
+    return Recording(_name(source), faces, windows_of(sound.samples, count), source)
 
 
 @contextmanager

@@ -89,7 +89,7 @@ class TalkingFace:
         apart = max(2, min(VALIDATION_SHARE, len(clips)))
         kept = clips[::apart]
         rest = tuple(one for number, one in enumerate(clips) if number % apart)
-        footage = partial(given_footage, data.held_out, held_out.recordings[0])
+        footage = partial(given_footage, held_out.recordings[0])
         return cls(RecordingSet(rest, digest_of(rest), training.notes), RecordingSet(kept, digest_of(kept)), held_out, given, footage)
 
     def input_specs(self, input_shape: tuple[int, ...]) -> tuple[InputSpec, ...]:

@@ -76,7 +76,7 @@ def as_heard(channels: Floats, rate_hz: int, kind: str, shown: str, name: str) -
     `kind` is numpy's of what was decoded, one of `FULL_SCALE`. `shown` stands for the sound in errors, `name` in notes.
     """
     if len(channels) * 1000 < SHORTEST_MS * rate_hz:
-        long = f"lasts {1000 * len(channels) / rate_hz:.0f} ms"
+        long = f"lasts {1000 * len(channels) / rate_hz:.6g} ms"  # a sample at 192 kHz is 0.005 ms
         raise SoundError(f"sound '{shown}' {long}; it must last at least {SHORTEST_MS} ms, one mel window, so give a longer recording")
     notes = []
     if kind == "u1":
