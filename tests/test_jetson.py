@@ -6,6 +6,7 @@ import itertools
 import math
 import re
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from device_fits.figures import AGX_XAVIER, NANO, TX2, XAVIER_NX, Board
 from device_fits.jetson import OLDER, VOLTA
 from int8_plans import quiet
 
+from mcompress.checks import int8_problems
 from mcompress.cli import app
 from mcompress.compress.models.wav2lip import QUARTER_WIDTH, WITHOUT_BLOCKS, wav2lip
 from mcompress.compress.networks import family_of, network_table
@@ -31,6 +33,7 @@ from mcompress.targets.device_files import list_devices, load_device
 from mcompress.targets.exports import OnnxConfig, TFLiteConfig
 from mcompress.targets.identity import contradiction
 from mcompress.targets.latency import estimate
+from mcompress.targets.load import load_target
 from mcompress.targets.precision_latency import precision_latency
 from mcompress.targets.reach import unit_of
 from mcompress.targets.speeds import PrecisionName
@@ -315,6 +318,16 @@ def test_a_board_is_told_from_its_neighbours(board: str, says: str, refused: str
 
 def test_they_are_listed() -> None:
     assert set(BOARDS) <= set(list_devices())
+
+
+def test_a_quantize_stage_is_refused_where_nothing_runs_int8() -> None:
+    target = load_target(Path(__file__).parents[1] / "targets" / "jetson-xavier-nx-talking-face.yaml")
+    nano, xavier = load_device("jetson-nano"), load_device("jetson-xavier-nx")
+    assert int8_problems(target, xavier, xavier.unit()) == []
+    assert int8_problems(target, nano, nano.unit()) == [
+        "stages[2] (quantize): the gpu of jetson-nano runs fp16, fp32 and no INT8; remove the stage, which leaves float files, "
+        "or take another device or unit"
+    ]
 
 
 def test_only_onnx_files_reach_the_gpu_of_a_jetson() -> None:

@@ -24,6 +24,7 @@ from mcompress.compress.models.vgg_discriminator import vgg_discriminator
 from mcompress.compress.models.wav2lip import QUARTER_WIDTH, WITHOUT_BLOCKS
 from mcompress.compress.tasks.super_resolution.task import SuperResolution
 from mcompress.errors import PlanError, UsageError
+from mcompress.estimating import count_model
 from mcompress.targets.load import load_target
 from mcompress.targets.schema import DataConfig
 
@@ -453,3 +454,12 @@ def test_the_examples_weights_are_better_than_bicubic(example) -> None:
     with torch.no_grad():
         gains = [task.quality(network(*s.inputs), s.truth) - task.quality(task.baseline(s), s.truth) for s in task.held_out()]
     assert sum(gains) / len(gains) > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "macs"),
+    [("wav2lip", 36_298_035, 3_966_984_192), ("syncnet", 16_435_072, 1_210_281_984), ("quality_discriminator", 14_113_793, 1_255_850_496)],
+)
+def test_networks_of_one_size_are_counted_without_being_told_their_inputs(name: str, params: int, macs: int) -> None:
+    figures = count_model(name).figures
+    assert (figures["params"], figures["macs"]) == (params, macs)

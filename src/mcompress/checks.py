@@ -22,13 +22,14 @@ from mcompress.compress.quantize.program import export_program, graph_of
 from mcompress.compress.tasks.task import Task, expert_of
 from mcompress.errors import MCompressError, PlanError, StageError, UsageError
 from mcompress.targets.device import Device, Unit
-from mcompress.targets.reach import ships_as
+from mcompress.targets.reach import reached_units, ships_as
 from mcompress.targets.schema import Target
 from mcompress.targets.stages import (
     AdaptiveDistillConfig,
     DistillConfig,
     LikenessConfig,
     PruneConfig,
+    QuantizeConfig,
     SearchConfig,
     SemiSupervisedSearchConfig,
     TrainingConfig,
@@ -227,6 +228,21 @@ def teacher_out_of_place(target: Target) -> tuple[str, ...]:
         return ()
     made_for = "the embedded original was made for the embedded objects alone"
     return (f"model.teacher: {made_for}; on these data what it teaches, and what is compared with it, says little. Give an original of your own",)
+
+
+def int8_problems(target: Target, device: Device, unit: Unit) -> list[str]:
+    """A quantize stage for units that run no INT8."""
+    index = next((i for i, stage in enumerate(target.stages) if isinstance(stage, QuantizeConfig)), None)
+    if index is None:
+        return []
+    without = [name for name in reached_units(target.exports, device, unit) if not any("int8" in one.runs for one in device.chain(name))]
+    if not without:
+        return []
+    runs = ", ".join(device.units[without[0]].runs)
+    return [
+        f"stages[{index}] (quantize): the {' and '.join(without)} of {device.name} runs {runs} and no INT8; remove the stage, which leaves float "
+        "files, or take another device or unit"
+    ]
 
 
 def colours_assumed(target: Target) -> tuple[str, ...]:

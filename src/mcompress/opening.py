@@ -103,9 +103,11 @@ def _table_of_network(model: str, given: Sequence[InputShape], args: str) -> tup
         raise UsageError(f"--args is not JSON: {error}; for example --args '{{\"blocks\": 6}}'") from error
     if not isinstance(arguments, dict):
         raise UsageError(f"--args is {args}; it must be a JSON object, for example '{{\"blocks\": 6}}'")
+    from mcompress.compress.models import ONE_SIZE
     from mcompress.compress.models.build import build, build_meta
     from mcompress.compress.models.spec import ModelSpec
 
+    given = given or [InputShape(name, shape) for name, shape in ONE_SIZE.get(model, {}).items()]
     inputs = given or (_given(DEFAULT_INPUT),)
     spec = ModelSpec(model, arguments, (), inputs[0].shape)
     network = build_meta(spec, weightless=True)

@@ -151,6 +151,7 @@ def plan(target: Target) -> Plan:
         if task and not shapes:
             found.add(*checks.side_problems(target, task, teacher, start), *checks.held_out_problems(target, task, teacher, start))
         if device and unit and not shapes:
+            found.add(*checks.int8_problems(target, device, unit))
             found.add(*checks.network_problems(target, device, unit, teacher, start, given))
     if found.found or device is None or unit is None or task is None or teacher is None or start is None:
         raise PlanError([f"target '{target.name}': {problem}" for problem in found.found + missing])
