@@ -33,6 +33,7 @@ from mcompress.compress.tasks.talking_face.task import MASKED_FROM, TalkingFace,
 from mcompress.compress.tasks.talking_face.videos import read_frames
 from mcompress.compress.tasks.translation.task import Translation
 from mcompress.console import Silent
+from mcompress.environment import package_versions
 from mcompress.errors import ParityError, PlanError
 from mcompress.export import backend_named
 from mcompress.export.backend import captured
@@ -193,7 +194,7 @@ def test_a_clip_of_ones_own_comes_with_its_sound(tmp_path: Path) -> None:
     long = replace(found, faces=found.faces.repeat(4, 1, 1, 1), windows=found.windows.repeat(4, 1, 1, 1))
     assert len(given_footage(long).recording.faces) == len(given_footage(long).recording.windows) == 100, "4 s are enough"
     (folder / "anna" / "speech.wav").unlink()
-    with pytest.raises(PlanError, match="'anna' holds 0 WAV files beside its pictures; it must hold one"):
+    with pytest.raises(PlanError, match="'anna' holds no WAV file beside its pictures; it must hold one"):
         given_footage(found)
     (folder / "anna").rename(folder / "bert")
     with pytest.raises(PlanError, match=r"data.held_out: '.*/anna' is gone since the clip 'anna' was read from it; put it back"):
@@ -341,7 +342,8 @@ def test_the_original_and_every_executed_file_perform_once(ran: Ran, performed: 
 
 def test_without_pyav_there_is_no_video_and_it_is_said(ran: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
-    monkeypatch.setattr(performing, "_version", lambda _package: "not installed")
+    versions = {**package_versions(), "av": "not installed"}
+    monkeypatch.setattr(performing, "package_versions", lambda: versions)
     (ran.folder / VIDEO).write_bytes(b"of another run")
     run = ran.perform()
     (found,) = run.performances

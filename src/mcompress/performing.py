@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
@@ -198,20 +197,13 @@ def _video(stage: Stage, shown: Mapping[str, Callable[[], Tensor]], performers: 
         notes = stage.clip.write_video(folder / VIDEO, {title: frames() for title, frames in shown.items()})
         (folder / NOTES_FILE).write_text(json.dumps(notes), encoding="utf-8")
 
-    key = stage.key("video", performers=[*performers], columns=[*shown], av=_version("av"))
+    key = stage.key("video", performers=[*performers], columns=[*shown])
     try:
         entry = stage.cache.get(key, compute, force=stage.force)
     except MissingBackendError as error:
         return str(error), []
     shutil.copyfile(entry.folder / VIDEO, path)
     return "", list(json.loads((entry.folder / NOTES_FILE).read_text(encoding="utf-8")))
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def _rebuilt(performed: Sequence[Performed]) -> Iterator[Fallback]:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mcompress.compress.tasks.talking_face.clips import synthetic_clip
 from mcompress.compress.tasks.talking_face.embedded import recording
-from mcompress.compress.tasks.talking_face.recordings import Recording
-from mcompress.compress.tasks.talking_face.sound import read_sound, sound_of
-from mcompress.compress.tasks.talking_face.sound_tracks import read_sound_track
+from mcompress.compress.tasks.talking_face.recordings import Recording, sound_with
 from mcompress.errors import PlanError
 
 PLACE = "data.held_out"
@@ -51,18 +48,5 @@ def given_footage(found: Recording) -> Footage:
         raise ValueError(f"clip '{found.name}' was read from no file")
     if not found.source.exists():
         raise PlanError([f"{PLACE}: '{found.source}' is gone since the clip '{found.name}' was read from it; put it back"])
-    return Footage(replace(found, faces=found.faces[:MOST_FRAMES], windows=found.windows[:MOST_FRAMES]), _samples(found.source), None)
-
-
-def _samples(source: Path) -> NDArray[np.float32]:
-    if source.is_dir():
-        wavs = [path for path in sorted(source.iterdir()) if path.suffix.lower() == ".wav" and path.is_file()]
-        if len(wavs) != 1:
-            raise PlanError(
-                [f"{PLACE}: '{source.name}' holds {len(wavs)} WAV files beside its pictures; it must hold one, the speech of these frames"]
-            )
-        return read_sound(wavs[0]).samples
-    track = read_sound_track(source, PLACE)
-    if track is None:
-        raise PlanError([f"{PLACE}: '{source.name}' has no sound, which it had when it was read; put the clip with its sound back"])
-    return sound_of(track.samples, track.sample_rate_hz, source.name).samples
+    samples = sound_with(found.source, PLACE, []).samples  # what was converted was noted when the clip was read
+    return Footage(replace(found, faces=found.faces[:MOST_FRAMES], windows=found.windows[:MOST_FRAMES]), samples, None)

@@ -95,7 +95,7 @@ def _wanted() -> str:
 
 def _read(source: Path, place: str, notes: list[str]) -> Recording:
     frames = read_frames(source, place)
-    sound = _sound(source, place, notes)
+    sound = sound_with(source, place, notes)
     count = min(len(frames.pictures), max(1, int(sound.duration_s * frames.fps)))
     if count < len(frames.pictures):
         notes.append(f"{source.name}: its sound ends after {sound.duration_s:.2f} s; the {len(frames.pictures) - count} frames behind are left out")
@@ -124,7 +124,8 @@ def _faces(pictures: Tensor, name: str, notes: list[str]) -> Tensor:
     return crop_faces(pictures, track.boxes)
 
 
-def _sound(source: Path, place: str, notes: list[str]) -> Sound:
+def sound_with(source: Path, place: str, notes: list[str]) -> Sound:
+    """The speech of a clip: a video's own, or the one WAV in a folder of pictures. What was converted goes to `notes`. Raises `PlanError`."""
     if not source.is_dir():
         track = read_sound_track(source, place)
         if track is None:
