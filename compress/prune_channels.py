@@ -25,6 +25,9 @@ from mcompress.targets.operators import Operator, OperatorTable
 
 ROOTS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
+Trials = dict[tuple[object, ...], str | None]
+"""Form of a group of coupled layers (their kinds and shapes) -> why it cannot be pruned, or None where it can."""
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -60,15 +63,15 @@ class Candidate:
 class PrunableChannels:
     """The groups of coupled channels of a network in evaluation mode that carries gradients, and the next step of each."""
 
-    def __init__(self, model: nn.Module, examples: tuple[Tensor, ...], alignment: int, *, like: PrunableChannels | None = None) -> None:
-        """`like`: those of a network with the same layers and widths, whose groups need not be tried again."""
+    def __init__(self, model: nn.Module, examples: tuple[Tensor, ...], alignment: int, tried: Trials | None = None) -> None:
+        """`tried`: the forms that were tried on networks like this one, which are not tried again; new ones are added."""
         self._model, self._alignment = model, alignment
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch-pruning warns of parameters that belong to no layer; they are simply not pruned
             self._graph = torch_pruning.DependencyGraph().build_dependency(model, example_inputs=examples)
         self.prunable: tuple[str, ...]
         self.fixed: dict[str, str]
-        self.prunable, self.fixed = (like.prunable, like.fixed) if like else _prunable_modules(self._graph, model, examples)
+        self.prunable, self.fixed = _prunable_modules(self._graph, model, examples, {} if tried is None else tried)
         """One module of each group, and the groups that cannot be pruned with the reason."""
         self._next: dict[str, Candidate | None] = {}
 
@@ -133,7 +136,9 @@ def _group(graph: torch_pruning.DependencyGraph, model: nn.Module, name: str, ch
     return graph.get_pruning_group(module, _remover(graph, module), list(channels))
 
 
-def _prunable_modules(graph: torch_pruning.DependencyGraph, model: nn.Module, examples: tuple[Tensor, ...]) -> tuple[tuple[str, ...], dict[str, str]]:
+def _prunable_modules(
+    graph: torch_pruning.DependencyGraph, model: nn.Module, examples: tuple[Tensor, ...], tried: Trials
+) -> tuple[tuple[str, ...], dict[str, str]]:
     """One module per group of coupled layers, and the groups that cannot be pruned with the reason.
 
     One group of each form (the same kinds of layers, the same shapes) is tried on a copy: removing a channel must leave the output's shape alone
@@ -143,7 +148,6 @@ def _prunable_modules(graph: torch_pruning.DependencyGraph, model: nn.Module, ex
         shape = model(*examples).shape
     names = {module: name for name, module in model.named_modules()}
     prunable, fixed = [], {}
-    tried: dict[tuple[object, ...], str | None] = {}
     for group in graph.get_all_groups(root_module_types=list(ROOTS)):
         name = names[group[0].dep.target.module]
         if _reaches_output(graph, group):

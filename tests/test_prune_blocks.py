@@ -14,11 +14,13 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from mcompress.compress.cost import operator_table
 from mcompress.compress.models.blocks import moved_up, removable_blocks, without_block
 from mcompress.compress.models.build import build, build_meta, example_inputs
 from mcompress.compress.models.spec import InputSpec, ModelSpec, PruningEdit
 from mcompress.compress.models.wav2lip import WITHOUT_BLOCKS
 from mcompress.compress.prune import prune
+from mcompress.compress.prune_blocks import without_rows
 from mcompress.compress.prune_loss import PruningLoss
 from mcompress.compress.stage import StageContext, StageOutput
 from mcompress.compress.tasks.task import Task
@@ -28,6 +30,7 @@ from mcompress.reports.details import read_details
 from mcompress.reports.html import write_report
 from mcompress.targets.device_files import load_device
 from mcompress.targets.load import load_target
+from mcompress.targets.operators import Operator, OperatorTable
 from mcompress.targets.stages import PruneConfig
 
 FACES = (InputSpec("face", (1, 6, 96, 96), (0.0, 1.0)), InputSpec("audio", (1, 1, 80, 16), (-4.0, 4.0)))
@@ -104,6 +107,27 @@ def test_without_a_block_is_the_network_whose_block_passes_its_input_on(name: st
         again.load_state_dict(left.state_dict())
         assert torch.equal(computed(again, spec), made)
     assert torch.equal(computed(network, spec), whole)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_the_table_without_a_blocks_rows_is_that_of_the_network_without_the_block(name: str) -> None:
+    spec = SPECS[name]
+    network, shapes = build_meta(spec), spec.input_shapes
+    table = operator_table(network, *shapes)
+    called = {block: block for block in removable_blocks(spec, network)}
+    for block, at_first in called.items():
+        assert rows_of(without_rows(table, at_first)) == rows_of(operator_table(without_block(spec, network, block)[1], *shapes))
+    while called:
+        block = list(called)[len(called) // 2]
+        table = without_rows(table, called[block])
+        spec, network = without_block(spec, network, block)
+        called = {moved: at_first for one, at_first in called.items() if (moved := moved_up(one, block)) is not None}
+        assert rows_of(table) == rows_of(operator_table(network, *shapes))
+
+
+def rows_of(table: OperatorTable) -> list[Operator]:
+    """What latency is estimated from: all but names, and how much memory is needed at a time."""
+    return [replace(row, name="", live_elements=0) for row in table.operators]
 
 
 def test_wav2lip_without_any_is_the_published_intermediate_step() -> None:
