@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from mcompress.compress.objectives.likeness import picture_l1
 from mcompress.compress.stage import StageContext
 from mcompress.compress.tasks.task import Inputs
 from mcompress.compress.train import step_generator
@@ -33,7 +33,7 @@ class PruningLoss:
     """The loss of a network in evaluation mode on the batches of a prune stage, which are drawn once."""
 
     def __init__(self, config: PruneConfig, context: StageContext) -> None:
-        self._paired = context.task.paired
+        self._task = context.task
         crop = max(min(CROP, context.task.largest_crop()), context.task.smallest_crop())
         self._batches = [_drawn(context, crop, step_generator(context.seed, index)) for index in range(config.importance_batches)]
 
@@ -43,8 +43,8 @@ class PruningLoss:
         model.zero_grad(set_to_none=True)
         for batch in self._batches:
             output = model(*batch.inputs)
-            if self._paired:
-                torch.autograd.backward(functional.l1_loss(output, batch.truth))
+            if self._task.paired:
+                torch.autograd.backward(picture_l1(self._task, output, batch.truth))
             else:
                 generator = torch.Generator()
                 generator.set_state(batch.randomness)
@@ -54,7 +54,7 @@ class PruningLoss:
     @torch.no_grad()
     def of(self, model: nn.Module) -> float:
         """Mean absolute error against the truth, or against the original's output where the data have none; the mean over the batches."""
-        return sum(float(functional.l1_loss(model(*batch.inputs), batch.truth)) for batch in self._batches) / len(self._batches)
+        return sum(float(picture_l1(self._task, model(*batch.inputs), batch.truth)) for batch in self._batches) / len(self._batches)
 
 
 def _drawn(context: StageContext, crop: int, generator: torch.Generator) -> _Batch:

@@ -155,7 +155,7 @@ class AdaptiveDistillation:
     def _teacher_terms(self, name: str) -> dict[str, Tensor]:
         output = self.learning[name](*self.batch.inputs).float()
         self.answers[name] = output.detach()
-        return supervised_terms(self.config, self.discriminator, name, self.batch.source, self.batch.truth, output)
+        return supervised_terms(self.config, self.task, self.discriminator, name, self.batch.source, self.batch.truth, output)
 
     def _discriminator_terms(self) -> dict[str, Tensor]:
         if self.discriminator is None:
@@ -180,7 +180,7 @@ class AdaptiveDistillation:
             if name == WIDER and self.with_channels:
                 seen_by_student = adapted(self.student["adaptors"], [one.float() for one in made])
                 terms["channel"] = config.channel * mean_over("channel_mse", seen_by_student, [one.float() for one in of_teacher])
-        return {**pixel_terms(config, output, mean, self.task.output_range), **terms}
+        return {**pixel_terms(config, self.task, output, mean), **terms}
 
     def _features(self, discriminator: SharedDiscriminator, name: str) -> Features:
         """Blocks of the discriminator in which pictures are compared; of the original's, those of the first teacher's."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mcompress.compress.losses import ADVERSARIAL, TERMS
 from mcompress.compress.models.patchgan import patchgan
+from mcompress.compress.objectives.likeness import picture_l1
 from mcompress.compress.tasks.task import Task
 from mcompress.targets.stages import LikenessConfig
 
@@ -82,10 +83,10 @@ def needs_real(form: str) -> bool:
 
 
 def supervised_terms(
-    config: LikenessConfig, discriminator: SharedDiscriminator | None, generator: str, source: Tensor, truth: Tensor, output: Tensor
+    config: LikenessConfig, task: Task, discriminator: SharedDiscriminator | None, generator: str, source: Tensor, truth: Tensor, output: Tensor
 ) -> dict[str, Tensor]:
     """What a network that sees the truth minimises with its `output` for `source`: `truth`, and `adversarial` where that has a weight (pix2pix)."""
-    terms = {"truth": config.truth * TERMS["l1"].compute(output, truth)}
+    terms = {"truth": config.truth * picture_l1(task, output, truth)}
     if discriminator is not None and config.adversarial:
         terms["adversarial"] = config.adversarial * discriminator.term_of(generator, source, truth, output)
     return terms

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mcompress.compress.losses import TERMS, mean_over
+from mcompress.compress.losses import mean_over
 from mcompress.compress.models.patchgan import patchgan
 from mcompress.compress.objectives.adaptors import adapted, adaptors, rectified_adaptors
 from mcompress.compress.objectives.discriminators import discriminator_term, generator_term, layers_for, needs_real
 from mcompress.compress.objectives.features import matched, with_features
-from mcompress.compress.objectives.likeness import pixel_terms
+from mcompress.compress.objectives.likeness import picture_l1, pixel_terms
 from mcompress.compress.tasks.task import Task, expert_of
 from mcompress.compress.taught import TaughtBatches
 from mcompress.targets.stages import DistillConfig
@@ -126,8 +126,8 @@ class Distillation:
     def _generator_terms(self) -> dict[str, Tensor]:
         config, terms = self.config, {}
         if config.truth:
-            terms["truth"] = config.truth * TERMS["l1"].compute(self.output, self.truth)
-        terms.update(pixel_terms(config, self.output, self.teacher_output, self.task.output_range))
+            terms["truth"] = config.truth * picture_l1(self.task, self.output, self.truth)
+        terms.update(pixel_terms(config, self.task, self.output, self.teacher_output))
         if self.expert is not None:
             terms["expert"] = config.expert * self.expert(self.inputs, self.output)
         if self.with_features:

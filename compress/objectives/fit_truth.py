@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from mcompress.compress.losses import TERMS
+from mcompress.compress.objectives.likeness import picture_l1
 from mcompress.compress.tasks.task import Task, expert_of, moved
 from mcompress.targets.stages import TrainingConfig
 
@@ -15,17 +15,21 @@ from mcompress.targets.stages import TrainingConfig
 class FitTruth:
     """Generator: mean absolute error to the truth, and what the task's expert says, where `expert`, its weight, is not 0."""
 
-    def __init__(self, task: Task, config: TrainingConfig, network: nn.Module, expert: float = 0.0) -> None:
-        self.task, self.config, self.network, self.weight = task, config, network, expert
+    def __init__(self, task: Task, config: TrainingConfig, network: nn.Module, expert: float = 0.0, fixed: str = "") -> None:
+        """`fixed`: a part of the network that stays as it is."""
+        self.task, self.config, self.network, self.weight, self.fixed = task, config, network, expert, fixed
         self.expert = expert_of(task, "training") if expert else None
 
     def players(self) -> Mapping[str, nn.Module]:
-        """The network."""
-        return {"generator": self.network}
+        """The network, without the part that is fixed."""
+        if not self.fixed:
+            return {"generator": self.network}
+        return {"generator": nn.ModuleDict({name: part for name, part in self.network.named_children() if name != self.fixed})}
 
     def frozen(self) -> Mapping[str, nn.Module]:
-        """The expert."""
-        return {} if self.expert is None else {"expert": self.expert}
+        """The expert, and the part that is fixed."""
+        fixed = {"fixed": self.network.get_submodule(self.fixed)} if self.fixed else {}
+        return fixed if self.expert is None else {**fixed, "expert": self.expert}
 
     def learning_rates(self) -> Mapping[str, float]:
         """The settings' own."""
@@ -39,7 +43,7 @@ class FitTruth:
     def terms(self, player: str) -> Mapping[str, Tensor]:  # noqa: ARG002  (one player)
         """`truth`, and `expert` where there is one."""
         output = self.network(*self.inputs).float()
-        terms = {"truth": TERMS["l1"].compute(output, self.truth)}
+        terms = {"truth": picture_l1(self.task, output, self.truth)}
         if self.expert is not None:
             terms["expert"] = self.weight * self.expert(self.inputs, output)
         return terms

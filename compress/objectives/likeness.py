@@ -1,9 +1,10 @@
 """How like a teacher's picture a student's is: the distillation loss of OMGD and UGC between two pictures of one input, without any truth.
 
-    L_KD(s, t) = a |s - t| + b (1 - SSIM(s, t)) + c mean_l |Gram_l(s) - Gram_l(t)| + d mean_l |phi_l(s) - phi_l(t)| + e TV(s)
+    L_KD(s, t) = a |w (s - t)| + b (1 - SSIM(s, t)) + c mean_l |Gram_l(s) - Gram_l(t)| + d mean_l |phi_l(s) - phi_l(t)| + e TV(s)
 
-(OMGD, Ren et al. 2021, arXiv 2108.06908, eq. 7, plus the first term.) OMGD's phi are layers of VGG16; here they are the blocks of a discriminator
-that is trained along on labelled pairs, the feature transform that DCD argues for (arXiv 2212.14169).
+(OMGD, Ren et al. 2021, arXiv 2108.06908, eq. 7, plus the first term; w are the weights that the task gives to places). OMGD's phi are layers of
+VGG16; here they are the blocks of a discriminator that is trained along on labelled pairs, the feature transform that DCD argues for (arXiv
+2212.14169).
 """
 
 from __future__ import annotations
@@ -14,18 +15,24 @@ import torch
 from torch import Tensor
 
 from mcompress.compress.losses import TERMS, mean_over
+from mcompress.compress.tasks.task import Task
 from mcompress.targets.stages import DistillConfig, LikenessConfig
 
 Features = Callable[[Tensor], Sequence[Tensor]]
 
 
-def pixel_terms(config: LikenessConfig | DistillConfig, made: Tensor, wanted: Tensor, output_range: tuple[float, float]) -> Mapping[str, Tensor]:
-    """Weighted terms of the student's pictures `made` to pictures of a teacher, both (N, 3, H, W) in `output_range`, that compare pixels."""
+def picture_l1(task: Task, made: Tensor, wanted: Tensor) -> Tensor:
+    """mean |w (s - t)|: the mean absolute error, in which the places that matter to the task count more."""
+    return TERMS["l1"].compute(task.weighted(made), task.weighted(wanted))
+
+
+def pixel_terms(config: LikenessConfig | DistillConfig, task: Task, made: Tensor, wanted: Tensor) -> Mapping[str, Tensor]:
+    """Weighted terms of the student's pictures `made` to pictures of a teacher, both (N, 3, H, W) in the task's range, that compare pixels."""
     terms: dict[str, Tensor] = {}
     if config.output:
-        terms["output"] = config.output * TERMS["l1"].compute(made, wanted)
+        terms["output"] = config.output * picture_l1(task, made, wanted)
     if config.ssim:
-        terms["ssim"] = config.ssim * TERMS["ssim"].compute(from_0_to_1(made, output_range), from_0_to_1(wanted, output_range))
+        terms["ssim"] = config.ssim * TERMS["ssim"].compute(from_0_to_1(made, task.output_range), from_0_to_1(wanted, task.output_range))
     if config.total_variation:
         terms["total_variation"] = config.total_variation * TERMS["total_variation"].compute(made)
     return terms

@@ -47,4 +47,4 @@ class Pix2Pix:
             return {"gan": self.discriminator.own_term(GENERATOR, self.inputs[0], self.truth, self.output)}
         output = self.network(*self.inputs).float()
         self.output = output.detach()
-        return supervised_terms(self.config, self.discriminator, GENERATOR, self.inputs[0], self.truth, output)
+        return supervised_terms(self.config, self.task, self.discriminator, GENERATOR, self.inputs[0], self.truth, output)

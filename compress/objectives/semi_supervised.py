@@ -54,14 +54,14 @@ class SemiSupervisedTraining:
     def _supernet_terms(self) -> dict[str, Tensor]:
         config, batch = self.config, self.batch
         largest = self.supernet(*batch.inputs).float()
-        terms = supervised_terms(config, self.discriminator, LARGEST, batch.source, batch.truth, largest)
+        terms = supervised_terms(config, self.task, self.discriminator, LARGEST, batch.source, batch.truth, largest)
         self.largest_output = largest.detach()
         with torch.no_grad():
             wanted = torch.cat([self.largest_output, self.supernet(*batch.others).float()])
         inputs, weights, share = batch.all_inputs, state_of(self.supernet), 1.0 / len(self.candidates)
         for index, args in enumerate(self.candidates):
             output = apply_candidate(self.space, args, weights, inputs).float()
-            likeness = dict(pixel_terms(config, output, wanted, self.task.output_range))
+            likeness = dict(pixel_terms(config, self.task, output, wanted))
             if self.discriminator is not None:
                 likeness.update(feature_terms(config, output, wanted, self._features(self.discriminator, inputs[0])))
             name = "smallest" if index == 0 else f"random{index}"

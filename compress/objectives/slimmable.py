@@ -14,12 +14,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from mcompress.compress.losses import TERMS
 from mcompress.compress.models.build import build_meta
 from mcompress.compress.models.spec import ModelSpec
 from mcompress.compress.objectives.batches import mixed_batch
 from mcompress.compress.objectives.discriminators import SharedDiscriminator
-from mcompress.compress.objectives.likeness import Features, feature_terms, pixel_terms
+from mcompress.compress.objectives.likeness import Features, feature_terms, picture_l1, pixel_terms
 from mcompress.compress.supernet import apply_cut, state_of
 from mcompress.compress.tasks.task import Task
 from mcompress.targets.stages import SlimConfig
@@ -64,17 +63,17 @@ class SlimmableTraining:
         config, weights = self.config, state_of(self.network)
         widest: Tensor = self.network(*self.inputs).float()
         labelled = widest[: len(self.batch.source)]
-        terms = {"truth": config.truth * TERMS["l1"].compute(labelled, self.batch.truth)}
+        terms = {"truth": config.truth * picture_l1(self.task, labelled, self.batch.truth)}
         if self.original is not None and config.output:
             with torch.no_grad():
                 taught = self.original(*self.batch.inputs).float()
-            terms["original"] = config.output * TERMS["l1"].compute(labelled, taught)
+            terms["original"] = config.output * picture_l1(self.task, labelled, taught)
         made = {WIDEST: widest}
         for name, shape in self.shapes.items():
             wider = next(reversed(made))
             made[name] = apply_cut(shape, weights, self.inputs).float()
             wanted = made[wider].detach()
-            likeness = dict(pixel_terms(config, made[name], wanted, self.task.output_range))
+            likeness = dict(pixel_terms(config, self.task, made[name], wanted))
             if config.with_discriminator:
                 likeness.update(feature_terms(config, made[name], wanted, self._features(wider)))
             terms.update({f"{term} of {name}": value for term, value in likeness.items()})

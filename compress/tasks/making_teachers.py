@@ -38,7 +38,7 @@ EVERY_STEPS = 500
 
 @dataclass(frozen=True)
 class TeacherRecipe:
-    """How a teacher is made: its network, how it starts, how it is trained; `facts` go into its record."""
+    """How a teacher is made: its network, how it starts, how it is trained, which part stays as it starts; `facts` go into its record."""
 
     package: str
     model: str
@@ -46,6 +46,7 @@ class TeacherRecipe:
     training: TrainingConfig
     facts: dict[str, JsonValue]
     start: Callable[[nn.Module], None] | None = None
+    fixed: str = ""
 
 
 def make_teacher(task: Task, recipe: TeacherRecipe, seed: int, folder: Path) -> None:
@@ -55,7 +56,7 @@ def make_teacher(task: Task, recipe: TeacherRecipe, seed: int, folder: Path) -> 
     if recipe.start is not None:
         recipe.start(network)
     settings = TrainSettings(config.steps, config.learning_rate, seed, WARMUP_STEPS, AVERAGE, precision=config.precision)
-    result = train(FitTruth(task, config, network), settings, FileCheckpoints(folder / "checkpoint.pt"), lines_on_stderr())
+    result = train(FitTruth(task, config, network, fixed=recipe.fixed), settings, FileCheckpoints(folder / "checkpoint.pt"), lines_on_stderr())
     half = rounded(network)
     record: dict[str, JsonValue] = {
         "model": recipe.model,

@@ -127,6 +127,11 @@ class Task(Protocol):
         together, and to whatever else the network takes.
         """
 
+    def weighted(self, pictures: Tensor) -> Tensor:
+        """Outputs or truths (N, C, H, W) with each pixel times its weight in mean absolute errors, on average 1: as they are, unless some places of
+        the pictures matter more.
+        """
+
     def smallest_crop(self) -> int:
         """The smallest `crop_size` that means anything; the largest one, where pictures are never cut."""
 

@@ -105,6 +105,10 @@ class SuperResolution:
         """Itself."""
         return self
 
+    def weighted(self, pictures: Tensor) -> Tensor:
+        """As they are: no place matters more."""
+        return pictures
+
     def reorient(self, images: tuple[Tensor, ...], generator: torch.Generator) -> tuple[Tensor, ...]:
         """Flips and a transposition; the eight orientations of a square crop are equally likely."""
         return photos.reorient(images, generator)

@@ -43,6 +43,10 @@ class PictureTranslation:
         """Name of a held-out sample -> height and width, pixels; sides are cut to a multiple of 4."""
         return {name: crops.whole_size(picture) for name, picture in self._held_out_inputs.items()}
 
+    def weighted(self, pictures: Tensor) -> Tensor:
+        """As they are: no place matters more."""
+        return pictures
+
     def reorient(self, images: tuple[Tensor, ...], generator: torch.Generator) -> tuple[Tensor, ...]:
         """Each sample mirrored left to right or not, alike in all of `images`; unchanged for data with a right and a left."""
         return crops.mirrored(images, generator) if self.mirrors else images
