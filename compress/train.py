@@ -19,6 +19,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
+from mcompress.compress.memory import freed_memory_kept
 from mcompress.errors import TrainingDiverged
 
 SEED_STRIDE = 1_000_003  # a prime, so that neighbouring seeds do not share step seeds
@@ -105,6 +106,7 @@ def learning_rate_at(step: int, settings: TrainSettings) -> float:
     return settings.learning_rate * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * done)))
 
 
+@freed_memory_kept()
 def train(objective: Objective, settings: TrainSettings, checkpoints: CheckpointStore, progress: Progress) -> TrainResult:
     """Run `objective` for `settings.steps` steps, continuing from the last checkpoint if there is one.
 

@@ -91,7 +91,7 @@ class Wav2Lip(nn.Module):
             for index, (before, width, count) in enumerate(zip(joined[:-1], decoder[1:], of_decoder, strict=True))
         ]
         self.face_decoder_blocks = nn.ModuleList(rising)
-        self.feature_taps = tuple(f"face_decoder_blocks.{index}" for index in range(2, 6))  # at 6, 12, 24 and 48 pixels
+        self.feature_taps = ("audio_encoder", *(f"face_decoder_blocks.{index}" for index in range(2, 6)))  # what is heard; at 6, 12, 24 and 48 pixels
         self.output_block = nn.Sequential(Block(joined[-1], output, 3), nn.Conv2d(output, 3, 1), nn.Sigmoid())
 
     def joined(self) -> dict[str, tuple[str, ...]]:

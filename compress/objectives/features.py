@@ -1,7 +1,7 @@
 """The feature maps on which distillation compares two networks, taken during one forward pass with hooks, because any network may be a student.
 
 A network of ours names its points in `feature_taps` (ends of its down-samplings and of its groups of blocks): two networks of one family then have as
-many, in the same sizes, four of them as in GAN Compression, OMGD and DCD. Any other network has one: the input of its last convolution at the
+many, in the same sizes; of pictures four, as in GAN Compression, OMGD and DCD. Any other network has one: the input of its last convolution at the
 resolution of its input, the richest feature map that two arbitrary networks have in the same size.
 """
 

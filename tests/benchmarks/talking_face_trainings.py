@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from comparing_trainings import fit
+from talking_face_adversary import AgainstQuality
 from talking_face_cuts import Start, start_of, task_of_clips
 from torch import nn
 
@@ -19,19 +20,18 @@ from mcompress.compress.models.lip_experts import FRAMES
 from mcompress.compress.models.wav2lip import FACE_SIDE
 from mcompress.compress.objectives.distillation import Distillation
 from mcompress.compress.objectives.fit_truth import FitTruth
-from mcompress.compress.objectives.pix2pix import Pix2Pix
 from mcompress.compress.tasks.talking_face.clips import CLIPS
 from mcompress.compress.tasks.talking_face.footage import known_footage
 from mcompress.compress.tasks.talking_face.performance import ClipPerformance
 from mcompress.compress.tasks.talking_face.task import TalkingFace, example
 from mcompress.compress.train import TrainSettings
-from mcompress.targets.stages import AdaptiveDistillConfig, DistillConfig, TrainingConfig
+from mcompress.targets.stages import DistillConfig, TrainingConfig
 
 BATCH, RATE = 4 * FRAMES, 2e-3
 TERMS = {"truth": 1.0, "output": 0.5, "ssim": 0.1, "channel": 0.1, "expert": 0.01}
 """Of distillation, as the target for Jetson Xavier NX has them."""
 OUTPUT_ALONE_TERMS = {"truth": 1.0, "output": 0.5}
-ADVERSARIAL_WEIGHT = 0.01  # for 1 of truth, as pix2pix
+ADVERSARIAL_WEIGHT = 0.01
 
 
 @dataclass(frozen=True)
@@ -96,10 +96,10 @@ def from_scratch(task: TalkingFace, start: Start, steps: int, seed: int, expert:
 
 
 def adversarial(task: TalkingFace, start: Start, steps: int, seed: int) -> tuple[nn.Module, float]:
-    """As pix2pix trains: with a discriminator that sees the input as well."""
+    """As Wav2Lip trains: with the expert, and a discriminator of lower halves."""
     made = start.fresh(seed)
-    config = AdaptiveDistillConfig(steps=steps, batch_size=BATCH, crop_size=FACE_SIDE, truth=1.0, adversarial=ADVERSARIAL_WEIGHT)
-    return made, fit(Pix2Pix(task, config, made), TrainSettings(steps, RATE, seed))
+    config = TrainingConfig(steps=steps, batch_size=BATCH, crop_size=FACE_SIDE)
+    return made, fit(AgainstQuality(task, config, made), TrainSettings(steps, RATE, seed))
 
 
 def distilled(task: TalkingFace, start: Start, steps: int, seed: int, weights: dict[str, float]) -> tuple[nn.Module, float]:

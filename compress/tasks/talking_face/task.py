@@ -66,8 +66,8 @@ class TalkingFace:
         footage: Callable[[], Footage] | None = None,
         run: int = FRAMES,
     ) -> None:
-        """`footage`: a held-out clip whole, with its sound, for networks to perform. `run`: neighbours that are trained on together, five as the expert
-        judges them.
+        """`footage`: a held-out clip whole, with its sound, for networks to perform. `run`: neighbours that are trained on together, five as the
+        expert judges them.
         """
         self.training, self.validation, self.held_out_recordings = training.recordings, validation.recordings, held_out.recordings
         self.skipped = training.notes + validation.notes + held_out.notes
