@@ -436,7 +436,7 @@ def test_the_expert_needs_five_frames_and_a_task_that_has_one() -> None:
     exports = [{"backend": "onnx"}]
     faces = Target.model_validate({**document, "model": {"task": "talking_face"}, "exports": exports})
     assert expert_problems(faces, TalkingFace.from_config(DataConfig())) == [
-        "stages[0] (distill): batch_size is 4; the expert judges 5 samples together: give a multiple of 5, or set expert to 0"
+        "stages[0] (distill): batch_size is 4; the expert judges 5 samples together: give at least as many, or set expert to 0"
     ]
     pictures = Target.model_validate({**document, "exports": exports})
     (problem,) = expert_problems(pictures, SuperResolution.from_config(DataConfig()))

@@ -58,7 +58,7 @@ def random_clips(count: int) -> RecordingSet:
 
 @pytest.fixture
 def task() -> TalkingFace:
-    return TalkingFace(random_clips(12), random_clips(1), random_clips(1), run=1)
+    return TalkingFace(random_clips(12), random_clips(1), random_clips(1), neighbours=1)
 
 
 def test_hearing_is_learnt_from_speech_of_no_clip_that_is_judged() -> None:

@@ -51,7 +51,7 @@ class Expert(nn.Module):
     title: str
     """What it is and what it was made from, for reports."""
     least_batch: int
-    """So many samples of a batch are judged together."""
+    """So many samples, the first of a batch, are judged together."""
 
     def forward(self, inputs: Inputs, output: Tensor) -> Tensor:
         """What it says against `output` (N, C, H, W), made for `inputs`: a scalar, 0 at best; gradients reach the output. Subclasses say how."""
@@ -114,7 +114,10 @@ class Task(Protocol):
         """Side of the inputs of `validation_batch`, pixels."""
 
     def training_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> tuple[Inputs, Tensor]:
-        """(inputs, truths) drawn from the labelled training data with augmentation; of unpaired data, only once `taught_by` gave truths."""
+        """(inputs, truths) drawn from the labelled training data with augmentation; of unpaired data, only once `taught_by` gave truths.
+
+        What the task's expert judges together stands first.
+        """
 
     def unlabelled_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> Inputs:
         """Inputs drawn from all training data, whether or not their truth is known, with augmentation."""

@@ -46,12 +46,15 @@ class LipSyncExpert(Expert):
         return similarity
 
     def forward(self, inputs: Inputs, output: Tensor) -> Tensor:
-        """Binary cross-entropy of the cosine to 1, over whole runs (Wav2Lip, section 3.2, E_sync). Raises `PlanError` for fewer than five frames."""
+        """Binary cross-entropy of the cosine to 1 (Wav2Lip, section 3.2, E_sync) of the first five frames, which are neighbours.
+
+        Raises `PlanError` for fewer.
+        """
         if len(output) < FRAMES:
             raise PlanError(
-                [f"batch_size is {len(output)}; the lip-sync expert judges {FRAMES} frames together: give a multiple of {FRAMES}, or set expert to 0"]
+                [f"batch_size is {len(output)}; the lip-sync expert judges {FRAMES} frames together: give at least as many, or set expert to 0"]
             )
-        similarity = self.similarity(output, inputs[1])
+        similarity = self.similarity(output[:FRAMES], inputs[1])
         return sync_loss(similarity, torch.ones_like(similarity))
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from hashlib import sha256
-from math import ceil
 
 import torch
 from torch import Tensor, nn
@@ -64,14 +63,14 @@ class TalkingFace:
         held_out: RecordingSet,
         expert: ExpertSource | None = None,
         footage: Callable[[], Footage] | None = None,
-        run: int = FRAMES,
+        neighbours: int = FRAMES,
     ) -> None:
-        """`footage`: a held-out clip whole, with its sound, for networks to perform. `run`: neighbours that are trained on together, five as the
-        expert judges them.
+        """`footage`: a held-out clip whole, with its sound, for networks to perform. `neighbours`: so many of a training batch, five as the expert
+        judges them.
         """
         self.training, self.validation, self.held_out_recordings = training.recordings, validation.recordings, held_out.recordings
         self.skipped = training.notes + validation.notes + held_out.notes
-        self._expert, self._footage, self._run = expert, footage, run
+        self._expert, self._footage, self._neighbours = expert, footage, neighbours
         digests = [one.digest for one in (training, validation, held_out)] + ([] if expert is None else [expert.digest])
         self.data_digest = sha256(":".join(digests).encode()).hexdigest()
 
@@ -154,11 +153,12 @@ class TalkingFace:
         return self._drawn(self.validation, VALIDATION_FRAMES, torch.Generator().manual_seed(VALIDATION_SEED))
 
     def training_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> tuple[Inputs, Tensor]:  # noqa: ARG002  (whole faces)
-        """Frames in runs of neighbours; the last run may be shorter. One random reference for each run; runs mirrored or not.
+        """First a run of five neighbours, which the expert judges, then frames of any clips: a batch of runs teaches less. Mirrored or not, the run as
+        a whole; each with a random reference of its clip.
 
         Faces (N, 6, 96, 96), speech (N, 1, 80, 16), truths (N, 3, 96, 96).
         """
-        (faces, speech), truth = self._drawn(self.training, batch_size, generator, self._run)
+        (faces, speech), truth = self._drawn(self.training, batch_size, generator, self._neighbours)
         faces, truth = self.reorient((faces, truth), generator)
         return (faces, speech), truth
 
@@ -171,9 +171,10 @@ class TalkingFace:
         return self.training_batch(batch_size, crop_size, generator)[1]
 
     def reorient(self, images: tuple[Tensor, ...], generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Each run of neighbours mirrored left to right or not, alike in all of `images`."""
+        """Each frame mirrored left to right or not, alike in all of `images`; neighbours alike."""
         count = len(images[0])
-        mirror = (torch.rand(ceil(count / self._run), generator=generator) < 0.5).repeat_interleave(self._run)[:count]
+        mirror = torch.rand(len(_runs(count, self._neighbours)), generator=generator) < 0.5
+        mirror = mirror.repeat_interleave(torch.tensor(_runs(count, self._neighbours)))
         return tuple(torch.where(mirror.to(image.device)[:, None, None, None], image.flip(3), image) for image in images)
 
     def weighted(self, pictures: Tensor) -> Tensor:
@@ -209,10 +210,10 @@ class TalkingFace:
         """The reference frame as it is."""
         return sample.picture[:, 3:]
 
-    def _drawn(self, recordings: Sequence[Recording], count: int, generator: torch.Generator, run: int = 1) -> tuple[Inputs, Tensor]:
-        """`count` frames in runs of so many neighbours, of a clip shorter than that its last frame again."""
-        found = []
-        for which in torch.randint(len(recordings), (ceil(count / run),), generator=generator).tolist():
+    def _drawn(self, recordings: Sequence[Recording], count: int, generator: torch.Generator, neighbours: int = 1) -> tuple[Inputs, Tensor]:
+        """`count` frames, the first `neighbours` of which follow one another; of a clip shorter than that its last frame again."""
+        found, runs = [], _runs(count, neighbours)
+        for which, run in zip(torch.randint(len(recordings), (len(runs),), generator=generator).tolist(), runs, strict=True):
             one = recordings[which]
             length = len(one.faces)
             first = int(torch.randint(max(1, length - run + 1), (1,), generator=generator))
@@ -220,8 +221,14 @@ class TalkingFace:
             nearest = apart + run - 1  # from the first frame: so it is far enough from the last one
             away = int(torch.randint(nearest, max(nearest + 1, length - apart + 1), (1,), generator=generator))
             found += [example(one, min(first + step, length - 1), (first + away) % length) for step in range(run)]
-        faces, speech = (torch.cat(parts)[:count] for parts in zip(*(inputs for inputs, _ in found), strict=True))
-        return (faces, speech), torch.cat([truth for _, truth in found])[:count]
+        faces, speech = (torch.cat(parts) for parts in zip(*(inputs for inputs, _ in found), strict=True))
+        return (faces, speech), torch.cat([truth for _, truth in found])
+
+
+def _runs(count: int, neighbours: int) -> list[int]:
+    """Lengths of the runs of a batch: one of neighbours, and frames alone."""
+    first = min(count, neighbours)
+    return [first, *[1] * (count - first)]
 
 
 def example(recording: Recording, frame: int, reference: int) -> tuple[Inputs, Tensor]:
