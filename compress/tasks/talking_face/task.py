@@ -153,8 +153,8 @@ class TalkingFace:
         return self._drawn(self.validation, VALIDATION_FRAMES, torch.Generator().manual_seed(VALIDATION_SEED))
 
     def training_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> tuple[Inputs, Tensor]:  # noqa: ARG002  (whole faces)
-        """First a run of five neighbours, which the expert judges, then frames of any clips: a batch of runs teaches less. Mirrored or not, the run as
-        a whole; each with a random reference of its clip.
+        """First a run of five neighbours, which the expert judges, then frames of any clips: a batch of runs teaches less. Mirrored or not, the run
+        as a whole; each with a random reference of its clip.
 
         Faces (N, 6, 96, 96), speech (N, 1, 80, 16), truths (N, 3, 96, 96).
         """
