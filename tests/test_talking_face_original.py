@@ -58,7 +58,7 @@ def random_clips(count: int) -> RecordingSet:
 
 @pytest.fixture
 def task() -> TalkingFace:
-    return TalkingFace(random_clips(12), random_clips(1), random_clips(1), neighbours=1)
+    return TalkingFace(random_clips(12), random_clips(1), random_clips(1))
 
 
 def test_hearing_is_learnt_from_speech_of_no_clip_that_is_judged() -> None:
@@ -112,7 +112,7 @@ def test_errors_at_the_mouth_count_more(task: TalkingFace) -> None:
     torch.testing.assert_close(objective.terms("generator")["truth"], picture_l1(task, made, objective.truth))
 
 
-def test_frames_need_not_be_neighbours(task: TalkingFace) -> None:
+def test_frames_are_of_many_clips(task: TalkingFace) -> None:
     (_, speech), _ = task.training_batch(24, 96, torch.Generator().manual_seed(0))
     of_clip = [next(i for i, clip in enumerate(task.training) if (clip.windows == one).flatten(1).all(1).any()) for one in speech]
     assert len(set(of_clip)) > 5

@@ -44,10 +44,10 @@ class Distillation:
     """
 
     def __init__(self, task: Task, config: DistillConfig, student: nn.Module, teacher: nn.Module, seed: int) -> None:
-        self.task, self.config, self.teacher = task, config, teacher
+        self.task, self.config, self.teacher = task.for_expert() if config.expert else task, config, teacher
         self.student = student
         self.expert = expert_of(task, "stage distill") if config.expert else None
-        self.lessons = TaughtBatches(task, config, self._ask, seed)
+        self.lessons = TaughtBatches(self.task, config, self._ask, seed)
         self.with_features = bool(config.feature or config.kernel_alignment or config.channel or config.discriminator_feature)
         along: dict[str, nn.Module] = {}
         if self.with_features:

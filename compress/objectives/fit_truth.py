@@ -17,7 +17,7 @@ class FitTruth:
 
     def __init__(self, task: Task, config: TrainingConfig, network: nn.Module, expert: float = 0.0, fixed: str = "") -> None:
         """`fixed`: a part of the network that stays as it is."""
-        self.task, self.config, self.network, self.weight, self.fixed = task, config, network, expert, fixed
+        self.task, self.config, self.network, self.weight, self.fixed = task.for_expert() if expert else task, config, network, expert, fixed
         self.expert = expert_of(task, "training") if expert else None
 
     def players(self) -> Mapping[str, nn.Module]:

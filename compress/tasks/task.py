@@ -96,6 +96,9 @@ class Task(Protocol):
     def expert(self) -> Expert | None:
         """What judges outputs beside the truth, frozen; None for tasks without one. Raises `PlanError` where the data need one that is not given."""
 
+    def for_expert(self) -> Task:
+        """The task with training batches that begin with samples which its expert judges together; itself without an expert."""
+
     def performance(self) -> Performance | None:
         """A held-out clip for networks to perform whole; None for tasks whose outputs are single pictures."""
 
@@ -114,10 +117,7 @@ class Task(Protocol):
         """Side of the inputs of `validation_batch`, pixels."""
 
     def training_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> tuple[Inputs, Tensor]:
-        """(inputs, truths) drawn from the labelled training data with augmentation; of unpaired data, only once `taught_by` gave truths.
-
-        What the task's expert judges together stands first.
-        """
+        """(inputs, truths) drawn from the labelled training data with augmentation; of unpaired data, only once `taught_by` gave truths."""
 
     def unlabelled_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> Inputs:
         """Inputs drawn from all training data, whether or not their truth is known, with augmentation."""

@@ -30,7 +30,7 @@ class AgainstQuality:
     """Players: the `generator`, then the `discriminator`, on what the generator made in this step."""
 
     def __init__(self, task: TalkingFace, config: TrainingConfig, network: nn.Module) -> None:
-        self.task, self.config, self.network = task, config, network
+        self.task, self.config, self.network = task.for_expert(), config, network
         self.discriminator = quality_discriminator(width=WIDTH)
         self.expert = expert_of(task, "benchmark")
 

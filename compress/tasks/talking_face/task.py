@@ -7,6 +7,7 @@ begins a frame earlier). Pictures are RGB here; Wav2Lip's public checkpoints wer
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from hashlib import sha256
@@ -63,14 +64,11 @@ class TalkingFace:
         held_out: RecordingSet,
         expert: ExpertSource | None = None,
         footage: Callable[[], Footage] | None = None,
-        neighbours: int = FRAMES,
     ) -> None:
-        """`footage`: a held-out clip whole, with its sound, for networks to perform. `neighbours`: so many of a training batch, five as the expert
-        judges them.
-        """
+        """`footage`: a held-out clip whole, with its sound, for networks to perform."""
         self.training, self.validation, self.held_out_recordings = training.recordings, validation.recordings, held_out.recordings
         self.skipped = training.notes + validation.notes + held_out.notes
-        self._expert, self._footage, self._neighbours = expert, footage, neighbours
+        self._expert, self._footage, self._neighbours = expert, footage, 1
         digests = [one.digest for one in (training, validation, held_out)] + ([] if expert is None else [expert.digest])
         self.data_digest = sha256(":".join(digests).encode()).hexdigest()
 
@@ -122,6 +120,12 @@ class TalkingFace:
             )
         return self._expert.load()
 
+    def for_expert(self) -> TalkingFace:
+        """Training batches begin with five neighbours of one clip; else no two frames have to do with one another, which teaches more."""
+        made = copy.copy(self)
+        made._neighbours = FRAMES
+        return made
+
     def performance(self) -> ClipPerformance | None:
         """The first held-out clip, 4 s of it; None for a task that was made without its sound. Raises `PlanError` where that is gone."""
         if self._footage is None:
@@ -153,8 +157,7 @@ class TalkingFace:
         return self._drawn(self.validation, VALIDATION_FRAMES, torch.Generator().manual_seed(VALIDATION_SEED))
 
     def training_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> tuple[Inputs, Tensor]:  # noqa: ARG002  (whole faces)
-        """First a run of five neighbours, which the expert judges, then frames of any clips: a batch of runs teaches less. Mirrored or not, the run
-        as a whole; each with a random reference of its clip.
+        """Frames of any clips, each with a random reference of its clip, mirrored or not.
 
         Faces (N, 6, 96, 96), speech (N, 1, 80, 16), truths (N, 3, 96, 96).
         """

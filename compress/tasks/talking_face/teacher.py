@@ -38,7 +38,7 @@ WIDTHS: dict[str, JsonValue] = {
 
 def train_teacher(steps: int, seed: int, precision: Literal["no", "bf16"], folder: Path) -> None:
     """Make the embedded original in `folder`."""
-    task = TalkingFace(embedded("training"), embedded("validation"), embedded("held_out"), neighbours=1)
+    task = TalkingFace(embedded("training"), embedded("validation"), embedded("held_out"))
 
     def start(network: nn.Module) -> None:
         if not isinstance(network, Wav2Lip):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +43,10 @@ class PictureTranslation:
     def held_out_sizes(self) -> dict[str, tuple[int, int]]:
         """Name of a held-out sample -> height and width, pixels; sides are cut to a multiple of 4."""
         return {name: crops.whole_size(picture) for name, picture in self._held_out_inputs.items()}
+
+    def for_expert(self) -> Self:
+        """Itself: there is no expert."""
+        return self
 
     def weighted(self, pictures: Tensor) -> Tensor:
         """As they are: no place matters more."""
