@@ -35,7 +35,7 @@ from mcompress.targets.stages import (
     StageConfig,
 )
 
-STAGE_VERSIONS = {"search": 5, "prune": 5, "distill": 3, "slim": 1, "quantize": 4, "export": 9, "evaluate": 1, "perform": 2}
+STAGE_VERSIONS = {"search": 6, "prune": 6, "distill": 4, "slim": 1, "quantize": 4, "export": 9, "evaluate": 1, "perform": 2}
 """Raised by hand when a stage's results change for the same inputs; part of every cache key."""
 STAGE_PACKAGES = {
     "search": ("optuna", "accelerate"),
