@@ -21,6 +21,17 @@ _UNREADABLE = (RuntimeError, EOFError, ValueError, LookupError, TypeError, Attri
 """What PyTorch's reader raises for bytes that it did not write."""
 
 
+class NoCheckpoints:
+    """A `CheckpointStore` that keeps nothing: a training is run from start to end."""
+
+    def load(self) -> dict[str, object] | None:
+        """None."""
+        return None
+
+    def save(self, state: dict[str, object]) -> None:
+        """Nothing."""
+
+
 class FileCheckpoints:
     """A `CheckpointStore` on disk."""
 

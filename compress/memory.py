@@ -19,8 +19,8 @@ def freed_memory_kept() -> Iterator[None]:
     """Keep freed memory for the next step instead of giving it back to the system; afterwards give it back.
 
     Every step of a training allocates and frees the same tensors. By default glibc maps and unmaps the large ones each time, and the page faults are
-    a fifth of the processor time of a small generator's training. Does nothing where the C library is
-    not glibc.
+    a fifth of the processor time of a small generator's training (eight steps of the embedded talking-face original: 1.42 to 1.50 s, with it 1.12 to
+    1.13 s). Does nothing where the C library is not glibc.
     """
     library = ctypes.CDLL(None) if sys.platform == "linux" else None
     if library is None or not hasattr(library, "mallopt"):

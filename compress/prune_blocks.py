@@ -38,7 +38,7 @@ class RemovedBlock:
 
     block: str
     loss_increase: float
-    """Mean absolute error of the output; negative where the network was better without the block."""
+    """Of the mean absolute error of the output, weighted as the task does; negative where the network was better without the block."""
     saved_ms: float
 
     @property

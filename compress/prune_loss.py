@@ -1,8 +1,8 @@
 """What pruning goes by: the loss on a few fixed batches, and its gradients.
 
-The loss is the mean absolute error against the truth. Unpaired data have no truth but the original's output. A removal can be measured against that
-as well, but gradients cannot: the original itself has no loss there. So the change of the output along random signs takes the place of the loss in
-them (Hutchinson's estimate of what a weight does to all of the output).
+The loss is the mean absolute error against the truth, weighted as in training (`Task.weighted`). Unpaired data have no truth but the original's
+output. A removal can be measured against that as well, but gradients cannot: the original itself has no loss there. So the change of the output along
+random signs takes the place of the loss in them (Hutchinson's estimate of what a weight does to all of the output).
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class PruningLoss:
 
     @torch.no_grad()
     def of(self, model: nn.Module) -> float:
-        """Mean absolute error against the truth, or against the original's output where the data have none; the mean over the batches."""
+        """The error against the truth, or against the original's output where the data have none; the mean over the batches."""
         return sum(float(picture_l1(self._task, model(*batch.inputs), batch.truth)) for batch in self._batches) / len(self._batches)
 
 

@@ -14,13 +14,14 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn import functional
 
 from mcompress.compress.models.build import build, build_meta
 from mcompress.compress.models.space import Args, SearchSpace, cut
 from mcompress.compress.models.spec import ModelSpec
+from mcompress.compress.objectives.likeness import picture_l1
 from mcompress.compress.tasks.task import Inputs, Task
 from mcompress.compress.taught import TaughtBatches, batch_generator
+from mcompress.compress.train import Objective
 from mcompress.errors import StageError
 from mcompress.targets.stages import SupernetSearchConfig, TrainingConfig
 
@@ -28,7 +29,7 @@ STATISTICS_BATCHES = 32
 """From which the batch normalizations of a network that was cut out take their statistics."""
 
 
-class SupernetTraining:
+class SupernetTraining(Objective):
     """Objective: one set of weights for every network of a space. `seed` is the run's."""
 
     def __init__(self, task: Task, config: SupernetSearchConfig, space: SearchSpace, supernet: nn.Module, teacher: nn.Module, seed: int) -> None:
@@ -44,10 +45,6 @@ class SupernetTraining:
         """The teacher."""
         return {"teacher": self.teacher}
 
-    def learning_rates(self) -> Mapping[str, float]:
-        """The settings' own."""
-        return {}
-
     def begin_step(self, generator: torch.Generator, device: torch.device) -> None:
         """Draw the batch with the teacher's answer, and the random candidates."""
         self.lesson = self.lessons.draw(generator, device)
@@ -57,12 +54,12 @@ class SupernetTraining:
         """The largest against truth and teacher, the others against truth and the largest."""
         inputs, truth, taught = self.lesson.inputs, self.lesson.truth, self.lesson.taught
         largest = self.supernet(*inputs).float()
-        terms = {"truth": functional.l1_loss(largest, truth), "teacher": 0.5 * functional.l1_loss(largest, taught)}
+        terms = {"truth": picture_l1(self.task, largest, truth), "teacher": 0.5 * picture_l1(self.task, largest, taught)}
         weights = state_of(self.supernet)
         share = 1.0 / len(self.candidates)
         for index, args in enumerate(self.candidates):
             output = apply_candidate(self.space, args, weights, inputs).float()
-            loss = functional.l1_loss(output, truth) + 0.5 * functional.l1_loss(output, largest.detach())
+            loss = picture_l1(self.task, output, truth) + 0.5 * picture_l1(self.task, output, largest.detach())
             terms["smallest" if index == 0 else f"random{index}"] = share * loss
         return terms
 

@@ -41,16 +41,18 @@ class TrainSettings:
 
 
 class Objective(Protocol):
-    """What one training step computes."""
+    """What one training step computes. Those that inherit from it have nothing frozen, and one learning rate, unless they say so."""
 
     def players(self) -> Mapping[str, nn.Module]:
         """The modules that are trained, in the order in which they move."""
 
     def frozen(self) -> Mapping[str, nn.Module]:
         """Modules that are only evaluated (a teacher); the loop puts them on the device, in evaluation mode."""
+        return {}
 
     def learning_rates(self) -> Mapping[str, float]:
         """Peak learning rates of the players that do not use the settings' own."""
+        return {}
 
     def begin_step(self, generator: torch.Generator, device: torch.device) -> None:
         """Draw the batch and everything random of this step from `generator`."""

@@ -14,6 +14,7 @@ from everything_int8 import everything_int8, quiet, simulated_db
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
+from mcompress.compress.checkpoints import NoCheckpoints
 from mcompress.compress.models.imdn import imdn
 from mcompress.compress.models.mfagan import mfagan
 from mcompress.compress.models.rrdb import rrdb
@@ -34,14 +35,6 @@ from mcompress.compress.quantize.representable import representable
 from mcompress.errors import StageError
 
 SIDE = 16
-
-
-class NoCheckpoints:
-    def load(self) -> dict[str, object] | None:
-        return None
-
-    def save(self, state: dict[str, object]) -> None:
-        pass
 
 
 def images(count: int, side: int = SIDE) -> list[Tensor]:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from mcompress.calibration.device_file import device_text
 from mcompress.calibration.observers import Observer
+from mcompress.compress.checkpoints import NoCheckpoints
 from mcompress.compress.models.spec import ModelSpec
 from mcompress.compress.quantize.calibrating import calibrate
 from mcompress.compress.quantize.fake_quant import fake_quantize
@@ -158,14 +159,6 @@ def test_recovery_and_learned_ranges_keep_it(network: nn.Module) -> None:
     output = student(value)
     output.square().sum().backward()
     assert all(bound.grad is not None and bound.grad.shape == (1,) for bound in student.bounds.values())
-
-
-class NoCheckpoints:
-    def load(self) -> None:
-        return None
-
-    def save(self, state: dict[str, object]) -> None:
-        del state
 
 
 @pytest.mark.parametrize("name", ["jetson-xavier-nx", "jetson-agx-xavier"])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from mcompress.compress.checkpoints import NoCheckpoints
 from mcompress.compress.models.build import build
 from mcompress.compress.models.spec import ModelSpec
 from mcompress.compress.models.wav2lip import Wav2Lip
@@ -26,14 +27,6 @@ from mcompress.targets.schema import DataConfig
 from mcompress.targets.stages import TrainingConfig
 
 NARROW = {"face_widths": [4] * 6, "audio_widths": [8] * 5, "decoder_widths": [4] * 7, "output_width": 4}
-
-
-class Nowhere:
-    def load(self) -> None:
-        return None
-
-    def save(self, state: dict[str, object]) -> None:
-        pass
 
 
 def network() -> Wav2Lip:
@@ -90,7 +83,7 @@ def test_a_part_that_is_fixed_stays_and_the_rest_learns(task: TalkingFace) -> No
     before = copy.deepcopy(made.state_dict())
     config = TrainingConfig(steps=3, batch_size=4, crop_size=96)
     objective = FitTruth(task, config, made, fixed=HEARING)
-    train(objective, TrainSettings(3, 1e-2, 0, warmup_steps=1), Nowhere(), lambda done, total, note: None)
+    train(objective, TrainSettings(3, 1e-2, 0, warmup_steps=1), NoCheckpoints(), lambda done, total, note: None)
     changed = {name for name, value in made.state_dict().items() if not torch.equal(value, before[name])}
     assert changed
     assert not [name for name in changed if name.startswith(f"{HEARING}.")]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 from collections.abc import Mapping
 
 import pytest
@@ -9,11 +11,12 @@ import torch
 from conftest import MemoryCheckpoints, silent
 from torch import Tensor, nn
 
-from mcompress.compress.train import TrainSettings, learning_rate_at, train
+from mcompress.compress.memory import freed_memory_kept
+from mcompress.compress.train import Objective, TrainSettings, learning_rate_at, train
 from mcompress.errors import TrainingDiverged
 
 
-class Line:
+class Line(Objective):
     """Fits y = 3x; optionally returns NaN at one step, or drops half of its inputs."""
 
     def __init__(self, bad_step: int | None = None, dropout: float = 0.0) -> None:
@@ -23,12 +26,6 @@ class Line:
 
     def players(self) -> Mapping[str, nn.Module]:
         return {"line": self.network}
-
-    def frozen(self) -> Mapping[str, nn.Module]:
-        return {}
-
-    def learning_rates(self) -> Mapping[str, float]:
-        return {}
 
     def begin_step(self, generator: torch.Generator, device: torch.device) -> None:
         self.step += 1
@@ -91,3 +88,20 @@ def test_learning_rate_warms_up_and_ends_at_one_percent() -> None:
     assert learning_rate_at(99, s) == pytest.approx(0.05 * 0.01, rel=0.1)
     rates = [learning_rate_at(i, s) for i in range(10, 100)]
     assert rates == sorted(rates, reverse=True)
+
+
+def test_freed_memory_is_kept_while_training_and_given_back_after() -> None:
+    """A block that is larger than what glibc ever keeps by itself is mapped once, and not at each use."""
+    if sys.platform != "linux":
+        pytest.skip("glibc alone")
+
+    def faults() -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(20):
+            torch.ones(40 << 18)  # 40 MB
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    with freed_memory_kept():
+        faults()
+        kept = faults()
+    assert kept < faults() / 4

@@ -23,6 +23,7 @@ from mcompress.compress.models.generator_parts import start_as_published
 from mcompress.compress.models.patchgan import patchgan
 from mcompress.compress.objectives.discriminators import layers_for
 from mcompress.compress.tasks.translation.crops import to_bytes, to_values
+from mcompress.compress.train import Objective
 
 A, B = "a", "b"
 PUBLISHED_HALVES = 2.0
@@ -84,7 +85,7 @@ class PicturePool(nn.Module):
         return torch.stack(shown)
 
 
-class CycleGAN:
+class CycleGAN(Objective):
     """Players, in the order in which they move: the two `generators`, which the cycles couple, then the two `discriminators`."""
 
     def __init__(self, data: TwoDomains, settings: CycleSettings, a_to_b: nn.Module, b_to_a: nn.Module) -> None:
@@ -100,10 +101,6 @@ class CycleGAN:
     def players(self) -> Mapping[str, nn.Module]:
         """See the class."""
         return {"generators": self.generators, "discriminators": self.discriminators}
-
-    def frozen(self) -> Mapping[str, nn.Module]:
-        """Nothing."""
-        return {}
 
     def learning_rates(self) -> Mapping[str, float]:
         """The settings' own for both, as published."""

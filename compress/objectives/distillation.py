@@ -18,7 +18,7 @@ from mcompress.compress.objectives.adaptors import adapted, adaptors, rectified_
 from mcompress.compress.objectives.discriminators import discriminator_term, generator_term, layers_for, needs_real
 from mcompress.compress.objectives.features import matched, with_features
 from mcompress.compress.objectives.likeness import picture_l1, pixel_terms
-from mcompress.compress.tasks.task import Task, expert_of
+from mcompress.compress.tasks.task import Task, with_expert
 from mcompress.compress.taught import TaughtBatches
 from mcompress.targets.stages import DistillConfig
 
@@ -44,9 +44,8 @@ class Distillation:
     """
 
     def __init__(self, task: Task, config: DistillConfig, student: nn.Module, teacher: nn.Module, seed: int) -> None:
-        self.task, self.config, self.teacher = task.for_expert() if config.expert else task, config, teacher
-        self.student = student
-        self.expert = expert_of(task, "stage distill") if config.expert else None
+        self.task, self.expert = with_expert(task, config.expert, "stage distill")
+        self.config, self.teacher, self.student = config, teacher, student
         self.lessons = TaughtBatches(self.task, config, self._ask, seed)
         self.with_features = bool(config.feature or config.kernel_alignment or config.channel or config.discriminator_feature)
         along: dict[str, nn.Module] = {}

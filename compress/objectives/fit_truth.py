@@ -8,17 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from mcompress.compress.objectives.likeness import picture_l1
-from mcompress.compress.tasks.task import Task, expert_of, moved
+from mcompress.compress.tasks.task import Task, moved, with_expert
+from mcompress.compress.train import Objective
 from mcompress.targets.stages import TrainingConfig
 
 
-class FitTruth:
+class FitTruth(Objective):
     """Generator: mean absolute error to the truth, and what the task's expert says, where `expert`, its weight, is not 0."""
 
     def __init__(self, task: Task, config: TrainingConfig, network: nn.Module, expert: float = 0.0, fixed: str = "") -> None:
         """`fixed`: a part of the network that stays as it is."""
-        self.task, self.config, self.network, self.weight, self.fixed = task.for_expert() if expert else task, config, network, expert, fixed
-        self.expert = expert_of(task, "training") if expert else None
+        self.task, self.expert = with_expert(task, expert, "training")
+        self.config, self.network, self.weight, self.fixed = config, network, expert, fixed
 
     def players(self) -> Mapping[str, nn.Module]:
         """The network, without the part that is fixed."""
@@ -30,10 +31,6 @@ class FitTruth:
         """The expert, and the part that is fixed."""
         fixed = {"fixed": self.network.get_submodule(self.fixed)} if self.fixed else {}
         return fixed if self.expert is None else {**fixed, "expert": self.expert}
-
-    def learning_rates(self) -> Mapping[str, float]:
-        """The settings' own."""
-        return {}
 
     def begin_step(self, generator: torch.Generator, device: torch.device) -> None:
         """Draw a batch."""

@@ -9,12 +9,13 @@ from torch import Tensor, nn
 
 from mcompress.compress.objectives.discriminators import SharedDiscriminator, supervised_terms
 from mcompress.compress.tasks.task import Task, moved
+from mcompress.compress.train import Objective
 from mcompress.targets.stages import LikenessConfig
 
 GENERATOR = "generator"
 
 
-class Pix2Pix:
+class Pix2Pix(Objective):
     """Players: the `generator`, by `truth` and `adversarial` of the configuration, then its `discriminator`."""
 
     def __init__(self, task: Task, config: LikenessConfig, network: nn.Module) -> None:
@@ -24,10 +25,6 @@ class Pix2Pix:
     def players(self) -> Mapping[str, nn.Module]:
         """See the class."""
         return {GENERATOR: self.network, "discriminator": self.discriminator}
-
-    def frozen(self) -> Mapping[str, nn.Module]:
-        """Nothing."""
-        return {}
 
     def learning_rates(self) -> Mapping[str, float]:
         """The discriminator learns at its own rate."""

@@ -18,12 +18,13 @@ from mcompress.compress.objectives.discriminators import SharedDiscriminator, su
 from mcompress.compress.objectives.likeness import Features, feature_terms, pixel_terms
 from mcompress.compress.supernet import apply_candidate, state_of
 from mcompress.compress.tasks.task import Task
+from mcompress.compress.train import Objective
 from mcompress.targets.stages import SemiSupervisedSearchConfig
 
 LARGEST = "largest"
 
 
-class SemiSupervisedTraining:
+class SemiSupervisedTraining(Objective):
     """Players: the `supernet`, then the `discriminator` of the largest network."""
 
     def __init__(self, task: Task, config: SemiSupervisedSearchConfig, space: SearchSpace, supernet: nn.Module) -> None:
@@ -33,10 +34,6 @@ class SemiSupervisedTraining:
     def players(self) -> Mapping[str, nn.Module]:
         """See the class."""
         return {"supernet": self.supernet, **({} if self.discriminator is None else {"discriminator": self.discriminator})}
-
-    def frozen(self) -> Mapping[str, nn.Module]:
-        """Nothing: the original is not asked."""
-        return {}
 
     def learning_rates(self) -> Mapping[str, float]:
         """The discriminator learns at its own rate."""

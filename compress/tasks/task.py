@@ -160,3 +160,11 @@ def expert_of(task: Task, place: str) -> Expert:
     if expert is None:
         raise PlanError([f"{place}: expert has a weight, and {task.name} has no expert that could judge; set expert to 0"])
     return expert
+
+
+def with_expert(task: Task, weight: float, place: str) -> tuple[Task, Expert | None]:
+    """What a training needs in which the expert's word has this weight: the task that it can judge, and it; without a weight the task, and None.
+
+    Raises `PlanError` like `expert_of`.
+    """
+    return (task.for_expert(), expert_of(task, place)) if weight else (task, None)

@@ -192,7 +192,7 @@ def expert_problems(target: Target, task: Task) -> list[str]:
         if stage.batch_size < expert.least_batch:
             problems.append(
                 f"stages[{index}] (distill): batch_size is {stage.batch_size}; the expert judges {expert.least_batch} samples together: "
-                f"give at least as many, or set expert to 0"
+                "give at least as many, or set expert to 0"
             )
     return problems
 

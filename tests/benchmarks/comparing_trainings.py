@@ -15,6 +15,7 @@ from typing import Generic, Protocol, TypeVar
 import torch
 from torch import nn
 
+from mcompress.compress.checkpoints import NoCheckpoints
 from mcompress.compress.models.spec import ModelSpec
 from mcompress.compress.stage import StageContext
 from mcompress.compress.tasks.task import Task
@@ -25,16 +26,6 @@ from mcompress.targets.schema import Budget
 STEPWISE, TIMEWISE = "equal steps", "equal wall time"
 SAME_TIME = 0.1
 """Steps that differ by less than this share take the same time."""
-
-
-class NoCheckpoints:
-    """Nothing is kept: a training is run from start to end."""
-
-    def load(self) -> dict[str, object] | None:
-        return None
-
-    def save(self, state: dict[str, object]) -> None:
-        pass
 
 
 def fit(objective: Objective, settings: TrainSettings) -> float:

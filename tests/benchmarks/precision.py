@@ -30,10 +30,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from comparing_trainings import NoCheckpoints
 from quantizer_networks import RECIPES, SEED, embedded_task, spec_of, task_of, trained
 from torch import Tensor, fx, nn
 
+from mcompress.compress.checkpoints import NoCheckpoints
 from mcompress.compress.models.build import build
 from mcompress.compress.models.spec import ModelSpec
 from mcompress.compress.quantize.calibrating import calibrate

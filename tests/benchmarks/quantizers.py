@@ -35,12 +35,12 @@ from torch import fx, nn
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from comparing_trainings import NoCheckpoints
 from everything_int8 import everything_int8, quiet, simulated_db
 from quantizer_networks import RECIPES, SEED, calibration_inputs, embedded_task, held_out_inputs, trained
 from quantizer_peers import PEERS, PeerFile, node_macs
 from side_by_side import times_ms
 
+from mcompress.compress.checkpoints import NoCheckpoints
 from mcompress.compress.quantize import kinds
 from mcompress.compress.quantize.fake_quant import sqnr_db
 from mcompress.compress.quantize.plan import PrecisionPlan

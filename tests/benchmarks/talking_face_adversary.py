@@ -16,7 +16,8 @@ from torch.nn import functional
 from mcompress.compress.models.lip_experts import quality_discriminator
 from mcompress.compress.objectives.likeness import picture_l1
 from mcompress.compress.tasks.talking_face.task import MASKED_FROM, TalkingFace
-from mcompress.compress.tasks.task import expert_of, moved
+from mcompress.compress.tasks.task import moved
+from mcompress.compress.train import Objective
 from mcompress.targets.stages import TrainingConfig
 
 SYNC, QUALITY = 0.03, 0.07
@@ -26,13 +27,12 @@ WIDTH = 64
 DISCRIMINATOR_RATE = 5e-4
 
 
-class AgainstQuality:
+class AgainstQuality(Objective):
     """Players: the `generator`, then the `discriminator`, on what the generator made in this step."""
 
     def __init__(self, task: TalkingFace, config: TrainingConfig, network: nn.Module) -> None:
         self.task, self.config, self.network = task.for_expert(), config, network
-        self.discriminator = quality_discriminator(width=WIDTH)
-        self.expert = expert_of(task, "benchmark")
+        self.discriminator, self.expert = quality_discriminator(width=WIDTH), task.expert()
 
     def players(self) -> Mapping[str, nn.Module]:
         """See the class."""

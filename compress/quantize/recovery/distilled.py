@@ -23,7 +23,7 @@ from mcompress.compress.quantize.recovery import parameters
 from mcompress.compress.quantize.representable import representable
 from mcompress.compress.quantize.simulate import Simulated
 from mcompress.compress.tasks.task import Inputs, moved
-from mcompress.compress.train import CheckpointStore, Progress, TrainSettings, train
+from mcompress.compress.train import CheckpointStore, Objective, Progress, TrainSettings, train
 from mcompress.errors import StageError
 
 RANGE_UNIT = 0.5  # log units of a range's bound per unit of its parameter: the learning rate of weights is in INT8 steps, which are larger
@@ -61,7 +61,7 @@ def distill(
     return student.result()
 
 
-class _Match:
+class _Match(Objective):
     """Objective: mean squared error to the float output, relative to what it is at the start; each batch in a random orientation."""
 
     def __init__(self, student: Student, inputs: Sequence[Inputs], answers: Sequence[Tensor], batch_size: int) -> None:
@@ -72,12 +72,6 @@ class _Match:
 
     def players(self) -> Mapping[str, nn.Module]:
         return {"student": self._student}
-
-    def frozen(self) -> Mapping[str, nn.Module]:
-        return {}
-
-    def learning_rates(self) -> Mapping[str, float]:
-        return {}
 
     def begin_step(self, generator: torch.Generator, device: torch.device) -> None:
         chosen = torch.randint(len(self._inputs), (self._batch_size,), generator=generator).tolist()

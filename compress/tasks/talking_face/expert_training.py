@@ -25,7 +25,7 @@ from mcompress.compress.tasks.talking_face.embedded import embedded
 from mcompress.compress.tasks.talking_face.expert import STEM, mouths_of, sync_inputs
 from mcompress.compress.tasks.talking_face.recordings import Recording
 from mcompress.compress.tasks.talking_face.task import TalkingFace
-from mcompress.compress.train import TrainSettings, train
+from mcompress.compress.train import Objective, TrainSettings, train
 from mcompress.targets.schema import DataConfig
 
 WIDTH, STEPS, PAIRS, LEARNING_RATE = 64, 3000, 32, 1e-3
@@ -35,7 +35,7 @@ TESTED = 1024
 """Pairs of held-out clips that the record's accuracy is of."""
 
 
-class FitSync:
+class FitSync(Objective):
     """Player: the `expert`, on pairs of which half belong together."""
 
     def __init__(self, recordings: Sequence[Recording], pairs: int, network: nn.Module) -> None:
@@ -44,14 +44,6 @@ class FitSync:
     def players(self) -> Mapping[str, nn.Module]:
         """The expert."""
         return {"expert": self.network}
-
-    def frozen(self) -> Mapping[str, nn.Module]:
-        """Nothing."""
-        return {}
-
-    def learning_rates(self) -> Mapping[str, float]:
-        """The settings' own."""
-        return {}
 
     def begin_step(self, generator: torch.Generator, device: torch.device) -> None:
         """Draw pairs, mirrored or not."""

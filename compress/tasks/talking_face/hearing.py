@@ -22,14 +22,14 @@ from mcompress.compress.tasks.talking_face.clips import CLIP_S
 from mcompress.compress.tasks.talking_face.mouths import mouth_track
 from mcompress.compress.tasks.talking_face.speech import utterance
 from mcompress.compress.tasks.talking_face.windows import windows_of
-from mcompress.compress.train import TrainSettings, train
+from mcompress.compress.train import Objective, TrainSettings, train
 
 UTTERANCES = tuple(range(1000, 1400))
 """Seeds: those of the training clips, whose speech this is, and as many voices more as it takes; none of a validation or held-out clip."""
 STEPS, BATCH, LEARNING_RATE = 3000, 64, 2e-3
 
 
-class FitMouths:
+class FitMouths(Objective):
     """Player: the `encoder` with a linear layer behind it, on moments of utterances and what the mouth is like then."""
 
     def __init__(self, windows: Tensor, mouths: Tensor, encoder: nn.Module, channels: int) -> None:
@@ -40,14 +40,6 @@ class FitMouths:
     def players(self) -> Mapping[str, nn.Module]:
         """The encoder, with the layer."""
         return {"encoder": self.reader}
-
-    def frozen(self) -> Mapping[str, nn.Module]:
-        """Nothing."""
-        return {}
-
-    def learning_rates(self) -> Mapping[str, float]:
-        """The settings' own."""
-        return {}
 
     def begin_step(self, generator: torch.Generator, device: torch.device) -> None:
         """Draw moments."""

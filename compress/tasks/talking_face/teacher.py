@@ -21,6 +21,7 @@ from mcompress.compress.tasks.talking_face.embedded import embedded
 from mcompress.compress.tasks.talking_face.hearing import STEPS as HEARING_STEPS
 from mcompress.compress.tasks.talking_face.hearing import teach_hearing
 from mcompress.compress.tasks.talking_face.task import TalkingFace
+from mcompress.targets.schema import DataConfig
 from mcompress.targets.stages import TrainingConfig
 
 STEPS, BATCH, LEARNING_RATE = 12_000, 10, 3e-3
@@ -38,7 +39,7 @@ WIDTHS: dict[str, JsonValue] = {
 
 def train_teacher(steps: int, seed: int, precision: Literal["no", "bf16"], folder: Path) -> None:
     """Make the embedded original in `folder`."""
-    task = TalkingFace(embedded("training"), embedded("validation"), embedded("held_out"))
+    task = TalkingFace.from_config(DataConfig())
 
     def start(network: nn.Module) -> None:
         if not isinstance(network, Wav2Lip):
