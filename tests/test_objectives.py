@@ -89,6 +89,7 @@ def test_its_configuration_computes_the_term_and_the_defaults_only_l1(name: str,
     "weight",
     [
         "truth",
+        "squared",
         "output",
         "feature",
         "kernel_alignment",

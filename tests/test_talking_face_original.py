@@ -14,7 +14,7 @@ from mcompress.compress.models.build import build
 from mcompress.compress.models.spec import ModelSpec
 from mcompress.compress.models.wav2lip import Wav2Lip
 from mcompress.compress.objectives.fit_truth import FitTruth
-from mcompress.compress.objectives.likeness import picture_l1
+from mcompress.compress.objectives.likeness import picture_l1, truth_terms
 from mcompress.compress.tasks.talking_face import hearing
 from mcompress.compress.tasks.talking_face.clips import CLIPS, synthetic_clip
 from mcompress.compress.tasks.talking_face.hearing import UTTERANCES, moments, teach_hearing
@@ -96,13 +96,20 @@ def test_errors_at_the_mouth_count_more(task: TalkingFace) -> None:
     wrong["mouth"][:, :, MASKED_FROM, MOUTH_COLUMNS[0]] += 0.1
     wrong["cheek"][:, :, MASKED_FROM, MOUTH_COLUMNS[0] - 1] += 0.1
     wrong["brow"][:, :, MASKED_FROM - 1, MOUTH_COLUMNS[0]] += 0.1
-    error = {name: float(picture_l1(task, made, truth)) for name, made in wrong.items()}
-    assert error["mouth"] == pytest.approx(MOUTH_WEIGHT * error["cheek"])
-    assert error["brow"] == pytest.approx(error["cheek"])
-    assert error["all"] == pytest.approx(0.1), "the weights are 1 on average"
-    (objective := FitTruth(task, TrainingConfig(batch_size=2, crop_size=96), network())).begin_step(torch.Generator(), torch.device("cpu"))
+    for term, on_average in (("truth", 0.1), ("squared", 0.1**2)):
+        error = {name: float(truth_terms(task, made, truth, 1.0, 1.0)[term]) for name, made in wrong.items()}
+        assert error["mouth"] == pytest.approx(MOUTH_WEIGHT * error["cheek"])
+        assert error["brow"] == pytest.approx(error["cheek"])
+        assert error["all"] == pytest.approx(on_average), "the weights are 1 on average"
+
+
+def test_fitting_the_truth_minimises_these_errors(task: TalkingFace) -> None:
+    config, shown = TrainingConfig(batch_size=2, crop_size=96), torch.Generator().manual_seed(0)
+    (objective := FitTruth(task, config, network(), truth=0.5, squared=2.0)).begin_step(shown, torch.device("cpu"))
     made = objective.network(*objective.inputs)
-    torch.testing.assert_close(objective.terms("generator")["truth"], picture_l1(task, made, objective.truth))
+    assert objective.terms("generator") == truth_terms(task, made, objective.truth, 0.5, 2.0)
+    (alone := FitTruth(task, config, objective.network)).begin_step(shown.manual_seed(0), torch.device("cpu"))
+    torch.testing.assert_close(alone.terms("generator"), {"truth": picture_l1(task, made, objective.truth)})
 
 
 def test_frames_are_of_many_clips(task: TalkingFace) -> None:

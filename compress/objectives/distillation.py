@@ -17,7 +17,7 @@ from mcompress.compress.models.patchgan import patchgan
 from mcompress.compress.objectives.adaptors import adapted, adaptors, rectified_adaptors
 from mcompress.compress.objectives.discriminators import discriminator_term, generator_term, layers_for, needs_real
 from mcompress.compress.objectives.features import matched, with_features
-from mcompress.compress.objectives.likeness import picture_l1, pixel_terms
+from mcompress.compress.objectives.likeness import pixel_terms, truth_terms
 from mcompress.compress.tasks.task import Task, with_expert
 from mcompress.compress.taught import TaughtBatches
 from mcompress.targets.stages import DistillConfig
@@ -123,9 +123,8 @@ class Distillation:
         return terms
 
     def _generator_terms(self) -> dict[str, Tensor]:
-        config, terms = self.config, {}
-        if config.truth:
-            terms["truth"] = config.truth * picture_l1(self.task, self.output, self.truth)
+        config = self.config
+        terms = truth_terms(self.task, self.output, self.truth, config.truth, config.squared)
         terms.update(pixel_terms(config, self.task, self.output, self.teacher_output))
         if self.expert is not None:
             terms["expert"] = config.expert * self.expert(self.inputs, self.output)

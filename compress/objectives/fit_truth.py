@@ -7,19 +7,30 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from mcompress.compress.objectives.likeness import picture_l1
+from mcompress.compress.objectives.likeness import truth_terms
 from mcompress.compress.tasks.task import Task, moved, with_expert
 from mcompress.compress.train import Objective
 from mcompress.targets.stages import TrainingConfig
 
 
 class FitTruth(Objective):
-    """Generator: mean absolute error to the truth, and what the task's expert says, where `expert`, its weight, is not 0."""
+    """Generator: mean absolute error to the truth, mean squared error and what the task's expert says, each where its weight is not 0."""
 
-    def __init__(self, task: Task, config: TrainingConfig, network: nn.Module, expert: float = 0.0, fixed: str = "") -> None:
+    def __init__(
+        self,
+        task: Task,
+        config: TrainingConfig,
+        network: nn.Module,
+        *,
+        truth: float = 1.0,
+        squared: float = 0.0,
+        expert: float = 0.0,
+        fixed: str = "",
+    ) -> None:
         """`fixed`: a part of the network that stays as it is."""
         self.task, self.expert = with_expert(task, expert, "training")
-        self.config, self.network, self.weight, self.fixed = config, network, expert, fixed
+        self.config, self.network, self.fixed = config, network, fixed
+        self.absolute, self.squared, self.weight = truth, squared, expert
 
     def players(self) -> Mapping[str, nn.Module]:
         """The network, without the part that is fixed."""
@@ -38,9 +49,9 @@ class FitTruth(Objective):
         self.inputs, self.truth = moved(inputs, device), truth.to(device)
 
     def terms(self, player: str) -> Mapping[str, Tensor]:  # noqa: ARG002  (one player)
-        """`truth`, and `expert` where there is one."""
+        """`truth`, `squared` and `expert`, those that have a weight; weights applied."""
         output = self.network(*self.inputs).float()
-        terms = {"truth": picture_l1(self.task, output, self.truth)}
+        terms = truth_terms(self.task, output, self.truth, self.absolute, self.squared)
         if self.expert is not None:
             terms["expert"] = self.weight * self.expert(self.inputs, output)
         return terms

@@ -26,6 +26,16 @@ def picture_l1(task: Task, made: Tensor, wanted: Tensor) -> Tensor:
     return TERMS["l1"].compute(task.weighted(made), task.weighted(wanted))
 
 
+def truth_terms(task: Task, made: Tensor, truth: Tensor, absolute: float = 1.0, squared: float = 0.0) -> dict[str, Tensor]:
+    """`truth`, mean |w (s - t)|, and `squared`, mean w (s - t)^2, times their weights; a term whose weight is 0 is not computed."""
+    terms: dict[str, Tensor] = {}
+    if absolute:
+        terms["truth"] = absolute * picture_l1(task, made, truth)
+    if squared:
+        terms["squared"] = squared * task.weighted((made - truth).square()).mean()
+    return terms
+
+
 def pixel_terms(config: LikenessConfig | DistillConfig, task: Task, made: Tensor, wanted: Tensor) -> Mapping[str, Tensor]:
     """Weighted terms of the student's pictures `made` to pictures of a teacher, both (N, 3, H, W) in the task's range, that compare pixels."""
     terms: dict[str, Tensor] = {}

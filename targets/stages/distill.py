@@ -24,6 +24,8 @@ class DistillConfig(TaughtConfig):
     method: Literal["online"] = "online"
     truth: Weight = 1.0
     """Mean absolute error to the ground truth."""
+    squared: Weight = 0.0
+    """Mean squared error to the ground truth, which is what PSNR is of."""
     output: Weight = 0.5
     """Mean absolute error to the teacher's output."""
     feature: Weight = 0.0
@@ -57,6 +59,7 @@ class DistillConfig(TaughtConfig):
         if not any(
             (
                 self.truth,
+                self.squared,
                 self.output,
                 self.feature,
                 self.kernel_alignment,
@@ -69,7 +72,7 @@ class DistillConfig(TaughtConfig):
             )
         ):
             raise ValueError(
-                "every weight is 0, so nothing would be learned; set truth, output, feature, kernel_alignment, channel, "
+                "every weight is 0, so nothing would be learned; set truth, squared, output, feature, kernel_alignment, channel, "
                 "discriminator_feature, gram, ssim, expert or adversarial (total_variation alone only blurs)"
             )
         if self.discriminator and not self.adversarial:

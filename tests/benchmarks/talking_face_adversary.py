@@ -2,7 +2,8 @@
 
     (1 - w_s - w_d) |s - t| + w_s sync - w_d log D(lower half of s)
 
-The discriminator sees lower halves alone. It is narrowed like the networks that are compared; the frozen expert is the embedded one.
+|s - t| stands for the same errors to the truth that its rivals learn from. The discriminator sees lower halves alone. It is narrowed like the
+networks that are compared; the frozen expert is the embedded one.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mcompress.compress.models.lip_experts import quality_discriminator
-from mcompress.compress.objectives.likeness import picture_l1
+from mcompress.compress.objectives.likeness import truth_terms
 from mcompress.compress.tasks.talking_face.task import MASKED_FROM, TalkingFace
 from mcompress.compress.tasks.task import moved
 from mcompress.compress.train import Objective
@@ -30,8 +31,10 @@ DISCRIMINATOR_RATE = 5e-4
 class AgainstQuality(Objective):
     """Players: the `generator`, then the `discriminator`, on what the generator made in this step."""
 
-    def __init__(self, task: TalkingFace, config: TrainingConfig, network: nn.Module) -> None:
+    def __init__(self, task: TalkingFace, config: TrainingConfig, network: nn.Module, truth: float, squared: float) -> None:
+        """`truth`, `squared`: weights of the mean absolute and the mean squared error."""
         self.task, self.config, self.network = task.for_expert(), config, network
+        self.absolute, self.squared = ((1 - SYNC - QUALITY) * weight for weight in (truth, squared))
         self.discriminator, self.expert = quality_discriminator(width=WIDTH), task.expert()
 
     def players(self) -> Mapping[str, nn.Module]:
@@ -58,7 +61,7 @@ class AgainstQuality(Objective):
         output = self.network(*self.inputs).float()
         self.made = output.detach()
         return {
-            "truth": (1 - SYNC - QUALITY) * picture_l1(self.task, output, self.truth),
+            **truth_terms(self.task, output, self.truth, self.absolute, self.squared),
             "expert": SYNC * self.expert(self.inputs, output),
             "adversarial": QUALITY * self._said(output, real=True),
         }

@@ -27,8 +27,9 @@ from mcompress.compress.train import TrainSettings
 from mcompress.targets.stages import DistillConfig, TrainingConfig
 
 BATCH, RATE = 10, 8e-3
-TERMS = {"truth": 1.0, "output": 0.5, "feature": 0.1, "channel": 0.1}
-"""Of distillation, as the target for Jetson Xavier NX has them."""
+TRUTH = {"truth": 0.0, "squared": 6.0}
+TERMS = {**TRUTH, "output": 0.5, "feature": 0.1, "channel": 0.1}
+"""Of distillation, as the target for Jetson Xavier NX has them; all ways see the truth alike."""
 EXPERT = 0.01
 """Wav2Lip's weight of the expert without a discriminator."""
 ADVERSARIAL_WEIGHT = 0.01
@@ -89,17 +90,17 @@ def worth(task: TalkingFace, network: nn.Module) -> Worth:
 
 
 def from_scratch(task: TalkingFace, start: Start, steps: int, seed: int, expert: float = 0.0) -> tuple[nn.Module, float]:
-    """The truth, by its mean absolute error; with a weight of the expert, as Wav2Lip trains without its discriminator."""
+    """The truth alone; with a weight of the expert, as Wav2Lip trains without its discriminator."""
     made = start.fresh(seed)
     config = TrainingConfig(steps=steps, batch_size=BATCH, crop_size=FACE_SIDE)
-    return made, fit(FitTruth(task, config, made, expert), TrainSettings(steps, RATE, seed))
+    return made, fit(FitTruth(task, config, made, **TRUTH, expert=expert), TrainSettings(steps, RATE, seed))
 
 
 def adversarial(task: TalkingFace, start: Start, steps: int, seed: int) -> tuple[nn.Module, float]:
     """As Wav2Lip trains: with the expert, and a discriminator of lower halves."""
     made = start.fresh(seed)
     config = TrainingConfig(steps=steps, batch_size=BATCH, crop_size=FACE_SIDE)
-    return made, fit(AgainstQuality(task, config, made), TrainSettings(steps, RATE, seed))
+    return made, fit(AgainstQuality(task, config, made, **TRUTH), TrainSettings(steps, RATE, seed))
 
 
 def distilled(task: TalkingFace, start: Start, steps: int, seed: int, weights: dict[str, float]) -> tuple[nn.Module, float]:
