@@ -96,11 +96,12 @@ def test_errors_at_the_mouth_count_more(task: TalkingFace) -> None:
     wrong["mouth"][:, :, MASKED_FROM, MOUTH_COLUMNS[0]] += 0.1
     wrong["cheek"][:, :, MASKED_FROM, MOUTH_COLUMNS[0] - 1] += 0.1
     wrong["brow"][:, :, MASKED_FROM - 1, MOUTH_COLUMNS[0]] += 0.1
-    for term, on_average in (("truth", 0.1), ("squared", 0.1**2)):
-        error = {name: float(truth_terms(task, made, truth, 1.0, 1.0)[term]) for name, made in wrong.items()}
-        assert error["mouth"] == pytest.approx(MOUTH_WEIGHT * error["cheek"])
-        assert error["brow"] == pytest.approx(error["cheek"])
-        assert error["all"] == pytest.approx(on_average), "the weights are 1 on average"
+    errors = {name: truth_terms(task, made, truth, 1.0, 1.0) for name, made in wrong.items()}
+    absolute, squared = ({name: float(terms[term]) for name, terms in errors.items()} for term in ("truth", "squared"))
+    assert absolute["mouth"] == pytest.approx(MOUTH_WEIGHT * absolute["cheek"])
+    assert absolute["brow"] == pytest.approx(absolute["cheek"])
+    assert absolute["all"] == pytest.approx(0.1), "the weights are 1 on average"
+    assert squared == pytest.approx({name: float((made - truth).square().mean()) for name, made in wrong.items()}), "what PSNR is of has no weights"
 
 
 def test_fitting_the_truth_minimises_these_errors(task: TalkingFace) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from mcompress.compress.losses import TERMS, mean_over
 from mcompress.compress.tasks.task import Task
@@ -27,12 +28,15 @@ def picture_l1(task: Task, made: Tensor, wanted: Tensor) -> Tensor:
 
 
 def truth_terms(task: Task, made: Tensor, truth: Tensor, absolute: float = 1.0, squared: float = 0.0) -> dict[str, Tensor]:
-    """`truth`, mean |w (s - t)|, and `squared`, mean w (s - t)^2, times their weights; a term whose weight is 0 is not computed."""
+    """`truth`, mean |w (s - t)|, and `squared`, mean (s - t)^2, times their weights; a term whose weight is 0 is not computed.
+
+    The squared error has no weights of places: it is what PSNR is of, and where a picture is far off it counts by itself.
+    """
     terms: dict[str, Tensor] = {}
     if absolute:
         terms["truth"] = absolute * picture_l1(task, made, truth)
     if squared:
-        terms["squared"] = squared * task.weighted((made - truth).square()).mean()
+        terms["squared"] = squared * functional.mse_loss(made, truth)
     return terms
 
 

@@ -131,8 +131,8 @@ class Task(Protocol):
         """
 
     def weighted(self, pictures: Tensor) -> Tensor:
-        """Pictures or errors (N, C, H, W) with each pixel times its weight in errors of pixels, on average 1: as they are, unless some places of the
-        pictures matter more.
+        """Outputs or truths (N, C, H, W) with each pixel times its weight in mean absolute errors, on average 1: as they are, unless some places of
+        the pictures matter more.
         """
 
     def smallest_crop(self) -> int:
