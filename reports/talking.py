@@ -11,6 +11,7 @@ from typing import Literal
 import matplotlib as mpl
 from markupsafe import Markup
 
+from mcompress.compress.tasks.talking_face.lips import BLURRED, Blurred
 from mcompress.record import HIGHEST_DB, VIDEO, DeviceLatency, PerformanceRecord, PerformerRecord, Run
 from mcompress.reports import plots, wording
 from mcompress.reports.details import StageDetails
@@ -86,6 +87,7 @@ class Talking:
     """Whether a stage trained the network against the expert that gives the score."""
     device_columns: tuple[str, ...]
     devices: tuple[DeviceRow, ...]
+    blurred: Blurred = BLURRED
 
 
 def talking_part(run: Run, folder: Path, details: Mapping[str, StageDetails]) -> Talking | None:

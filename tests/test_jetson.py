@@ -15,7 +15,7 @@ from device_fits.figures import AGX_XAVIER, NANO, TX2, XAVIER_NX, Board
 from device_fits.jetson import OLDER, VOLTA
 from int8_plans import quiet
 
-from mcompress.checks import int8_problems
+from mcompress.checks_networks import int8_problems
 from mcompress.cli import app
 from mcompress.compress.models.wav2lip import QUARTER_WIDTH, WITHOUT_BLOCKS, wav2lip
 from mcompress.compress.networks import family_of, network_table
@@ -325,7 +325,7 @@ def test_a_quantize_stage_is_refused_where_nothing_runs_int8() -> None:
     nano, xavier = load_device("jetson-nano"), load_device("jetson-xavier-nx")
     assert int8_problems(target, xavier, xavier.unit()) == []
     assert int8_problems(target, nano, nano.unit()) == [
-        "stages[2] (quantize): the gpu of jetson-nano runs fp16, fp32 and no INT8; remove the stage, which leaves float files, "
+        "stages[2] (quantize): of jetson-nano the gpu runs fp16, fp32, and nothing INT8; remove the stage, which leaves float files, "
         "or take another device or unit"
     ]
 

@@ -20,7 +20,7 @@ from PIL import Image
 from scipy.io import wavfile
 
 from mcompress import cli
-from mcompress.checks import expert_problems
+from mcompress.checks_data import expert_problems
 from mcompress.compress.models.lip_experts import syncnet
 from mcompress.compress.models.wav2lip import WITHOUT_BLOCKS, wav2lip
 from mcompress.compress.tasks.photographs import embedded_photos

@@ -90,6 +90,12 @@ def test_a_part_that_is_fixed_stays_and_the_rest_learns(task: TalkingFace) -> No
     assert {name.split(".")[0] for name in changed} == {"face_encoder_blocks", "face_decoder_blocks", "output_block"}
 
 
+@pytest.mark.parametrize("part", ["audio_encoder.0", "ears"])
+def test_only_a_child_of_the_network_can_be_fixed(task: TalkingFace, part: str) -> None:
+    with pytest.raises(ValueError, match=f"'{part}' cannot be fixed: .* these are audio_encoder, "):
+        FitTruth(task, TrainingConfig(batch_size=2, crop_size=96), network(), fixed=part)
+
+
 def test_errors_at_the_mouth_count_more(task: TalkingFace) -> None:
     truth = torch.full((1, 3, 96, 96), 0.5)
     wrong = {"mouth": truth.clone(), "cheek": truth.clone(), "brow": truth.clone(), "all": truth + 0.1}

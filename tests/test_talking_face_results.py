@@ -38,8 +38,8 @@ def row(way: str, at: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("one", ALL_ROWS, ids=[f"{one['network']} {one['way']} {one['at']}" for one in ALL_ROWS])
 def test_rows_follow_from_the_trainings(one: dict[str, Any]) -> None:
-    wanted = (one["network"], one["way"], one["steps"])
-    runs = [run for run in FOUND["trainings"] if (run["training"]["network"], run["training"]["way"], run["training"]["steps"]) == wanted]
+    wanted = {name: one[name] for name in ("network", "way", "steps")} | {"rate": one["learning_rate"]}
+    runs = [run for run in FOUND["trainings"] if {name: run["training"][name] for name in wanted} == wanted]
     runs.sort(key=lambda run: run["training"]["seed"])
     assert [run["training"]["seed"] for run in runs] == [0, 1, 2]
     for metric in BETTER:
@@ -54,9 +54,21 @@ def test_rows_follow_from_the_trainings(one: dict[str, Any]) -> None:
 def test_distillation_is_that_of_the_target() -> None:
     stages = load_target(ROOT / "targets" / "jetson-xavier-nx-talking-face.yaml").stages
     (distill,) = [stage for stage in stages if isinstance(stage, DistillConfig)]
-    weights = {name: value for name, value in FOUND["training"]["terms"].items() if value}
-    of_target = {name: getattr(distill, name) for name in (*weights, "feature", "kernel_alignment", "gram", "total_variation", "adversarial")}
-    assert {name: value for name, value in of_target.items() if value} == weights
+    compared = DistillConfig(batch_size=FOUND["batch_size"], crop_size=distill.crop_size, steps=distill.steps, **FOUND["terms"])
+    assert compared.model_dump(exclude={"learning_rate"}) == distill.model_dump(exclude={"learning_rate"})
+    assert distill.learning_rate in FOUND["learning_rates"]
+
+
+@pytest.mark.parametrize("way", [DISTILLED, *RIVALS])
+def test_each_way_has_the_better_of_the_learning_rates(way: str) -> None:
+    tried = {
+        run["training"]["rate"]: run["worth"]["psnr_db"]
+        for run in FOUND["trainings"]
+        if (run["training"]["network"], run["training"]["way"], run["training"]["seed"], run["training"]["steps"])
+        == (HALF, way, 0, FOUND["training"]["steps"])
+    }
+    assert set(tried) == set(FOUND["learning_rates"])
+    assert row(way, STEPWISE)["learning_rate"] == max(tried, key=lambda rate: tried[rate])
 
 
 @pytest.mark.parametrize("at", [STEPWISE, LONGER])

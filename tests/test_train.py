@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 from mcompress.compress.memory import freed_memory_kept
 from mcompress.compress.train import Objective, TrainSettings, learning_rate_at, train
 from mcompress.errors import TrainingDiverged
+
+GLIBC_ALONE = pytest.mark.skipif(sys.platform != "linux", reason="glibc alone")
 
 
 class Line(Objective):
@@ -90,18 +93,47 @@ def test_learning_rate_warms_up_and_ends_at_one_percent() -> None:
     assert rates == sorted(rates, reverse=True)
 
 
-def test_freed_memory_is_kept_while_training_and_given_back_after() -> None:
-    """A block that is larger than what glibc ever keeps by itself is mapped once, and not at each use."""
-    if sys.platform != "linux":
-        pytest.skip("glibc alone")
+def faults() -> int:
+    """Page faults of ten blocks that are larger than what glibc ever keeps by itself: each is mapped anew, unless freed memory is kept."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        torch.ones(40 << 18)  # 40 MB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-    def faults() -> int:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        for _ in range(20):
-            torch.ones(40 << 18)  # 40 MB
-        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
+def resident_mb() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+
+
+class Wasteful(Line):
+    """Uses large blocks in every step."""
+
+    def begin_step(self, generator: torch.Generator, device: torch.device) -> None:
+        super().begin_step(generator, device)
+        self.faults, self.resident_mb = faults(), resident_mb()
+
+
+@GLIBC_ALONE
+def test_trainings_keep_freed_memory_and_give_it_back() -> None:
+    wasteful = Wasteful()
+    train(wasteful, settings(steps=3), MemoryCheckpoints(), silent)
+    assert wasteful.faults < faults() / 4
+    assert resident_mb() < wasteful.resident_mb - 30
+
+
+@GLIBC_ALONE
+def test_a_training_within_another_does_not_end_it() -> None:
     with freed_memory_kept():
-        faults()
+        with freed_memory_kept():
+            faults()
         kept = faults()
     assert kept < faults() / 4
+
+
+@GLIBC_ALONE
+def test_who_says_how_memory_is_allocated_is_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "131072")
+    usual = faults()
+    with freed_memory_kept():
+        faults()
+        assert faults() > usual / 2

@@ -25,6 +25,7 @@ from mcompress.compress.objectives.features import matched, with_features
 from mcompress.compress.objectives.likeness import Features, feature_terms, pixel_terms
 from mcompress.compress.objectives.mean_teacher import AveragedTeacher
 from mcompress.compress.tasks.task import Inputs, Task, moved
+from mcompress.compress.train import Objective
 from mcompress.targets.stages import AdaptiveDistillConfig
 
 WIDER, ORIGINAL = "wider", "original"
@@ -61,7 +62,7 @@ class TeacherQuality(nn.Module):
         return [float(share) for share in inverse / inverse.sum()]
 
 
-class AdaptiveDistillation:
+class AdaptiveDistillation(Objective):
     """Players, in the order in which they move: each learning teacher, `discriminator`, `student` (with adaptors and the teachers' quality).
 
     `teachers` learn, name -> network; `original`, if given, teaches as it is.

@@ -20,6 +20,7 @@ from mcompress.compress.objectives.features import matched, with_features
 from mcompress.compress.objectives.likeness import pixel_terms, truth_terms
 from mcompress.compress.tasks.task import Task, with_expert
 from mcompress.compress.taught import TaughtBatches
+from mcompress.compress.train import Objective
 from mcompress.targets.stages import DistillConfig
 
 D4 = 4
@@ -27,7 +28,7 @@ D4 = 4
 IMAGE_CHANNELS = 3
 
 
-class Distillation:
+class Distillation(Objective):
     """Generator and discriminator distillation (MFAGAN-style).
 
     Players, in the order in which they move:

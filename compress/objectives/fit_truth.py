@@ -27,7 +27,10 @@ class FitTruth(Objective):
         expert: float = 0.0,
         fixed: str = "",
     ) -> None:
-        """`fixed`: a part of the network that stays as it is."""
+        """`fixed`: a child of the network that stays as it is. Raises `ValueError` where there is none of that name."""
+        children = dict(network.named_children())
+        if fixed and (fixed not in children or any("." not in name for name, _ in network.named_parameters())):
+            raise ValueError(f"'{fixed}' cannot be fixed: every parameter must belong to a child of the network, and these are {', '.join(children)}")
         self.task, self.expert = with_expert(task, expert, "training")
         self.config, self.network, self.fixed = config, network, fixed
         self.absolute, self.squared, self.weight = truth, squared, expert

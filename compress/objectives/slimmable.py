@@ -21,12 +21,13 @@ from mcompress.compress.objectives.discriminators import SharedDiscriminator
 from mcompress.compress.objectives.likeness import Features, feature_terms, picture_l1, pixel_terms
 from mcompress.compress.supernet import apply_cut, state_of
 from mcompress.compress.tasks.task import Task
+from mcompress.compress.train import Objective
 from mcompress.targets.stages import SlimConfig
 
 WIDEST = "widest"
 
 
-class SlimmableTraining:
+class SlimmableTraining(Objective):
     """Players: the `network`, whose weights all widths share, then the `discriminator` of all widths.
 
     `narrower`: name -> specification, from wide to narrow; `original` teaches the widest, if given.

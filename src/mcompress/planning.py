@@ -10,7 +10,7 @@ import torch
 from pydantic import JsonValue
 from torch import nn
 
-from mcompress import checks
+from mcompress import checks, checks_data, checks_networks
 from mcompress.artifact import model_digest
 from mcompress.cache import json_digest
 from mcompress.compress.models.spec import InputSpec, ModelSpec
@@ -35,7 +35,7 @@ from mcompress.targets.stages import (
     StageConfig,
 )
 
-STAGE_VERSIONS = {"search": 6, "prune": 6, "distill": 4, "slim": 1, "quantize": 4, "export": 9, "evaluate": 1, "perform": 2}
+STAGE_VERSIONS = {"search": 7, "prune": 7, "distill": 5, "slim": 2, "quantize": 4, "export": 9, "evaluate": 1, "perform": 2}
 """Raised by hand when a stage's results change for the same inputs; part of every cache key."""
 STAGE_PACKAGES = {
     "search": ("optuna", "accelerate"),
@@ -80,8 +80,8 @@ class Plan:
     @property
     def data_notes(self) -> tuple[str, ...]:
         """Data that cannot be used, or not by every stage, or that were converted, or that the original was not made for: `what: why`."""
-        assumed = (*checks.teacher_out_of_place(self.target), *checks.colours_assumed(self.target))
-        return (*self.task.skipped, *checks.pictures_left_out(self.target, self.task), *assumed)
+        assumed = (*checks_data.teacher_out_of_place(self.target), *checks_data.colours_assumed(self.target))
+        return (*self.task.skipped, *checks_data.pictures_left_out(self.target, self.task), *assumed)
 
     @cached_property
     def data_digest(self) -> str:
@@ -136,9 +136,9 @@ def plan(target: Target) -> Plan:
     device = found.of(lambda: load_device(target.device))
     unit = found.of(lambda: device.unit(target.unit)) if device else None
     task = found.of(lambda: load_task(target))
-    found.add(*checks.folder_problems(target))
-    channels = checks.channel_problems(target, task) if task else []
-    found.add(*channels, *(checks.data_problems(target, task) if task else ()), *(checks.expert_problems(target, task) if task else ()))
+    found.add(*checks_data.folder_problems(target))
+    channels = checks_data.channel_problems(target, task) if task else []
+    found.add(*channels, *(checks_data.data_problems(target, task) if task else ()), *(checks_data.expert_problems(target, task) if task else ()))
     found.add(*checks.weight_problems(target), *checks.unpaired_problems(target))
     given = _given_plan(target, found)
     teacher = found.of(lambda: _teacher(target, task), "model.teacher")
@@ -146,13 +146,13 @@ def plan(target: Target) -> Plan:
     found.add(*checks.lesson_problems(target, teacher), *slim_problems(target.stages, start[0] if start else None))
     found.add(*(checks.block_problems(target, teacher, start) if teacher and start else ()))
     if teacher and start and not channels and (task or target.model.task in ONE_PICTURE):  # else it is not known what networks take
-        shapes = checks.shape_problems(target, task, teacher, start)
+        shapes = checks_networks.shape_problems(target, task, teacher, start)
         found.add(*shapes)
         if task and not shapes:
-            found.add(*checks.side_problems(target, task, teacher, start), *checks.held_out_problems(target, task, teacher, start))
+            found.add(*checks_networks.side_problems(target, task, teacher, start), *checks_networks.held_out_problems(target, task, teacher, start))
         if device and unit and not shapes:
-            found.add(*checks.int8_problems(target, device, unit))
-            found.add(*checks.network_problems(target, device, unit, teacher, start, given))
+            found.add(*checks_networks.int8_problems(target, device, unit))
+            found.add(*checks_networks.network_problems(target, device, unit, teacher, start, given))
     if found.found or device is None or unit is None or task is None or teacher is None or start is None:
         raise PlanError([f"target '{target.name}': {problem}" for problem in found.found + missing])
     if missing:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import statistics
 import time
-from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from multiprocessing import get_context
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mcompress.compress.checkpoints import NoCheckpoints
 from mcompress.compress.models.spec import ModelSpec
@@ -79,11 +80,18 @@ def in_parallel(work: Callable[[Given], Made], given: Collection[Given], jobs: i
 
 
 class Results(Generic[Found]):
-    """Finished trainings, in the result file after each; `document` is the whole file, with `more` where there is none."""
+    """Finished trainings, in the result file after each; `document` is the whole file, with `more` where there is none.
 
-    def __init__(self, path: Path, read: Callable[[dict[str, object]], Found], more: dict[str, object], *, again: bool) -> None:
+    `depends_on`: facts of which each result is; a file with others is begun anew.
+    """
+
+    def __init__(
+        self, path: Path, read: Callable[[dict[str, object]], Found], more: dict[str, object], *, again: bool, depends_on: Mapping[str, object]
+    ) -> None:
         self.path = path
-        self.document: dict[str, object] = json.loads(path.read_text()) if path.exists() and not again else {"trainings": [], **more}
+        self.document: dict[str, object] = json.loads(path.read_text()) if path.exists() and not again else {}
+        if any(self.document.get(name) != value for name, value in depends_on.items()):
+            self.document = {"trainings": [], **more, **depends_on}
         trainings = self.document["trainings"]
         assert isinstance(trainings, list)
         self.done: dict[Training, Found] = {one.training: one for one in map(read, trainings)}
@@ -125,3 +133,11 @@ def mean_and_spread(values: Sequence[float], unit: str, digits: int = 3) -> dict
 def facts() -> dict[str, object]:
     """How every training was computed."""
     return {"torch": torch.__version__, "threads": 1}
+
+
+def digest_of(tensors: Iterable[Tensor]) -> str:
+    """The start of the SHA-256 of their values."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

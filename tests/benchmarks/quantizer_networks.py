@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from comparing_trainings import fit
+from comparing_trainings import digest_of, fit
 from pydantic import JsonValue
 from safetensors.torch import load_file, save_file
 from talking_face_cuts import cut_args, task_of_clips
@@ -93,14 +93,16 @@ def trained(name: str, folder: Path) -> nn.Module:
     recipe = RECIPES[name]
     torch.manual_seed(SEED)
     network = build(spec_of(recipe))
-    fields = [recipe.model, recipe.args, recipe.steps, recipe.batch, recipe.crop, recipe.learning_rate, SEED]
+    task = task_of(recipe)
+    weights = digest_of([task.weighted(torch.ones(1, 3, recipe.crop, recipe.crop))])
+    fields = [recipe.model, recipe.args, recipe.steps, recipe.batch, recipe.crop, recipe.learning_rate, task.data_digest, weights, SEED]
     digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:8]
     path = folder / f"{recipe.model}-{digest}.safetensors"
     if not path.exists():
         if isinstance(network, RRDBNet):
             start_as_bilinear(network)
         config = TrainingConfig(steps=recipe.steps, batch_size=recipe.batch, crop_size=recipe.crop)
-        fit(FitTruth(task_of(recipe), config, network), TrainSettings(recipe.steps, recipe.learning_rate, SEED))
+        fit(FitTruth(task, config, network), TrainSettings(recipe.steps, recipe.learning_rate, SEED))
         folder.mkdir(parents=True, exist_ok=True)
         save_file({key: value.contiguous() for key, value in network.state_dict().items()}, path)
     network.load_state_dict(load_file(path))

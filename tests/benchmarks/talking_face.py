@@ -10,17 +10,20 @@ hand-made cut against what our search and our prune stage find within its cost; 
 original and the compressed generator in files, side by side (`talking_face_speed`; alone on the machine).
 
 Every training runs in one thread, and its processor time is compared. A training that is finished is in the result file, so that a benchmark which
-was stopped goes on where it was; `--again` forgets them. The last result lies in `results/` beside this file.
+was stopped goes on where it was; `--again` forgets them, and so does a change of data, original or recipe. The last result lies in `results/` beside
+this file.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import logging
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -29,57 +32,59 @@ import torch
 from comparing_trainings import STEPWISE, TIMEWISE, Results, facts, in_parallel, mean_and_spread, mean_seconds, steps_in_time
 from talking_face_cuts import DEVICE, HALF, HAND_MADE, PRUNED, SEARCHED, cut_args, find, kept, row_of, spec_of, task_of_clips
 from talking_face_speed import compare_speed
-from talking_face_trainings import DISTILLED, FROM_SCRATCH, TERMS, WAYS, Trained, Training, Worth, read, run, worth
+from talking_face_trainings import DISTILLED, FROM_SCRATCH, RATES, WAYS, Trained, Training, Worth, read, recipe, run, worth
 
 logger = logging.getLogger("benchmark")
 PARTS = ("training", "cut", "precision", "speed")
 NETWORKS = Path(tempfile.gettempdir()) / "mcompress-benchmark-talking-face"
 
 
-def of(results: Results[Trained], network: str, way: str, steps: int) -> list[Trained]:
+def of(results: Results[Trained], network: str, way: str, rate: float, steps: int) -> list[Trained]:
     """By their seeds."""
-    found = [one for one in results.done.values() if (one.training.network, one.training.way, one.training.steps) == (network, way, steps)]
+    wanted = (network, way, rate, steps)
+    found = [one for one in results.done.values() if (one.training.network, one.training.way, one.training.rate, one.training.steps) == wanted]
     return sorted(found, key=lambda one: one.training.seed)
 
 
-def complete(results: Results[Trained], ones: Sequence[tuple[str, str, int]], seeds: int, jobs: int, work: Path) -> None:
-    """Trainings of network, way and steps, with every seed."""
-    wanted = [Training(network, way, seed, steps) for network, way, steps in ones for seed in range(seeds)]
+def complete(results: Results[Trained], wanted: Sequence[Training], jobs: int, work: Path) -> None:
+    """Run those trainings that were not run yet."""
     for found in results.complete(wanted, partial(run, work), jobs):
         logger.info("%s", found)
 
 
-def row(results: Results[Trained], network: str, way: str, steps: int, at: str) -> dict[str, object]:
+def best_rates(results: Results[Trained], ways: Collection[str], steps: int, jobs: int, work: Path) -> dict[str, float]:
+    """The learning rate of each way that gives the best PSNR, with the first seed."""
+    complete(results, [Training(HALF, way, rate, 0, steps) for way in ways for rate in RATES], jobs, work)
+
+    def psnr_db(way: str, rate: float) -> float:
+        return next(one.worth.psnr_db for one in of(results, HALF, way, rate, steps) if one.training.seed == 0)
+
+    return {way: max(RATES, key=lambda rate: psnr_db(way, rate)) for way in ways}
+
+
+def row(results: Results[Trained], network: str, way: str, rate: float, steps: int, at: str) -> dict[str, object]:
     """Mean and spread over seeds."""
-    found = of(results, network, way, steps)
-    of_way = {"network": network, "way": way, "at": at, "steps": steps, "seconds": round(mean_seconds(found), 1)}
+    found = of(results, network, way, rate, steps)
+    of_way = {"network": network, "way": way, "at": at, "learning_rate": rate, "steps": steps, "seconds": round(mean_seconds(found), 1)}
     worths = [asdict(one.worth) for one in found]
     return {**of_way, **{key: value for name in worths[0] for key, value in mean_and_spread([one[name] for one in worths], name, 4).items()}}
 
 
 def compare_training(results: Results[Trained], steps: int, seeds: int, jobs: int, work: Path) -> dict[str, object]:
     """All ways at equal steps, and all but the slowest in its time."""
-    stepwise = [(HALF, way, steps) for way in WAYS]
-    complete(results, stepwise, seeds, jobs, work)
-    seconds = {way: mean_seconds(of(results, HALF, way, steps)) for way in WAYS}
+    rates = best_rates(results, WAYS, steps, jobs, work)
+    complete(results, [Training(HALF, way, rate, seed, steps) for way, rate in rates.items() for seed in range(seeds)], jobs, work)
+    seconds = {way: mean_seconds(of(results, HALF, way, rate, steps)) for way, rate in rates.items()}
     slowest = max(seconds, key=lambda way: seconds[way])
-    timewise = []
-    for way in WAYS:
+    longer = {}
+    for way in set(WAYS) - {slowest}:
         tried = {one.training.steps for one in results.done.values() if (one.training.network, one.training.way) == (HALF, way)} - {steps}
-        if way != slowest:
-            timewise.append((HALF, way, steps_in_time(steps, seconds[way], seconds[slowest], tried)))
-    complete(results, timewise, seeds, jobs, work)
-    rows = [row(results, *one, at) for at, ones in ((STEPWISE, stepwise), (TIMEWISE, timewise)) for one in ones]
+        longer[way] = steps_in_time(steps, seconds[way], seconds[slowest], tried)
+    complete(results, [Training(HALF, way, rates[way], seed, more) for way, more in longer.items() for seed in range(seeds)], jobs, work)
+    rows = [row(results, HALF, way, rate, steps, STEPWISE) for way, rate in rates.items()]
+    rows += [row(results, HALF, way, rate, longer[way], TIMEWISE) for way, rate in rates.items() if way in longer]
     student = row_of(HALF, 0, spec_of(cut_args(2)), 0.0)
-    return {
-        "steps": steps,
-        "seeds": seeds,
-        "terms": TERMS,
-        "slowest": slowest,
-        "student": student,
-        "original": asdict(original_worth()),
-        "rows": rows,
-    }
+    return {"steps": steps, "seeds": seeds, "slowest": slowest, "student": student, "original": asdict(original_worth()), "rows": rows}
 
 
 def original_worth() -> Worth:
@@ -97,8 +102,9 @@ def compare_cut(results: Results[Trained], steps: int, seeds: int, jobs: int, se
         logger.info("%s", one)
         found[:] = [other for other in found if (other["network"], other["seed"]) != (one["network"], one["seed"])] + [one]
         results.save()
-    ones = [(network, way, steps) for network in (HAND_MADE, SEARCHED, PRUNED) for way in (DISTILLED, FROM_SCRATCH)]
-    complete(results, ones, seeds, jobs, work)
+    rates = best_rates(results, (DISTILLED, FROM_SCRATCH), steps, jobs, work)
+    ones = [(network, way, rates[way], steps) for network in (HAND_MADE, SEARCHED, PRUNED) for way in rates]
+    complete(results, [Training(network, way, rate, seed, steps) for network, way, rate, _ in ones for seed in range(seeds)], jobs, work)
     networks = [row_of(HAND_MADE, 0, spec_of(cut_args(1)), 0.0), *sorted(found, key=lambda one: (one["network"], one["seed"]))]
     rows = [row(results, *one, STEPWISE) for one in ones]
     return {"device": DEVICE, "steps": steps, "seeds": seeds, "search_steps": search[0], "trials": search[1], "networks": networks, "rows": rows}
@@ -121,20 +127,21 @@ def main() -> None:
     logger.setLevel(logging.INFO)
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
+    depends_on = {**facts(), **recipe()}
+    networks = options.networks / hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()[:8]
     if options.only in (None, "precision"):
-        command = [sys.executable, str(Path(__file__).with_name("precision.py")), "wav2lip-cut", "--networks", str(options.networks)]
+        command = [sys.executable, str(Path(__file__).with_name("precision.py")), "wav2lip-cut", "--networks", str(networks)]
         subprocess.run([*command, "--out", str(options.out)], check=True)
-    results = Results(options.out / "talking_face.json", read, {"found": []}, again=options.again)
-    results.document |= {**facts(), "data": task_of_clips().data_digest}
+    results = Results(options.out / "talking_face.json", read, {"found": []}, again=options.again, depends_on=depends_on)
     common = (options.steps, options.seeds, options.jobs)
     if options.only in (None, "training"):
-        results.document["training"] = compare_training(results, *common, options.networks)
+        results.document["training"] = compare_training(results, *common, networks)
         results.save()
     if options.only in (None, "cut"):
-        results.document["cut"] = compare_cut(results, *common, (options.search_steps, options.trials), options.networks)
+        results.document["cut"] = compare_cut(results, *common, (options.search_steps, options.trials), networks)
         results.save()
     if options.only in (None, "speed"):
-        results.document["speed"] = compare_speed(options.networks, options.rounds)
+        results.document["speed"] = compare_speed(networks, options.rounds)
         results.save()
 
 

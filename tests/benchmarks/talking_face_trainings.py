@@ -11,9 +11,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
-from comparing_trainings import fit
-from talking_face_adversary import AgainstQuality
-from talking_face_cuts import Start, start_of, task_of_clips
+from comparing_trainings import digest_of, fit
+from talking_face_adversary import DISCRIMINATOR_RATE, QUALITY, SYNC, AgainstQuality
+from talking_face_cuts import SHAPE, Start, start_of, task_of_clips
 from torch import nn
 
 from mcompress.compress.models.wav2lip import FACE_SIDE
@@ -26,10 +26,13 @@ from mcompress.compress.tasks.talking_face.task import TalkingFace, example
 from mcompress.compress.train import TrainSettings
 from mcompress.targets.stages import DistillConfig, TrainingConfig
 
-BATCH, RATE = 10, 8e-3
-TRUTH = {"truth": 0.0, "squared": 6.0}
-TERMS = {**TRUTH, "output": 0.5, "feature": 0.1, "channel": 0.1}
-"""Of distillation, as the target for Jetson Xavier NX has them; all ways see the truth alike."""
+BATCH = 10
+"""Frames; of these five are neighbours in every way, as the expert needs them."""
+RATES = (3e-3, 8e-3)
+"""Every way is trained with each of these learning rates, and compared with its better one."""
+TRUTH = {"truth": 0.0, "squared": 24.0}
+TERMS = {**TRUTH, "output": 0.0, "feature": 0.1, "channel": 0.1}
+"""Of distillation, as the target for Jetson Xavier NX has them; all ways but Wav2Lip's own see the truth alike."""
 EXPERT = 0.01
 """Wav2Lip's weight of the expert without a discriminator."""
 ADVERSARIAL_WEIGHT = 0.01
@@ -37,10 +40,11 @@ ADVERSARIAL_WEIGHT = 0.01
 
 @dataclass(frozen=True)
 class Training:
-    """One training that is compared: which network, its way, seed and steps."""
+    """One training that is compared: which network, its way, learning rate, seed and steps."""
 
     network: str
     way: str
+    rate: float
     seed: int
     steps: int
 
@@ -89,31 +93,34 @@ def worth(task: TalkingFace, network: nn.Module) -> Worth:
     return Worth(round(psnr_db, 4), *mean.values())
 
 
-def from_scratch(task: TalkingFace, start: Start, steps: int, seed: int, expert: float = 0.0) -> tuple[nn.Module, float]:
+def from_scratch(task: TalkingFace, start: Start, settings: TrainSettings, expert: float = 0.0) -> tuple[nn.Module, float]:
     """The truth alone; with a weight of the expert, as Wav2Lip trains without its discriminator."""
-    made = start.fresh(seed)
-    config = TrainingConfig(steps=steps, batch_size=BATCH, crop_size=FACE_SIDE)
-    return made, fit(FitTruth(task, config, made, **TRUTH, expert=expert), TrainSettings(steps, RATE, seed))
+    made = start.fresh(settings.seed)
+    return made, fit(FitTruth(task, config_of(settings), made, **TRUTH, expert=expert), settings)
 
 
-def adversarial(task: TalkingFace, start: Start, steps: int, seed: int) -> tuple[nn.Module, float]:
-    """As Wav2Lip trains: with the expert, and a discriminator of lower halves."""
-    made = start.fresh(seed)
-    config = TrainingConfig(steps=steps, batch_size=BATCH, crop_size=FACE_SIDE)
-    return made, fit(AgainstQuality(task, config, made, **TRUTH), TrainSettings(steps, RATE, seed))
+def adversarial(task: TalkingFace, start: Start, settings: TrainSettings) -> tuple[nn.Module, float]:
+    """As Wav2Lip trains: absolute errors, the expert, and a discriminator of lower halves."""
+    made = start.fresh(settings.seed)
+    return made, fit(AgainstQuality(task, config_of(settings), made), settings)
 
 
-def distilled(task: TalkingFace, start: Start, steps: int, seed: int, weights: dict[str, float]) -> tuple[nn.Module, float]:
+def distilled(task: TalkingFace, start: Start, settings: TrainSettings, weights: dict[str, float]) -> tuple[nn.Module, float]:
     """From the embedded original, whose own training is not counted; a network that was cut from larger weights starts from its share of them."""
-    made, (_, teacher) = start.inherited(seed), task.embedded_teacher(start.spec.input_shape)
-    config = DistillConfig(steps=steps, batch_size=BATCH, crop_size=FACE_SIDE, adversarial_loss="hinge", **weights)
-    return made, fit(Distillation(task, config, made, teacher.eval(), seed), TrainSettings(steps, RATE, seed))
+    made, (_, teacher) = start.inherited(settings.seed), task.embedded_teacher(start.spec.input_shape)
+    config = DistillConfig(**config_of(settings).model_dump(), adversarial_loss="hinge", **weights)
+    return made, fit(Distillation(task, config, made, teacher.eval(), settings.seed), settings)
+
+
+def config_of(settings: TrainSettings) -> TrainingConfig:
+    """What every way draws."""
+    return TrainingConfig(steps=settings.steps, batch_size=BATCH, crop_size=FACE_SIDE, learning_rate=settings.learning_rate)
 
 
 FROM_SCRATCH, ADVERSARIAL, DISTILLED = "from scratch", "adversarial", "distilled"
 FROM_SCRATCH_WITH_EXPERT = "from scratch, the expert too"
 DISTILLED_ADVERSARIAL, DISTILLED_WITH_EXPERT = "distilled, adversarial too", "distilled, the expert too"
-WAYS: dict[str, Callable[[TalkingFace, Start, int, int], tuple[nn.Module, float]]] = {
+WAYS: dict[str, Callable[[TalkingFace, Start, TrainSettings], tuple[nn.Module, float]]] = {
     FROM_SCRATCH: from_scratch,
     FROM_SCRATCH_WITH_EXPERT: lambda *given: from_scratch(*given, EXPERT),
     ADVERSARIAL: adversarial,
@@ -128,5 +135,22 @@ def run(work: Path, training: Training) -> Trained:
     torch.set_num_threads(1)
     task = task_of_clips()
     start = start_of(training.network, training.seed, work)
-    made, seconds = WAYS[training.way](task, start, training.steps, training.seed)
+    settings = TrainSettings(training.steps, training.rate, training.seed)
+    made, seconds = WAYS[training.way](task.for_expert(), start, settings)
     return Trained(training, worth(task, made), round(seconds, 1))
+
+
+def recipe() -> dict[str, object]:
+    """What every result depends on, besides the trainings' own names: results of another recipe are worth nothing beside these."""
+    task = task_of_clips()
+    _, teacher = task.embedded_teacher(SHAPE)
+    return {
+        "batch_size": BATCH,
+        "learning_rates": list(RATES),
+        "terms": TERMS,
+        "expert": EXPERT,
+        "adversarial": {"weight": ADVERSARIAL_WEIGHT, "wav2lip": [SYNC, QUALITY, DISCRIMINATOR_RATE]},
+        "weights_of_places": digest_of([task.weighted(torch.ones(1, 3, FACE_SIDE, FACE_SIDE))]),
+        "data": task.data_digest,
+        "teacher": digest_of(teacher.state_dict().values()),
+    }

@@ -273,8 +273,8 @@ def main() -> None:
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     options.out.mkdir(parents=True, exist_ok=True)
-    results = Results(options.out / "translation.json", read, {"searches": []}, again=options.again)
-    results.document |= {**facts(), "data": Translation.from_config(DataConfig()).data_digest}
+    depends_on = {**facts(), "data": Translation.from_config(DataConfig()).data_digest}
+    results = Results(options.out / "translation.json", read, {"searches": []}, again=options.again, depends_on=depends_on)
     if options.only != "search":
         results.document["training"] = compare_training(results, options.labels, options.steps, options.seeds, options.jobs)
     if options.only != "training":

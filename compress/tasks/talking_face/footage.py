@@ -43,7 +43,7 @@ def known_footage(seed: int) -> Footage:
 
 
 def given_footage(found: Recording) -> Footage:
-    """The first 4 s of a clip that was read from a user's folder, with its sound. Raises `PlanError` if the clip is gone or has changed meanwhile."""
+    """The first 4 s of a clip that was read from a user's folder, with its sound. Raises `PlanError` if the clip is gone."""
     if found.source is None:
         raise ValueError(f"clip '{found.name}' was read from no file")
     if not found.source.exists():

@@ -19,7 +19,7 @@ from mcompress.compress.models.wav2lip import FACE_SIDE, Wav2Lip
 from mcompress.compress.tasks.making_teachers import TeacherRecipe, command, make_teacher
 from mcompress.compress.tasks.talking_face.embedded import embedded
 from mcompress.compress.tasks.talking_face.hearing import STEPS as HEARING_STEPS
-from mcompress.compress.tasks.talking_face.hearing import teach_hearing
+from mcompress.compress.tasks.talking_face.hearing import UTTERANCES, teach_hearing
 from mcompress.compress.tasks.talking_face.task import TalkingFace
 from mcompress.targets.schema import DataConfig
 from mcompress.targets.stages import TrainingConfig
@@ -39,19 +39,19 @@ WIDTHS: dict[str, JsonValue] = {
 
 def train_teacher(steps: int, seed: int, precision: Literal["no", "bf16"], folder: Path) -> None:
     """Make the embedded original in `folder`."""
-    task = TalkingFace.from_config(DataConfig())
+    task, heard = TalkingFace.from_config(DataConfig()), min(steps, HEARING_STEPS)
 
     def start(network: nn.Module) -> None:
         if not isinstance(network, Wav2Lip):
             raise TypeError(f"the embedded original is Wav2Lip's generator, not {type(network).__name__}")
-        teach_hearing(network, min(steps, HEARING_STEPS), seed, folder / "hearing.pt")
+        teach_hearing(network, heard, seed, folder / f"hearing-{heard}-{seed}.pt")
 
     recipe = TeacherRecipe(
         "mcompress.compress.tasks.talking_face",
         "wav2lip",
         WIDTHS,
         TrainingConfig(steps=steps, batch_size=BATCH, crop_size=FACE_SIDE, learning_rate=LEARNING_RATE, precision=precision),
-        {"training_digest": embedded("training").digest, "clips": len(task.training)},
+        {"training_digest": embedded("training").digest, "clips": len(task.training), "hearing": {"steps": heard, "utterances": len(UTTERANCES)}},
         start,
         fixed=HEARING,
     )

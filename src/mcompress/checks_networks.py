@@ -1,0 +1,175 @@
+"""What is wrong with a target's networks on its device and its data: shapes, sides, cost, INT8, precision plans."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+
+import torch
+from torch import Tensor, nn
+
+from mcompress.checks import Network, students
+from mcompress.checks_data import example_pair
+from mcompress.compress.candidates import smallest_cost
+from mcompress.compress.cost import FP32_BYTES, operator_table
+from mcompress.compress.models.build import FAILURES, build_meta
+from mcompress.compress.models.spec import ModelSpec
+from mcompress.compress.quantize.given_plan import check_plan
+from mcompress.compress.quantize.plan import PrecisionPlan
+from mcompress.compress.quantize.program import export_program, graph_of
+from mcompress.compress.tasks.task import Task
+from mcompress.errors import MCompressError, PlanError, StageError, UsageError
+from mcompress.targets.device import Device, Unit
+from mcompress.targets.reach import reached_units, ships_as
+from mcompress.targets.schema import Target
+from mcompress.targets.stages import (
+    DistillConfig,
+    PruneConfig,
+    QuantizeConfig,
+    SearchConfig,
+    SemiSupervisedSearchConfig,
+    TrainingConfig,
+)
+
+
+def int8_problems(target: Target, device: Device, unit: Unit) -> list[str]:
+    """A quantize stage, and no unit that would run INT8."""
+    index = next((i for i, stage in enumerate(target.stages) if isinstance(stage, QuantizeConfig)), None)
+    reached = reached_units(target.exports, device, unit)
+    if index is None or not reached or any("int8" in one.runs for name in reached for one in device.chain(name)):
+        return []
+    units = " and ".join(f"the {name} runs {', '.join(device.units[name].runs)}" for name in reached)
+    return [
+        f"stages[{index}] (quantize): of {device.name} {units}, and nothing INT8; remove the stage, which leaves float files, "
+        "or take another device or unit"
+    ]
+
+
+def network_problems(target: Target, device: Device, unit: Unit, teacher: Network, start: Network, given: PrecisionPlan | None) -> list[str]:
+    """A budget that no candidate can meet, and a network that no backend could take."""
+    problems: list[str] = []
+    searches = [stage for stage in target.stages if isinstance(stage, SearchConfig)]
+    for stage in searches:
+        try:
+            cost = smallest_cost(stage, teacher[0], device, unit, ships_as(target, device, unit))
+        except (PlanError, StageError) as error:
+            problems.append(str(error))
+            continue
+        limits = {"latency_ms": (cost.latency.value, f"ms ({cost.latency.how}, {cost.latency.band})"), "macs_g": (cost.macs / 1e9, "GMACs")}
+        limits |= {"peak_memory_mb": (cost.peak_memory_mb, "MB"), "size_mb": (cost.size_mb, "MB")}
+        for name in cost.exceeded(target.budget):
+            value, written_unit = limits[name]
+            problems.append(
+                f"budget.{name} is {getattr(target.budget, name):g}; the smallest network of the search space needs {value:.3g} {written_unit} "
+                f"on {device.name} {unit.name}. Raise the limit or lower model.input_shape"
+            )
+    if not searches:
+        try:
+            program = export_program(start[1], *(torch.zeros(shape) for shape in start[0].input_shapes))
+            if given is not None:  # what comes before the stage changes weights and channels, not operators
+                check_plan(given, graph_of(program))
+        except MCompressError as error:
+            problems.append(str(error))
+        if not any(isinstance(stage, PruneConfig) for stage in target.stages):
+            problems.extend(_fixed_cost_problems(target, start))
+    return problems
+
+
+def _fixed_cost_problems(target: Target, start: Network) -> list[str]:
+    """Limits that are missed already, where no stage changes the architecture."""
+    (spec, network), budget = start, target.budget
+    table = operator_table(network, *spec.input_shapes)
+    costs = (
+        ("macs_g", table.macs / 1e9, budget.macs_g, "GMACs"),
+        ("peak_memory_mb", table.peak_activation_elements * FP32_BYTES / 1e6, budget.peak_memory_mb, "MB in fp32"),
+    )
+    return [
+        f"budget.{name} is {limit:g}; the network needs {value:.3g} {unit}, and no stage of this target changes its architecture. "
+        "Raise the limit, lower model.input_shape, or add a search or prune stage"
+        for name, value, limit, unit in costs
+        if limit is not None and value > limit
+    ]
+
+
+def shape_problems(target: Target, task: Task | None, teacher: Network, start: Network) -> list[str]:
+    """Networks that do not run on the input shape, or whose output is not what the task's data (without it, the teacher) has for such an input."""
+    shape, by = target.model.input_shape, ""
+    wanted: tuple[int, ...] | None = None
+    if task is not None:
+        low, high = (pair.shape for pair in example_pair(task))
+        wanted, by = (shape[0], high[1], shape[2] * high[2] // low[2], shape[3] * high[3] // low[3]), f"{task.name} needs"
+    problems = []
+    networks = {"teacher": teacher} if target.model.student is None else {"teacher": teacher, "student": start}
+    for who, (spec, network) in networks.items():
+        try:
+            made = _output_shape(spec, network, shape)
+        except (UsageError, *FAILURES) as error:
+            problems.append(f"the {who}, network '{spec.network}', does not run on an input of {list(shape)}: {error}")
+            continue
+        if wanted is None:
+            wanted, by = made, "the teacher's is"
+        elif made != wanted:
+            problems.append(f"the {who}'s output is {list(made)} for an input of {list(shape)}; {by} {list(wanted)}")
+    return problems
+
+
+def side_problems(target: Target, task: Task, teacher: Network, start: Network) -> list[str]:
+    """Networks that do not run on the squares that a stage gives them: its crops, and those that it validates on."""
+    problems = []
+    for index, stage in enumerate(target.stages):
+        if not isinstance(stage, TrainingConfig):
+            continue
+        for (spec, network), (what, side) in product(_who_sees(stage, target, task, teacher, start), _squares(stage, task)):
+            shape = (1, target.model.input_shape[1], side, side)
+            try:
+                _output_shape(spec, network, shape)
+            except (UsageError, *FAILURES) as error:
+                problems.append(f"stages[{index}] ({stage.stage}): the network '{spec.network}' does not run on {what}: {error}")
+    return list(dict.fromkeys(problems))
+
+
+def held_out_problems(target: Target, task: Task, teacher: Network, start: Network) -> list[str]:
+    """Networks that do not run on whole held-out pictures, as quality is measured."""
+    by_size: dict[tuple[int, int], list[str]] = {}
+    for name, size in task.held_out_sizes.items():
+        by_size.setdefault(size, []).append(name)
+    problems = []
+    for spec, network in (teacher, *students(target, teacher, start)):
+        failing: dict[str, str] = {}
+        for size, names in by_size.items():
+            try:
+                _output_shape(spec, network, (1, target.model.input_shape[1], *size))
+            except (UsageError, *FAILURES) as error:
+                failing |= dict.fromkeys(names, str(error))
+        if failing:
+            first, reason = next(iter(failing.items()))
+            count = f"{len(failing)} of {len(task.held_out_sizes)} held-out pictures"
+            problems.append(f"data.held_out: the network '{spec.network}' does not run on {count}, for example '{first}': {reason}")
+    return list(dict.fromkeys(problems))
+
+
+def _squares(stage: TrainingConfig, task: Task) -> Iterator[tuple[str, int]]:
+    yield f"crops of crop_size {stage.crop_size}", stage.crop_size
+    if not isinstance(stage, DistillConfig):  # the one stage that trains without validating
+        yield f"the squares of {task.validation_side} pixels that the data are validated on", task.validation_side
+
+
+def _who_sees(stage: TrainingConfig, target: Target, task: Task, teacher: Network, start: Network) -> Iterator[Network]:
+    """The networks that a training stage runs on its crops."""
+    asks = not isinstance(stage, SemiSupervisedSearchConfig) and getattr(stage, "original", True)
+    if asks or not task.paired:
+        yield teacher
+    yield from students(target, teacher, start)
+
+
+def _output_shape(spec: ModelSpec, network: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape of the network's output for a picture of `shape`, without computing it where that is possible."""
+    shapes = (shape, *(one.shape for one in spec.further_inputs))
+    try:
+        with torch.device("meta"):
+            made = build_meta(spec).eval()(*(torch.zeros(one, device="meta") for one in shapes))
+    except (PlanError, *FAILURES):  # its code needs numbers, or something is truly wrong, which is raised again here
+        made = network(*map(torch.zeros, shapes))
+    if not isinstance(made, Tensor):
+        raise TypeError(f"its output is a {type(made).__name__}; it must be one tensor")
+    return tuple(made.shape)
