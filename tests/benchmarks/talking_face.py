@@ -1,7 +1,7 @@
 """Does distillation without an adversary pay for a talking face? Is the hand-made cut a good one? What does INT8 cost, and how fast is the result?
 
-    python tests/benchmarks/talking_face.py --only training --steps 1000 --seeds 3 --jobs 2
-    python tests/benchmarks/talking_face.py --only cut --steps 1000 --seeds 3 --jobs 2
+    python tests/benchmarks/talking_face.py --only training --steps 600 --seeds 3 --jobs 2
+    python tests/benchmarks/talking_face.py --only cut --steps 600 --seeds 3 --jobs 2
     python tests/benchmarks/talking_face.py --only precision
     python tests/benchmarks/talking_face.py --only speed
 
@@ -112,7 +112,7 @@ def compare_cut(results: Results[Trained], steps: int, seeds: int, jobs: int, se
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--search-steps", type=int, default=200)

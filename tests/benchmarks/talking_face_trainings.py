@@ -119,14 +119,13 @@ def config_of(settings: TrainSettings) -> TrainingConfig:
 
 FROM_SCRATCH, ADVERSARIAL, DISTILLED = "from scratch", "adversarial", "distilled"
 FROM_SCRATCH_WITH_EXPERT = "from scratch, the expert too"
-DISTILLED_ADVERSARIAL, DISTILLED_WITH_EXPERT = "distilled, adversarial too", "distilled, the expert too"
+DISTILLED_ADVERSARIAL = "distilled, adversarial too"
 WAYS: dict[str, Callable[[TalkingFace, Start, TrainSettings], tuple[nn.Module, float]]] = {
     FROM_SCRATCH: from_scratch,
     FROM_SCRATCH_WITH_EXPERT: lambda *given: from_scratch(*given, EXPERT),
     ADVERSARIAL: adversarial,
     DISTILLED: lambda *given: distilled(*given, TERMS),
     DISTILLED_ADVERSARIAL: lambda *given: distilled(*given, {**TERMS, "adversarial": ADVERSARIAL_WEIGHT}),
-    DISTILLED_WITH_EXPERT: lambda *given: distilled(*given, {**TERMS, "expert": EXPERT}),
 }
 
 
