@@ -168,6 +168,10 @@ PAIRED = r"which learns from labelled pairs, and data\.pairing is unpaired"
             ['stages=[{"stage": "prune", "ratio": 0.1}, {"stage": "distill", "crop_size": 32}]'],
             [r"stages\[1\]\.truth is 1, its default; it compares with targets"],
         ),
+        (
+            ['stages=[{"stage": "distill", "crop_size": 32, "truth": 0, "squared": 2}]'],
+            [r"stages\[0\]\.squared is 2; it compares with targets, .* Set squared: 0 and a weight of output"],
+        ),
     ],
 )
 def test_paired_losses_are_refused_with_advice_all_at_once(made: Path, overrides: list[str], messages: list[str]) -> None:

@@ -33,8 +33,8 @@ from mcompress.targets.schema import DataConfig, NetworkConfig
 MASKED_FROM = FACE_SIDE // 2
 """Row from which on the frame is masked: its lower half."""
 MOUTH_COLUMNS, MOUTH_WEIGHT = (20, 76), 6.0
-"""Where the mouth is in the lower half, and how much more errors count there in training: all else can be copied, and a mouth that is shut where it
-should be wide open is little of the mean over a face. Chosen on the embedded clips by what networks learn of the mouth's width in 1,600 steps.
+"""Where the mouth is in the lower half, and how much more absolute errors there count in training: all else can be copied, and a mouth that is shut
+where it should be wide open is little of the mean over a face. With 15 the embedded original came to 29.95 dB, with 6 to 30.38, with lips alike.
 """
 HELD_OUT_PER_CLIP, VALIDATION_FRAMES = 3, 24
 LEAST_APART = 10
