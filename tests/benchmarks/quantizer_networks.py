@@ -55,7 +55,7 @@ RECIPES = {
     "IMDN": Recipe("imdn", {}, steps=1500, batch=6, crop=24, learning_rate=5e-4, side=64, samples=32),
     "RRDBNet-6": Recipe("rrdb", {"blocks": 6}, steps=200, batch=3, crop=20, learning_rate=2e-4, side=32, samples=16),
     "wav2lip-cut": Recipe(
-        "wav2lip", cut_args(1), steps=1200, batch=10, crop=96, learning_rate=3e-3, side=96, samples=32, task="talking_face", judging=24
+        "wav2lip", cut_args(), steps=1200, batch=10, crop=96, learning_rate=3e-3, side=96, samples=32, task="talking_face", judging=24
     ),
 }
 

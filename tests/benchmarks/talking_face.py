@@ -5,9 +5,9 @@
     python tests/benchmarks/talking_face.py --only precision
     python tests/benchmarks/talking_face.py --only speed
 
-On the embedded clips. `training`: ways to train half of the hand-made cut of Wav2Lip, at equal steps and in the time of the slowest way; `cut`: the
-hand-made cut against what our search and our prune stage find within its cost; `precision`: `precision.py` for the hand-made cut; `speed`: the
-original and the compressed generator in files, side by side (`talking_face_speed`; alone on the machine).
+On the embedded clips. `training`: ways to train what the target for Jetson Xavier NX prunes the original to, at equal steps and in the time of the
+slowest way; `cut`: the hand-made cut against what our search and our prune stage find within its cost; `precision`: `precision.py` for the hand-made
+cut; `speed`: the original and the compressed generator in files, side by side (`talking_face_speed`; alone on the machine).
 
 Every training runs in one thread, and its processor time is compared. A training that is finished is in the result file, so that a benchmark which
 was stopped goes on where it was; `--again` forgets them, and so does a change of data, original or recipe. The last result lies in `results/` beside
@@ -30,7 +30,7 @@ from pathlib import Path
 
 import torch
 from comparing_trainings import STEPWISE, TIMEWISE, Results, facts, in_parallel, mean_and_spread, mean_seconds, steps_in_time
-from talking_face_cuts import DEVICE, HALF, HAND_MADE, PRUNED, SEARCHED, cut_args, find, kept, row_of, spec_of, task_of_clips
+from talking_face_cuts import BARE, DEVICE, HAND_MADE, PRUNED, SEARCHED, cut_args, find, kept, row_of, spec_of, task_of_clips, without_blocks
 from talking_face_speed import compare_speed
 from talking_face_trainings import DISTILLED, FROM_SCRATCH, RATES, WAYS, Trained, Training, Worth, read, recipe, run, worth
 
@@ -54,10 +54,10 @@ def complete(results: Results[Trained], wanted: Sequence[Training], jobs: int, w
 
 def best_rates(results: Results[Trained], ways: Collection[str], steps: int, jobs: int, work: Path) -> dict[str, float]:
     """The learning rate of each way that gives the best PSNR, with the first seed."""
-    complete(results, [Training(HALF, way, rate, 0, steps) for way in ways for rate in RATES], jobs, work)
+    complete(results, [Training(BARE, way, rate, 0, steps) for way in ways for rate in RATES], jobs, work)
 
     def psnr_db(way: str, rate: float) -> float:
-        return next(one.worth.psnr_db for one in of(results, HALF, way, rate, steps) if one.training.seed == 0)
+        return next(one.worth.psnr_db for one in of(results, BARE, way, rate, steps) if one.training.seed == 0)
 
     return {way: max(RATES, key=lambda rate: psnr_db(way, rate)) for way in ways}
 
@@ -73,17 +73,17 @@ def row(results: Results[Trained], network: str, way: str, rate: float, steps: i
 def compare_training(results: Results[Trained], steps: int, seeds: int, jobs: int, work: Path) -> dict[str, object]:
     """All ways at equal steps, and all but the slowest in its time."""
     rates = best_rates(results, WAYS, steps, jobs, work)
-    complete(results, [Training(HALF, way, rate, seed, steps) for way, rate in rates.items() for seed in range(seeds)], jobs, work)
-    seconds = {way: mean_seconds(of(results, HALF, way, rate, steps)) for way, rate in rates.items()}
+    complete(results, [Training(BARE, way, rate, seed, steps) for way, rate in rates.items() for seed in range(seeds)], jobs, work)
+    seconds = {way: mean_seconds(of(results, BARE, way, rate, steps)) for way, rate in rates.items()}
     slowest = max(seconds, key=lambda way: seconds[way])
     longer = {}
     for way in set(WAYS) - {slowest}:
-        tried = {one.training.steps for one in results.done.values() if (one.training.network, one.training.way) == (HALF, way)} - {steps}
+        tried = {one.training.steps for one in results.done.values() if (one.training.network, one.training.way) == (BARE, way)} - {steps}
         longer[way] = steps_in_time(steps, seconds[way], seconds[slowest], tried)
-    complete(results, [Training(HALF, way, rates[way], seed, more) for way, more in longer.items() for seed in range(seeds)], jobs, work)
-    rows = [row(results, HALF, way, rate, steps, STEPWISE) for way, rate in rates.items()]
-    rows += [row(results, HALF, way, rate, longer[way], TIMEWISE) for way, rate in rates.items() if way in longer]
-    student = row_of(HALF, 0, spec_of(cut_args(2)), 0.0)
+    complete(results, [Training(BARE, way, rates[way], seed, more) for way, more in longer.items() for seed in range(seeds)], jobs, work)
+    rows = [row(results, BARE, way, rate, steps, STEPWISE) for way, rate in rates.items()]
+    rows += [row(results, BARE, way, rate, longer[way], TIMEWISE) for way, rate in rates.items() if way in longer]
+    student = row_of(BARE, 0, without_blocks()[0], 0.0)
     return {"steps": steps, "seeds": seeds, "slowest": slowest, "student": student, "original": asdict(original_worth()), "rows": rows}
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -16,10 +16,11 @@ from pathlib import Path
 import torch
 from comparing_trainings import stage_context
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from mcompress.compress.candidates import CandidateCost, candidate_cost
 from mcompress.compress.cost import operator_table
+from mcompress.compress.models.blocks import removable_blocks, without_block
 from mcompress.compress.models.build import build, build_meta
 from mcompress.compress.models.space import Args
 from mcompress.compress.models.spec import ModelSpec
@@ -34,16 +35,16 @@ from mcompress.targets.stages import PruneConfig, SupernetSearchConfig
 SHAPE = (1, FACE_CHANNELS, FACE_SIDE, FACE_SIDE)
 DEVICE, PRECISION = "jetson-xavier-nx", "int8"
 HAND_MADE, SEARCHED, PRUNED = "hand-made cut", "search", "prune"
-HALF = "half of the hand-made cut"
+BARE = "original without residual blocks"
 SEARCH_BATCH, SEARCH_RATE = 10, 2e-3
 STEP = 0.95
 """Where pruning to the latency leaves too many multiply-adds, the latency is lowered by this factor until it does not."""
 
 
-def cut_args(divisor: int) -> Args:
-    """The published cut with 1 in `divisor` of its channels."""
-    widths = {name: [width // divisor for width in each] for name, each in QUARTER_WIDTH.items()}
-    return {**widths, **{name: list(each) for name, each in WITHOUT_BLOCKS.items()}, "output_width": 8 // divisor}
+def cut_args() -> Args:
+    """The published cut."""
+    layers = {name: list(each) for name, each in (QUARTER_WIDTH | WITHOUT_BLOCKS).items()}
+    return {**layers, "output_width": 8}
 
 
 @cache
@@ -65,7 +66,7 @@ class Start:
     """A network before it is trained: its form, and the weights that it inherits, if any."""
 
     spec: ModelSpec
-    weights: Path | None = None
+    weights: Mapping[str, Tensor] | None = None
 
     def fresh(self, seed: int) -> nn.Module:
         """With random weights; in evaluation mode, as stages give networks on."""
@@ -76,16 +77,27 @@ class Start:
         """With the weights that it inherits, random ones where there are none."""
         made = self.fresh(seed)
         if self.weights is not None:
-            made.load_state_dict(load_file(self.weights))
+            made.load_state_dict(self.weights)
         return made
 
 
 def start_of(network: str, seed: int, work: Path) -> Start:
     """One of the names above; what has to be found was found before (`find`)."""
-    if network in (HAND_MADE, HALF):
-        return Start(spec_of(cut_args(1 if network == HAND_MADE else 2)))
-    spec, weights = _files(network, seed, work)
-    return Start(ModelSpec.from_json(spec.read_text(encoding="utf-8")), weights)
+    if network == HAND_MADE:
+        return Start(spec_of(cut_args()))
+    if network == BARE:
+        spec, model = without_blocks()
+        return Start(spec, model.state_dict())
+    kept_spec, weights = _files(network, seed, work)
+    return Start(ModelSpec.from_json(kept_spec.read_text(encoding="utf-8")), load_file(weights))
+
+
+def without_blocks() -> tuple[ModelSpec, nn.Module]:
+    """The embedded original without any residual block, which is what the target for Jetson Xavier NX prunes it to."""
+    spec, model = task_of_clips().embedded_teacher(SHAPE)
+    while left := removable_blocks(spec, model):
+        spec, model = without_block(spec, model, next(iter(left)))
+    return spec, model
 
 
 def cost_of(spec: ModelSpec) -> CandidateCost:
@@ -111,7 +123,7 @@ def row_of(network: str, seed: int, spec: ModelSpec, seconds: float) -> dict[str
 
 def within_cut() -> Budget:
     """The latency and the multiply-adds of the hand-made cut."""
-    cost = cost_of(spec_of(cut_args(1)))
+    cost = cost_of(spec_of(cut_args()))
     return Budget(latency_ms=cost.latency.value, macs_g=cost.macs / 1e9)
 
 

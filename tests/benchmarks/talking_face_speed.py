@@ -60,7 +60,7 @@ def compare_speed(networks: Path, rounds: int) -> dict[str, object]:
     core = one_core()
     with tempfile.TemporaryDirectory() as folder:
         files = written(networks, Path(folder))
-        inputs = [one.numpy() for one in example_inputs(spec_of(cut_args(1)))]
+        inputs = [one.numpy() for one in example_inputs(spec_of(cut_args()))]
         calls = [partial(file.runner.execute, *(port.encode(one) for port, one in zip(file.runner.inputs, inputs, strict=True))) for file in files]
         times = times_ms(calls, rounds)
         rows = [

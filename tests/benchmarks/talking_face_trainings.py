@@ -1,6 +1,7 @@
 """The trainings that `talking_face.py` compares: networks, ways, and what a trained network is worth on the held-out clips.
 
-A network is the hand-made cut, half of its channels, or what a search or the prune stage found within the cut's cost (`talking_face_cuts`).
+A network is the hand-made cut, the original without its residual blocks, or what a search or the prune stage found within the cut's cost
+(`talking_face_cuts`).
 """
 
 from __future__ import annotations
@@ -33,9 +34,6 @@ RATES = (3e-3, 8e-3)
 TRUTH = {"truth": 0.0, "squared": 24.0}
 TERMS = {**TRUTH, "output": 0.0, "feature": 0.1, "channel": 0.1}
 """Of distillation, as the target for Jetson Xavier NX has them; all ways but Wav2Lip's own see the truth alike."""
-EXPERT = 0.01
-"""Wav2Lip's weight of the expert without a discriminator."""
-ADVERSARIAL_WEIGHT = 0.01
 
 
 @dataclass(frozen=True)
@@ -93,22 +91,30 @@ def worth(task: TalkingFace, network: nn.Module) -> Worth:
     return Worth(round(psnr_db, 4), *mean.values())
 
 
-def from_scratch(task: TalkingFace, start: Start, settings: TrainSettings, expert: float = 0.0) -> tuple[nn.Module, float]:
-    """The truth alone; with a weight of the expert, as Wav2Lip trains without its discriminator."""
-    made = start.fresh(settings.seed)
-    return made, fit(FitTruth(task, config_of(settings), made, **TRUTH, expert=expert), settings)
+def from_scratch(task: TalkingFace, start: Start, settings: TrainSettings) -> tuple[nn.Module, float]:
+    """Random weights, and the truth alone."""
+    return _fitted(task, start.fresh(settings.seed), settings)
+
+
+def tuned(task: TalkingFace, start: Start, settings: TrainSettings) -> tuple[nn.Module, float]:
+    """The weights that it inherits, and the truth alone."""
+    return _fitted(task, start.inherited(settings.seed), settings)
+
+
+def _fitted(task: TalkingFace, made: nn.Module, settings: TrainSettings) -> tuple[nn.Module, float]:
+    return made, fit(FitTruth(task, config_of(settings), made, **TRUTH), settings)
 
 
 def adversarial(task: TalkingFace, start: Start, settings: TrainSettings) -> tuple[nn.Module, float]:
-    """As Wav2Lip trains: absolute errors, the expert, and a discriminator of lower halves."""
-    made = start.fresh(settings.seed)
+    """The weights that it inherits, and Wav2Lip's own loss: absolute errors, the expert, and a discriminator of lower halves."""
+    made = start.inherited(settings.seed)
     return made, fit(AgainstQuality(task, config_of(settings), made), settings)
 
 
-def distilled(task: TalkingFace, start: Start, settings: TrainSettings, weights: dict[str, float]) -> tuple[nn.Module, float]:
-    """From the embedded original, whose own training is not counted; a network that was cut from larger weights starts from its share of them."""
+def distilled(task: TalkingFace, start: Start, settings: TrainSettings) -> tuple[nn.Module, float]:
+    """The weights that it inherits, the truth, and the embedded original, whose own training is not counted."""
     made, (_, teacher) = start.inherited(settings.seed), task.embedded_teacher(start.spec.input_shape)
-    config = DistillConfig(**config_of(settings).model_dump(), adversarial_loss="hinge", **weights)
+    config = DistillConfig(**config_of(settings).model_dump(), **TERMS)
     return made, fit(Distillation(task, config, made, teacher.eval(), settings.seed), settings)
 
 
@@ -117,15 +123,12 @@ def config_of(settings: TrainSettings) -> TrainingConfig:
     return TrainingConfig(steps=settings.steps, batch_size=BATCH, crop_size=FACE_SIDE, learning_rate=settings.learning_rate)
 
 
-FROM_SCRATCH, ADVERSARIAL, DISTILLED = "from scratch", "adversarial", "distilled"
-FROM_SCRATCH_WITH_EXPERT = "from scratch, the expert too"
-DISTILLED_ADVERSARIAL = "distilled, adversarial too"
+FROM_SCRATCH, TUNED, ADVERSARIAL, DISTILLED = "from scratch", "tuned", "adversarial", "distilled"
 WAYS: dict[str, Callable[[TalkingFace, Start, TrainSettings], tuple[nn.Module, float]]] = {
     FROM_SCRATCH: from_scratch,
-    FROM_SCRATCH_WITH_EXPERT: lambda *given: from_scratch(*given, EXPERT),
+    TUNED: tuned,
     ADVERSARIAL: adversarial,
-    DISTILLED: lambda *given: distilled(*given, TERMS),
-    DISTILLED_ADVERSARIAL: lambda *given: distilled(*given, {**TERMS, "adversarial": ADVERSARIAL_WEIGHT}),
+    DISTILLED: distilled,
 }
 
 
@@ -147,8 +150,7 @@ def recipe() -> dict[str, object]:
         "batch_size": BATCH,
         "learning_rates": list(RATES),
         "terms": TERMS,
-        "expert": EXPERT,
-        "adversarial": {"weight": ADVERSARIAL_WEIGHT, "wav2lip": [SYNC, QUALITY, DISCRIMINATOR_RATE]},
+        "adversarial": {"sync": SYNC, "quality": QUALITY, "discriminator_learning_rate": DISCRIMINATOR_RATE},
         "weights_of_places": digest_of([task.weighted(torch.ones(1, 3, FACE_SIDE, FACE_SIDE))]),
         "data": task.data_digest,
         "teacher": digest_of(teacher.state_dict().values()),
