@@ -27,7 +27,7 @@ def l1(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def feature_mse(student: Tensor, teacher: Tensor) -> Tensor:
-    """mean (s - t)^2 of features of one shape: the student's have been through an adaptor (FitNets, Romero et al. 2015, arXiv 1412.6550)."""
+    """mean (s - t)^2 of one shape; a student's features have been through an adaptor (FitNets, Romero et al. 2015, arXiv 1412.6550)."""
     _check_same_shape("feature_mse", student, teacher)
     return functional.mse_loss(student, teacher)
 

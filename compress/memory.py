@@ -14,7 +14,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _ALWAYS, _USUAL_TRIM = (1 << 31) - 1, 64 << 20
 _MMAP_THRESHOLDS, _USUAL_MMAP = (1 << 30, 32 << 20), 32 << 20
 """Bytes. Older versions of glibc refuse thresholds above 32 MB; that is also where its own adjustment ends once large blocks were freed."""
-_SET_BY_USER = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_MAX_", "GLIBC_TUNABLES")
+SET_BY_USER = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_MAX_", "GLIBC_TUNABLES")
 
 _lock, _trainings = Lock(), 0
 
@@ -29,7 +29,7 @@ def freed_memory_kept() -> Iterator[None]:
     the environment sets how it allocates.
     """
     library = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if library is None or not hasattr(library, "mallopt") or any(name in os.environ for name in _SET_BY_USER):
+    if library is None or not hasattr(library, "mallopt") or any(name in os.environ for name in SET_BY_USER):
         yield
         return
     _enter(library)
@@ -45,7 +45,9 @@ def _enter(library: ctypes.CDLL) -> None:
         _trainings += 1
         if _trainings == 1:
             library.mallopt(_TRIM_THRESHOLD, _ALWAYS)
-            any(library.mallopt(_MMAP_THRESHOLD, threshold) for threshold in _MMAP_THRESHOLDS)  # the first that is not refused
+            for threshold in _MMAP_THRESHOLDS:
+                if library.mallopt(_MMAP_THRESHOLD, threshold):
+                    break
 
 
 def _leave(library: ctypes.CDLL) -> None:

@@ -11,7 +11,6 @@ from typing import Literal
 import matplotlib as mpl
 from markupsafe import Markup
 
-from mcompress.compress.tasks.talking_face.lips import BLURRED, Blurred
 from mcompress.record import HIGHEST_DB, VIDEO, DeviceLatency, PerformanceRecord, PerformerRecord, Run
 from mcompress.reports import plots, wording
 from mcompress.reports.details import StageDetails
@@ -87,7 +86,6 @@ class Talking:
     """Whether a stage trained the network against the expert that gives the score."""
     device_columns: tuple[str, ...]
     devices: tuple[DeviceRow, ...]
-    blurred: Blurred = BLURRED
 
 
 def talking_part(run: Run, folder: Path, details: Mapping[str, StageDetails]) -> Talking | None:

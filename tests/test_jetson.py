@@ -330,6 +330,14 @@ def test_a_quantize_stage_is_refused_where_nothing_runs_int8() -> None:
     ]
 
 
+def test_a_quantize_stage_serves_the_unit_that_runs_int8(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = load_target(Path(__file__).parents[1] / "targets" / "jetson-xavier-nx-talking-face.yaml")
+    nano, phone = load_device("jetson-nano"), load_device("snapdragon865")
+    both = nano.model_copy(update={"units": {**nano.units, "npu": phone.units["cpu"]}})
+    monkeypatch.setattr("mcompress.checks_networks.reached_units", lambda *_given: ("gpu", "npu"))
+    assert int8_problems(target, both, both.unit("gpu")) == []
+
+
 def test_only_onnx_files_reach_the_gpu_of_a_jetson() -> None:
     """TensorRT builds engines from ONNX; what LiteRT's GPU delegate would take there is not what was published."""
     device = load_device("jetson-xavier-nx")

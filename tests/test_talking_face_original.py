@@ -92,8 +92,14 @@ def test_a_part_that_is_fixed_stays_and_the_rest_learns(task: TalkingFace) -> No
 
 @pytest.mark.parametrize("part", ["audio_encoder.0", "ears"])
 def test_only_a_child_of_the_network_can_be_fixed(task: TalkingFace, part: str) -> None:
-    with pytest.raises(ValueError, match=f"'{part}' cannot be fixed: .* these are face_encoder_blocks, audio_encoder, "):
+    with pytest.raises(ValueError, match=f"'{part}' cannot be fixed: the network's children are face_encoder_blocks, audio_encoder, "):
         FitTruth(task, TrainingConfig(batch_size=2, crop_size=96), network(), fixed=part)
+
+
+def test_a_parameter_of_no_child_is_not_forgotten_beside_a_fixed_part(task: TalkingFace) -> None:
+    (made := network()).register_parameter("gain", torch.nn.Parameter(torch.ones(1)))
+    with pytest.raises(ValueError, match="the parameter 'gain' belongs to no child"):
+        FitTruth(task, TrainingConfig(batch_size=2, crop_size=96), made, fixed=HEARING)
 
 
 def test_errors_at_the_mouth_count_more(task: TalkingFace) -> None:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from mcompress.compress.losses import TERMS, mean_over
 from mcompress.compress.tasks.task import Task
@@ -36,7 +35,7 @@ def truth_terms(task: Task, made: Tensor, truth: Tensor, absolute: float = 1.0, 
     if absolute:
         terms["truth"] = absolute * picture_l1(task, made, truth)
     if squared:
-        terms["squared"] = squared * functional.mse_loss(made, truth)
+        terms["squared"] = squared * TERMS["feature_mse"].compute(made, truth)
     return terms
 
 

@@ -36,6 +36,7 @@ class Performance(Protocol):
     truth: Tensor
     """The real frames."""
     curve_unit: str
+    curve_note: str
     """Of all curves."""
 
     @property

@@ -106,14 +106,6 @@ def students(target: Target, teacher: Network, start: Network) -> Iterator[Netwo
         yield spec, build_meta(spec)
 
 
-def weight_problems(target: Target) -> list[str]:
-    """A network of ours is nothing without weights; a user's own may bring them along."""
-    teacher = target.model.teacher
-    if teacher.network == "embedded" or ":" in teacher.network or teacher.checkpoint is not None:
-        return []
-    return [f"model.teacher.network is '{teacher.network}' without a checkpoint: random weights teach nothing; give model.teacher.checkpoint"]
-
-
 def unpaired_problems(target: Target) -> list[str]:
     """What needs the true output of an input, where no input has one."""
     if target.data.pairing != "unpaired":

@@ -108,16 +108,3 @@ def teacher_out_of_place(target: Target) -> tuple[str, ...]:
         return ()
     made_for = "the embedded original was made for the embedded objects alone"
     return (f"model.teacher: {made_for}; on these data what it teaches, and what is compared with it, says little. Give an original of your own",)
-
-
-def colours_assumed(target: Target) -> tuple[str, ...]:
-    """Checkpoints of talking faces that nobody says the order of colours of: `what: why`."""
-    given = {"model.teacher": target.model.teacher, "model.student": target.model.student, "model.expert": target.model.expert}
-    return tuple(
-        f"{place}: its checkpoint is taken as one that was trained on RGB pictures; Wav2Lip's public ones were trained on BGR: say colour_order"
-        for place, config in given.items()
-        if config is not None
-        and config.network in ("wav2lip", "syncnet")
-        and config.checkpoint is not None
-        and "colour_order" not in config.model_fields_set
-    )

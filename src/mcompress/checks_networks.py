@@ -1,4 +1,4 @@
-"""What is wrong with a target's networks on its device and its data: shapes, sides, cost, INT8, precision plans."""
+"""What is wrong with a target's networks, alone, on its device and on its data: weights, shapes, sides, cost, INT8, precision plans."""
 
 from __future__ import annotations
 
@@ -32,11 +32,32 @@ from mcompress.targets.stages import (
 )
 
 
+def weight_problems(target: Target) -> list[str]:
+    """A network of ours is nothing without weights; a user's own may bring them along."""
+    teacher = target.model.teacher
+    if teacher.network == "embedded" or ":" in teacher.network or teacher.checkpoint is not None:
+        return []
+    return [f"model.teacher.network is '{teacher.network}' without a checkpoint: random weights teach nothing; give model.teacher.checkpoint"]
+
+
+def colours_assumed(target: Target) -> tuple[str, ...]:
+    """Checkpoints of talking faces that nobody says the order of colours of: `what: why`."""
+    given = {"model.teacher": target.model.teacher, "model.student": target.model.student, "model.expert": target.model.expert}
+    return tuple(
+        f"{place}: its checkpoint is taken as one that was trained on RGB pictures; Wav2Lip's public ones were trained on BGR: say colour_order"
+        for place, config in given.items()
+        if config is not None
+        and config.network in ("wav2lip", "syncnet")
+        and config.checkpoint is not None
+        and "colour_order" not in config.model_fields_set
+    )
+
+
 def int8_problems(target: Target, device: Device, unit: Unit) -> list[str]:
     """A quantize stage, and no unit that would run INT8."""
     index = next((i for i, stage in enumerate(target.stages) if isinstance(stage, QuantizeConfig)), None)
     reached = reached_units(target.exports, device, unit)
-    if index is None or not reached or any("int8" in one.runs for name in reached for one in device.chain(name)):
+    if index is None or any("int8" in one.runs for name in reached for one in device.chain(name)):
         return []
     units = " and ".join(f"the {name} runs {', '.join(device.units[name].runs)}" for name in reached)
     return [
@@ -162,6 +183,7 @@ def _who_sees(stage: TrainingConfig, target: Target, task: Task, teacher: Networ
     yield from students(target, teacher, start)
 
 
+@torch.no_grad()
 def _output_shape(spec: ModelSpec, network: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Shape of the network's output for a picture of `shape`, without computing it where that is possible."""
     shapes = (shape, *(one.shape for one in spec.further_inputs))

@@ -106,6 +106,7 @@ def with_performance(
         frames=len(clip.truth),
         curves=dict(clip.curves),
         curve_unit=clip.curve_unit,
+        curve_note=clip.curve_note,
         performers=(*_contexts(stage), *(one.record for one in performed)),
         shown=() if no_video else tuple(shown),
         shown_file=best.file if best else "",

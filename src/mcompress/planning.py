@@ -35,7 +35,7 @@ from mcompress.targets.stages import (
     StageConfig,
 )
 
-STAGE_VERSIONS = {"search": 7, "prune": 7, "distill": 5, "slim": 2, "quantize": 4, "export": 9, "evaluate": 1, "perform": 2}
+STAGE_VERSIONS = {"search": 7, "prune": 7, "distill": 5, "slim": 2, "quantize": 4, "export": 9, "evaluate": 1, "perform": 3}
 """Raised by hand when a stage's results change for the same inputs; part of every cache key."""
 STAGE_PACKAGES = {
     "search": ("optuna", "accelerate"),
@@ -80,7 +80,7 @@ class Plan:
     @property
     def data_notes(self) -> tuple[str, ...]:
         """Data that cannot be used, or not by every stage, or that were converted, or that the original was not made for: `what: why`."""
-        assumed = (*checks_data.teacher_out_of_place(self.target), *checks_data.colours_assumed(self.target))
+        assumed = (*checks_data.teacher_out_of_place(self.target), *checks_networks.colours_assumed(self.target))
         return (*self.task.skipped, *checks_data.pictures_left_out(self.target, self.task), *assumed)
 
     @cached_property
@@ -139,7 +139,7 @@ def plan(target: Target) -> Plan:
     found.add(*checks_data.folder_problems(target))
     channels = checks_data.channel_problems(target, task) if task else []
     found.add(*channels, *(checks_data.data_problems(target, task) if task else ()), *(checks_data.expert_problems(target, task) if task else ()))
-    found.add(*checks.weight_problems(target), *checks.unpaired_problems(target))
+    found.add(*checks_networks.weight_problems(target), *checks.unpaired_problems(target))
     given = _given_plan(target, found)
     teacher = found.of(lambda: _teacher(target, task), "model.teacher")
     start = found.of(lambda: _start(target, teacher), "model.student")

@@ -367,6 +367,8 @@ class PerformanceRecord(Finite):
     curves: dict[str, tuple[float, ...]] = Field(default_factory=dict)
     """Name -> the exact truth in each frame, by the names of the performers' curves."""
     curve_unit: str = ""
+    curve_note: str = ""
+    """How far measured curves can be trusted."""
     performers: tuple[PerformerRecord, ...]
     shown: tuple[str, ...] = ()
     """Titles of the columns of the video, from left to right; empty where there is none."""

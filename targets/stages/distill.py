@@ -44,7 +44,7 @@ class DistillConfig(TaughtConfig):
     """Mean absolute difference of neighbouring pixels of the output, against speckle (OMGD, UGC); a regulariser, it teaches nothing by itself."""
     expert: Weight = 0.0
     """What the task's frozen expert says against the output: of talking faces the lip-sync loss (Wav2Lip: 0.01 without a discriminator) of five
-    neighbouring frames in each batch; the other frames are drawn alone, which teaches more."""
+    neighbouring frames in each batch; the other frames are drawn alone."""
     adversarial: Weight = 0.0
     """GAN term against the student's discriminator."""
     adversarial_loss: Literal["least_squares", "relativistic", "hinge"] = "least_squares"

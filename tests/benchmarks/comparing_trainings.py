@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import statistics
 import time
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ from mcompress.compress.train import Objective, TrainSettings, train
 from mcompress.targets.device_files import load_device
 from mcompress.targets.schema import Budget
 
+logger = logging.getLogger("benchmark")
 STEPWISE, TIMEWISE = "equal steps", "equal wall time"
 SAME_TIME = 0.1
 """Steps that differ by less than this share take the same time."""
@@ -90,7 +92,11 @@ class Results(Generic[Found]):
     ) -> None:
         self.path = path
         self.document: dict[str, object] = json.loads(path.read_text()) if path.exists() and not again else {}
-        if any(self.document.get(name) != value for name, value in depends_on.items()):
+        changed = [name for name, value in depends_on.items() if self.document.get(name) != value]
+        if changed:
+            if self.document:
+                path.rename(path.with_suffix(".old"))
+                logger.warning("%s has other values of %s; it is %s now, and this begins anew", path, ", ".join(changed), path.with_suffix(".old"))
             self.document = {"trainings": [], **more, **depends_on}
         trainings = self.document["trainings"]
         assert isinstance(trainings, list)

@@ -30,7 +30,22 @@ from pathlib import Path
 
 import torch
 from comparing_trainings import STEPWISE, TIMEWISE, Results, facts, in_parallel, mean_and_spread, mean_seconds, steps_in_time
-from talking_face_cuts import BARE, DEVICE, HAND_MADE, PRUNED, SEARCHED, cut_args, find, kept, row_of, spec_of, task_of_clips, without_blocks
+from talking_face_cuts import (
+    BARE,
+    DEVICE,
+    HAND_MADE,
+    PRUNED,
+    SEARCHED,
+    SHAPE,
+    cost_of,
+    cut_args,
+    find,
+    kept,
+    row_of,
+    spec_of,
+    task_of_clips,
+    without_blocks,
+)
 from talking_face_speed import compare_speed
 from talking_face_trainings import DISTILLED, FROM_SCRATCH, RATES, WAYS, Trained, Training, Worth, read, recipe, run, worth
 
@@ -53,7 +68,7 @@ def complete(results: Results[Trained], wanted: Sequence[Training], jobs: int, w
 
 
 def best_rates(results: Results[Trained], ways: Collection[str], steps: int, jobs: int, work: Path) -> dict[str, float]:
-    """The learning rate of each way that gives the best PSNR, with the first seed."""
+    """The learning rate of each way that gives the best PSNR on the held-out clips, with the first seed; all ways have this advantage alike."""
     complete(results, [Training(BARE, way, rate, 0, steps) for way in ways for rate in RATES], jobs, work)
 
     def psnr_db(way: str, rate: float) -> float:
@@ -90,11 +105,14 @@ def compare_training(results: Results[Trained], steps: int, seeds: int, jobs: in
 def original_worth() -> Worth:
     """Of the embedded original that teaches."""
     task = task_of_clips()
-    return worth(task, task.embedded_teacher((1, 6, 96, 96))[1])
+    return worth(task, task.embedded_teacher(SHAPE)[1])
 
 
 def compare_cut(results: Results[Trained], steps: int, seeds: int, jobs: int, search: tuple[int, int], work: Path) -> dict[str, object]:
-    """Networks of at most the hand-made cut's cost, all distilled alike and from scratch alike."""
+    """Networks of at most the hand-made cut's cost, distilled and from scratch, at the learning rates of `BARE`.
+
+    What the search and the prune stage found begins distillation with the weights that it inherits, the hand-made cut with random ones.
+    """
     found = results.document["found"]
     assert isinstance(found, list)
     known = {(one["network"], one["seed"]) for one in found if kept(one["network"], one["seed"], work)}
@@ -105,9 +123,9 @@ def compare_cut(results: Results[Trained], steps: int, seeds: int, jobs: int, se
     rates = best_rates(results, (DISTILLED, FROM_SCRATCH), steps, jobs, work)
     ones = [(network, way, rates[way], steps) for network in (HAND_MADE, SEARCHED, PRUNED) for way in rates]
     complete(results, [Training(network, way, rate, seed, steps) for network, way, rate, _ in ones for seed in range(seeds)], jobs, work)
-    networks = [row_of(HAND_MADE, 0, spec_of(cut_args(1)), 0.0), *sorted(found, key=lambda one: (one["network"], one["seed"]))]
+    networks = [row_of(HAND_MADE, 0, spec_of(cut_args()), 0.0), *sorted(found, key=lambda one: (one["network"], one["seed"]))]
     rows = [row(results, *one, STEPWISE) for one in ones]
-    return {"device": DEVICE, "steps": steps, "seeds": seeds, "search_steps": search[0], "trials": search[1], "networks": networks, "rows": rows}
+    return {"device": DEVICE, "steps": steps, "seeds": seeds, "networks": networks, "rows": rows}
 
 
 def main() -> None:
@@ -127,7 +145,9 @@ def main() -> None:
     logger.setLevel(logging.INFO)
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
-    depends_on = {**facts(), **recipe()}
+    cut_ms = round(cost_of(spec_of(cut_args())).latency.value, 4)
+    searched = {"within_ms": cut_ms, "search_steps": options.search_steps, "trials": options.trials}
+    depends_on = {**facts(), **recipe(), "searched": searched}
     networks = options.networks / hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()[:8]
     if options.only in (None, "precision"):
         command = [sys.executable, str(Path(__file__).with_name("precision.py")), "wav2lip-cut", "--networks", str(networks)]

@@ -2,8 +2,8 @@
 
     (1 - w_s - w_d) |s - t| + w_s sync - w_d log D(lower half of s)
 
-w_s is 0 until the expert's loss is below 0.75, as in its public training, which looks every few thousand steps; this one looks every hundred. The
-discriminator sees lower halves alone. It is narrowed like the networks that are compared; the frozen expert is the embedded one.
+w_s is 0 until the expert's loss is below 0.75, as in its public training; this one looks every hundred steps, at training batches. The discriminator
+sees lower halves alone. It is narrowed like the networks that are compared; the frozen expert is the embedded one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mcompress.compress.models.lip_experts import quality_discriminator
-from mcompress.compress.objectives.likeness import picture_l1
+from mcompress.compress.objectives.likeness import truth_terms
 from mcompress.compress.tasks.talking_face.task import MASKED_FROM, TalkingFace
 from mcompress.compress.tasks.task import moved
 from mcompress.compress.train import Objective
@@ -34,8 +34,10 @@ IN_SYNC, LOOKS_EVERY, LOOKS_AT = 0.75, 100, 8
 class AgainstQuality(Objective):
     """Players: the `generator`, then the `discriminator`, on what the generator made in this step."""
 
-    def __init__(self, task: TalkingFace, config: TrainingConfig, network: nn.Module) -> None:
+    def __init__(self, task: TalkingFace, config: TrainingConfig, network: nn.Module, truth: float = 1.0, squared: float = 0.0) -> None:
+        """`truth` and `squared` weigh the absolute errors, which are Wav2Lip's, and squared ones."""
         self.task, self.config, self.network = task.for_expert(), config, network
+        self.absolute, self.squared = truth, squared
         self.discriminator, self.expert = quality_discriminator(width=WIDTH), task.expert()
         self.steps, self.sync = 0, 0.0
 
@@ -79,10 +81,9 @@ class AgainstQuality(Objective):
             return {"gan": (self._said(self.truth, real=True) + self._said(self.made, real=False)) / 2}
         output = self.network(*self.inputs).float()
         self.made = output.detach()
-        terms = {
-            "truth": (1 - self.sync - QUALITY) * picture_l1(self.task, output, self.truth),
-            "adversarial": QUALITY * self._said(output, real=True),
-        }
+        rest = 1 - self.sync - QUALITY
+        terms = truth_terms(self.task, output, self.truth, rest * self.absolute, rest * self.squared)
+        terms["adversarial"] = QUALITY * self._said(output, real=True)
         if self.sync:
             terms["expert"] = self.sync * self.expert(self.inputs, output)
         return terms

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
 from comparing_trainings import digest_of, fit
-from talking_face_adversary import DISCRIMINATOR_RATE, QUALITY, SYNC, AgainstQuality
+from talking_face_adversary import DISCRIMINATOR_RATE, IN_SYNC, LOOKS_AT, LOOKS_EVERY, QUALITY, SYNC, WIDTH, AgainstQuality
 from talking_face_cuts import SHAPE, Start, start_of, task_of_clips
 from torch import nn
 
@@ -111,6 +111,12 @@ def adversarial(task: TalkingFace, start: Start, settings: TrainSettings) -> tup
     return made, fit(AgainstQuality(task, config_of(settings), made), settings)
 
 
+def adversarial_squared(task: TalkingFace, start: Start, settings: TrainSettings) -> tuple[nn.Module, float]:
+    """The same with the squared errors that the other ways learn from."""
+    made = start.inherited(settings.seed)
+    return made, fit(AgainstQuality(task, config_of(settings), made, **TRUTH), settings)
+
+
 def distilled(task: TalkingFace, start: Start, settings: TrainSettings) -> tuple[nn.Module, float]:
     """The weights that it inherits, the truth, and the embedded original, whose own training is not counted."""
     made, (_, teacher) = start.inherited(settings.seed), task.embedded_teacher(start.spec.input_shape)
@@ -123,11 +129,13 @@ def config_of(settings: TrainSettings) -> TrainingConfig:
     return TrainingConfig(steps=settings.steps, batch_size=BATCH, crop_size=FACE_SIDE, learning_rate=settings.learning_rate)
 
 
-FROM_SCRATCH, TUNED, ADVERSARIAL, DISTILLED = "from scratch", "tuned", "adversarial", "distilled"
+FROM_SCRATCH, TUNED, DISTILLED = "from scratch", "tuned", "distilled"
+ADVERSARIAL, ADVERSARIAL_SQUARED = "adversarial", "adversarial, squared errors"
 WAYS: dict[str, Callable[[TalkingFace, Start, TrainSettings], tuple[nn.Module, float]]] = {
     FROM_SCRATCH: from_scratch,
     TUNED: tuned,
     ADVERSARIAL: adversarial,
+    ADVERSARIAL_SQUARED: adversarial_squared,
     DISTILLED: distilled,
 }
 
@@ -150,7 +158,14 @@ def recipe() -> dict[str, object]:
         "batch_size": BATCH,
         "learning_rates": list(RATES),
         "terms": TERMS,
-        "adversarial": {"sync": SYNC, "quality": QUALITY, "discriminator_learning_rate": DISCRIMINATOR_RATE},
+        "adversarial": {
+            "sync": SYNC,
+            "quality": QUALITY,
+            "discriminator_width": WIDTH,
+            "discriminator_learning_rate": DISCRIMINATOR_RATE,
+            "in_sync": [IN_SYNC, LOOKS_EVERY, LOOKS_AT],
+        },
+        "settings": {name: value for name, value in asdict(TrainSettings(0, 0.0, 0)).items() if value},
         "weights_of_places": digest_of([task.weighted(torch.ones(1, 3, FACE_SIDE, FACE_SIDE))]),
         "data": task.data_digest,
         "teacher": digest_of(teacher.state_dict().values()),

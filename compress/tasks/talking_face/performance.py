@@ -19,7 +19,7 @@ from mcompress.compress.tasks.talking_face.expert import LipSyncExpert
 from mcompress.compress.tasks.talking_face.footage import Footage
 from mcompress.compress.tasks.talking_face.frames import FRAMES_PER_SECOND
 from mcompress.compress.tasks.talking_face.judging import CURVES, MOUTH_UNIT, lip_numbers, lower_half_db, sync_score
-from mcompress.compress.tasks.talking_face.lips import Mouths, measure_mouths
+from mcompress.compress.tasks.talking_face.lips import CURVE_NOTE, Mouths, measure_mouths
 from mcompress.compress.tasks.talking_face.recordings import Recording
 from mcompress.compress.tasks.talking_face.showing import side_by_side
 from mcompress.compress.tasks.talking_face.video_writing import write_video
@@ -46,7 +46,7 @@ class ClipPerformance:
     """The performances of one clip."""
 
     fps = float(FRAMES_PER_SECOND)
-    curve_unit = MOUTH_UNIT
+    curve_unit, curve_note = MOUTH_UNIT, CURVE_NOTE
 
     def __init__(self, footage: Footage, example: Example, expert: LipSyncExpert | None) -> None:
         self.footage, self._example, self._expert = footage, example, expert
