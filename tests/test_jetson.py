@@ -333,8 +333,8 @@ def test_a_quantize_stage_is_refused_where_nothing_runs_int8() -> None:
 def test_a_quantize_stage_serves_the_unit_that_runs_int8(monkeypatch: pytest.MonkeyPatch) -> None:
     target = load_target(Path(__file__).parents[1] / "targets" / "jetson-xavier-nx-talking-face.yaml")
     nano, phone = load_device("jetson-nano"), load_device("snapdragon865")
-    both = nano.model_copy(update={"units": {**nano.units, "npu": phone.units["cpu"]}})
-    monkeypatch.setattr("mcompress.checks_networks.reached_units", lambda *_given: ("gpu", "npu"))
+    both = nano.model_copy(update={"units": {**nano.units, "cpu": phone.units["cpu"]}})
+    monkeypatch.setattr("mcompress.checks_networks.reached_units", lambda *_given: ("gpu", "cpu"))
     assert int8_problems(target, both, both.unit("gpu")) == []
 
 
