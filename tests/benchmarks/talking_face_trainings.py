@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -165,7 +165,7 @@ def recipe() -> dict[str, object]:
             "discriminator_learning_rate": DISCRIMINATOR_RATE,
             "in_sync": [IN_SYNC, LOOKS_EVERY, LOOKS_AT],
         },
-        "settings": {name: value for name, value in asdict(TrainSettings(0, 0.0, 0)).items() if value},
+        "settings": {name: getattr(TrainSettings, name) for name in ("warmup_steps", "average", "clip_norm")},
         "weights_of_places": digest_of([task.weighted(torch.ones(1, 3, FACE_SIDE, FACE_SIDE))]),
         "data": task.data_digest,
         "teacher": digest_of(teacher.state_dict().values()),
