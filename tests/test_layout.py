@@ -58,6 +58,10 @@ def test_reading_files_imports_no_torch() -> None:
     assert loaded(f"import {modules}", ("torch",)) == []
 
 
+def test_writing_reports_imports_no_torch() -> None:
+    assert loaded("import mcompress.reports.html", ("torch", "scipy", "skimage", "accelerate")) == []
+
+
 def test_the_table_of_networks_does_not_import_their_packages() -> None:
     assert loaded("import mcompress.compress.networks", ("transformers",)) == []
 
