@@ -58,12 +58,21 @@ def test_rows_follow_from_the_trainings() -> None:
 def test_a_benchmark_that_is_run_again_knows_what_was_done(tmp_path: Path) -> None:
     path = tmp_path / "translation.json"
     path.write_text(json.dumps(FOUND, indent=1) + "\n", encoding="utf-8")
-    results = Results(path, read, {}, again=False)
+    results = Results(path, read, {}, again=False, depends_on={name: FOUND[name] for name in ("torch", "threads", "data")})
     wanted = [Training(SEMI_SUPERVISED, 0.25, seed, STEPS) for seed in range(3)]
     assert not list(results.complete(wanted, _never, 1))
     assert [one.db for one in of(results, SEMI_SUPERVISED, 0.25, STEPS)] == row(SEMI_SUPERVISED, 0.25)["each_db"]
     results.save()
     assert json.loads(path.read_text(encoding="utf-8")) == FOUND
+
+
+def test_results_of_other_data_are_put_aside(tmp_path: Path) -> None:
+    path = tmp_path / "translation.json"
+    path.write_text(json.dumps(FOUND), encoding="utf-8")
+    results = Results(path, read, {"searches": []}, again=False, depends_on={"torch": FOUND["torch"], "data": "others"})
+    assert not results.done
+    assert results.document == {"trainings": [], "searches": [], "torch": FOUND["torch"], "data": "others"}
+    assert json.loads(path.with_suffix(".old").read_text(encoding="utf-8")) == FOUND
 
 
 def _never(training: object) -> Any:
