@@ -325,17 +325,19 @@ def test_a_quantize_stage_is_refused_where_nothing_runs_int8() -> None:
     nano, xavier = load_device("jetson-nano"), load_device("jetson-xavier-nx")
     assert int8_problems(target, xavier, xavier.unit()) == []
     assert int8_problems(target, nano, nano.unit()) == [
-        "stages[2] (quantize): of jetson-nano the gpu runs fp16, fp32, and nothing INT8; remove the stage, which leaves float files, "
+        "stages[2] (quantize): the gpu of jetson-nano runs fp16, fp32 and no INT8; remove the stage, which leaves float files, "
         "or take another device or unit"
     ]
 
 
-def test_a_quantize_stage_serves_the_unit_that_runs_int8(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_unit_without_int8_is_named_beside_one_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     target = load_target(Path(__file__).parents[1] / "targets" / "jetson-xavier-nx-talking-face.yaml")
     nano, phone = load_device("jetson-nano"), load_device("snapdragon865")
     both = nano.model_copy(update={"units": {**nano.units, "cpu": phone.units["cpu"]}})
     monkeypatch.setattr("mcompress.checks_networks.reached_units", lambda *_given: ("gpu", "cpu"))
-    assert int8_problems(target, both, both.unit("gpu")) == []
+    monkeypatch.setattr(type(both), "chain", lambda self, name: (self.units[name],))
+    (problem,) = int8_problems(target, both, both.unit("gpu"))
+    assert "the gpu of jetson-nano runs fp16, fp32 and no INT8" in problem
 
 
 def test_only_onnx_files_reach_the_gpu_of_a_jetson() -> None:

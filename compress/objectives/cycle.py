@@ -102,10 +102,6 @@ class CycleGAN(Objective):
         """See the class."""
         return {"generators": self.generators, "discriminators": self.discriminators}
 
-    def learning_rates(self) -> Mapping[str, float]:
-        """The settings' own for both, as published."""
-        return {}
-
     def begin_step(self, generator: torch.Generator, device: torch.device) -> None:
         """Draw pictures of both collections, and the chances of the pools."""
         size = self.settings.batch_size, self.settings.crop_size

@@ -16,16 +16,7 @@ from mcompress.targets.stages import TrainingConfig
 class FitTruth(Objective):
     """Generator: mean absolute error and mean squared error to the truth, each where its weight is not 0."""
 
-    def __init__(
-        self,
-        task: Task,
-        config: TrainingConfig,
-        network: nn.Module,
-        *,
-        truth: float = 1.0,
-        squared: float = 0.0,
-        fixed: str = "",
-    ) -> None:
+    def __init__(self, task: Task, config: TrainingConfig, network: nn.Module, *, truth: float = 1.0, squared: float = 0.0, fixed: str = "") -> None:
         """`fixed`: a child of the network that stays as it is. Raises `ValueError` where there is none of that name, or a parameter has no child."""
         children = dict(network.named_children())
         if fixed and fixed not in children:

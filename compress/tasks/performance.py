@@ -36,8 +36,9 @@ class Performance(Protocol):
     truth: Tensor
     """The real frames."""
     curve_unit: str
-    curve_note: str
     """Of all curves."""
+    curve_note: str
+    """How far measured curves can be trusted."""
 
     @property
     def curves(self) -> Mapping[str, tuple[float, ...]]:

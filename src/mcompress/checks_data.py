@@ -11,10 +11,7 @@ from mcompress.compress.losses import SSIM_WINDOW
 from mcompress.compress.tasks.task import Task, expert_of
 from mcompress.errors import PlanError
 from mcompress.targets.schema import Target
-from mcompress.targets.stages import (
-    DistillConfig,
-    TrainingConfig,
-)
+from mcompress.targets.stages import DistillConfig, TrainingConfig
 
 
 def channel_problems(target: Target, task: Task) -> list[str]:

@@ -54,15 +54,15 @@ def colours_assumed(target: Target) -> tuple[str, ...]:
 
 
 def int8_problems(target: Target, device: Device, unit: Unit) -> list[str]:
-    """A quantize stage, and no unit that would run INT8."""
+    """A quantize stage for units that run no INT8."""
     index = next((i for i, stage in enumerate(target.stages) if isinstance(stage, QuantizeConfig)), None)
-    reached = reached_units(target.exports, device, unit)
-    if index is None or any("int8" in one.runs for name in reached for one in device.chain(name)):
+    if index is None:
         return []
-    units = " and ".join(f"the {name} runs {', '.join(device.units[name].runs)}" for name in reached)
     return [
-        f"stages[{index}] (quantize): of {device.name} {units}, and nothing INT8; remove the stage, which leaves float files, "
-        "or take another device or unit"
+        f"stages[{index}] (quantize): the {name} of {device.name} runs {', '.join(device.units[name].runs)} and no INT8; remove the stage, which "
+        "leaves float files, or take another device or unit"
+        for name in reached_units(target.exports, device, unit)
+        if not any("int8" in one.runs for one in device.chain(name))
     ]
 
 

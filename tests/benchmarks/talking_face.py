@@ -92,7 +92,7 @@ def compare_training(results: Results[Trained], steps: int, seeds: int, jobs: in
     seconds = {way: mean_seconds(of(results, BARE, way, rate, steps)) for way, rate in rates.items()}
     slowest = max(seconds, key=lambda way: seconds[way])
     longer = {}
-    for way in set(WAYS) - {slowest}:
+    for way in (one for one in WAYS if one != slowest):
         tried = {one.training.steps for one in results.done.values() if (one.training.network, one.training.way) == (BARE, way)} - {steps}
         longer[way] = steps_in_time(steps, seconds[way], seconds[slowest], tried)
     complete(results, [Training(BARE, way, rates[way], seed, more) for way, more in longer.items() for seed in range(seeds)], jobs, work)
