@@ -12,6 +12,7 @@ from mcompress.compress.models.mfagan import mfagan
 from mcompress.compress.models.patchgan import patchgan
 from mcompress.compress.models.resnet_generator import resnet_generator
 from mcompress.compress.models.rrdb import rrdb
+from mcompress.compress.models.stable_diffusion import clip_text, diffusion_unet, latent_decoder
 from mcompress.compress.models.unet_generator import unet_generator
 from mcompress.compress.models.vgg_discriminator import vgg_discriminator
 from mcompress.compress.models.wav2lip import FACE_CHANNELS, FACE_SIDE, MEL_BANDS, MEL_FRAMES, wav2lip
@@ -25,6 +26,9 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "wav2lip": wav2lip,
     "syncnet": syncnet,
     "quality_discriminator": quality_discriminator,
+    "diffusion_unet": diffusion_unet,
+    "latent_decoder": latent_decoder,
+    "clip_text": clip_text,
     "patchgan": patchgan,
     "vgg_discriminator": vgg_discriminator,
 }

@@ -1,0 +1,177 @@
+"""The networks of Stable Diffusion, of diffusers' and transformers' own classes: the UNet, the decoder of the latents, and CLIP's text model.
+
+They are built from the configurations that their published folders carry, and take and give tensors alone, so that everything else treats them like
+any other network. What SnapFusion (Li et al. 2023, arXiv 2306.00980) evolves, and BK-SDM (Kim et al. 2023, arXiv 2305.15798) removes, are the
+residual and the attention blocks of the UNet: `repeats` says how often each stands in its place.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+from collections.abc import Mapping
+from types import ModuleType
+from typing import cast
+
+from pydantic import JsonValue
+from torch import Tensor, nn
+
+from mcompress.errors import MissingBackendError, UsageError
+
+LATENT_CHANNELS = 4
+SD_15: dict[str, JsonValue] = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
+SD_2: dict[str, JsonValue] = {"sample_size": 96, "cross_attention_dim": 1024, "attention_head_dim": [5, 10, 20, 20], "use_linear_projection": True}
+"""Fields of diffusers' configuration that differ from its defaults; BK-SDM's are made from `SD_15`."""
+BK_SDM_BASE: dict[str, JsonValue] = {**SD_15, "layers_per_block": 1}
+BK_SDM_SMALL: dict[str, JsonValue] = {**BK_SDM_BASE, "mid_block_type": None}
+BK_SDM_TINY: dict[str, JsonValue] = {
+    **BK_SDM_SMALL,
+    "down_block_types": ["CrossAttnDownBlock2D"] * 3,
+    "up_block_types": ["CrossAttnUpBlock2D"] * 3,
+    "block_out_channels": [320, 640, 1280],
+}
+CLIP_L: dict[str, JsonValue] = {
+    "vocab_size": 49408, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
+    "max_position_embeddings": 77,
+}  # fmt: skip
+DECODER: dict[str, JsonValue] = {
+    "block_out_channels": [128, 256, 512, 512], "down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "layers_per_block": 2, "latent_channels": LATENT_CHANNELS, "sample_size": 512,
+}  # fmt: skip
+
+
+class Removed(nn.Module):
+    """Stands where a block stood: it gives its input on, of a residual block that joins a skip connection the part that is not the skip."""
+
+    def __init__(self, channels: int, *, attention: bool) -> None:
+        super().__init__()
+        self.channels, self.attention = channels, attention
+
+    def forward(self, hidden: Tensor, *_given: object, **_more: object) -> Tensor | tuple[Tensor]:
+        """`hidden` (N, C, H, W), its first `channels`; as a tuple where an attention block would give one."""
+        kept = hidden[:, : self.channels]
+        return (kept,) if self.attention else kept
+
+
+class Repeated(nn.ModuleList):
+    """Blocks behind one another in the place of one; the further ones take what the first gives."""
+
+    def forward(self, hidden: Tensor, *given: object, **more: object) -> Tensor | tuple[Tensor]:
+        """Like one block."""
+        out: object = hidden
+        for block in self:
+            out = block(out[0] if isinstance(out, tuple) else out, *given, **more)
+        return cast("Tensor | tuple[Tensor]", out)
+
+
+class Unet(nn.Module):
+    """Predicts the noise, or the velocity, of latents (N, 4, H, W) at timesteps (N,) with text states (N, 77, D)."""
+
+    def __init__(self, unet: nn.Module) -> None:
+        super().__init__()
+        self.unet = unet
+
+    def forward(self, latents: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
+        """(N, 4, H, W)."""
+        predicted: Tensor = self.unet(latents, timestep, text, return_dict=False)[0]
+        return predicted
+
+
+class Decoder(nn.Module):
+    """Latents (N, 4, H, W), divided by the scaling factor -> pictures (N, 3, 8 H, 8 W) in about [-1, 1]."""
+
+    def __init__(self, autoencoder: nn.Module) -> None:
+        super().__init__()
+        self.post_quant_conv, self.decoder = autoencoder.post_quant_conv, autoencoder.decoder
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Pictures."""
+        picture: Tensor = self.decoder(self.post_quant_conv(latents))
+        return picture
+
+
+class TextEncoder(nn.Module):
+    """Tokens (N, 77), int64 -> their states (N, 77, D)."""
+
+    def __init__(self, text_model: nn.Module) -> None:
+        super().__init__()
+        self.text_model = text_model
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """The last layer's, normalised."""
+        states: Tensor = self.text_model(tokens, return_dict=False)[0]
+        return states
+
+
+def diffusion_unet(*, repeats: Mapping[str, int] | None = None, **config: JsonValue) -> nn.Module:
+    """diffusers' UNet2DConditionModel from fields of its configuration, Stable Diffusion 1.5's where none is given.
+
+    `repeats`: name of a residual or attention block, such as `down_blocks.0.attentions.1` -> how often it stands there; 0 leaves it out, 2 doubles
+    it. Raises `UsageError`.
+    """
+    unet = _made("diffusers", "UNet2DConditionModel", config or SD_15)
+    known = removable(unet) if repeats else {}
+    for name, count in (repeats or {}).items():
+        _repeat(unet, known, name, count)
+    return Unet(unet)
+
+
+def latent_decoder(**config: JsonValue) -> nn.Module:
+    """The decoding half of diffusers' AutoencoderKL, Stable Diffusion's where nothing is given."""
+    return Decoder(_made("diffusers", "AutoencoderKL", config or DECODER))
+
+
+def clip_text(**config: JsonValue) -> nn.Module:
+    """transformers' CLIPTextModel, CLIP ViT-L/14's where nothing is given."""
+    transformers = _package("transformers")
+    return TextEncoder(transformers.CLIPTextModel(transformers.CLIPTextConfig(**(config or CLIP_L))))
+
+
+def removable(unet: nn.Module) -> dict[str, int]:
+    """Blocks that can be left out -> the channels that then go on: every attention block, and residual blocks that do not change the channels, or
+    only join a skip connection.
+    """
+    found = {}
+    for name, block in unet.named_modules():
+        parts = name.split(".")
+        if len(parts) < 2 or parts[-2] not in ("resnets", "attentions"):
+            continue
+        if parts[-2] == "attentions":
+            found[name] = int(block.in_channels)
+        elif parts[0] != "up_blocks" and block.in_channels == block.out_channels:
+            found[name] = int(block.out_channels)
+        elif parts[0] == "up_blocks" and int(parts[-1]) > 0:
+            found[name] = int(block.out_channels)  # what comes from the block before has them already
+    return found
+
+
+def _repeat(unet: nn.Module, known: Mapping[str, int], name: str, count: int) -> None:
+    if name not in known:
+        raise UsageError(f"repeats: '{name}' is no block that can be left out or doubled; these can: {', '.join(known)}")
+    if count < 0:
+        raise UsageError(f"repeats: {name} stands {count} times; 0 leaves it out")
+    block = unet.get_submodule(name)
+    if count == 0:
+        made: nn.Module = Removed(known[name], attention=".attentions." in name)
+    elif count == 1:
+        return
+    elif ".resnets." in name and block.in_channels != block.out_channels:
+        raise UsageError(f"repeats: {name} takes {block.in_channels} channels and gives {block.out_channels}, so it cannot stand behind itself")
+    else:
+        made = Repeated([block, *(copy.deepcopy(block) for _ in range(count - 1))])
+    parent, _, last = name.rpartition(".")
+    unet.get_submodule(parent)[int(last)] = made  # type: ignore[index,operator]  # a ModuleList
+
+
+def _made(package: str, name: str, config: Mapping[str, JsonValue]) -> nn.Module:
+    kind = getattr(_package(package), name)
+    return cast("nn.Module", kind.from_config({key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}))
+
+
+def _package(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise MissingBackendError(
+            f"Stable Diffusion's networks are classes of {name}, which is not installed: pip install 'mcompress[text2image]'"
+        ) from error
