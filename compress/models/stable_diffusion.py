@@ -82,7 +82,7 @@ class Decoder(nn.Module):
 
     def __init__(self, autoencoder: nn.Module) -> None:
         super().__init__()
-        self.post_quant_conv, self.decoder = autoencoder.post_quant_conv, autoencoder.decoder
+        self.post_quant_conv, self.decoder = (autoencoder.get_submodule(name) for name in ("post_quant_conv", "decoder"))
 
     def forward(self, latents: Tensor) -> Tensor:
         """Pictures."""
@@ -160,7 +160,7 @@ def _repeat(unet: nn.Module, known: Mapping[str, int], name: str, count: int) ->
     else:
         made = Repeated([block, *(copy.deepcopy(block) for _ in range(count - 1))])
     parent, _, last = name.rpartition(".")
-    unet.get_submodule(parent)[int(last)] = made  # type: ignore[index,operator]  # a ModuleList
+    unet.get_submodule(parent)[int(last)] = made  # type: ignore[operator]  # a ModuleList
 
 
 def _made(package: str, name: str, config: Mapping[str, JsonValue]) -> nn.Module:
