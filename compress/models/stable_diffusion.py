@@ -132,16 +132,19 @@ def removable(unet: nn.Module) -> dict[str, int]:
     only join a skip connection.
     """
     found = {}
+    rising = int(unet.get_submodule("down_blocks")[-1].resnets[-1].out_channels)  # type: ignore[index]  # channels of what comes from below, not skips
     for name, block in unet.named_modules():
         parts = name.split(".")
         if len(parts) < 2 or parts[-2] not in ("resnets", "attentions"):
             continue
         if parts[-2] == "attentions":
             found[name] = int(block.in_channels)
-        elif parts[0] != "up_blocks" and block.in_channels == block.out_channels:
+            continue
+        joins = parts[0] == "up_blocks"
+        if (rising if joins else block.in_channels) == block.out_channels:
             found[name] = int(block.out_channels)
-        elif parts[0] == "up_blocks" and int(parts[-1]) > 0:
-            found[name] = int(block.out_channels)  # what comes from the block before has them already
+        if joins:
+            rising = int(block.out_channels)
     return found
 
 
