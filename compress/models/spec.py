@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import cast
+from typing import Literal, cast
 
 from pydantic import JsonValue
+
+Prediction = Literal["epsilon", "v_prediction"]
+"""What a diffusion network predicts, in diffusers' names: the noise, or the velocity."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,18 @@ class InputSpec:
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """How a diffusion network makes a latent: what it predicts, and how it is called again and again."""
+
+    prediction: Prediction
+    steps: int
+    """Calls, or with guidance pairs of calls, with the caption and without."""
+    guidance: float
+    """Scale of classifier-free guidance; 1 is none, and needs no call without the caption."""
+    method: Literal["ddim", "lcm"] = "ddim"
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     """A network: a name in `MODELS` or `package.module:function`, its arguments, and the structural edits since.
 
@@ -43,6 +58,8 @@ class ModelSpec:
     input_range: tuple[float, float] = (0.0, 1.0)
     input_name: str = "input"
     further_inputs: tuple[InputSpec, ...] = ()
+    sampling: Sampling | None = None
+    """Of diffusion networks."""
 
     @classmethod
     def taking(cls, inputs: tuple[InputSpec, ...], network: str, args: dict[str, JsonValue]) -> ModelSpec:
@@ -66,7 +83,10 @@ class ModelSpec:
 
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, no spaces; equal specs give equal text."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        facts = asdict(self)
+        if self.sampling is None:
+            del facts["sampling"]
+        return json.dumps(facts, sort_keys=True, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> ModelSpec:
@@ -75,7 +95,8 @@ class ModelSpec:
         edits = tuple(PruningEdit(e["module"], e["is_output"], tuple(e["channels"])) for e in data["edits"])
         further = tuple(InputSpec(one["name"], tuple(one["shape"]), _range(one["value_range"])) for one in data["further_inputs"])
         args = cast("dict[str, JsonValue]", data["args"])
-        return cls(data["network"], args, edits, tuple(data["input_shape"]), _range(data["input_range"]), data["input_name"], further)
+        sampling = Sampling(**data["sampling"]) if "sampling" in data else None
+        return cls(data["network"], args, edits, tuple(data["input_shape"]), _range(data["input_range"]), data["input_name"], further, sampling)
 
 
 def _range(pair: Sequence[float]) -> tuple[float, float]:

@@ -91,7 +91,10 @@ class Decoder(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """Tokens (N, 77), int64 -> their states (N, 77, D)."""
+    """Tokens (N, 77), whole numbers of any type -> their states (N, 77, D).
+
+    Exported files take them as float32, as Apple's own conversion of Stable Diffusion does: so every input of every file has one type.
+    """
 
     def __init__(self, text_model: nn.Module) -> None:
         super().__init__()
@@ -99,7 +102,7 @@ class TextEncoder(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """The last layer's, normalised."""
-        states: Tensor = self.text_model(tokens, return_dict=False)[0]
+        states: Tensor = self.text_model(tokens.long(), return_dict=False)[0]
         return states
 
 

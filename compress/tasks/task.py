@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mcompress.compress.models.spec import InputSpec, ModelSpec
+from mcompress.compress.tasks.diffusing import Diffusion
 from mcompress.compress.tasks.performance import Performance
 from mcompress.errors import PlanError
 
@@ -98,6 +99,9 @@ class Task(Protocol):
 
     def for_expert(self) -> Task:
         """The task with training batches that begin with samples which its expert judges together; itself without an expert."""
+
+    def diffusion(self) -> Diffusion | None:
+        """The data and the noise of a diffusion network; None for every other one."""
 
     def performance(self) -> Performance | None:
         """A held-out clip for networks to perform whole; None for tasks whose outputs are single pictures."""

@@ -71,6 +71,9 @@ class SuperResolution:
     def expert(self) -> None:
         """None: pictures are compared with the truth, or with the original's."""
 
+    def diffusion(self) -> None:
+        """None: one call gives the picture."""
+
     def performance(self) -> None:
         """None: outputs are single pictures."""
 

@@ -126,6 +126,9 @@ class TalkingFace:
         made._neighbours = FRAMES
         return made
 
+    def diffusion(self) -> None:
+        """None: one call gives the face."""
+
     def performance(self) -> ClipPerformance | None:
         """The first held-out clip, 4 s of it; None for a task that was made without its sound. Raises `PlanError` where that is gone."""
         if self._footage is None:

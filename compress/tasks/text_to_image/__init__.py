@@ -1,0 +1,1 @@
+"""Text to image: captions, pictures, latents, and what judges them."""
