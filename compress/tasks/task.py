@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self, cast
 
 import torch
 from torch import Tensor, nn
 
 from mcompress.compress.models.spec import InputSpec, ModelSpec
 from mcompress.compress.tasks.diffusing import Diffusion
-from mcompress.compress.tasks.performance import Performance
+from mcompress.compress.tasks.performance import Performance, Run
 from mcompress.errors import PlanError
 
 Inputs = tuple[Tensor, ...]
@@ -103,6 +103,12 @@ class Task(Protocol):
     def diffusion(self) -> Diffusion | None:
         """The data and the noise of a diffusion network; None for every other one."""
 
+    def for_network(self, spec: ModelSpec) -> Task:
+        """The task as it is for this network: itself, unless it matters how the network is called (`Sampling`)."""
+
+    def answer(self, run: Run, sample: Sample) -> Tensor:
+        """What `run`, a network or a file of the one that the task is for, makes of a sample: its output, or what many calls make."""
+
     def performance(self) -> Performance | None:
         """A held-out clip for networks to perform whole; None for tasks whose outputs are single pictures."""
 
@@ -152,10 +158,65 @@ class Task(Protocol):
         """`count` samples with inputs of `input_shape` from the training data, streamed one at a time; the first are the same for any `count`."""
 
     def quality(self, output: Tensor, truth: Tensor) -> float:
-        """The metric of one output against its truth."""
+        """The metric of one answer against its truth."""
+
+    def call_quality(self, output: Tensor, truth: Tensor) -> float:
+        """What one call is worth against the truth of a training or calibration sample, higher is better: the metric, unless an answer takes several
+        calls."""
+
+    def shown(self, answer: Tensor) -> Tensor | None:
+        """An answer as a picture (1, 3, H, W) in the output range; None for what nobody can look at."""
 
     def baseline(self, sample: Sample) -> Tensor:
         """What costs nothing: the trivial reference for the sample (bicubic enlargement)."""
+
+
+class OneCall:
+    """What tasks have in common whose networks make an answer with one call: nothing of them depends on how the network is called."""
+
+    def expert(self) -> Expert | None:
+        """None: answers are compared with the truth, or with the original's."""
+        return None
+
+    def diffusion(self) -> Diffusion | None:
+        """None: one call makes the answer."""
+        return None
+
+    def for_network(self, spec: ModelSpec) -> Self:  # noqa: ARG002  (all are called alike)
+        """Itself."""
+        return self
+
+    def answer(self, run: Run, sample: Sample) -> Tensor:
+        """The output of the one call."""
+        return run(*sample.inputs)
+
+    def performance(self) -> Performance | None:
+        """None: answers are single pictures."""
+        return None
+
+    def taught_by(self, teacher: nn.Module) -> Task:  # noqa: ARG002  (the truth is known)
+        """Itself."""
+        return cast("Task", self)
+
+    def for_expert(self) -> Task:
+        """Itself: there is no expert."""
+        return cast("Task", self)
+
+    def weighted(self, pictures: Tensor) -> Tensor:
+        """As they are: no place matters more."""
+        return pictures
+
+    def shown(self, answer: Tensor) -> Tensor | None:
+        """Itself."""
+        return answer
+
+    def quality(self, output: Tensor, truth: Tensor) -> float:
+        """The metric of one answer against its truth."""
+        raise NotImplementedError
+
+    def call_quality(self, output: Tensor, truth: Tensor) -> float:
+        """The metric."""
+        return self.quality(output, truth)
 
 
 def expert_of(task: Task, place: str) -> Expert:

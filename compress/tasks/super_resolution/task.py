@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ from mcompress.compress.models.spec import InputSpec, ModelSpec
 from mcompress.compress.tasks import photographs
 from mcompress.compress.tasks.embedded_network import embedded_network
 from mcompress.compress.tasks.super_resolution import photos
-from mcompress.compress.tasks.task import SMALLEST_CROP, Inputs, Sample
+from mcompress.compress.tasks.task import SMALLEST_CROP, Inputs, OneCall, Sample
 from mcompress.targets.schema import DataConfig
 
 SMALLEST_SIDE = 128  # pixels; shorter photographs cannot give a training crop of 32 low-resolution pixels
@@ -23,7 +22,7 @@ VALIDATION_CROPS, VALIDATION_SIZE = 24, 32
 VALIDATION_SEED = 7_919  # fixed, so that every candidate of every run is judged on the same crops
 
 
-class SuperResolution:
+class SuperResolution(OneCall):
     """Photographs in, the same photographs four times as large out."""
 
     name = "super_resolution"
@@ -68,15 +67,6 @@ class SuperResolution:
         """A small RRDBNet; `teacher.json` beside its weights says how it was made and `teacher.py` makes it again."""
         return embedded_network(self.name, self.input_specs(input_shape))
 
-    def expert(self) -> None:
-        """None: pictures are compared with the truth, or with the original's."""
-
-    def diffusion(self) -> None:
-        """None: one call gives the picture."""
-
-    def performance(self) -> None:
-        """None: outputs are single pictures."""
-
     def held_out(self) -> tuple[Sample, ...]:
         """The held-out photographs as pairs."""
         pairs = ((photo.name, *photos.whole_pair(photo)) for photo in self.held_out_photos.photos)
@@ -104,18 +94,6 @@ class SuperResolution:
     def domain_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> Tensor:
         """High crops as in training, of the size that outputs have for inputs of `crop_size`."""
         return self.training_batch(batch_size, crop_size, generator)[1]
-
-    def taught_by(self, teacher: nn.Module) -> SuperResolution:  # noqa: ARG002  (the truth is known)
-        """Itself."""
-        return self
-
-    def for_expert(self) -> Self:
-        """Itself: there is no expert."""
-        return self
-
-    def weighted(self, pictures: Tensor) -> Tensor:
-        """As they are: no place matters more."""
-        return pictures
 
     def reorient(self, images: tuple[Tensor, ...], generator: torch.Generator) -> tuple[Tensor, ...]:
         """Flips and a transposition; the eight orientations of a square crop are equally likely."""

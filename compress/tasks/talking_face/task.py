@@ -26,7 +26,7 @@ from mcompress.compress.tasks.talking_face.footage import Footage, given_footage
 from mcompress.compress.tasks.talking_face.performance import ClipPerformance
 from mcompress.compress.tasks.talking_face.recordings import Recording, RecordingSet, digest_of, read_recordings
 from mcompress.compress.tasks.talking_face.windows import SETTINGS
-from mcompress.compress.tasks.task import Inputs, Sample
+from mcompress.compress.tasks.task import Inputs, OneCall, Sample
 from mcompress.errors import PlanError, Problems
 from mcompress.targets.schema import DataConfig, NetworkConfig
 
@@ -44,7 +44,7 @@ VALIDATION_SHARE = 10
 """One of so many clips of a user's own is kept for choosing between candidates."""
 
 
-class TalkingFace:
+class TalkingFace(OneCall):
     """Recordings of faces that speak, one person in each."""
 
     name = "talking_face"
@@ -105,10 +105,6 @@ class TalkingFace:
         """The small generator that ships."""
         return embedded_network(self.name, self.input_specs(input_shape))
 
-    def taught_by(self, teacher: nn.Module) -> TalkingFace:  # noqa: ARG002  (the truth is known)
-        """Itself."""
-        return self
-
     def expert(self) -> LipSyncExpert:
         """Raises `PlanError` for clips of one's own beside which no expert is given: the embedded one knows the embedded faces alone."""
         if self._expert is None:
@@ -125,9 +121,6 @@ class TalkingFace:
         made = copy.copy(self)
         made._neighbours = FRAMES
         return made
-
-    def diffusion(self) -> None:
-        """None: one call gives the face."""
 
     def performance(self) -> ClipPerformance | None:
         """The first held-out clip, 4 s of it; None for a task that was made without its sound. Raises `PlanError` where that is gone."""

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from mcompress.compress.models.spec import InputSpec, ModelSpec
 from mcompress.compress.tasks.embedded_network import embedded_network
-from mcompress.compress.tasks.task import SMALLEST_CROP, Sample
+from mcompress.compress.tasks.task import SMALLEST_CROP, OneCall, Sample
 from mcompress.compress.tasks.translation import crops
 
 
-class PictureTranslation:
+class PictureTranslation(OneCall):
     """Pictures in, pictures of the same size in another domain out."""
 
     name = "translation"
@@ -43,14 +42,6 @@ class PictureTranslation:
     def held_out_sizes(self) -> dict[str, tuple[int, int]]:
         """Name of a held-out sample -> height and width, pixels; sides are cut to a multiple of 4."""
         return {name: crops.whole_size(picture) for name, picture in self._held_out_inputs.items()}
-
-    def for_expert(self) -> Self:
-        """Itself: there is no expert."""
-        return self
-
-    def weighted(self, pictures: Tensor) -> Tensor:
-        """As they are: no place matters more."""
-        return pictures
 
     def reorient(self, images: tuple[Tensor, ...], generator: torch.Generator) -> tuple[Tensor, ...]:
         """Each sample mirrored left to right or not, alike in all of `images`; unchanged for data with a right and a left."""

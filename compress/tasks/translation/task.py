@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import cached_property, partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mcompress.compress.tasks.photographs import Photo, PhotoSet
 from mcompress.compress.tasks.task import Inputs, Sample
@@ -76,19 +76,6 @@ class Translation(PictureTranslation):
         """SHA-256 of labelled, validation, unlabelled and held-out pictures."""
         parts = [pairs_digest(pairs) for pairs in (self.pool.labelled, self.pool.validation, self.held_out_pairs)]
         return hashlib.sha256(":".join([str(self.mirrors), *parts, PhotoSet(self.pool.unlabelled).digest]).encode()).hexdigest()
-
-    def taught_by(self, teacher: nn.Module) -> Translation:  # noqa: ARG002  (the truth is known)
-        """The task itself: its pairs have their truth."""
-        return self
-
-    def expert(self) -> None:
-        """None: pictures are compared with the truth, or with the original's."""
-
-    def diffusion(self) -> None:
-        """None: one call gives the picture."""
-
-    def performance(self) -> None:
-        """None: outputs are single pictures."""
 
     def held_out(self) -> tuple[Sample, ...]:
         """The held-out pairs, whole but for sides cut to a multiple of 4."""

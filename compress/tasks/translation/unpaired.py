@@ -80,15 +80,6 @@ class UnpairedTranslation(PictureTranslation):
         parts = (self.given_inputs.digest, self.targets.digest, self.held_out_photos.digest)
         return hashlib.sha256(":".join(("unpaired", str(self.mirrors), *parts)).encode()).hexdigest()
 
-    def expert(self) -> None:
-        """None: pictures are compared with the truth, or with the original's."""
-
-    def diffusion(self) -> None:
-        """None: one call gives the picture."""
-
-    def performance(self) -> None:
-        """None: outputs are single pictures."""
-
     def held_out(self) -> tuple[Sample, ...]:
         """The held-out inputs, sides cut to a multiple of 4, and what the original makes of them. Raises `PlanError` before `taught_by`."""
         return self._held_out

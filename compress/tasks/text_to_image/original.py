@@ -1,0 +1,112 @@
+"""A latent diffusion model as it was published: its three networks, what turns pictures into latents and words into tokens, and its noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from pydantic import JsonValue
+from torch import Tensor, nn
+
+from mcompress.compress.diffusion import NoiseSchedule
+from mcompress.compress.models.spec import InputSpec, ModelSpec, Prediction, Sampling
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
+
+AT_ONCE = 32
+"""Captions or pictures that are encoded together."""
+LATENT_RANGE = (-4.5, 4.5)
+"""Of latents and of noise, scaled to a standard deviation of 1: a normal variable leaves it once in 150,000 times."""
+STATE_RANGE = (-32.0, 32.0)
+"""Of text states, which are normalised but for a few large ones."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the networks: its name in `MODELS`, its arguments, itself."""
+
+    network: str
+    args: dict[str, JsonValue]
+    module: nn.Module
+
+
+@dataclass(frozen=True)
+class Original:
+    """The networks take and give tensors alone (`mcompress.compress.models.stable_diffusion`)."""
+
+    unet: Part
+    decoder: Part
+    text_encoder: Part
+    autoencoder: nn.Module = field(repr=False)
+    """diffusers' AutoencoderKL, whose encoder makes latents of pictures."""
+    tokenizer: CLIPTokenizer
+    tokenizer_folder: Path
+    schedule: NoiseSchedule
+    prediction: Prediction
+    scaling: float
+    """Latents of the autoencoder times this have a standard deviation of about 1."""
+    longest: int
+    """Tokens of a text."""
+    latents: tuple[int, ...]
+    """(1, C, h, w), as the networks were trained."""
+    enlarged: int
+    """Sides of a picture in sides of its latents."""
+    digest: str
+    """SHA-256 of its files."""
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def no_caption(self) -> Tensor:
+        """States (1, L, D) of the empty text."""
+        return self.states([""])
+
+    def tokens(self, texts: Sequence[str]) -> Tensor:
+        """(N, L), float32 as the text encoder's file takes them, filled up with the tokenizer's padding. Texts that are too long raise `PlanError`."""
+        found = self.tokenizer(list(texts), padding="max_length", max_length=self.longest)["input_ids"]
+        return torch.tensor(found, dtype=torch.float32)
+
+    @torch.no_grad()
+    def states(self, texts: Sequence[str]) -> Tensor:
+        """(N, L, D)."""
+        tokens = self.tokens(texts)
+        return torch.cat([self.text_encoder.module(some) for some in tokens.split(AT_ONCE)])
+
+    @torch.no_grad()
+    def encoded(self, pictures: Tensor) -> Tensor:
+        """Pictures (N, 3, 8 h, 8 w) in [-1, 1] -> scaled latents (N, C, h, w), the means of what the encoder gives."""
+        found = [self.autoencoder.encode(some).latent_dist.mean for some in pictures.split(AT_ONCE)]
+        return torch.cat(found) * self.scaling
+
+    @torch.no_grad()
+    def decoded(self, latents: Tensor) -> Tensor:
+        """Scaled latents -> pictures, clipped to [-1, 1]."""
+        found = [self.decoder.module(some / self.scaling) for some in latents.split(AT_ONCE)]
+        return torch.cat(found).clamp(-1.0, 1.0)
+
+    def unet_inputs(self, latents: tuple[int, ...]) -> tuple[InputSpec, ...]:
+        """What the U-Net takes for latents of this shape."""
+        last = float(self.schedule.settings.num_train_timesteps - 1)
+        return (
+            InputSpec("latents", latents, LATENT_RANGE),
+            InputSpec("timestep", latents[:1], (0.0, last)),
+            InputSpec("text", (latents[0], *self.no_caption.shape[1:]), STATE_RANGE),
+        )
+
+    def decoder_inputs(self, latents: tuple[int, ...]) -> tuple[InputSpec, ...]:
+        """Latents of the autoencoder, not scaled."""
+        low, high = LATENT_RANGE
+        return (InputSpec("latents", latents, (low / self.scaling, high / self.scaling)),)
+
+    def text_inputs(self) -> tuple[InputSpec, ...]:
+        """Tokens."""
+        return (InputSpec("tokens", (1, self.longest), (0.0, float(len(self.tokenizer) - 1))),)
+
+    def spec(self, part: Part, inputs: tuple[InputSpec, ...], sampling: Sampling | None = None) -> ModelSpec:
+        """The specification of one of the networks."""
+        first, *further = inputs
+        return ModelSpec(part.network, part.args, (), first.shape, first.value_range, first.name, tuple(further), sampling)
