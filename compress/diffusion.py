@@ -87,6 +87,31 @@ def ddim_step(clean: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Ten
     return alpha * clean + sigma * noise
 
 
+def clean_target(after: Tensor, noisy: Tensor, alpha: Tensor, sigma: Tensor, alpha_after: Tensor, sigma_after: Tensor) -> Tensor:
+    """The x that takes one DDIM step from z at (alpha, sigma) to `after` at (alpha_after, sigma_after), where there is less noise.
+
+    x = (z'' - (sigma''/sigma) z) / (alpha'' - (sigma''/sigma) alpha) (Salimans & Ho 2022, arXiv 2202.00512, algorithm 2); at alpha'' = 1 it is z''.
+    """
+    ratio = sigma_after / sigma
+    return (after - ratio * noisy) / (alpha_after - ratio * alpha)
+
+
+def truncated_snr(alpha: Tensor, sigma: Tensor) -> Tensor:
+    """max(alpha^2 / sigma^2, 1), the weight of a squared error of x (Salimans & Ho 2022, section 4)."""
+    return (alpha / sigma).square().clamp(min=1.0)
+
+
+def boundary_scalings(timesteps: Tensor, *, timestep_scaling: float = 10.0, sigma_data: float = 0.5) -> tuple[Tensor, Tensor]:
+    """c_skip and c_out, each (N, 1, 1, 1), of a consistency model f = c_skip z + c_out x, which must give z itself where there is no noise.
+
+    With s = timestep_scaling t: c_skip = sigma_data^2 / (s^2 + sigma_data^2), c_out = s / sqrt(s^2 + sigma_data^2) (latent consistency models,
+    Luo et al. 2023, arXiv 2310.04378; the numbers are theirs). -1, as in `NoiseSchedule.at`, is as 0.
+    """
+    scaled = timestep_scaling * timesteps.clamp(min=0).float()[:, None, None, None]
+    both = scaled.square() + sigma_data**2
+    return sigma_data**2 / both, scaled / both.sqrt()
+
+
 def guided(conditional: Tensor, unconditional: Tensor, guidance: Tensor | float) -> Tensor:
     """w f(c) - (w - 1) f(nothing): classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598) in the convention in which 1 is none."""
     return unconditional + guidance * (conditional - unconditional)

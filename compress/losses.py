@@ -140,6 +140,14 @@ def hinge_generator(fake: Tensor) -> Tensor:
     return -fake.mean()
 
 
+def pseudo_huber(student: Tensor, teacher: Tensor, c: float = 1e-3) -> Tensor:
+    """mean sqrt((s - t)^2 + c^2) - c: squared for errors far below c, absolute far above it (latent consistency models, arXiv 2310.04378)."""
+    _check_same_shape("pseudo_huber", student, teacher)
+    # The same as in the equation, without the difference of nearly equal numbers.
+    squared = (student - teacher).square()
+    return (squared / ((squared + c * c).sqrt() + c)).mean()
+
+
 def _check_same_shape(term: str, student: Tensor, teacher: Tensor) -> None:
     if student.shape != teacher.shape:  # they would be broadcast, and the loss would mean something else
         raise UsageError(f"{term}: shapes are {tuple(student.shape)} and {tuple(teacher.shape)}; they must be the same")
@@ -158,6 +166,7 @@ TERMS: dict[str, Term] = {
     "l1": Term("student and teacher", l1),
     "feature_mse": Term("student and teacher", feature_mse),
     "channel_mse": Term("student and teacher", channel_mse),
+    "pseudo_huber": Term("student and teacher", pseudo_huber),
     "kernel_alignment": Term("student and teacher", kernel_alignment),
     "gram_l1": Term("student and teacher", gram_l1),
     "ssim": Term("student and teacher", ssim),

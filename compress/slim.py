@@ -61,5 +61,5 @@ def _described(name: str, share: float, spec: ModelSpec, network: nn.Module, con
         "params": table.params,
         "macs": table.macs,
         "macs_output_convention": table.macs_output_convention,
-        "validation": {context.task.metric: round(context.task.quality(network(*inputs), truth), 4)},
+        "validation": {context.task.metric: round(context.task.call_quality(network(*inputs), truth), 4)},
     }

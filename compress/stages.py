@@ -5,28 +5,36 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mcompress.compress.distill import distill, distill_adaptively
+from mcompress.compress.evolving import evolve
 from mcompress.compress.prune import prune
 from mcompress.compress.quantize.ptq import quantize
 from mcompress.compress.search import search
 from mcompress.compress.slim import slim
 from mcompress.compress.stage import StageOutput
+from mcompress.compress.step_distillation import distill_consistency, distill_steps
 from mcompress.targets.stages import (
     AdaptiveDistillConfig,
+    ConsistencyDistillConfig,
     DistillConfig,
+    EvolveSearchConfig,
     PruneConfig,
     QuantizeConfig,
     SemiSupervisedSearchConfig,
     SlimConfig,
     Stage,
+    StepDistillConfig,
     SupernetSearchConfig,
 )
 
 STAGES: dict[type[Stage], Callable[..., StageOutput]] = {
     SupernetSearchConfig: search,
     SemiSupervisedSearchConfig: search,
+    EvolveSearchConfig: evolve,
     PruneConfig: prune,
     DistillConfig: distill,
     AdaptiveDistillConfig: distill_adaptively,
+    StepDistillConfig: distill_steps,
+    ConsistencyDistillConfig: distill_consistency,
     SlimConfig: slim,
     QuantizeConfig: quantize,
 }

@@ -74,7 +74,7 @@ class CandidateQuality:
     def __call__(self, args: Args) -> float:
         """Quality of one candidate. Raises `StageError` where it is NaN."""
         with torch.no_grad():
-            quality = self.task.quality(apply_candidate(self.space, args, self.weights, self.inputs), self.truth)
+            quality = self.task.call_quality(apply_candidate(self.space, args, self.weights, self.inputs), self.truth)
         if math.isnan(quality):
             raise StageError(f"stage search: the supernet gives NaN for {args}; lower learning_rate, then run again")
         return quality

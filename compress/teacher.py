@@ -19,7 +19,7 @@ from mcompress.targets.schema import ModelConfig, NetworkConfig, TeacherConfig
 
 def load_teacher(config: ModelConfig, task: Task) -> tuple[ModelSpec, nn.Module]:
     """The original in evaluation mode. Raises `CheckpointError` or `PlanError`."""
-    if config.teacher.network == "embedded":
+    if config.teacher.network == "embedded" or config.task == "text_to_image":  # where the original is part of the task
         spec, network = task.embedded_teacher(config.input_shape)
         return spec, network.eval()
     return load_network(config.teacher, task.input_specs(config.input_shape))

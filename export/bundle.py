@@ -243,6 +243,7 @@ def _ship(file: ExportedFile, run: Run, bundle: Path, speech: Speech | None) -> 
         ),
         vectors=tuple(_write_vector(bundle, file, index) for index in range(len(file.vectors))),
         width=record.width,
+        component=record.component,
     )
 
 

@@ -61,7 +61,7 @@ def probe() -> None:
 def write(config: ExecuTorchConfig, model: nn.Module, examples: Mapping[str, Tensor], plan: PrecisionPlan | None, path_stem: Path) -> Written:
     """Write `path_stem`.pte: fp32 without a plan, every operator in its planned precision otherwise. Static shapes, NCHW float32.
 
-    The format names no inputs: `forward` takes them in order. Of several, the file says the names in a method of its own (`INPUT_NAMES`).
+    The format names no inputs: `forward` takes them in order. Where it is not one named `input`, the file says the names in a method of its own (`INPUT_NAMES`).
 
     Operators in fp16 need a processor that XNNPACK has half-precision kernels for: Armv8.2 with half arithmetic, or x86 with F16C and AVX2 (which
     computes in fp32 and rounds every result). Elsewhere the runtime refuses the file.

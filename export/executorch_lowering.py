@@ -26,7 +26,7 @@ from torch.export import ExportedProgram
 from mcompress.compress.quantize import kinds
 from mcompress.compress.quantize.plan import PrecisionPlan
 from mcompress.compress.quantize.program import export_program, graph_of, reference_program
-from mcompress.export.executorch_file import INPUT_NAMES
+from mcompress.export.executorch_file import INPUT_NAMES, input_names
 from mcompress.export.executorch_half import compute_in_half, separate_dequantize_nodes
 from mcompress.export.executorch_moves import keep_moves_in_delegate
 from mcompress.export.spelled_out import NORMS, REFLECTIONS, STANDS_FOR, spell_out
@@ -58,11 +58,13 @@ def rewritten(model: nn.Module, examples: tuple[Tensor, ...], plan: PrecisionPla
 
 
 def lower(module: fx.GraphModule, examples: tuple[Tensor, ...], stream: BinaryIO, names: Sequence[str] = ()) -> None:
-    """Write the .pte file of a rewritten graph; of several inputs it says their `names`, which the format has no place for."""
+    """Write the .pte file of a rewritten graph; it says the `names` of its inputs, which the format has no place for, where they are not what a reader
+    takes them to be (`input_names`).
+    """
     configs = [config for config in ALL_PARTITIONER_CONFIGS if config is not LeakyReLUConfig]
     partitioner = XnnpackPartitioner(configs=[*configs, _CastConfig, _LeakyReLUConfig, _PixelsConfig, _ImageConfig])
     program = torch.export.export(module, examples)
-    said = {INPUT_NAMES: ",".join(names)} if len(names) > 1 else None
+    said = {INPUT_NAMES: ",".join(names)} if names and tuple(names) != input_names("", len(names)) else None
     to_edge_transform_and_lower(program, partitioner=[partitioner], constant_methods=said).to_executorch().write_to_file(stream)
 
 

@@ -141,6 +141,8 @@ class ModelFile(Part):
     vectors: tuple[VectorFiles, ...]
     width: float | None = None
     """Of a slimmable network: the share of the widest one's channels that it has, 1 for the widest."""
+    component: str | None = None
+    """Of text to image: which network it is, `unet`, `text_encoder` or `decoder`."""
 
 
 class Choice(Part):

@@ -22,6 +22,7 @@ import numpy as np
 
 from mcompress.errors import MissingBackendError, ParityError
 from mcompress.export.backend import FloatArray, Runner
+from mcompress.export.replay import IMAGE_AXES
 from mcompress.record import HIGHEST_DB, ParityRecord
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ NUDGE_STEPS = 0.01
 Inputs = tuple[FloatArray, ...]
 """One test input: what the network is called with, float32 as it takes it (NCHW)."""
 HALF_REFERENCE, ROUNDED_REFERENCE = "PyTorch, FP16 simulated", "PyTorch, constants in FP16"
+WIDER_REFERENCE = "fake-quantized PyTorch, FP16 operators in FP32"
 
 
 def float_parity(runner: Runner, model: Reference, inputs: Sequence[Inputs], limit: float, name: str = FLOAT_REFERENCE) -> ParityRecord:
@@ -96,16 +98,16 @@ class HostTrapped(Protocol):
         """The same file in other modes that are exact on this machine; none where an experiment shows that it has no such trap."""
 
 
-def int8_parity(runner: Runner, reference: Reference, inputs: Sequence[Inputs], limit_db: float) -> ParityRecord:
+def int8_parity(runner: Runner, reference: Reference, inputs: Sequence[Inputs], limit_db: float, name: str = INT8_REFERENCE) -> ParityRecord:
     """SQNR in dB of the file's outputs against `reference_program`'s, over all `inputs` together.
 
     A file that fails is tried in the modes that an experiment showed to be exact, on a machine where others are not (`HostTrapped`).
     """
-    record = _sqnr(runner, reference, inputs, limit_db, INT8_REFERENCE)
+    record = _sqnr(runner, reference, inputs, limit_db, name)
     if record.passed or not isinstance(runner, HostTrapped):
         return record
     for exact in runner.exact_alternatives():
-        again = _sqnr(exact, reference, inputs, limit_db, INT8_REFERENCE)
+        again = _sqnr(exact, reference, inputs, limit_db, name)
         if again.passed:
             return again.model_copy(update={"runtime": f"{exact.runtime} (host artefact: {record.value:.1f} dB in {runner.runtime})"})
     return record
@@ -114,10 +116,11 @@ def int8_parity(runner: Runner, reference: Reference, inputs: Sequence[Inputs], 
 def own_agreement_db(reference: Reference, inputs: Sequence[Inputs]) -> float:
     """SQNR in dB of what the reference makes of `inputs` against what it makes of them moved by a hundredth of an 8-bit step at most.
 
-    The step of a picture, or of whatever else the network takes, is a 255th of the range of its values over all `inputs`.
+    The step of a picture, or of whatever else the network takes, is a 255th of the range of its values over all `inputs`. Numbers of things (words
+    of a table, steps) stay as they are: a word beside the one that was meant is another input, not a rounding of it.
     """
     chance, noise, signal = np.random.default_rng(0), 0.0, 0.0
-    bounds = [(min(float(one.min()) for one in values), max(float(one.max()) for one in values)) for values in zip(*inputs, strict=True)]
+    bounds = [_bounds(values) for values in zip(*inputs, strict=True)]
     for values in inputs:
         moved = tuple(_moved(value, low, high, chance) for value, (low, high) in zip(values, bounds, strict=True))
         expected, again = (computed(reference, one).astype(np.float64) for one in (values, moved))
@@ -125,7 +128,16 @@ def own_agreement_db(reference: Reference, inputs: Sequence[Inputs]) -> float:
     return HIGHEST_DB if noise == 0 else min(HIGHEST_DB, 10 * math.log10(max(signal, 1e-30) / noise))
 
 
+def _bounds(values: Sequence[FloatArray]) -> tuple[float, float]:
+    """Of one of the network's inputs, over all test inputs: the range of its values, an empty one where it numbers things."""
+    low, high = min(float(one.min()) for one in values), max(float(one.max()) for one in values)
+    numbers = all(one.ndim < IMAGE_AXES and bool((one == np.round(one)).all()) for one in values)
+    return (low, low) if numbers else (low, high)
+
+
 def _moved(value: FloatArray, low: float, high: float, chance: np.random.Generator) -> FloatArray:
+    if low == high:
+        return value
     nudge = NUDGE_STEPS * (high - low) / 255.0
     return np.clip(value + chance.uniform(-nudge, nudge, value.shape), low, high).astype(np.float32)
 

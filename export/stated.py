@@ -10,7 +10,7 @@ from mcompress.export.interface import TensorFacts
 from mcompress.export.manifest import ComputedBy, ProcessingStep, Quality, Recommended, Runtime, Tolerance
 from mcompress.export.mil import EVALUATOR
 from mcompress.export.replay import PLAIN
-from mcompress.record import ExportRecord, ModelRecord, PictureRecord, Run, narrower_suffix
+from mcompress.record import ExportRecord, ModelRecord, PictureRecord, Run
 from mcompress.targets.exports import OnnxConfig
 
 FLOAT_TOLERANCE = 1e-3  # share of the output range: the parity limit of float files, and what another CPU's order of additions stays below
@@ -147,8 +147,8 @@ def computed_in(record: ExportRecord) -> str:
 
 def quality_of(record: ExportRecord, run: Run) -> Quality:
     """Before (the teacher) and after: the file's own where it was executed, else that of the network that it was written from."""
-    teacher = run.models.get("teacher")
-    baseline = run.baseline.get("mean", {})
+    teacher = run.models.get("teacher" if record.component is None else f"{record.component}_teacher")
+    baseline = run.baseline.get("mean", {}) if record.component is None else {}
     before = teacher.quality if teacher else {}
     if record.quality:
         return Quality(before=before, after=record.quality, after_from=computed_by(record), baseline=baseline, worst=record.quality_worst)
@@ -159,11 +159,10 @@ def quality_of(record: ExportRecord, run: Run) -> Quality:
 
 def _network_of(record: ExportRecord, run: Run) -> ModelRecord | None:
     """The network that the file was written from, with the quality that PyTorch computes of it."""
-    name = narrower_suffix(record.width, "")
-    if not name:
+    if record.beside is None:
         return run.models.get("distilled")
-    # The record of a narrower network has the quality of a file of it, where one was executed.
-    return None if any(other.quality for other in run.exports if other.width == record.width) else run.models.get(name)
+    # The record of a network beside the run's own has the quality of a file of it, where one was executed.
+    return None if any(other.quality for other in run.exports if other.beside == record.beside) else run.models.get(record.beside)
 
 
 def _pictures(model: ModelRecord) -> dict[str, PictureRecord]:

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, mo
 
 from mcompress.targets.exports import ExportConfig
 from mcompress.targets.gate import Gate
-from mcompress.targets.stages import StageConfig, TrainingConfig
+from mcompress.targets.stages import QuantizeConfig, StageConfig, TrainingConfig
 
 How = Literal["device", "host", "estimated", "published"]
 
@@ -148,10 +148,27 @@ def _one_picture(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 FACES = (1, 6, 96, 96)
 """A face with its lower half masked above a reference frame, as talking-face networks take it."""
+LATENTS, EMBEDDED_LATENTS = (1, 4, 64, 64), (1, 4, 8, 8)
+"""What Stable Diffusion 1.5's U-Net takes for pictures of 512 pixels, and the embedded one for its 64."""
+Component = Literal["unet", "decoder", "text_encoder"]
+"""A network of a text-to-image model."""
+
+
+class SamplingConfig(Frozen):
+    """How the original of a text-to-image model draws."""
+
+    steps: int = Field(default=32, ge=1, le=1000)
+    """Of DDIM."""
+    guidance: float = Field(default=7.5, ge=1, le=100)
+    """Scale of classifier-free guidance; 1 is none."""
 
 
 SHORT_FORMS = ("network", "args", "checkpoint", "colour_order")
 """What may stand directly under `model` for the teacher."""
+
+
+_NETWORK_OF_CHECKPOINTS = {"talking_face": "wav2lip", "text_to_image": "diffusers"}
+"""Task -> what a checkpoint is of, where no network is named: of text to image it is a folder as diffusers writes it."""
 
 
 class ModelConfig(Frozen):
@@ -161,7 +178,11 @@ class ModelConfig(Frozen):
     and `colour_order` directly under `model`.
     """
 
-    task: Literal["super_resolution", "translation", "talking_face"] = "super_resolution"
+    task: Literal["super_resolution", "translation", "talking_face", "text_to_image"] = "super_resolution"
+    component: Component = "unet"
+    """Text to image: the network that `stages` and `budget` are about. The others go along as `components` says; of a run for a component alone, none."""
+    sampling: SamplingConfig = SamplingConfig()
+    """Text to image: how the original draws."""
     teacher: TeacherConfig = TeacherConfig()
     student: NetworkConfig | None = None
     """Where compression starts when no search stage builds a student; the teacher itself if left out."""
@@ -172,14 +193,15 @@ class ModelConfig(Frozen):
 
     @model_validator(mode="before")
     @classmethod
-    def _of_talking_faces(cls, value: object) -> object:
-        """The shape that is theirs, and the network of a checkpoint without one."""
-        if not isinstance(value, dict) or value.get("task") != "talking_face":
+    def _of_the_task(cls, value: object) -> object:
+        """Talking faces and text to image: the shape that is theirs, and the network of a checkpoint without one."""
+        if not isinstance(value, dict) or value.get("task") not in _NETWORK_OF_CHECKPOINTS:
             return value
-        teacher = value.get("teacher")
-        if isinstance(teacher, dict) and teacher.get("checkpoint") and teacher.get("network", "embedded") == "embedded":
-            value = {**value, "teacher": {**teacher, "network": "wav2lip"}}
-        return {"input_shape": FACES, **value}
+        teacher, of_checkpoints = value.get("teacher"), _NETWORK_OF_CHECKPOINTS[value["task"]]
+        own = isinstance(teacher, dict) and bool(teacher.get("checkpoint"))
+        if isinstance(teacher, dict) and own and teacher.get("network", "embedded") == "embedded":
+            value = {**value, "teacher": {**teacher, "network": of_checkpoints}}
+        return {"input_shape": FACES if value["task"] == "talking_face" else LATENTS if own else EMBEDDED_LATENTS, **value}
 
     @model_validator(mode="before")
     @classmethod
@@ -236,6 +258,13 @@ def _each_backend_once(exports: tuple[ExportConfig, ...]) -> tuple[ExportConfig,
     return exports
 
 
+class ComponentConfig(Frozen):
+    """What is done to a network of a text-to-image model beside its U-Net."""
+
+    stages: tuple[StageConfig, ...] = Field(default=(QuantizeConfig(),), min_length=1)
+    budget: Budget = Budget()
+
+
 class Target(Frozen):
     """One run: the only input of the pipeline."""
 
@@ -248,6 +277,8 @@ class Target(Frozen):
     data: DataConfig = DataConfig()
     budget: Budget = Budget()
     stages: tuple[StageConfig, ...] = Field(min_length=1)
+    components: dict[Literal["decoder", "text_encoder"], ComponentConfig] = Field(default_factory=dict)
+    """Text to image: what is done to the networks beside the U-Net; one that is not named here is quantized."""
     exports: Annotated[tuple[ExportConfig, ...], AfterValidator(_each_backend_once)] = Field(min_length=1)
     gate: Gate = Gate()
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
@@ -261,7 +292,25 @@ class Target(Frozen):
             raise ValueError(f"data.{given[0]} belongs to the task translation, and model.task is {self.model.task}; remove one of the two")
         if self.model.task != "talking_face" and self.model.expert is not None:
             raise ValueError(f"model.expert belongs to the task talking_face, and model.task is {self.model.task}; remove one of the two")
+        own = {"components": self.components, "model.component": self.model.component != "unet", "model.sampling": self.model.sampling != SamplingConfig()}
+        wrong = [name for name, given in own.items() if given]
+        if self.model.task != "text_to_image" and wrong:
+            raise ValueError(f"{wrong[0]} belongs to the task text_to_image, and model.task is {self.model.task}; remove one of the two")
+        if self.components and self.model.component != "unet":
+            raise ValueError(f"components go along with the unet, and model.component is {self.model.component}; remove one of the two")
         return self
+
+    @property
+    def beside(self) -> tuple[Literal["decoder", "text_encoder"], ...]:
+        """The networks that go along with this target's own."""
+        return ("text_encoder", "decoder") if self.model.task == "text_to_image" and self.model.component == "unet" else ()
+
+    def of_component(self, name: Literal["decoder", "text_encoder"]) -> Target:
+        """The target of a network that goes along."""
+        config = self.components.get(name, ComponentConfig())
+        model = self.model.model_copy(update={"component": name})
+        update = {"name": f"{self.name}-{name}", "model": model, "stages": config.stages, "budget": config.budget, "components": {}}
+        return self.model_copy(update=update)
 
     def stage_names(self) -> tuple[str, ...]:
         """Folder name per stage: its kind, numbered from the second of a kind on."""
@@ -276,6 +325,10 @@ class Target(Frozen):
         batch, channels, *sides = self.model.input_shape
         model = self.model.model_copy(update={"input_shape": (batch, channels, *(min(side, 32) for side in sides))})
         stages = tuple(stage.quick() for stage in self.stages)
+        components = {
+            name: config.model_copy(update={"stages": tuple(stage.quick() for stage in config.stages), "budget": Budget()})
+            for name, config in self.components.items()
+        }
         unet = any(network is not None and network.network == "unet_generator" for network in (model.teacher, model.student))
         if unet or model.task == "talking_face":
             model, fewest = self.model, 2 if unet else 5  # as the lip-sync expert judges them
@@ -287,4 +340,5 @@ class Target(Frozen):
             )
         budget = self.budget.model_copy(update={"quality": None})
         exports = tuple(export.quick() for export in self.exports)
-        return self.model_copy(update={"stages": stages, "exports": exports, "model": model, "budget": budget})
+        update = {"stages": stages, "exports": exports, "model": model, "budget": budget, "components": components}
+        return self.model_copy(update=update)

@@ -96,12 +96,18 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         # An expanded view repeats what it reads; no more than the storage is fetched.
         read = {number: min(sum(views.values()), self.trace.elements_of[self.trace.buffer_of[number]]) for number, views in parts.items()}
         base, in_place = operation.rstrip("_"), operation.endswith("_") and not operation.endswith("__")
+        if len(results) == 1 and not in_place and _changes_nothing(base, args, results[0]):
+            number = self.value(inputs[0])
+            if number is not None:
+                self._value_of[self._key(results[0])] = number
+            return
         in_place = in_place and base not in _VIEWS_IN_PLACE
         if base in NOISE and results:
             shape, read, weights = shape or tuple(results[0].shape), {}, {}
         elif not read or base in FILLED:
             return
         if shape is None or not results:
+            self.trace.looked_at.update(read)
             return
         if not in_place and all(self._key(tensor) in input_keys for tensor in results):
             self._note_view(operation, inputs[0], results[0])
@@ -139,6 +145,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             copy.output_shape = self._shape_of[number] = tuple(result.shape)
 
 
+_NEUTRAL = {"mul": 1, "div": 1, "add": 0, "sub": 0}
+"""Operator -> the second operand that leaves the first as it is."""
 _VIEWS_IN_PLACE = frozenset(("as_strided", "squeeze", "unsqueeze", "transpose", "t", "swapaxes", "swapdims", "detach", "resize", "set"))
 _ATTENTION = cast("object", functional.scaled_dot_product_attention)
 _GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
@@ -181,6 +189,13 @@ class WholeOperators(TorchFunctionMode):
             held = weights[layer * per_layer : (layer + 1) * per_layer]
             self.recorder.note(operation, (sequence, *held), {}, made, pointwise=False)
             sequence = made[0]
+
+
+def _changes_nothing(operation: str, args: Sequence[object], result: Tensor) -> bool:
+    """Whether it multiplies or divides by 1, or adds 0: exporters leave that out."""
+    if operation not in _NEUTRAL or len(args) < 2 or not isinstance(args[0], Tensor) or not isinstance(args[1], int | float):
+        return False
+    return args[1] == _NEUTRAL[operation] and (result.shape, result.dtype) == (args[0].shape, args[0].dtype)
 
 
 def _storage_elements(tensor: Tensor) -> int:

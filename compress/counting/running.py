@@ -93,6 +93,8 @@ def _run(model: nn.Module, recorder: Recorder, inputs: Sequence[Input], samples:
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
     recorder.trace.outputs.update(v for t in _result_tensors(output) if (v := recorder.value(t)) is not None)
+    if recorder.trace.outputs:
+        recorder.trace.drop_unread()
     return recorder.trace
 
 

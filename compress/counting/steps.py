@@ -70,6 +70,8 @@ class Trace:
     inputs: set[int] = field(default_factory=set)
     outputs: set[int] = field(default_factory=set)
     """Values that leave the network."""
+    looked_at: set[int] = field(default_factory=set)
+    """Values whose numbers the forward pass itself reads, to find its way."""
 
     def readers(self) -> dict[int, int]:
         """Value -> steps that read it; leaving the network counts as one."""
@@ -78,6 +80,18 @@ class Trace:
             for value in step.reads:
                 counted[value] = counted.get(value, 0) + 1
         return counted
+
+    def drop_unread(self) -> None:
+        """Leave out the steps whose results never come to an output, nor are looked at: no exported file holds them. Who reads one version of a
+        buffer reads what all earlier ones wrote.
+        """
+        read = {self.buffer_of[value] for value in self.outputs | self.looked_at}
+        kept = []
+        for step in reversed(self.steps):
+            if any(self.buffer_of[value] in read for value in step.writes):
+                read.update(self.buffer_of[value] for value in step.reads)
+                kept.append(step)
+        self.steps = kept[::-1]
 
 
 def is_interleaved(sizes: Sequence[int], order: Sequence[int]) -> bool:

@@ -41,6 +41,8 @@ class Sampling:
     guidance: float
     """Scale of classifier-free guidance; 1 is none, and needs no call without the caption."""
     method: Literal["ddim", "lcm"] = "ddim"
+    grid_steps: int = 50
+    """Of `lcm`: steps of the grid that the network was distilled on, from which its own are taken."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,11 @@ class ModelSpec:
         args = cast("dict[str, JsonValue]", data["args"])
         sampling = Sampling(**data["sampling"]) if "sampling" in data else None
         return cls(data["network"], args, edits, tuple(data["input_shape"]), _range(data["input_range"]), data["input_name"], further, sampling)
+
+
+def holds_pictures(shape: Sequence[int]) -> bool:
+    """Whether a tensor of this shape, (N, C, H, W), holds pictures: one RGB picture, or two behind one another. Latents and tokens are none."""
+    return len(shape) == 4 and shape[1] in (3, 6)
 
 
 def _range(pair: Sequence[float]) -> tuple[float, float]:

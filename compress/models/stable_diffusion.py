@@ -10,15 +10,21 @@ from __future__ import annotations
 import copy
 import importlib
 from collections.abc import Mapping
+from dataclasses import replace
 from types import ModuleType
 from typing import cast
 
 from pydantic import JsonValue
 from torch import Tensor, nn
 
+from mcompress.compress.models.spec import InputSpec, ModelSpec
 from mcompress.errors import MissingBackendError, UsageError
 
 LATENT_CHANNELS = 4
+GUIDANCE = "guidance"
+"""Name of the input of networks that take the scale of guidance."""
+GUIDANCE_CHANNELS = 256
+"""Of its embedding, in latent consistency models."""
 SD_15: dict[str, JsonValue] = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
 SD_2: dict[str, JsonValue] = {"sample_size": 96, "cross_attention_dim": 1024, "attention_head_dim": [5, 10, 20, 20], "use_linear_projection": True}
 """Fields of diffusers' configuration that differ from its defaults; BK-SDM's are made from `SD_15`."""
@@ -77,6 +83,26 @@ class Unet(nn.Module):
         return predicted
 
 
+class GuidedUnet(nn.Module):
+    """A UNet that was taught guidance, so that one call does the work of two: it takes the scale as a fourth input.
+
+    The scale is the usual one, of which 1 is none. What is embedded, as in latent consistency models (Luo et al. 2023, arXiv 2310.04378), is
+    1000 (scale - 1): diffusers' pipelines subtract the 1 before they embed.
+    """
+
+    def __init__(self, unet: nn.Module, channels: int) -> None:
+        super().__init__()
+        self.unet = unet
+        kind = _package("diffusers.models.embeddings").Timesteps
+        self.guidance_proj = kind(channels, flip_sin_to_cos=False, downscale_freq_shift=1)
+
+    def forward(self, latents: Tensor, timestep: Tensor, text: Tensor, guidance: Tensor) -> Tensor:
+        """Like `Unet`; `guidance` (N,)."""
+        embedded = self.guidance_proj(1000.0 * (guidance - 1.0)).to(latents.dtype)
+        predicted: Tensor = self.unet(latents, timestep, text, timestep_cond=embedded, return_dict=False)[0]
+        return predicted
+
+
 class Decoder(nn.Module):
     """Latents (N, 4, H, W), divided by the scaling factor -> pictures (N, 3, 8 H, 8 W) in about [-1, 1]."""
 
@@ -110,13 +136,26 @@ def diffusion_unet(*, repeats: Mapping[str, int] | None = None, **config: JsonVa
     """diffusers' UNet2DConditionModel from fields of its configuration, Stable Diffusion 1.5's where none is given.
 
     `repeats`: name of a residual or attention block, such as `down_blocks.0.attentions.1` -> how often it stands there; 0 leaves it out, 2 doubles
-    it. Raises `UsageError`.
+    it. With `time_cond_proj_dim` it takes the scale of guidance as well (`GuidedUnet`). Raises `UsageError`.
     """
     unet = _made("diffusers", "UNet2DConditionModel", config or SD_15)
     known = removable(unet) if repeats else {}
     for name, count in (repeats or {}).items():
         _repeat(unet, known, name, count)
-    return Unet(unet)
+    channels = config.get("time_cond_proj_dim")
+    return GuidedUnet(unet, channels) if isinstance(channels, int) else Unet(unet)
+
+
+def with_guidance(spec: ModelSpec, value_range: tuple[float, float]) -> ModelSpec:
+    """The same UNet taking the scale of guidance, from `value_range`, as its last input; itself if it does. Raises `UsageError` for another one."""
+    if any(one.name == GUIDANCE for one in spec.further_inputs):
+        return spec
+    if spec.network != "diffusion_unet":
+        raise UsageError(f"network '{spec.network}' has no place for the scale of guidance; diffusion_unet has")
+    repeats = {name: value for name, value in spec.args.items() if name == "repeats"}
+    config = {name: value for name, value in spec.args.items() if name != "repeats"} or SD_15
+    scale = InputSpec(GUIDANCE, (spec.input_shape[0],), value_range)
+    return replace(spec, args={**config, **repeats, "time_cond_proj_dim": GUIDANCE_CHANNELS}, further_inputs=(*spec.further_inputs, scale))
 
 
 def latent_decoder(**config: JsonValue) -> nn.Module:

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 
 class Autoencoding(Objective):
-    """Mean absolute error of what is decoded from a random draw of the latents, and `divergence` times their divergence from the normal distribution."""
+    """Mean absolute and squared error of what is decoded from a random draw of the latents, and `divergence` times their divergence from the normal
+    distribution.
+    """
 
     def __init__(self, autoencoder: AutoencoderKL, pictures: Callable[[torch.Generator], Tensor], divergence: float) -> None:
         """`pictures` draws a batch (N, 3, H, W) in [-1, 1]."""
@@ -33,11 +35,12 @@ class Autoencoding(Objective):
         self.seed = int(torch.randint(2**31, (1,), generator=generator))
 
     def terms(self, player: str) -> Mapping[str, Tensor]:  # noqa: ARG002  (one player)
-        """`absolute` and `divergence`, weights applied."""
+        """`absolute`, `squared` and `divergence`, weights applied."""
         posterior = self.autoencoder.encode(self.batch).latent_dist
         latents = posterior.sample(torch.Generator().manual_seed(self.seed))
         decoded = self.autoencoder.decode(latents).sample
         return {
             "absolute": functional.l1_loss(decoded, self.batch),
+            "squared": functional.mse_loss(decoded, self.batch),
             "divergence": self.divergence * posterior.kl().mean() / latents[0].numel(),
         }

@@ -18,7 +18,7 @@ class CaptionedBatches(Protocol):
     """Where the latents of captioned pictures come from."""
 
     def drawn(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Latents (N, C, h, w) and the tokens of their captions (N, L)."""
+        """Latents (N, C, h, w) and the tokens of their captions (N, L), or what a text encoder makes of them (N, L, D)."""
 
 
 class Denoising(Objective):
@@ -39,7 +39,10 @@ class Denoising(Objective):
         batch_size: int,
         left_out: float = 0.1,
     ) -> None:
-        """`run(latents, timesteps, tokens)` predicts with the `trained` modules; `no_caption` are the tokens (L,) of the empty caption."""
+        """`run(latents, timesteps, tokens)` predicts with the `trained` modules.
+
+        `no_caption` are the tokens (L,), or the states (1, L, D), of the empty caption.
+        """
         self.network, self.run, self.examples, self.no_caption = nn.ModuleDict(dict(trained)), run, examples, no_caption
         self.schedule, self.prediction, self.batch_size, self.left_out = schedule, prediction, batch_size, left_out
 
@@ -51,7 +54,7 @@ class Denoising(Objective):
         """Draw latents with captions, noise and timesteps."""
         clean, tokens = self.examples.drawn(self.batch_size, generator)
         without = torch.rand(len(tokens), generator=generator) < self.left_out
-        tokens = torch.where(without[:, None], self.no_caption, tokens)
+        tokens = torch.where(without.reshape(-1, *[1] * (tokens.dim() - 1)), self.no_caption, tokens)
         noise = torch.randn(clean.shape, generator=generator)
         timesteps = torch.randint(self.schedule.settings.num_train_timesteps, (len(clean),), generator=generator)
         alpha, sigma = self.schedule.at(timesteps)

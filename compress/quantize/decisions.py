@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
@@ -77,10 +78,28 @@ class Problem:
 
 
 def named_table(module: fx.GraphModule, *input_shapes: tuple[int, ...]) -> OperatorTable:
-    """The operator table of a graph; rows have the names of the nodes that compute them."""
+    """The operator table of a graph; rows have the names of the nodes that compute them. Of a node with several rows the last has its name, those
+    before it have a number behind a point: a normalization that first copies what it reads.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of torch, about the graph module that is copied to the meta device
-        return operator_table(_Named(module), *input_shapes)
+        table = operator_table(_Named(module), *input_shapes)
+    nodes = [row.name.partition(_END)[0] for row in table.operators]
+    left, names = Counter(nodes), {"": ""}
+    for row, node in zip(table.operators, nodes, strict=True):
+        left[node] -= 1
+        names[row.name] = f"{node}.{left[node]}" if left[node] else node
+    rows = (replace(row, name=names[row.name], weights_of=names[row.weights_of]) for row in table.operators)
+    return replace(table, operators=tuple(rows))
+
+
+def node_of_row(name: str) -> str:
+    """The node that computes the row of this name of a `named_table`."""
+    return name.partition(".")[0]
+
+
+_END = "!"
+"""Ends the name of a node in the table: what stands behind it numbers the node's rows."""
 
 
 class _Named(nn.Module):
@@ -91,7 +110,13 @@ class _Named(nn.Module):
         self.graph_module = module
         for node in module.graph.nodes:
             if node.op == "call_function":
-                self.add_module(node.name, _Call(node.target))
+                self._modules[node.name + _END] = _Call(node.target)
+
+    def call_of(self, node: fx.Node) -> _Call:
+        found = self._modules[node.name + _END]
+        if not isinstance(found, _Call):
+            raise StageError(f"'{node.name}' is no operator of the graph")
+        return found
 
     def forward(self, *inputs: Tensor) -> object:
         return _Stepwise(self.graph_module, self).run(*inputs)
@@ -115,7 +140,7 @@ class _Stepwise(fx.Interpreter):
         if n.op != "call_function":
             return super().run_node(n)
         args, kwargs = self.fetch_args_kwargs_from_env(n)
-        return getattr(self._named, n.name)(args, kwargs)
+        return self._named.call_of(n)(args, kwargs)
 
 
 def problem_of(
@@ -135,11 +160,11 @@ def problem_of(
     owner = _owners(module)
     heads = list(dict.fromkeys(owner.values()))
     index = {head: position for position, head in enumerate(heads)}
-    by_name = {node.name: node for node in owner}
-    unknown = [row.name for row in table.operators if row.name not in by_name]
+    by_name = {node.name: made for node in module.graph.nodes if (made := _made_with(node, owner)) is not None}
+    unknown = [row.name for row in table.operators if node_of_row(row.name) not in by_name]
     if unknown:
         raise StageError(f"the operator table has '{unknown[0]}', which is no operator of the exported program; this is a bug in mcompress")
-    row_owner = tuple(index[owner[by_name[row.name]]] for row in table.operators)
+    row_owner = tuple(index[owner[by_name[node_of_row(row.name)]]] for row in table.operators)
     latencies = tuple(precision_latency(table, device, unit, precisions) for unit in units)
     fused_rows = _rows_of_nodes(module, {row.name for row in table.operators})
     decisions = []
@@ -195,6 +220,18 @@ def plan_of(
 def _owners(module: fx.GraphModule) -> dict[fx.Node, fx.Node]:
     """Operator -> the one that decides for it: itself, or the one that it is fused into."""
     return {node: node.all_input_nodes[0] if kinds.is_fused(node) else node for node in kinds.operators(module.graph)}
+
+
+def _made_with(node: fx.Node, owner: Mapping[fx.Node, fx.Node]) -> fx.Node | None:
+    """The operator itself; of what computes whole numbers the first operator that they reach, None where they reach none."""
+    pending, seen = [node], set[fx.Node]()
+    for each in pending:
+        if each in owner:
+            return each
+        if each.op == "call_function" and each not in seen:
+            seen.add(each)
+            pending += each.users
+    return None
 
 
 def _allowed(

@@ -11,6 +11,7 @@ What the sum leaves out, interactions, is found by running the plan (`choosing`)
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from time import monotonic
@@ -271,9 +272,15 @@ class _Program:
         return found
 
     def _at_least(self, paid: Sequence[int], reads: Sequence[int], without: Sequence[int]) -> None:
-        """One of `paid` is 1 where one of `reads` is and none of `without`; tight in the relaxation, for it needs no sum of pairs."""
+        """One of `paid` is 1 where one of `reads` is and none of `without`; tight in the relaxation, for it needs no sum of pairs.
+
+        Where one operator has several rows that read one another, the same variable is in both: then it asks for nothing.
+        """
         if paid:
-            self._row({**dict.fromkeys(without, 1.0), **dict.fromkeys(reads, -1.0), **dict.fromkeys(paid, 1.0)}, 0.0, np.inf)
+            entries = Counter(without)
+            entries.subtract(reads)
+            entries.update(paid)
+            self._row({column: float(times) for column, times in entries.items() if times}, 0.0, np.inf)
 
 
 def _by_form(forms: Integers, columns: Sequence[tuple[int, int]]) -> dict[int, list[int]]:

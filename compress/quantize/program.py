@@ -18,12 +18,13 @@ from torch.export import ExportedProgram
 from mcompress.compress.quantize import kinds
 from mcompress.compress.quantize.plan import PrecisionPlan
 from mcompress.compress.quantize.splits import SPLITTING, spell_out_splits
+from mcompress.compress.quantize.tidying import drop_checks, is_tidy, tidy
 from mcompress.errors import StageError
 
 
 def export_program(model: nn.Module, *examples: Tensor) -> ExportedProgram:
     """`torch.export` of the network in evaluation mode at the shapes of `examples`, batch norms folded into the convolutions in front of
-    them, splits spelled out as slices.
+    them, splits spelled out as slices, without what changes nothing or is computed of nothing (`tidying`).
 
     Deterministic: the same network gives the same node names. Raises `StageError` when the network cannot be exported.
     """
@@ -39,9 +40,9 @@ def export_program(model: nn.Module, *examples: Tensor) -> ExportedProgram:
             "The network must be a fixed graph: no branches on tensor values, no Python side effects."
         ) from problem
     targets = {node.target for node in program.graph.nodes}
-    if not targets & (kinds.IDENTITY | SPLITTING | {torch.ops.aten.batch_norm.default}):
-        return _spelled_out(_without_changes_in_place(program, examples))
     graph_module = graph_of(program)
+    if not targets & (kinds.IDENTITY | SPLITTING | {torch.ops.aten.batch_norm.default}) and is_tidy(graph_module.graph):
+        return _spelled_out(_without_changes_in_place(program, examples))
     if torch.ops.aten.batch_norm.default in targets:
         from mcompress.compress.quantize.pt2e import fold_batch_norms  # imports torchao, see there
 
@@ -51,7 +52,7 @@ def export_program(model: nn.Module, *examples: Tensor) -> ExportedProgram:
         if node.target in kinds.IDENTITY:
             node.replace_all_uses_with(node.all_input_nodes[0])
             graph_module.graph.erase_node(node)
-    graph_module.graph.eliminate_dead_code()
+    tidy(graph_module)
     graph_module.delete_all_unused_submodules()
     graph_module.recompile()
     return _spelled_out(_without_changes_in_place(torch.export.export(graph_module, examples), examples))
@@ -80,7 +81,8 @@ def _changes_in_place(node: fx.Node) -> bool:
 
 
 def _spelled_out(program: ExportedProgram) -> ExportedProgram:
-    """Write out the default stride of max pooling, which ExecuTorch and coremltools expect to find."""
+    """Write out the default stride of max pooling, which ExecuTorch and coremltools expect to find, and leave checks of types out."""
+    drop_checks(program.graph)
     for node in program.graph.nodes:
         if node.target == torch.ops.aten.max_pool2d.default and (len(node.args) == 2 or not node.args[2]):
             node.args = (*node.args[:2], node.args[1], *node.args[3:])

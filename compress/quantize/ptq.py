@@ -15,6 +15,7 @@ from pydantic import JsonValue
 from torch import Tensor, fx, nn
 
 from mcompress.compress.cost import operator_table
+from mcompress.compress.counting.steps import IMAGE_RANK
 from mcompress.compress.quantize.calibrating import calibrate, checked
 from mcompress.compress.quantize.choosing import Choice, Floor, Run, Tried, best_within, fastest_within, runner
 from mcompress.compress.quantize.decisions import Problem, named_table, plan_of, problem_of
@@ -45,7 +46,7 @@ from mcompress.targets.stages import QuantizeConfig
 
 def quantize(config: QuantizeConfig, context: StageContext) -> StageOutput:
     """Make the precision plan of `context.model`, and the parameters with which mixed files are written; the float network itself is unchanged."""
-    model, shapes, quality = context.model.eval(), context.spec.input_shapes, context.task.quality
+    model, shapes, quality = context.model.eval(), context.spec.input_shapes, context.task.call_quality
     examples = next(_samples(1, context)).inputs
     original = graph_of(export_program(model, *examples))
     kept, given = kept_operators(original, config.keep), context.given_plan
@@ -153,9 +154,11 @@ def _reduced(model: nn.Module, module: fx.GraphModule, shapes: tuple[tuple[int, 
     """The same network for smaller images, with their shape: what quantizing costs does not depend on their size, what finding out takes does.
 
     Where it does not take images of `size`, those of the next powers of two are tried, for a U-Net halves its images. A network that takes no other
-    size, or becomes another graph with it, is measured as it is.
+    size, or becomes another graph with it, is measured as it is, and so is one that takes no images.
     """
     shape, *others = shapes
+    if len(shape) < IMAGE_RANK:
+        return module, shape
     for side in (size, *(2**power for power in range(size.bit_length(), max(shape[2:]).bit_length()))):
         smaller = (*shape[:2], *(min(own, side) for own in shape[2:]))
         if smaller == shape:

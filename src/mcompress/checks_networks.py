@@ -116,7 +116,7 @@ def shape_problems(target: Target, task: Task | None, teacher: Network, start: N
     """Networks that do not run on the input shape, or whose output is not what the task's data (without it, the teacher) has for such an input."""
     shape, by = target.model.input_shape, ""
     wanted: tuple[int, ...] | None = None
-    if task is not None:
+    if task is not None and len(shape) == 4:
         low, high = (pair.shape for pair in example_pair(task))
         wanted, by = (shape[0], high[1], shape[2] * high[2] // low[2], shape[3] * high[3] // low[3]), f"{task.name} needs"
     problems = []

@@ -12,7 +12,7 @@ from mcompress.environment import cpu_name
 from mcompress.export.comparison import Comparison, NarrowerNetwork, NetworkCost, constants_of, plain_operators, stored_estimate
 from mcompress.offer import planned_precisions
 from mcompress.planning import Plan
-from mcompress.record import ExportRecord, Run, narrower_suffix
+from mcompress.record import ExportRecord, Run
 from mcompress.targets.operators import OperatorTable
 from mcompress.targets.speeds import PrecisionName
 
@@ -34,10 +34,9 @@ def comparison_of(made: Plan, record: Run, whole: Planned, narrower: Mapping[str
     for export in record.exports:
         if export.unit is None or not export.shipped:
             continue
-        width = narrower_suffix(export.width, "") or None
-        of = whole if width is None else narrower[width]
+        of = whole if export.beside is None else narrower[export.beside]
         precisions = planned_precisions(of.table, of.plan if export.variant == "mixed" else None, floats[export.backend], export.operators)
-        files[_name(export)] = stored_estimate(of.table, made.device, export.unit, precisions, width)
+        files[_name(export)] = stored_estimate(of.table, made.device, export.unit, precisions, export.beside)
     return Comparison(
         model=json.loads(made.teacher_spec.to_json()),
         held_out=made.data_digest,

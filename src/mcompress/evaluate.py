@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from mcompress.compress.models.spec import holds_pictures
+from mcompress.compress.stage import CompanionNetwork
 from mcompress.compress.tasks.task import Sample, Task
 from mcompress.errors import ParityError
 from mcompress.export.fidelity import FLOAT_STUDENT, TEACHER, likeness
@@ -26,11 +29,11 @@ PARITY_INPUTS = 4
 
 
 def score_network(task: Task, network: nn.Module, pictures: Path | None, name: str) -> Scores:
-    """Sample -> {metric: value} for a network in PyTorch; pictures are written as `pictures/<sample>/<name>.png`."""
+    """Sample -> {metric: value} for a network in PyTorch, which `task` is for; pictures are written as `pictures/<sample>/<name>.png`."""
 
     def run(sample: Sample) -> Tensor:
         with torch.no_grad():
-            return network(*sample.inputs)  # type: ignore[no-any-return]
+            return task.answer(network, sample)
 
     return _score(task, run, pictures, name)
 
@@ -38,8 +41,9 @@ def score_network(task: Task, network: nn.Module, pictures: Path | None, name: s
 def score_baseline(task: Task, pictures: Path) -> Scores:
     """The trivial reference; also writes truths and inputs, of those of six channels the face that is to be made, without its reference."""
     for sample in task.held_out():
-        save_picture(sample.picture[:, :3], task.input_range, pictures / sample.name / "input.png")
-        save_picture(sample.truth, task.output_range, pictures / sample.name / "truth.png")
+        if holds_pictures(sample.picture.shape):
+            save_picture(sample.picture[:, :3], task.input_range, pictures / sample.name / "input.png")
+        _save(task, sample.truth, pictures / sample.name / "truth.png")
     return _score(task, task.baseline, pictures, task.baseline_name)
 
 
@@ -50,10 +54,11 @@ class References:
     file is between them. The pictures lie in a nameless file below `folder`, not in memory; it is gone when the process ends, however that ends.
     """
 
-    def __init__(self, teacher: nn.Module, student: nn.Module, input_shape: tuple[int, ...], folder: Path) -> None:
+    def __init__(self, task: Task, teacher: CompanionNetwork, student: CompanionNetwork, folder: Path) -> None:
+        of_teacher, of_student = task.for_network(teacher.spec), task.for_network(student.spec)
         self._makers: Mapping[str, Callable[[Sample], Array]] = {
-            TEACHER: lambda sample: _answer(teacher, *sample.inputs),
-            FLOAT_STUDENT: lambda sample: _tiled(lambda *tile: _answer(student, *map(torch.from_numpy, tile)), sample, input_shape),
+            TEACHER: lambda sample: _without_gradients(of_teacher, teacher.network, sample),
+            FLOAT_STUDENT: lambda sample: _of_file(of_student, partial(_call, student.network), sample, student.spec.input_shape),
         }
         folder.mkdir(parents=True, exist_ok=True)
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  (closed by __exit__)
@@ -87,31 +92,43 @@ def score_file(
 ) -> dict[str, PictureRecord]:
     """Sample -> quality and likeness to the references, for an exported file, run on tiles of its fixed input size.
 
-    Raises `ParityError` for a file that computes NaN or infinity on a sample.
+    `task` is as it is for the network of the file. Raises `ParityError` for a file that computes NaN or infinity on a sample.
     """
     found = {}
     for index, sample in enumerate(task.held_out()):
-        output = _tiled(run, sample, input_shape)
+        output = _of_file(task, run, sample, input_shape)
+        as_tensor = torch.from_numpy(output)
         try:
-            against = {who: likeness(output, picture, task.output_range) for who, picture in references.of(index, sample).items()}
+            looked_at = task.shown(as_tensor) is not None
+            against = (
+                {who: likeness(output, picture, task.output_range) for who, picture in references.of(index, sample).items()} if looked_at else {}
+            )
         except ParityError as error:
             raise ParityError(f"held-out sample '{sample.name}': {error}") from error
-        as_tensor = torch.from_numpy(output)
         found[sample.name] = PictureRecord(quality=_quality(task, as_tensor, sample), against=against)
         if pictures is not None:
-            save_picture(as_tensor, task.output_range, pictures / sample.name / f"{name}.png")
+            _save(task, as_tensor, pictures / sample.name / f"{name}.png")
     return found
 
 
-def _tiled(run: Callable[..., Array], sample: Sample, input_shape: tuple[int, ...]) -> Array:
-    """The file on a whole sample, tile by tile of its picture; what else it takes is the same for all of them."""
+def _of_file(task: Task, run: Callable[..., Array], sample: Sample, input_shape: tuple[int, ...]) -> Array:
+    """What a file of this input size makes of a whole sample: at once where it fits, else tile by tile of its picture; what else the file takes is
+    the same for all tiles.
+    """
+    if sample.picture.shape == input_shape:
+        return np.ascontiguousarray(task.answer(lambda *inputs: torch.from_numpy(run(*(one.numpy() for one in inputs))), sample).numpy())
     scale, further = sample.truth.shape[2] // sample.picture.shape[2], [one.numpy() for one in sample.inputs[1:]]
     return run_tiled(lambda tile: run(tile, *further), sample.picture.numpy(), (input_shape[2], input_shape[3]), scale)
 
 
 @torch.no_grad()
-def _answer(network: nn.Module, *inputs: Tensor) -> Array:
-    return network(*inputs).numpy()  # type: ignore[no-any-return]
+def _without_gradients(task: Task, network: nn.Module, sample: Sample) -> Array:
+    return task.answer(network, sample).numpy()
+
+
+@torch.no_grad()
+def _call(network: nn.Module, *inputs: Array) -> Array:
+    return network(*map(torch.from_numpy, inputs)).numpy()  # type: ignore[no-any-return]
 
 
 def _score(task: Task, run: Callable[[Sample], Tensor], pictures: Path | None, name: str) -> Scores:
@@ -120,7 +137,7 @@ def _score(task: Task, run: Callable[[Sample], Tensor], pictures: Path | None, n
         output = run(sample)
         scores[sample.name] = _quality(task, output, sample)
         if pictures is not None:
-            save_picture(output, task.output_range, pictures / sample.name / f"{name}.png")
+            _save(task, output, pictures / sample.name / f"{name}.png")
     return scores
 
 
@@ -140,6 +157,13 @@ def mean(scores: Scores) -> dict[str, float]:
     return {metric: round(float(np.mean([values[metric] for values in scores.values()])), 4) for metric in sorted(metrics)}
 
 
+def _save(task: Task, answer: Tensor, path: Path) -> None:
+    """The answer as a picture, if it is one."""
+    picture = task.shown(answer)
+    if picture is not None:
+        save_picture(picture, task.output_range, path)
+
+
 def save_picture(image: Tensor, value_range: tuple[float, float], path: Path) -> None:
     """(1, 3, H, W) with values in `value_range` as PNG."""
     low, high = value_range
@@ -153,7 +177,7 @@ def parity_inputs(task: Task, input_shape: tuple[int, ...]) -> list[tuple[NDArra
     found = []
     for sample in task.held_out()[:PARITY_INPUTS]:
         picture = sample.picture.numpy()
-        for axis in (2, 3):
+        for axis in range(2, picture.ndim):
             size, wanted = picture.shape[axis], input_shape[axis]
             if size > wanted:
                 picture = np.take(picture, range((size - wanted) // 2, (size - wanted) // 2 + wanted), axis=axis)

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from mcompress.artifact import Artifact
 from mcompress.cache import Cache, Entry
 from mcompress.compress.cost import FP32_BYTES, operator_table
-from mcompress.compress.models.spec import InputSpec
+from mcompress.compress.models.spec import InputSpec, ModelSpec, holds_pictures
 from mcompress.compress.quantize.halves import half_constants, half_simulated
 from mcompress.compress.quantize.plan import PrecisionPlan
 from mcompress.compress.quantize.program import export_program, graph_of, with_parameters
 from mcompress.compress.quantize.simulate import Simulated
+from mcompress.compress.stage import CompanionNetwork
 from mcompress.console import Reporter
 from mcompress.environment import cpu_name, package_versions, thread_count
 from mcompress.errors import MissingBackendError
@@ -69,14 +70,19 @@ class Network:
     """What is exported: the float network, if it was quantized its plan and recovered parameters, and the digest of all of it."""
 
     model: nn.Module
+    spec: ModelSpec
     plan: PrecisionPlan | None
     recovered: dict[str, Tensor] | None
     digest: str
-    inputs: tuple[InputSpec, ...]
     stem: str
     """What its files are called, before the variant."""
     width: float | None = None
     """Its share of the channels, where it is one of several widths."""
+
+    @property
+    def inputs(self) -> tuple[InputSpec, ...]:
+        """What it takes, in its order."""
+        return self.spec.inputs
 
     @cached_property
     def examples(self) -> dict[str, Tensor]:
@@ -102,11 +108,12 @@ def export_all(
     made: Plan, final: Artifact, cache: Cache, log: Path, reporter: Reporter, *, force: bool, width: float | None = None
 ) -> list[ExportResult]:
     """Every backend of the target, float and (with a precision plan) mixed; `width` is the share of channels that a slimmable network has here."""
-    network = Network(final.network(), final.plan, final.recovered, final.digest, final.spec.inputs, stem_of(made.target, width), width)
+    network = Network(final.network(), final.spec, final.plan, final.recovered, final.digest, stem_of(made.target, width), width)
+    teacher, student = CompanionNetwork(made.teacher_spec, made.teacher.eval()), CompanionNetwork(network.spec, network.model)
     jobs = export_jobs(made.target)
     report = reporter.progress(f"export, execute, compare, time{narrower_suffix(width, ' ')}")
     results = []
-    with References(made.teacher.eval(), network.model, made.target.model.input_shape, cache.root) as references:
+    with References(made.task, teacher, student, cache.root) as references:
         for index, (config, variant) in enumerate(jobs):
             report(index, len(jobs), f"{config.backend} {variant}")
             results.append(_export(made, network, references, config, variant, cache, log, force=force))
@@ -137,7 +144,7 @@ def export_key(made: Plan, digest: str, config: ExportConfig, variant: Variant, 
         "teacher": made.teacher_digest,
         "stem": stem_of(made.target, width),
         "data": made.data_digest,
-        "input_shape": list(made.target.model.input_shape),
+        "input_shape": list(made.teacher_spec.input_shape),
         "threads": thread_count(made.target),
         "packages": dict(package_versions()),
         "cpu": cpu_name(),
@@ -155,11 +162,11 @@ def _export(
 
 
 def _write(made: Plan, network: Network, references: References, config: ExportConfig, variant: Variant, folder: Path) -> None:
-    backend, shape = backend_of(config), made.target.model.input_shape
+    backend, shape, task = backend_of(config), network.spec.input_shape, made.task.for_network(network.spec)
     plan = network.plan if variant == "mixed" else None
     written = backend.write(config, network.model if plan is None else network.mixed, network.examples, plan, folder / f"{network.stem}-{variant}")
     reference = network.model if plan is None else network.quantized
-    inputs = parity_inputs(made.task, shape)
+    inputs = parity_inputs(task, shape)
     runner = _runner(config, written, thread_count(made.target))
     pictures: dict[str, PictureRecord] = {}
     outputs: list[FloatArray | None] = [None] * VECTORS
@@ -170,7 +177,7 @@ def _write(made: Plan, network: Network, references: References, config: ExportC
         networks = Networks(network.model if plan is None else network.mixed, reference, inputs)
         limit = config.float_limit if plan is None else config.int8_limit_db
         proof = proven(config.backend, written, networks, plan, runner, limit, _halved(config, network, plan))
-        pictures = score_file(made.task, runner.run, shape, references, folder / "pictures", "file")
+        pictures = score_file(task, runner.run, shape, references, folder / "pictures", "file")
         outputs = [runner.run(*values) for values in inputs[:VECTORS]]
         if config.backend in BACKENDS.values():
             shapes = [one.shape for one in network.inputs]
@@ -238,10 +245,17 @@ def _not_executed(config: ExportConfig, plan: PrecisionPlan | None, why: str) ->
 
 
 def stated_inputs(ports: tuple[Port, ...], specs: tuple[InputSpec, ...]) -> tuple[TensorFacts, ...]:
-    """What an app must know of the inputs of a file: the first is the picture, in RGB, and what follows it is none (`ModelSpec`)."""
-    picture, *further = zip(ports, specs, strict=True)
+    """What an app must know of the inputs of a file: the first may be a picture, in RGB, and what follows it is none (`ModelSpec`)."""
+    (port, spec), *further = zip(ports, specs, strict=True)
     others = (facts_of(port, value_range=spec.value_range, picture=False, colour_order=None) for port, spec in further)
-    return (facts_of(picture[0], value_range=picture[1].value_range), *others)
+    return (stated(port, spec.value_range), *others)
+
+
+def stated(port: Port, value_range: tuple[float, float]) -> TensorFacts:
+    """What an app must know of a tensor that is a picture in RGB, or none."""
+    if holds_pictures(port.shape if port.layout == "NCHW" else (port.shape[0], port.shape[-1], *port.shape[1:-1])):
+        return facts_of(port, value_range=value_range)
+    return facts_of(port, value_range=value_range, picture=False, colour_order=None)
 
 
 def _label(written: Written) -> str:
@@ -257,7 +271,7 @@ def _store(
     vectors: tuple[list[tuple[FloatArray, ...]], list[FloatArray | None], list[FloatArray]],
 ) -> None:
     inputs = stated_inputs(written.inputs, network.inputs)
-    outputs = tuple(facts_of(port, value_range=made.task.output_range) for port in written.outputs)
+    outputs = tuple(stated(port, made.task.output_range) for port in written.outputs)
     facts: dict[str, JsonValue] = {
         "record": record.model_dump(mode="json"),
         "path": written.path.name,

@@ -108,9 +108,12 @@ def execute(made: Plan, folder: Path, cache: Cache, *, force: Sequence[str], rep
     """Do what a plan says, in `folder`. Everything finished is in the cache, so a run that is stopped continues where it was."""
     import torch
 
+    from mcompress.components import planned as planned_components
+    from mcompress.components import run_components, with_components
     from mcompress.export.backend import captured
     from mcompress.exporting import export_all
     from mcompress.narrower import NarrowerExports, planned, with_narrower
+    from mcompress.painting import with_gallery
     from mcompress.performing import with_performance
     from mcompress.recording import make_record, write_bundle_of
     from mcompress.reports.html import write_report
@@ -127,11 +130,15 @@ def execute(made: Plan, folder: Path, cache: Cache, *, force: Sequence[str], rep
     log, anew = folder / "log.txt", "export" in force
     exports = export_all(made, stages[-1].artifact, cache, log, reporter, force=anew, width=1.0 if lines else None)
     widths = [NarrowerExports(line, export_all(made, line.artifact, cache, log, reporter, force=anew, width=line.width)) for line in lines]
+    components = run_components(made, folder, cache, force, reporter)
     record = make_record(made, stages, exports, cache, reporter, quick=quick, folder=folder, peak_memory_mb=_peak_mb())
     record = with_narrower(made, record, widths, cache, folder)
+    record = with_components(record, components, cache, folder, reporter)
     record = with_performance(made, record, stages[-1].artifact, exports, cache, folder, reporter, force=anew)
-    everything = [*exports, *(result for width in widths for result in width.exports)]
-    write_bundle_of(made, record, stages, everything, planned(widths), folder)
+    record = with_gallery(made, record, stages[-1].artifact, exports, components, cache, folder, reporter, force=anew)
+    beside = [*(one.exports for one in widths), *(one.exports for one in components)]
+    everything = [*exports, *(result for results in beside for result in results)]
+    write_bundle_of(made, record, stages, everything, {**planned(widths), **planned_components(components)}, folder)
     record = record.model_copy(update={"seconds": time.monotonic() - started})
     record.save(folder)
     reporter.note("writing the report")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 
 import torch
@@ -35,7 +36,7 @@ from mcompress.targets.stages import (
     StageConfig,
 )
 
-STAGE_VERSIONS = {"search": 7, "prune": 7, "distill": 5, "slim": 2, "quantize": 4, "export": 9, "evaluate": 1, "perform": 3}
+STAGE_VERSIONS = {"search": 7, "prune": 7, "distill": 5, "slim": 2, "quantize": 4, "export": 9, "evaluate": 1, "perform": 3, "draw": 1}
 """Raised by hand when a stage's results change for the same inputs; part of every cache key."""
 STAGE_PACKAGES = {
     "search": ("optuna", "accelerate"),
@@ -61,6 +62,8 @@ class Plan:
     start: nn.Module
     given_plan: PrecisionPlan | None = None
     """That of the file which the quantize stage names; None where the stage makes its own."""
+    beside: Mapping[str, Plan] = field(default_factory=dict)
+    """Networks that go along, each with a plan of its own: of text to image the text encoder and the decoder."""
 
     @property
     def floats(self) -> PrecisionName:
@@ -136,10 +139,13 @@ def plan(target: Target) -> Plan:
     device = found.of(lambda: load_device(target.device))
     unit = found.of(lambda: device.unit(target.unit)) if device else None
     task = found.of(lambda: load_task(target))
+    target = _shaped(target, task)
     found.add(*checks_data.folder_problems(target))
     channels = checks_data.channel_problems(target, task) if task else []
     found.add(*channels, *(checks_data.data_problems(target, task) if task else ()), *(checks_data.expert_problems(target, task) if task else ()))
     found.add(*checks_networks.weight_problems(target), *checks.unpaired_problems(target))
+    # Where a backend is missing, it is missing for all of them, and said once.
+    beside = {} if missing else {name: found.of(partial(plan, target.of_component(name))) for name in target.beside}
     given = _given_plan(target, found)
     teacher = found.of(lambda: _teacher(target, task), "model.teacher")
     start = found.of(lambda: _start(target, teacher), "model.student")
@@ -157,7 +163,16 @@ def plan(target: Target) -> Plan:
         raise PlanError([f"target '{target.name}': {problem}" for problem in found.found + missing])
     if missing:
         raise MissingBackendError("\n".join(missing))
-    return Plan(target, device, unit, task.taught_by(teacher[1]), *teacher, *start, given)
+    along: dict[str, Plan] = {name: one for name, one in beside.items() if one is not None}  # all of them: nothing was found
+    return Plan(target, device, unit, task.taught_by(teacher[1]), *teacher, *start, given, along)
+
+
+def _shaped(target: Target, task: Task | None) -> Target:
+    """The target with the shape that its task says whatever the target does: a text encoder takes tokens, not the target's latents."""
+    if task is None or target.model.component != "text_encoder":
+        return target
+    shape = task.input_specs(target.model.input_shape)[0].shape
+    return target.model_copy(update={"model": target.model.model_copy(update={"input_shape": shape})})
 
 
 def _teacher(target: Target, task: Task | None) -> checks.Network | None:

@@ -330,11 +330,18 @@ class ExportRecord(Record):
     """Where parity fails; None where no operator leaves its tolerance."""
     width: float | None = None
     """Of a slimmable network: the share of the widest one's channels that it has, 1 for the widest; None for a network of one width."""
+    component: str | None = None
+    """Of text to image: the network that goes along with the U-Net; None for the run's own."""
+
+    @property
+    def beside(self) -> str | None:
+        """The name of its network, where that is not the run's own: of a narrower one, or one that goes along."""
+        return self.component or narrower_suffix(self.width, "") or None
 
     @property
     def label(self) -> str:
-        """Which of a bundle's files it is: `tflite mixed`, and of a narrower network `tflite mixed w050`."""
-        return f"{self.backend} {self.variant}{narrower_suffix(self.width, ' ')}"
+        """Which of a bundle's files it is: `tflite mixed`, and of a narrower network `tflite mixed w050`, of a decoder `tflite mixed decoder`."""
+        return f"{self.backend} {self.variant}{f' {self.beside}' if self.beside else ''}"
 
 
 def narrower_suffix(width: float | None, joint: str) -> str:
@@ -384,6 +391,65 @@ class PerformanceRecord(Finite):
         return next((one for one in self.performers if one.name == name), None)
 
 
+GALLERY = "gallery.png"
+"""What the picture of held-out captions beside one another is called, in the run's folder."""
+
+
+class PainterRecord(Finite):
+    """Who drew all held-out captions: text encoder, U-Net and decoder together."""
+
+    name: str
+    kind: Literal["original", "compressed", "files"]
+    """`original` and `compressed` compute in PyTorch."""
+    steps: int
+    guidance: float
+    files: tuple[str, ...] = ()
+    """Text encoder, U-Net and decoder, as their `ExportRecord`s have them."""
+    measurements: tuple[Measurement, ...]
+    """What the pictures are worth; every number is over all of them."""
+    psnr_db: float | None = None
+    """Mean likeness to the pictures of the compressed networks in PyTorch, from the same noise; None for what is not to be like them."""
+    least_psnr_db: float | None = None
+    """The worst of them."""
+    limit_db: float | None = None
+    """For `least_psnr_db`; None where it is only told."""
+
+    @property
+    def passed(self) -> bool | None:
+        """Whether the files draw what PyTorch draws; None without a limit."""
+        return None if self.limit_db is None or self.least_psnr_db is None else self.least_psnr_db >= self.limit_db
+
+
+class CallsRecord(Finite):
+    """What a component takes of a whole picture."""
+
+    component: str
+    calls: int = Field(ge=1)
+    each: Measurement
+    """Latency of one call."""
+
+
+class GalleryRecord(Finite):
+    """The held-out captions as several painters drew them."""
+
+    captions: tuple[str, ...]
+    painters: tuple[PainterRecord, ...]
+    shown: tuple[str, ...] = ()
+    """Painters that stand in the picture `GALLERY`, from left to right, behind a true picture of each caption where there is one."""
+    latency: dict[str, tuple[CallsRecord, ...]] = Field(default_factory=dict)
+    """`original` and `compressed` -> what a whole picture is estimated to take on the target's device."""
+    missing: tuple[str, ...] = ()
+    """What could not be drawn or judged: `what: why`."""
+
+    def named(self, name: str) -> PainterRecord | None:
+        """The painter of this name."""
+        return next((one for one in self.painters if one.name == name), None)
+
+    def picture_ms(self, model: str) -> float:
+        """Of a whole picture, all calls together."""
+        return sum(one.calls * one.each.value for one in self.latency[model])
+
+
 class DeviceLatency(Record):
     """What a model is estimated to take on the unit that a device prefers."""
 
@@ -430,6 +496,8 @@ class Run(Record):
     """One per unit and precision that the breakdowns compute on."""
     performances: tuple[PerformanceRecord, ...] = ()
     """Of tasks whose outputs move."""
+    gallery: GalleryRecord | None = None
+    """Of text to image."""
     devices: tuple[DeviceLatency, ...] = ()
     """The original and the compressed model on all devices that mcompress knows, for the same tasks."""
     fallbacks: tuple[Fallback, ...]

@@ -201,7 +201,7 @@ def evaluate(made: Plan, cache: Cache, name: str, counted: Counted | None) -> Ev
         if counted is None:
             scores = score_baseline(made.task, folder / "pictures")
         else:
-            scores = score_network(made.task, counted.network, folder / "pictures", name)
+            scores = score_network(made.task.for_network(counted.spec), counted.network, folder / "pictures", name)
         (folder / "scores.json").write_text(json.dumps(scores, indent=1), encoding="utf-8")
 
     entry = cache.get(parts, compute)

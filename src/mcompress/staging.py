@@ -176,7 +176,7 @@ def _run_stage(
         return stores[-1]
 
     context = StageContext(
-        task=made.task,
+        task=made.task.for_network(previous.spec if previous else made.start_spec),
         device=made.device,
         unit=made.unit,
         budget=made.target.budget,

@@ -7,17 +7,22 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field, JsonValue
 
 from mcompress.targets.stages.distill import AdaptiveDistillConfig, DistillConfig
+from mcompress.targets.stages.evolve import EvolveSearchConfig
 from mcompress.targets.stages.likeness import LikenessConfig
 from mcompress.targets.stages.prune import PruneConfig
 from mcompress.targets.stages.quantize import QuantizeConfig
 from mcompress.targets.stages.search import SearchConfig, SemiSupervisedSearchConfig, SupernetSearchConfig
 from mcompress.targets.stages.slim import SlimConfig, width_name
 from mcompress.targets.stages.stage import Stage, Weight
-from mcompress.targets.stages.training import TaughtConfig, TrainingConfig
+from mcompress.targets.stages.steps import ConsistencyDistillConfig, StepDistillConfig
+from mcompress.targets.stages.training import LearningConfig, TaughtConfig, TrainingConfig
 
 __all__ = [
     "AdaptiveDistillConfig",
+    "ConsistencyDistillConfig",
     "DistillConfig",
+    "EvolveSearchConfig",
+    "LearningConfig",
     "LikenessConfig",
     "PruneConfig",
     "QuantizeConfig",
@@ -26,6 +31,7 @@ __all__ = [
     "SlimConfig",
     "Stage",
     "StageConfig",
+    "StepDistillConfig",
     "SupernetSearchConfig",
     "TaughtConfig",
     "TrainingConfig",
@@ -44,8 +50,8 @@ def _with_method(value: JsonValue) -> JsonValue:
     return value
 
 
-Search = Annotated[SupernetSearchConfig | SemiSupervisedSearchConfig, Field(discriminator="method")]
-Distill = Annotated[DistillConfig | AdaptiveDistillConfig, Field(discriminator="method")]
+Search = Annotated[SupernetSearchConfig | SemiSupervisedSearchConfig | EvolveSearchConfig, Field(discriminator="method")]
+Distill = Annotated[DistillConfig | AdaptiveDistillConfig | StepDistillConfig | ConsistencyDistillConfig, Field(discriminator="method")]
 StageConfig = Annotated[
     Search | PruneConfig | Distill | SlimConfig | QuantizeConfig,
     Field(discriminator="stage"),

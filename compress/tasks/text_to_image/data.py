@@ -24,8 +24,13 @@ TRAINING_SEED, HELD_OUT_SEED = 11, 13
 class Captioned(Protocol):
     """Pictures with their captions."""
 
-    captions: tuple[str, ...]
-    digest: str
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """One for each picture."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of pictures and captions."""
 
     def pictures(self) -> Iterator[Tensor]:
         """(N, 3, H, W) in [-1, 1], some at a time, in the order of the captions."""
@@ -52,7 +57,7 @@ class DrawnScenes:
         return sha.hexdigest()
 
     def pictures(self) -> Iterator[Tensor]:
-        """(N, 3, 64, 64)."""
+        """(N, 3, 32, 32)."""
         generator = torch.Generator().manual_seed(self.seed)
         for first in range(0, len(self.scenes), AT_ONCE):
             yield draw(self.scenes[first : first + AT_ONCE], generator)

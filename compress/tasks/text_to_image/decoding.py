@@ -1,13 +1,12 @@
 """The decoder of the latents as a task: it learns to make what the original's decoder makes of latents that the original itself drew.
 
-SnapFusion (arXiv 2306.00980, section 3.2) distils its decoder so: captions, the original's latents after all steps, and the error between the pictures
-of both decoders. Latents of real pictures are not quite those that the U-Net draws, and the encoder has no part in it.
+SnapFusion (arXiv 2306.00980, section 3.2) distils its decoder so: captions, the original's latents after all steps, and the error between the
+pictures of both decoders. Latents of real pictures are not quite those that the U-Net draws, and the encoder has no part in it.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from hashlib import sha256
 
@@ -16,11 +15,10 @@ from torch import Tensor, nn
 
 from mcompress.compress.models.spec import InputSpec, ModelSpec, Sampling
 from mcompress.compress.sampling import sample
-from mcompress.compress.tasks.task import Inputs, Sample, Task
+from mcompress.compress.tasks.task import Inputs, Sample
 from mcompress.compress.tasks.text_to_image.components import Component
 from mcompress.compress.tasks.text_to_image.likeness import LikenessToOriginal
 from mcompress.compress.tasks.text_to_image.original import LATENT_RANGE, Original
-from mcompress.errors import PlanError
 
 LEARNT, VALIDATED = 384, 16
 """Latents that are drawn for training, and for choosing between candidates."""
@@ -37,7 +35,6 @@ class Decoding(Component):
     metric, metric_title = LikenessToOriginal.metric, "PSNR to what the original's decoder makes of the same latents, RGB"
     baseline_name = "a linear map of the latents"
     output_range = (-1.0, 1.0)
-    paired = False
 
     def __init__(self, original: Original, captions: Sequence[str], held_out: Sequence[str], sampling: Sampling) -> None:
         """`sampling`: how the original draws."""
@@ -47,7 +44,6 @@ class Decoding(Component):
         self.scale = original.enlarged
         low, high = LATENT_RANGE
         self.input_range = (low / original.scaling, high / original.scaling)
-        self._teacher: Callable[..., Tensor] | None = None
 
     @property
     def data_digest(self) -> str:
@@ -62,17 +58,10 @@ class Decoding(Component):
         """The original's decoder."""
         return self.original.spec(self.original.decoder, self.input_specs(input_shape)), self.original.decoder.module
 
-    def taught_by(self, teacher: nn.Module) -> Task:
-        """With the pictures of this decoder as truths."""
-        made = copy.copy(self)
-        made._teacher = teacher
-        return made
-
+    @torch.no_grad()
     def _truth(self, latents: Tensor) -> Tensor:
-        if self._teacher is None:
-            raise PlanError([f"{self.name}: truths are what the original's decoder makes, and there is none yet"])
-        with torch.no_grad():
-            return torch.cat([self._teacher(some) for some in latents.split(AT_ONCE)])
+        """Pictures of the original's decoder (N, 3, H, W)."""
+        return torch.cat([self.original.decoder.module(some) for some in torch.split(latents, AT_ONCE)])
 
     @cached_property
     def _drawn(self) -> Tensor:
@@ -85,7 +74,7 @@ class Decoding(Component):
         noise, states = torch.randn((len(captions), *original.latents[1:]), generator=generator), original.states(captions)
         drawn = [
             sample(original.unet.module, self.sampling, original.schedule, some, text, original.no_caption)
-            for some, text in zip(noise.split(AT_ONCE), states.split(AT_ONCE), strict=True)
+            for some, text in zip(torch.split(noise, AT_ONCE), torch.split(states, AT_ONCE), strict=True)
         ]
         return torch.cat(drawn) / original.scaling
 
@@ -108,7 +97,7 @@ class Decoding(Component):
         return (self._drawn[torch.randint(LEARNT, (batch_size,), generator=generator)],)
 
     def training_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> tuple[Inputs, Tensor]:
-        """Latents and pictures (N, 3, H, W). Raises `PlanError` before `taught_by`."""
+        """Latents and pictures (N, 3, H, W)."""
         inputs = self.unlabelled_batch(batch_size, crop_size, generator)
         return inputs, self._truth(*inputs)
 
@@ -136,4 +125,5 @@ class Decoding(Component):
         (latents,), pictures = self.validation_batch()
         small = torch.nn.functional.avg_pool2d(pictures, self.scale)
         known = torch.cat([latents, torch.ones_like(latents[:, :1])], 1).permute(0, 2, 3, 1).flatten(0, 2)
-        return torch.linalg.lstsq(known, small.permute(0, 2, 3, 1).flatten(0, 2)).solution
+        solution: Tensor = torch.linalg.lstsq(known, small.permute(0, 2, 3, 1).flatten(0, 2)).solution
+        return solution

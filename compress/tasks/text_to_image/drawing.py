@@ -14,16 +14,16 @@ from torch import Tensor
 
 from mcompress.compress.tasks.text_to_image.captions import COLOURS, PLACES, SHAPES, TEXTURES, Scene
 
-SIDE = 64
+SIDE = 32
 """Pixels."""
-RADIUS = (13.0, 17.0)
+RADIUS = (6.8, 8.6)
 """Pixels, of the circle around a figure."""
-SHIFT = 2.5
+SHIFT = 1.2
 """Pixels by which a figure stands off its place, at most, along each axis."""
 TURN = math.radians(12.0)
-PERIOD = {"striped": 10.0, "dotted": 9.5, "checked": 14.0}
+PERIOD = {"striped": 5.6, "dotted": 5.0, "checked": 7.6}
 """Pixels."""
-DOT_RADIUS = 2.8
+DOT_RADIUS = 1.5
 BRIGHTNESS = (0.12, 0.42)
 """Of the background, at its top and at its bottom."""
 TINT = 0.06
@@ -67,7 +67,7 @@ DISTANCES: dict[str, Distance] = {
 
 
 def draw(scenes: Sequence[Scene], generator: torch.Generator) -> Tensor:
-    """Pictures (N, 3, 64, 64), RGB in [-1, 1], one of each scene."""
+    """Pictures (N, 3, 32, 32), RGB in [-1, 1], one of each scene."""
     count = len(scenes)
 
     def between(low: float, high: float) -> Tensor:

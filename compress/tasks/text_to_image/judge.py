@@ -17,14 +17,14 @@ from torch.nn import functional
 
 from mcompress.compress.tasks.text_to_image.captions import ATTRIBUTES, Scene
 
-WIDTHS = (16, 32, 64, 96)
+WIDTHS = (24, 48, 96)
 FEATURES = 32
 WEIGHTS = "judge.safetensors"
 AT_ONCE = 64
 
 
 class Judge(nn.Module):
-    """Pictures (N, 3, 64, 64) in [-1, 1] -> logits of every attribute."""
+    """Pictures (N, 3, 32, 32) in [-1, 1] -> logits of every attribute."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,9 +56,9 @@ def embedded_judge() -> Judge:
 
 @torch.no_grad()
 def attributes_right(judge: Judge, pictures: Tensor, scenes: Sequence[Scene]) -> Tensor:
-    """Pictures (N, 3, 64, 64) in [-1, 1] of N scenes -> (N, 4), 1 where the judge sees what the caption says, in the order of `ATTRIBUTES`."""
+    """Pictures (N, 3, 32, 32) in [-1, 1] of N scenes -> (N, 4), 1 where the judge sees what the caption says, in the order of `ATTRIBUTES`."""
     said = torch.tensor([scene.values for scene in scenes])
-    logits = [judge(batch) for batch in pictures.clamp(-1.0, 1.0).split(AT_ONCE)]
+    logits = [judge(batch) for batch in torch.split(pictures.clamp(-1.0, 1.0), AT_ONCE)]
     seen = torch.stack([torch.cat([one[name] for one in logits]).argmax(1) for name in ATTRIBUTES], 1)
     return (seen == said).float()
 
@@ -66,7 +66,7 @@ def attributes_right(judge: Judge, pictures: Tensor, scenes: Sequence[Scene]) ->
 @torch.no_grad()
 def scene_distance(judge: Judge, pictures: Tensor, others: Tensor) -> float:
     """Fréchet distance of the judge's features of two sets of pictures: |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)); 0 for equal sets."""
-    one, other = (torch.cat([judge.features(batch) for batch in some.clamp(-1.0, 1.0).split(AT_ONCE)]).double() for some in (pictures, others))
+    one, other = (torch.cat([judge.features(batch) for batch in torch.split(some.clamp(-1.0, 1.0), AT_ONCE)]).double() for some in (pictures, others))
     first, second = torch.cov(one.T), torch.cov(other.T)
     # The trace of the root of C1 C2 is the sum of the roots of its eigenvalues, which are those of the symmetric C1^(1/2) C2 C1^(1/2).
     values, vectors = torch.linalg.eigh(first)

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from mcompress.compress.diffusion import NoiseSchedule
 from mcompress.compress.models.spec import InputSpec, ModelSpec, Prediction, Sampling
+from mcompress.errors import PlanError
 
 if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
     from transformers import CLIPTokenizer
 
 AT_ONCE = 32
@@ -42,8 +44,8 @@ class Original:
     unet: Part
     decoder: Part
     text_encoder: Part
-    autoencoder: nn.Module = field(repr=False)
-    """diffusers' AutoencoderKL, whose encoder makes latents of pictures."""
+    autoencoder: AutoencoderKL = field(repr=False)
+    """Whose encoder makes latents of pictures."""
     tokenizer: CLIPTokenizer
     tokenizer_folder: Path
     schedule: NoiseSchedule
@@ -66,26 +68,33 @@ class Original:
         return self.states([""])
 
     def tokens(self, texts: Sequence[str]) -> Tensor:
-        """(N, L), float32 as the text encoder's file takes them, filled up with the tokenizer's padding. Texts that are too long raise `PlanError`."""
+        """(N, L), float32 as the text encoder's file takes them, filled up with the tokenizer's padding. Raises `PlanError` for longer texts."""
         found = self.tokenizer(list(texts), padding="max_length", max_length=self.longest)["input_ids"]
+        over = next((place for place, one in enumerate(found) if len(one) > self.longest), None)
+        if over is not None:
+            raise PlanError([f"the caption '{texts[over]}' has {len(found[over])} tokens; the text encoder takes {self.longest}, so make it shorter"])
         return torch.tensor(found, dtype=torch.float32)
 
     @torch.no_grad()
     def states(self, texts: Sequence[str]) -> Tensor:
         """(N, L, D)."""
         tokens = self.tokens(texts)
-        return torch.cat([self.text_encoder.module(some) for some in tokens.split(AT_ONCE)])
+        return torch.cat([self.text_encoder.module(some) for some in torch.split(tokens, AT_ONCE)])
 
     @torch.no_grad()
     def encoded(self, pictures: Tensor) -> Tensor:
         """Pictures (N, 3, 8 h, 8 w) in [-1, 1] -> scaled latents (N, C, h, w), the means of what the encoder gives."""
-        found = [self.autoencoder.encode(some).latent_dist.mean for some in pictures.split(AT_ONCE)]
+        found = [self._latents_of(some) for some in torch.split(pictures, AT_ONCE)]
         return torch.cat(found) * self.scaling
+
+    def _latents_of(self, pictures: Tensor) -> Tensor:
+        latents: Tensor = self.autoencoder.encode(pictures).latent_dist.mean
+        return latents
 
     @torch.no_grad()
     def decoded(self, latents: Tensor) -> Tensor:
         """Scaled latents -> pictures, clipped to [-1, 1]."""
-        found = [self.decoder.module(some / self.scaling) for some in latents.split(AT_ONCE)]
+        found = [self.decoder.module(some / self.scaling) for some in torch.split(latents, AT_ONCE)]
         return torch.cat(found).clamp(-1.0, 1.0)
 
     def unet_inputs(self, latents: tuple[int, ...]) -> tuple[InputSpec, ...]:

@@ -1,8 +1,8 @@
 """Text to image: captions and noise in, pictures out, by a U-Net that is called again and again in the latents of an autoencoder.
 
 The pipeline compresses the U-Net as it does any network; the text encoder and the decoder are components with tasks of their own
-(`text_encoding`, `decoding`). One call of the U-Net is judged by the signal-to-noise ratio of what it predicts, a whole network by the pictures that it
-draws for held-out captions, with the original's text encoder and decoder.
+(`text_encoding`, `decoding`). One call of the U-Net is judged by the signal-to-noise ratio of what it predicts, a whole network by the pictures that
+it draws for held-out captions, with the original's text encoder and decoder.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from torch import Tensor, nn
 
 from mcompress.compress.diffusion import noisy, velocity
 from mcompress.compress.models.spec import InputSpec, ModelSpec, Sampling
-from mcompress.compress.sampling import sample
+from mcompress.compress.sampling import further_noises, sample
 from mcompress.compress.tasks.diffusing import Diffusion
 from mcompress.compress.tasks.performance import Run
 from mcompress.compress.tasks.task import Inputs, Sample
 from mcompress.compress.tasks.text_to_image.components import Component, snr_db
 from mcompress.compress.tasks.text_to_image.data import VALIDATION, Captioned, EncodedPictures, LatentExamples
-from mcompress.compress.tasks.text_to_image.likeness import PictureQuality
+from mcompress.compress.tasks.text_to_image.gallery import Gallery
+from mcompress.compress.tasks.text_to_image.likeness import AttributeAccuracy, PictureQuality
 from mcompress.compress.tasks.text_to_image.original import LATENT_RANGE, Original
 
 NOISE_SEED, VALIDATION_SEED = 17, 7_919
@@ -62,6 +63,10 @@ class TextToImage(Component):
         unet = self.original.unet
         return self.original.spec(unet, self.input_specs(input_shape), self.sampling), unet.module
 
+    def gallery(self) -> Gallery:
+        """Whole pictures of the held-out captions, drawn by all three networks together."""
+        return Gallery(self.original, self.held_out_pictures, self.judged.judge if isinstance(self.judged, AttributeAccuracy) else None)
+
     def diffusion(self) -> Diffusion:
         """Latents, states and noise for the stages that know of them."""
         return Diffusion(self.training, self.validation.all(), self.original.no_caption, self.original.schedule)
@@ -76,7 +81,9 @@ class TextToImage(Component):
     def answer(self, run: Run, sample_: Sample) -> Tensor:
         """The picture (1, 3, H, W) in [-1, 1] that the original's decoder makes of the latents after all steps."""
         noise, _, text = sample_.inputs
-        latents = sample(run, self.sampling, self.original.schedule, noise, text, self.original.no_caption)
+        generator = _generator_of(sample_)
+        further = [torch.randn(noise.shape, generator=generator) for _ in range(further_noises(self.sampling))]
+        latents = sample(run, self.sampling, self.original.schedule, noise, text, self.original.no_caption, further)
         return self.original.decoded(latents)
 
     def quality(self, output: Tensor, truth: Tensor) -> float:
@@ -97,9 +104,7 @@ class TextToImage(Component):
         noise = torch.randn((len(captions), *self.original.latents[1:]), generator=generator)
         states, first = self.original.states(captions), torch.tensor([float(self.original.schedule.settings.num_train_timesteps - 1)])
         truths = torch.cat(list(self.held_out_pictures.pictures()))
-        return tuple(
-            Sample(_slug(caption), (noise[[place]], first, states[[place]]), truths[[place]]) for place, caption in enumerate(captions)
-        )
+        return tuple(Sample(_slug(caption), (noise[[place]], first, states[[place]]), truths[[place]]) for place, caption in enumerate(captions))
 
     def validation_batch(self) -> tuple[Inputs, Tensor]:
         """Latents that are not trained on, at all sorts of timesteps, always the same."""
@@ -131,6 +136,11 @@ class TextToImage(Component):
         alpha, sigma = self.original.schedule.at(timesteps)
         truth = noise if self.sampling.prediction == "epsilon" else velocity(latents, noise, alpha, sigma)
         return (noisy(latents, noise, alpha, sigma), timesteps.float(), states), truth
+
+
+def _generator_of(sample_: Sample) -> torch.Generator:
+    """Of the noise that is added on the way, always the same for a caption."""
+    return torch.Generator().manual_seed(int(sha256(sample_.name.encode()).hexdigest()[:8], 16))
 
 
 def _slug(caption: str) -> str:

@@ -44,6 +44,11 @@ class TextEncoding(Component):
         """The original's text encoder."""
         return self.original.spec(self.original.text_encoder, self.input_specs(input_shape)), self.original.text_encoder.module
 
+    @property
+    def held_out_sizes(self) -> dict[str, tuple[int, int]]:
+        """None: all texts are filled up to one length."""
+        return {}
+
     def held_out(self) -> tuple[Sample, ...]:
         """One held-out caption each."""
         return self._held_out
@@ -79,5 +84,5 @@ class TextEncoding(Component):
         """Whatever the caption says."""
         return self.original.no_caption.expand_as(sample.truth)
 
-    def shown(self, answer: Tensor) -> None:  # noqa: ARG002  (states are no picture)
+    def shown(self, answer: Tensor) -> None:
         """None."""

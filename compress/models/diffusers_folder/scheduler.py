@@ -1,0 +1,97 @@
+"""The noise that a diffusers folder's networks were trained with, from its scheduler's settings; how the scheduler samples is not taken over."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from mcompress.compress.diffusion import ScheduleSettings
+from mcompress.compress.models.diffusers_folder.fields import Fields, defaults_of
+from mcompress.compress.models.spec import Prediction
+
+BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
+FAMILIES = (
+    "DDIMScheduler", "DDIMParallelScheduler", "DDPMScheduler", "DDPMParallelScheduler", "PNDMScheduler", "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler", "DPMSolverSDEScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "LCMScheduler",
+)  # fmt: skip
+"""Schedulers of diffusers whose noise follows from betas."""
+DDIM, LCM = FAMILIES[:2], FAMILIES[-1]
+SAMPLING = {"timestep_spacing": "trailing", "set_alpha_to_one": True, "clip_sample": False, "thresholding": False}
+"""How pictures are sampled here, in the terms of diffusers' DDIM."""
+
+
+@dataclass(frozen=True)
+class SchedulerFacts:
+    """The class, the schedule of the noise, what the U-Net predicts, and how pictures are sampled here."""
+
+    scheduler: str
+    settings: ScheduleSettings
+    prediction: Prediction
+    rescale_betas_zero_snr: bool
+    """The last timestep had no signal left in training; `settings` cannot say it, so it is noted."""
+    steps_offset: int
+    """As the file has it; trailing timesteps have none."""
+    method: Literal["ddim", "lcm"]
+    original_inference_steps: int
+    """Of latent consistency models: the steps that they were distilled on."""
+    timestep_scaling: float
+    """What timesteps are multiplied by in the boundary condition of latent consistency models."""
+    notes: tuple[str, ...]
+
+
+def scheduler_facts(config: Fields) -> SchedulerFacts:
+    """Raises `PlanError` for a scheduler, or settings of one, that tell no noise which is known here."""
+    name = config.values.get("_class_name")
+    if not isinstance(name, str) or name not in FAMILIES:
+        config.refuse(f"the scheduler is {json.dumps(name)}; it must be one whose noise follows from betas: {', '.join(FAMILIES)}")
+        config.finish()
+    config.complete(
+        {"original_inference_steps": 50, "timestep_scaling": 10.0, "steps_offset": 0, "prediction_type": "epsilon", **defaults_of(str(name))}
+    )
+    start, end = config.number("beta_start"), config.number("beta_end")
+    if not config.problems and not start <= end < 1:
+        config.refuse(f"beta_start is {start} and beta_end {end}; they must be below 1, and beta_start not above beta_end")
+    betas = config.choice("beta_schedule", get_args(BetaSchedule))
+    predicted = config.choice("prediction_type", get_args(Prediction))
+    rescaled = config.values.get("rescale_betas_zero_snr") is True
+    if rescaled and predicted == "epsilon":
+        config.refuse(
+            "rescale_betas_zero_snr leaves nothing but noise at the last timestep, where prediction_type epsilon says nothing of the picture; "
+            "it must be v_prediction"
+        )
+    if config.values.get("trained_betas") is not None:
+        config.refuse("trained_betas are given; only betas that follow from beta_schedule are known here: give a network that was trained on these")
+    if config.values.get("use_flow_sigmas"):
+        config.refuse("use_flow_sigmas is set, so the network follows flows; give one that was trained on betas")
+    facts = SchedulerFacts(
+        scheduler=str(name),
+        settings=ScheduleSettings(config.whole("num_train_timesteps", 1), start, end, _beta_schedule(betas)),
+        prediction="v_prediction" if predicted == "v_prediction" else "epsilon",
+        rescale_betas_zero_snr=rescaled,
+        steps_offset=config.whole("steps_offset", 0),
+        method="lcm" if name == LCM else "ddim",
+        original_inference_steps=config.whole("original_inference_steps", 1),
+        timestep_scaling=config.number("timestep_scaling"),
+        notes=_notes(config, str(name)),
+    )
+    config.finish()
+    return facts
+
+
+def _beta_schedule(name: str) -> BetaSchedule:
+    return next(one for one in get_args(BetaSchedule) if one == name)
+
+
+def _notes(config: Fields, name: str) -> tuple[str, ...]:
+    """How sampling differs from what the file asks for."""
+    notes = []
+    if config.values.get("rescale_betas_zero_snr") is True:
+        notes.append(f"{config.path}: rescale_betas_zero_snr is not taken over; the schedule here keeps a little signal at the last timestep")
+    if name not in (*DDIM, LCM):
+        notes.append(f"{config.path}: {name} is taken for its noise schedule alone; sampling is DDIM, its timesteps spaced trailing")
+    unlike = [f"{key} {json.dumps(value)}" for key, value in config.values.items() if key in SAMPLING and value != SAMPLING[key]]
+    if name in DDIM and unlike:
+        here = ", ".join(f"{key} {json.dumps(value)}" for key, value in SAMPLING.items())
+        notes.append(f"{config.path}: {', '.join(unlike)} is not taken over; sampling is DDIM with {here}")
+    return tuple(notes)
