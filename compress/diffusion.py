@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from mcompress.compress.models.hugging_face import class_of
 from mcompress.compress.models.spec import Prediction
 
 
@@ -35,9 +36,7 @@ class NoiseSchedule:
 
     def __post_init__(self) -> None:
         """Ask diffusers."""
-        from diffusers import DDIMScheduler
-
-        cumulative = DDIMScheduler(**vars(self.settings)).alphas_cumprod.double()
+        cumulative = class_of("diffusers", "DDIMScheduler")(**vars(self.settings)).alphas_cumprod.double()
         object.__setattr__(self, "alphas", cumulative.sqrt().float())
         object.__setattr__(self, "sigmas", (1.0 - cumulative).sqrt().float())
 

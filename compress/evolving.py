@@ -13,6 +13,8 @@ group, nor for how long training goes on between actions: those are ours.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from pydantic import JsonValue
 
 from mcompress.compress.candidates import CandidateCost
@@ -30,17 +32,24 @@ from mcompress.errors import PlanError
 from mcompress.targets.schema import Fallback
 from mcompress.targets.stages import EvolveSearchConfig
 
-__all__ = ["evolve", "evolve_problems"]
+__all__ = ["Order", "block_map", "by_value", "evolve", "evolve_problems"]
 
 MOST_PHASES = 1009
 """A prime above the number of actions; trainings of different phases and seeds then draw different batches."""
+Order = Callable[[list[ScoredBlock]], list[ScoredBlock]]
 
 
-def evolve(config: EvolveSearchConfig, context: StageContext) -> StageOutput:
+def by_value(scored: list[ScoredBlock]) -> list[ScoredBlock]:
+    """The least valuable first."""
+    return sorted(scored, key=lambda one: (one.value, one.loss_rise, one.block))
+
+
+def evolve(config: EvolveSearchConfig, context: StageContext, order: Order = by_value) -> StageOutput:
     """Evolve the network until the budget is met and nothing more fits.
 
-    The result's specification is that of the network with other `repeats`. Raises `PlanError` with the nearest that can be reached where no evolution
-    meets the budget, and for a task or a network that is no diffusion UNet; `TrainingDiverged`.
+    `order` says which blocks go first; any other than by value is there to be compared with. The result's specification is that of the network with
+    other `repeats`. Raises `PlanError` with the nearest that can be reached where no evolution meets the budget, and for a task or a network that is
+    no diffusion UNet; `TrainingDiverged`.
     """
     problems = evolve_problems(context.spec, context.budget, context.device, context.unit, context.ships_as)
     diffusion, sampling = context.task.diffusion(), context.spec.sampling
@@ -48,14 +57,14 @@ def evolve(config: EvolveSearchConfig, context: StageContext) -> StageOutput:
         problems.append("stage search, method evolve: the task has no diffusion network; use another method, or remove the stage")
     if problems or diffusion is None or sampling is None:
         raise PlanError(problems)
-    return _Evolution(config, context, diffusion, sampling).run()
+    return _Evolution(config, context, diffusion, sampling, order).run()
 
 
 class _Evolution:
     """The network as it is now, and what brought it there."""
 
-    def __init__(self, config: EvolveSearchConfig, context: StageContext, diffusion: Diffusion, sampling: Sampling) -> None:
-        self._config, self._context, self._diffusion, self._sampling = config, context, diffusion, sampling
+    def __init__(self, config: EvolveSearchConfig, context: StageContext, diffusion: Diffusion, sampling: Sampling, order: Order) -> None:
+        self._config, self._context, self._diffusion, self._sampling, self._order = config, context, diffusion, sampling, order
         self._spec, self._network = context.spec, context.model.eval()
         self._costs = UnetCosts(context.device, context.unit, context.ships_as)
         self._error = PredictionError(config, diffusion, sampling, context.seed, self._network)
@@ -115,7 +124,7 @@ class _Evolution:
         return self._remove(cost, milliseconds) if cost.exceeded(self._context.budget) else self._double(cost, milliseconds)
 
     def _remove(self, cost: CandidateCost, milliseconds: dict[str, float]) -> bool:
-        ranked = sorted(self._scored(list(milliseconds), milliseconds), key=lambda one: (one.value, one.loss_rise, one.block))
+        ranked = self._order(self._scored(list(milliseconds), milliseconds))
         chosen: list[ScoredBlock] = []
         for one in ranked[: self._config.group]:
             chosen.append(one)
@@ -143,7 +152,7 @@ class _Evolution:
             for name, block in standing(self._spec).items()
             if block.repeatable and name == block.name and name not in before and milliseconds[name] <= room
         ]
-        for one in sorted(self._scored(able, milliseconds), key=lambda one: (-one.value, one.block)):
+        for one in reversed(self._order(self._scored(able, milliseconds))):
             if one.value > 0 and self._fits(changed := doubled(self._spec, one.block)):
                 return self._act("doubled", [one], cost, changed)
         return False

@@ -93,7 +93,7 @@ class Journal:
 
     @property
     def first(self) -> list[ScoredBlock]:
-        """The first scores of all blocks, the least valuable first; empty where nothing had to go."""
+        """The first scores of all blocks, what was to go first at the front; empty where nothing had to."""
         return self._kept.first
 
     def error(self, what: str, measure: Callable[[], float]) -> float:

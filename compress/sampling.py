@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mcompress.compress.diffusion import NoiseSchedule, guided
+from mcompress.compress.models.hugging_face import class_of
 from mcompress.compress.models.spec import Sampling
 from mcompress.errors import UsageError
 
@@ -62,9 +63,7 @@ def timesteps_of(sampling: Sampling, schedule: NoiseSchedule) -> list[int]:
 
 
 def _ddim(network: Network, sampling: Sampling, schedule: NoiseSchedule, noise: Tensor, text: Tensor, no_caption: Tensor) -> Tensor:
-    from diffusers import DPMSolverMultistepScheduler
-
-    scheduler = DPMSolverMultistepScheduler(
+    scheduler = class_of("diffusers", "DPMSolverMultistepScheduler")(
         **vars(schedule.settings), prediction_type=sampling.prediction, solver_order=1, algorithm_type="dpmsolver++", final_sigmas_type="zero"
     )
     with warnings.catch_warnings():
@@ -82,9 +81,9 @@ def _ddim(network: Network, sampling: Sampling, schedule: NoiseSchedule, noise: 
 def _consistency(
     network: Network, sampling: Sampling, schedule: NoiseSchedule, noise: Tensor, text: Tensor, further_noise: Sequence[Tensor]
 ) -> Tensor:
-    from diffusers import LCMScheduler
-
-    scheduler = LCMScheduler(**vars(schedule.settings), prediction_type=sampling.prediction, original_inference_steps=sampling.grid_steps)
+    scheduler = class_of("diffusers", "LCMScheduler")(
+        **vars(schedule.settings), prediction_type=sampling.prediction, original_inference_steps=sampling.grid_steps
+    )
     timesteps = timesteps_of(sampling, schedule)
     scheduler.set_timesteps(timesteps=timesteps)
     guidance = torch.full((len(noise),), sampling.guidance)

@@ -46,13 +46,13 @@ def distill_steps(config: StepDistillConfig, context: StageContext) -> StageOutp
     """
     data, sampling, of_original = _diffusion(config, context)
     repeats = _repeats_the_original(config, context)
-    legs, student, original = _Legs(config, context, data), context.model, copy.deepcopy(context.teacher)
+    legs, student, original = _Legs(config, context, data), context.model, _trainable_copy(context.teacher)
     legs.to_velocity(ORIGINAL_VELOCITY, original, of_original.prediction, config.original_velocity_training_steps)
     if repeats:
         legs.taken_over(STUDENT_VELOCITY, student, original)
     else:
         legs.to_velocity(STUDENT_VELOCITY, student, sampling.prediction, config.student_velocity_training_steps)
-    copied = copy.deepcopy(original)
+    copied = _trainable_copy(original)
     legs.to_fewer(ORIGINAL_MIDDLE, copied, original, (config.teacher_steps, config.middle_steps), config.original_middle_training_steps)
     if repeats:
         legs.taken_over(STUDENT_MIDDLE, student, copied)
@@ -190,6 +190,11 @@ def _consistency_problems(config: ConsistencyDistillConfig, present: ModelSpec, 
 
 def _takes_guidance(spec: ModelSpec) -> bool:
     return any(one.name == GUIDANCE for one in spec.further_inputs)
+
+
+def _trainable_copy(network: nn.Module) -> nn.Module:
+    """A copy whose weights can all be trained, also where those of the network are frozen."""
+    return copy.deepcopy(network).requires_grad_(True)
 
 
 def _repeats_the_original(config: StepDistillConfig, context: StageContext) -> bool:

@@ -18,8 +18,11 @@ from mcompress.export import backend_named, documents, replay
 from mcompress.export.backend import FloatArray, Runner
 from mcompress.export.choices import choices_of
 from mcompress.export.comparison import Comparison, write_comparison
+from mcompress.export.draw_check import check_pictures
+from mcompress.export.drawing import DrawingFacts, drawing_of
 from mcompress.export.interface import TensorFacts
 from mcompress.export.manifest import Content, Manifest, ModelFile, ProcessingStep, Source, VectorFiles, VectorInput
+from mcompress.export.manifest_drawing import UNET
 from mcompress.export.manifest_speech import Speech
 from mcompress.export.mil import EVALUATOR
 from mcompress.export.parity import INT8_METRIC
@@ -81,11 +84,13 @@ def write_bundle(
     plan: PrecisionPlan | None,
     comparison: Comparison | None = None,
     narrower_plans: Mapping[str, PrecisionPlan] | None = None,
+    drawing: DrawingFacts | None = None,
 ) -> Path:
     """Write the bundle into `folder` as a whole (a temporary sibling that takes its place) and return `folder`.
 
     The sources of `files` may lie anywhere, in `folder` as well. Without a `comparison` the gate cannot compare the bundle. `narrower_plans` are
-    those of the narrower widths, by their names. Raises `ExportError` for files that do not fit their facts, `OSError` if the disk is full.
+    those of the narrower widths, by their names, and of networks that go along. With `drawing` the bundle draws, and `files` are those of a text
+    encoder, a U-Net and a decoder. Raises `ExportError` for files that do not fit their facts, `OSError` if the disk is full.
     """
     if not files:
         raise ExportError("a bundle needs at least one exported file; the target's exports produced none")
@@ -98,7 +103,7 @@ def write_bundle(
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     speech = speech_of(files[0].inputs) if target.model.task == "talking_face" else None
-    shipped = tuple(_ship(file, run, temporary, speech) for file in files)
+    shipped = tuple(_ship(file, run, temporary, speech, None if drawing is None else UNET) for file in files)
     manifest = Manifest(
         name=run.target.name,
         task=target.model.task,
@@ -118,6 +123,7 @@ def write_bundle(
         choose=choices_of([file.record for file in files], run),
         speech=speech,
         streaming=None if speech is None else streaming_of(files[0].inputs, files[0].outputs, speech),
+        drawing=None if drawing is None else drawing_of(drawing, shipped, temporary),
     )
     plans = {"precision_plan.json": plan} | {f"precision_plan-{name}.json": one for name, one in (narrower_plans or {}).items()}
     for name, one in plans.items():
@@ -139,13 +145,14 @@ def write_bundle(
 
 
 def verify_bundle(folder: Path) -> list[Result]:
-    """Check digests, then execute every file through its exporter's runner and compare with its vectors; one result per file.
+    """Check digests, then execute every file through its exporter's runner and compare with its vectors; one result per file. Of text to image also
+    draw a whole picture with each set of files, and compare it with PyTorch's: one result per set.
 
     Raises `UsageError` for something that is not a bundle of this schema or names paths outside itself, `ParityError` if anything was changed.
     A file whose runtime is missing here has the status `not executed`; a file that computes something else has `failed`, and does not raise.
     """
     manifest = read_manifest(folder)
-    return [_verify_file(folder, file) for file in manifest.files]
+    return [*(_verify_file(folder, file) for file in manifest.files), *(check_pictures(folder) if manifest.drawing is not None else ())]
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -207,7 +214,8 @@ def _load(backend: str, path: Path) -> Runner:
     return module.load(path, threads=1)
 
 
-def _ship(file: ExportedFile, run: Run, bundle: Path, speech: Speech | None) -> ModelFile:
+def _ship(file: ExportedFile, run: Run, bundle: Path, speech: Speech | None, own: str | None) -> ModelFile:
+    """`own`: the component that the run's own network is, where others go along."""
     if not file.inputs or len(file.outputs) != 1:
         raise ExportError(f"{file.path.name} has {len(file.inputs)} inputs and {len(file.outputs)} outputs; test vectors hold inputs and one output")
     destination = bundle / file.path.name
@@ -243,7 +251,7 @@ def _ship(file: ExportedFile, run: Run, bundle: Path, speech: Speech | None) -> 
         ),
         vectors=tuple(_write_vector(bundle, file, index) for index in range(len(file.vectors))),
         width=record.width,
-        component=record.component,
+        component=record.component or own,
     )
 
 

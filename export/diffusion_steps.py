@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -168,13 +168,22 @@ def consistency_clean(prediction: Real, noisy: Real, timestep: int, alpha: float
     return out * clean + skip * noisy
 
 
-def consistency_steps(predict: Predict, noise: Real, draw: Callable[[], Real], schedule: Schedule, consistency: Consistency, steps: int) -> Real:
+def consistency_steps(
+    predict: Predict,
+    noise: Real,
+    draw: Callable[[], Real],
+    schedule: Schedule,
+    consistency: Consistency,
+    steps: int,
+    timesteps: Sequence[int] | None = None,
+) -> Real:
     """Latents from noise in `steps` steps of a latent consistency model: each gives clean latents, and all but the last get fresh noise, by `draw`.
 
-    Raises `ValueError` like `alphas_of` and `consistency_timesteps`.
+    `timesteps`, as many as steps, where they are others than `consistency_timesteps`. Raises `ValueError` like `alphas_of` and that.
     """
     alphas = alphas_of(schedule)
-    timesteps = consistency_timesteps(steps, consistency, schedule.num_train_timesteps)
+    if timesteps is None:
+        timesteps = consistency_timesteps(steps, consistency, schedule.num_train_timesteps)
     latents = noise
     for position, timestep in enumerate(timesteps):
         alpha = float(alphas[timestep])

@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mcompress.export.fidelity import value_of
 from mcompress.export.manifest import Manifest, ModelFile
-from mcompress.export.standing_alone import TALK, VERIFY, write_scripts
+from mcompress.export.standing_alone import DRAW, TALK, VERIFY, write_scripts
 from mcompress.record import Fidelity, Run
 from mcompress.targets.schema import Measurement, Target
 
@@ -41,8 +41,10 @@ PACKAGE_TERMS = {"scikit-image": "BSD 3-Clause", "scikit-learn": "BSD 3-Clause",
 
 
 def write_documents(folder: Path, manifest: Manifest, run: Run, target: Target) -> None:
-    """Write MODEL_CARD.md, LICENSES, verify.py, for talking faces talk.py and what it imports, and the loaders that the bundle's files need."""
-    write_scripts(folder, VERIFY if manifest.speech is None else {**VERIFY, **TALK})
+    """Write MODEL_CARD.md, LICENSES, verify.py, talk.py for talking faces and draw.py for text to image with what they import, and the loaders that
+    the bundle's files need.
+    """
+    write_scripts(folder, {**VERIFY, **(TALK if manifest.speech is not None else DRAW if manifest.drawing is not None else {})})
     _render("MODEL_CARD.md.j2", folder / "MODEL_CARD.md", manifest, run, target)
     _render("LICENSES.j2", folder / "LICENSES", manifest, run, target)
     backends = {file.backend for file in manifest.files}
@@ -71,7 +73,11 @@ def baseline_title(name: str) -> str:
 
 
 def holds_photographs(target: Target) -> bool:
-    """Whether embedded photographs went into the bundle: translation has drawn scenes of its own, and photographs where the target asks for them."""
+    """Whether embedded photographs went into the bundle: translation has drawn scenes of its own, and photographs where the target asks for them; of
+    text to image there are drawn scenes alone.
+    """
+    if target.model.task == "text_to_image":
+        return False
     return target.data.training is None and (target.model.task != "translation" or target.data.embedded == "photographs")
 
 

@@ -46,6 +46,9 @@ REASONS = {
     "leaky_relu": "XNNPACK's INT8 LeakyReLU multiplies by 16-bit numbers, and here the scales or the slope leave their range",
     "upsample_nearest2d": "ExecuTorch has no INT8 nearest-neighbour resize, and only whole factors can be written as a multiplication by ones",
 }
+REASONS |= dict.fromkeys(
+    ("group_norm", "layer_norm"), "means and squares of half numbers leave the range of FP16, and XNNPACK has no normalization that sums in FP32"
+)
 WIDENED = (
     "computed in fp16, but its weights are stored as fp32 ({} bytes more): XNNPACK takes the weights of a half convolution as fp32 only, "
     "and rounds them when the file is loaded"
@@ -61,7 +64,8 @@ def probe() -> None:
 def write(config: ExecuTorchConfig, model: nn.Module, examples: Mapping[str, Tensor], plan: PrecisionPlan | None, path_stem: Path) -> Written:
     """Write `path_stem`.pte: fp32 without a plan, every operator in its planned precision otherwise. Static shapes, NCHW float32.
 
-    The format names no inputs: `forward` takes them in order. Where it is not one named `input`, the file says the names in a method of its own (`INPUT_NAMES`).
+    The format names no inputs: `forward` takes them in order. Where it is not one named `input`, the file says the
+    names in a method of its own (`INPUT_NAMES`).
 
     Operators in fp16 need a processor that XNNPACK has half-precision kernels for: Armv8.2 with half arithmetic, or x86 with F16C and AVX2 (which
     computes in fp32 and rounds every result). Elsewhere the runtime refuses the file.

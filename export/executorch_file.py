@@ -123,9 +123,11 @@ def read(path: Path) -> FileGraph:
     for number, instruction in enumerate(instructions):
         if isinstance(instruction, KernelCall):
             kind = plan.operators[instruction.op_index].name
-            used = [index for item in instruction.args for index in members.get(item, (item,)) if index in tensors]
-            if used:
-                nodes.append(FileNode(f"{number} {kind}", kind, "portable", tuple(i for i in used if i != used[-1]), used[-1]))
+            *given, last = instruction.args
+            made = [index for index in members.get(last, (last,)) if index in tensors]  # what it returns; of several tensors the first is the result
+            used = [index for item in given for index in members.get(item, (item,)) if index in tensors and index not in made]
+            if made:
+                nodes.append(FileNode(f"{number} {kind}", kind, "portable", tuple(used), made[0]))
         elif isinstance(instruction, DelegateCall):
             delegate = plan.delegates[instruction.delegate_index]
             payload = bytes(stored.program.backend_delegate_data[delegate.processed.index].data)

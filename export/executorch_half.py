@@ -19,6 +19,8 @@ QUANTIZATION = {QUANTIZE, DEQUANTIZE, torch.ops.quantized_decomposed.dequantize_
 BINARY = {aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor}
 HALF = "half"
 """Key of a node's meta: whether it computes half tensors."""
+FULL = "full"
+"""Key of a node's meta: whether it computes FP32 tensors although the plan has its operator in fp16."""
 LIBRARY = torch.library.Library("mcompress", "FRAGMENT")  # type: ignore[no-untyped-call]
 LIBRARY.define("cast(Tensor x, ScalarType dtype) -> Tensor")  # type: ignore[no-untyped-call]
 LIBRARY.impl("cast", lambda x, dtype: x.to(dtype, copy=True), "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
@@ -30,12 +32,24 @@ def compute_in_half(module: fx.GraphModule, precision_of: Callable[[str], Precis
     _Halving(module, precision_of).run()
 
 
+def in_full(result: fx.Node, node: fx.Node) -> fx.Node:
+    """Say of all nodes that `result` is computed with and that stand for `node` that they compute in FP32; gives `result`."""
+    names, pending = stands_for(result), [result]
+    while pending:
+        each = pending.pop()
+        if each is not node and each.op == "call_function" and stands_for(each) == names and not each.meta.get(FULL):
+            each.meta[FULL] = True
+            pending += each.all_input_nodes
+    return result
+
+
 class _Halving:
     """The rewriting of one graph; every tensor is cast once, every constant stored once."""
 
     def __init__(self, module: fx.GraphModule, precision_of: Callable[[str], Precision]) -> None:
         self._module, self._graph = module, module.graph
-        self._half = {node for node in self._graph.nodes if any(precision_of(name) == "fp16" for name in stands_for(node))}
+        planned = {node for node in self._graph.nodes if any(precision_of(name) == "fp16" for name in stands_for(node))}
+        self._half = {node for node in planned if not node.meta.get(FULL)}
         self._casts: dict[tuple[fx.Node, torch.dtype], fx.Node] = {}
         self._constants: dict[str, fx.Node] = {}
 

@@ -29,6 +29,7 @@ from mcompress.compress.quantize.program import export_program, graph_of, refere
 from mcompress.export.executorch_file import INPUT_NAMES, input_names
 from mcompress.export.executorch_half import compute_in_half, separate_dequantize_nodes
 from mcompress.export.executorch_moves import keep_moves_in_delegate
+from mcompress.export.executorch_spellings import SPELLINGS
 from mcompress.export.spelled_out import NORMS, REFLECTIONS, STANDS_FOR, spell_out
 
 LEAST_RATIO, GREATEST_RATIO = 2.0**-8, 2.0**7
@@ -48,7 +49,7 @@ def rewritten(model: nn.Module, examples: tuple[Tensor, ...], plan: PrecisionPla
         if node.name in operators:
             node.meta[STANDS_FOR] = (node.name,)
     spell_out(module, REFLECTIONS, pairs=True)
-    spell_out(module, NORMS, pairs=False)  # they are never INT8, whatever stands around them
+    spell_out(module, {**NORMS, **SPELLINGS}, pairs=False)  # they are never INT8, whatever stands around them
     keep_moves_in_delegate(module)
     if plan is not None:
         compute_in_half(module, plan.precision_of)

@@ -212,7 +212,7 @@ class _Overlay:
 
     def _fits(self, node: fx.Node, candidate: FileNode) -> bool:
         kind = kinds.kind_of(node)
-        name = candidate.kind.rsplit("::", 1)[-1].removesuffix("_copy").removeprefix("_")
+        name = candidate.kind.rsplit("::", 1)[-1].removesuffix("_copy").removeprefix("_").removeprefix("native_")
         if candidate.kind not in XNNPACK_KINDS.get(kind, ()) and name != kind and candidate.kind != "XNN" + kind.title().replace("_", ""):
             return False
         if node.target in kinds.WEIGHTED and candidate.weight is not None:
@@ -280,13 +280,20 @@ def _layouts(node: fx.Node, weight: Tensor) -> Iterator[bytes]:
 
 
 def _behind(node: fx.Node) -> fx.Node:
-    """The node that computed the tensor, behind quantize, dequantize and cast nodes."""
-    while node.target in QUANTIZATION or node.target == CAST:
+    """The node that computed the tensor, behind quantize, dequantize and cast nodes, and what writes an input as whole numbers."""
+    while node.target in QUANTIZATION or node.target == CAST or _counts(node):
         source = node.args[0]
         if not isinstance(source, fx.Node):
             break
         node = source
     return node
+
+
+def _counts(node: fx.Node) -> bool:
+    """Whether it gives the numbers of its only argument as whole ones, or in another shape."""
+    value = node.meta.get("val")
+    whole = isinstance(value, Tensor) and not value.is_floating_point()
+    return whole and node.op == "call_function" and len(node.all_input_nodes) == 1 and node.all_input_nodes[0] is node.args[0]
 
 
 def _only_layout(node: FileNode) -> bool:

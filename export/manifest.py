@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from mcompress.export.interface import TensorFacts
+from mcompress.export.manifest_drawing import Drawing
 from mcompress.export.manifest_part import Part
 from mcompress.export.manifest_speech import Speech, Streaming
 from mcompress.record import CoverageRecord, Fidelity, ParityRecord, WorstPicture
@@ -203,6 +204,8 @@ class Manifest(Part):
     """Of talking faces."""
     streaming: Streaming | None = None
     """Of networks that follow a sound as it arrives."""
+    drawing: Drawing | None = None
+    """Of text to image."""
     contents: tuple[Content, ...] = ()
     manifest_sha256: str = ""
 
@@ -218,6 +221,22 @@ class Manifest(Part):
                 if (component.inputs, component.outputs) != (taken, given):
                     made = f"{', '.join(component.outputs)} from {', '.join(component.inputs)}"
                     raise ValueError(f"the component {component.name} makes {made}; {file.path} makes {', '.join(given)} from {', '.join(taken)}")
+        return self
+
+    @model_validator(mode="after")
+    def _files_draw_together(self) -> Self:
+        if self.drawing is None:
+            return self
+        for file in self.files:
+            taken, given = (tuple(facts.name for facts in ports) for ports in (file.inputs, file.outputs))
+            problem = self.drawing.file_problem(file.path, file.component, taken, given)
+            if problem is not None:
+                raise ValueError(problem)
+        floats = {(file.backend, file.component) for file in self.files if file.variant == "float"}
+        for backend in dict.fromkeys(file.backend for file in self.files):
+            lacking = [component.name for component in self.drawing.components if (backend, component.name) not in floats]
+            if lacking:
+                raise ValueError(f"there is no float {backend} file of {', '.join(lacking)}; each backend needs one of every component that draws")
         return self
 
     @model_validator(mode="after")

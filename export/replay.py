@@ -96,6 +96,34 @@ class Choice(TypedDict):
     file: str
 
 
+class Drawn(TypedDict):
+    """One entry of `drawn` in `drawing`; only the key that a replay needs."""
+
+    picture: str | None
+
+
+class WholePicture(TypedDict):
+    """`check` of `drawing`; only the files."""
+
+    noise: str
+    picture: str
+    drawn: list[Drawn]
+
+
+class TokenizerFiles(TypedDict):
+    """`tokenizer` of `drawing`; only the files."""
+
+    folder: str
+    files: list[str]
+
+
+class Drawing(TypedDict):
+    """`drawing`, of text to image; only what names files that are read."""
+
+    tokenizer: TokenizerFiles
+    check: WholePicture
+
+
 class _Always(TypedDict):
     schema: int
     manifest_sha256: str
@@ -104,9 +132,10 @@ class _Always(TypedDict):
 
 
 class ManifestData(_Always, total=False):
-    """manifest.json; only the keys that a replay needs. Only networks of several widths have `choose`."""
+    """manifest.json; only the keys that a replay needs. Only networks of several widths have `choose`, only text to image has `drawing`."""
 
     choose: list[Choice]
+    drawing: Drawing | None
 
 
 class Problem(NamedTuple):
@@ -220,7 +249,7 @@ def _content_problems(folder: Path, manifest: ManifestData) -> list[Problem]:
     chosen = [choice["file"] for choice in manifest.get("choose", [])]
     vectors = [vector for file in manifest["files"] for vector in file["vectors"]]
     used = [*files, *(name for one in vectors for name in (one["expected_bin"], one["reference_npy"]))]
-    used += [name for one in vectors for name in _input_paths(one)]
+    used += [*(name for one in vectors for name in _input_paths(one)), *_drawing_paths(manifest.get("drawing"))]
     problems = [problem for name in dict.fromkeys((*listed, *used)) for problem in _path_problems(folder, name)]
     problems += [Problem("usage", f"manifest.json uses '{name}' and states no digest of it.") for name in dict.fromkeys(used) if name not in listed]
     problems += [Problem("usage", f"`choose` names '{name}', which is none of the model files in `files`.") for name in chosen if name not in files]
@@ -241,6 +270,17 @@ def _input_paths(vector: Vector) -> list[str]:
         if not isinstance(words, str):
             raise TypeError(f"a name of a vector is {words!r}")
     return [name for given in vector["inputs"] for name in (given["bin"], given["npy"])]
+
+
+def _drawing_paths(drawing: Drawing | None) -> list[str]:
+    if drawing is None:
+        return []
+    check, tokenizer = drawing["check"], drawing["tokenizer"]
+    pictures = [drawn["picture"] for drawn in check["drawn"]]
+    inside = [name for name in tokenizer["files"] if not name.startswith(f"{tokenizer['folder']}/")]
+    if inside:
+        raise TypeError(f"the tokenizer's file {inside[0]!r} is not in its folder")
+    return [*tokenizer["files"], check["noise"], check["picture"], *(name for name in pictures if name is not None)]
 
 
 def _path_problems(folder: Path, name: str) -> list[Problem]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 VERIFY = {"verify.py": "export/replay.py"}
 TALK = {
+    "bundle_files.py": "export/bundle_files.py",
     "talk.py": "export/talk.py",
     "talk_bundle.py": "export/talk_bundle.py",
     "talk_picture.py": "export/talk_picture.py",
@@ -18,6 +19,22 @@ TALK = {
     "wav.py": "compress/tasks/talking_face/wav.py",
 }
 """Name in the bundle -> source in the package: what a picture is made to talk with, beside `VERIFY`."""
+DRAW = {
+    f"{name}.py": f"export/{name}.py"
+    for name in (
+        "bundle_files",
+        "diffusion_steps",
+        "draw",
+        "draw_bundle",
+        "draw_check",
+        "draw_executorch",
+        "draw_picture",
+        "draw_png",
+        "prompt_files",
+        "prompt_tokens",
+    )
+}
+"""What a prompt is drawn with."""
 _IMPORT = re.compile(r"^( *)from mcompress\.([\w.]+) import ", re.MULTILINE)
 
 

@@ -31,7 +31,8 @@ if __name__ == "__main__":
 
 from mcompress.compress.tasks.talking_face.mp4 import missing_codecs, writing
 from mcompress.compress.tasks.talking_face.wav import SoundError, read_wav
-from mcompress.export.talk_bundle import Generator, Refused, Talking, TalkingFile, choose, read_bundle
+from mcompress.export.bundle_files import Refused
+from mcompress.export.talk_bundle import Generator, Talking, TalkingFile, choose, read_bundle
 from mcompress.export.talk_stream import Clock, FaceStream
 
 if TYPE_CHECKING:

@@ -5,35 +5,25 @@ Needs numpy and onnxruntime or ai-edge-litert (or tflite-runtime). This file is 
 
 from __future__ import annotations
 
-import json
-from importlib.util import find_spec
 from math import inf
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, NamedTuple, TypedDict, cast
 
 import numpy as np
 
 from mcompress.compress.tasks.talking_face.mel import MelSettings
-from mcompress.export.replay import SCHEMA, Facts, decode, digest_of, encode, manifest_digest
+from mcompress.export.bundle_files import INSTALL, RUNTIMES, BundleFile, Refused, host_ms, is_installed, load, read_manifest
+from mcompress.export.replay import decode, encode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
+    from pathlib import Path
 
     from mcompress.export.replay import Real, Tensor
 
-    Execute = Callable[[Sequence[Tensor]], Tensor]
-
-RUNTIMES = {"onnx": ("onnxruntime",), "tflite": ("ai_edge_litert", "tflite_runtime")}
-"""Packages, by backend, of which one is needed."""
-INSTALL = {"onnx": "pip install onnxruntime", "tflite": "pip install ai-edge-litert"}
 ELSEWHERE = {
     "executorch": "ExecuTorch's Python runtime needs torch, and this script does without",
     "coreml": "Core ML files run on Apple's systems, from the Swift loader in swift/",
 }
-
-
-class Refused(Exception):  # noqa: N818
-    """Something that `talk.py` cannot take; the message says what to do."""
 
 
 class Step(TypedDict):
@@ -43,25 +33,9 @@ class Step(TypedDict):
     arguments: dict[str, float | int | str]
 
 
-class Latency(TypedDict):
-    """One measurement of the manifest; only the keys that are used here."""
-
-    what: str
-    value: float
-    unit: str
-    how: str
-
-
-class TalkingFile(TypedDict):
+class TalkingFile(BundleFile):
     """One entry of `files`; only the keys that are used here."""
 
-    path: str
-    sha256: str
-    backend: str
-    recommended: bool
-    latency: list[Latency]
-    inputs: list[Facts]
-    outputs: list[Facts]
     preprocessing: dict[str, list[Step]]
     postprocessing: list[Step]
 
@@ -94,15 +68,7 @@ class Talking(NamedTuple):
 
 def read_bundle(folder: Path) -> Talking:
     """The manifest of a talking face in `folder`. Raises `Refused` for anything else, and for one that was changed."""
-    path = folder / "manifest.json"
-    try:
-        data = json.loads(path.read_bytes())
-        known = data["schema"] == SCHEMA and data["manifest_sha256"] == manifest_digest(data)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Refused(f"{path} is no manifest of a bundle ({error!r}); take the bundle again from where it was made") from error
-    if not known:
-        raise Refused(f"{path} was changed after it was written, or has another schema than {SCHEMA}; take the bundle again from where it was made")
-    manifest: _ManifestData = data
+    manifest = cast("_ManifestData", read_manifest(folder))
     speech, streaming = manifest["speech"], manifest["streaming"]
     if speech is None or streaming is None:
         raise Refused(f"the bundle {folder.name} does not hold a talking face; its manifest has no `speech`")
@@ -121,7 +87,7 @@ def choose(talking: Talking, name: str | None) -> tuple[TalkingFile, tuple[str, 
         raise Refused(f"the bundle holds files for {kinds}; this script runs ONNX and TFLite, so make a bundle that has one of them")
     shown = ", ".join(file["path"] for file in able)
     if name is None:
-        ready = [file for file in able if _is_installed(file["backend"])]
+        ready = [file for file in able if is_installed(RUNTIMES[file["backend"]])]
         if ready:
             return _fastest(ready)
         lines = " or ".join(INSTALL[backend] for backend in sorted({file["backend"] for file in able}))
@@ -132,7 +98,7 @@ def choose(talking: Talking, name: str | None) -> tuple[TalkingFile, tuple[str, 
     backend = named[0]["backend"]
     if backend not in RUNTIMES:
         raise Refused(f"--file {name} cannot be run here: {ELSEWHERE.get(backend, f'there is no runner for {backend}')}; take {shown}")
-    if not _is_installed(backend):
+    if not is_installed(RUNTIMES[backend]):
         raise Refused(f"--file {name} needs {RUNTIMES[backend][0]}, which is not installed; {INSTALL[backend]}")
     return named[0], ()
 
@@ -140,7 +106,7 @@ def choose(talking: Talking, name: str | None) -> tuple[TalkingFile, tuple[str, 
 def _fastest(ready: Sequence[TalkingFile]) -> tuple[TalkingFile, tuple[str, ...]]:
     recommended = [file for file in ready if file["recommended"]]
     among = recommended or ready
-    times = {file["path"]: _host_ms(file) for file in among}
+    times = {file["path"]: host_ms(file) for file in among}
     taken = min(among, key=lambda file: times[file["path"]])  # the first, where none was timed
     kind = f"{'recommended ' if recommended else ''}file{'s' if len(among) > 1 else ''} whose runtime is installed"
     if len(among) == 1:
@@ -153,30 +119,15 @@ def _fastest(ready: Sequence[TalkingFile]) -> tuple[TalkingFile, tuple[str, ...]
     return taken, (f"{taken['path']} is run: {why}; --file takes another",)
 
 
-def _host_ms(file: TalkingFile) -> float:
-    """What one execution took on the machine that made the bundle; infinite where it was not timed."""
-    return min((one["value"] for one in file["latency"] if (one["what"], one["how"], one["unit"]) == ("latency", "host", "ms")), default=inf)
-
-
-def _is_installed(backend: str) -> bool:
-    return any(find_spec(package) is not None for package in RUNTIMES[backend])
-
-
 class Generator:
     """A loaded file that makes one face from a window of speech."""
 
     def __init__(self, talking: Talking, file: TalkingFile, threads: int) -> None:
         """Raises `Refused` for a file that is not the one that was verified, and for one that the runtime does not take."""
-        path = talking.folder / file["path"]
-        if Path(file["path"]).name != file["path"] or not path.is_file() or digest_of(path) != file["sha256"]:
-            raise Refused(f"{file['path']} is not the file that the manifest states; take the bundle again from where it was made")
         self._inputs, self._output = file["inputs"], file["outputs"][0]
         self._speech_input = talking.speech_input
         self._face: Tensor = np.zeros(0, np.float32)
-        try:
-            self._execute = {"onnx": _onnx, "tflite": _tflite}[file["backend"]](path, self._inputs, threads)
-        except (RuntimeError, ValueError) as error:
-            raise Refused(f"its runtime does not take {file['path']}: {error}") from error
+        self._execute = load(talking.folder, file, threads)
 
     def look_at(self, face: Real) -> None:
         """The masked frame and the reference, (1, 6, height, width), from now on."""
@@ -188,39 +139,3 @@ class Generator:
         natives = [encode(window[None, None], one) if one["name"] == self._speech_input else self._face for one in self._inputs]
         face: Real = decode(self._execute(natives), self._output)[0]
         return face
-
-
-def _onnx(path: Path, inputs: Sequence[Facts], threads: int) -> Execute:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.x64quantprecision", "1")  # exact sums on x86 without VNNI; without effect elsewhere
-    kinds = vars(onnxruntime.capi.onnxruntime_pybind11_state).values()
-    refusals = tuple(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Exception))  # they have no base class of their own
-    try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except refusals as error:
-        raise RuntimeError(str(error)) from error
-    names = [one["name"] for one in inputs]
-    return lambda natives: np.asarray(session.run(None, dict(zip(names, natives)))[0])  # noqa: B905  (one each)
-
-
-def _tflite(path: Path, _inputs: Sequence[Facts], threads: int) -> Execute:
-    try:
-        from ai_edge_litert.interpreter import Interpreter
-    except ImportError:
-        from tflite_runtime.interpreter import Interpreter
-    interpreter = Interpreter(model_path=str(path), num_threads=threads)
-    interpreter.allocate_tensors()
-    taken = [entry["index"] for entry in interpreter.get_input_details()]  # in the order of the manifest, which was verified
-    given = interpreter.get_output_details()[0]["index"]
-
-    def execute(natives: Sequence[Tensor]) -> Tensor:
-        for index, native in zip(taken, natives):  # noqa: B905  (one each)
-            interpreter.set_tensor(index, native)
-        interpreter.invoke()
-        return np.array(interpreter.get_tensor(given))
-
-    return execute

@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from mcompress.compress.tasks.talking_face.face_search import Box, no_face, search_faces, several
-from mcompress.export.talk_bundle import Refused, Step, TalkingFile
+from mcompress.export.bundle_files import Refused
+from mcompress.export.talk_bundle import Step, TalkingFile
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from mcompress.errors import UsageError
 
@@ -98,6 +98,56 @@ class RecoveryTried(_Read):
     kept: bool
 
 
+class StageBlocks(_Read):
+    """How many attention or residual blocks stand at a stage of a UNet before and after it evolved."""
+
+    stage: str
+    """`Down-1` to `Up-3` by resolution; all that has the lowest one is `Mid`."""
+    side: int
+    channels: int
+    kind: Literal["attention", "residual"]
+    before: int
+    after: int
+
+
+class ValuedBlock(_Read):
+    """A block when it was looked at: what the error of the prediction rises by without it, and what it takes on the device."""
+
+    block: str
+    loss_rise: float
+    milliseconds: float
+    value: float | None = None
+    """Rise per millisecond; None for a block that takes no time."""
+
+
+class EvolvingAction(_Read):
+    """What evolving did to a UNet; the error is that from before, training behind the action before included."""
+
+    what: Literal["removed", "doubled", "taken back"]
+    blocks: tuple[ValuedBlock, ...]
+    error_before: float
+    latency_before_ms: float
+    latency_after_ms: float
+
+
+class PhaseTraining(_Read):
+    """The training before the first action (phase 0), or behind so many of them."""
+
+    phase: int
+    seconds: float
+    curve: tuple[tuple[int, dict[str, float]], ...] = ()
+
+
+class Leg(_Read):
+    """One training of a distillation that has several behind one another, or why it was left out."""
+
+    name: str
+    what: str = ""
+    train_steps: int | None = None
+    train_seconds: float | None = None
+    skipped: str = ""
+
+
 class StageDetails(_Read):
     """Everything that any stage may have left."""
 
@@ -116,6 +166,17 @@ class StageDetails(_Read):
     blocks: tuple[RemovedBlock, ...] = ()
     blocks_before: int = 0
     """Residual blocks that pruning might have removed."""
+    block_map: tuple[StageBlocks, ...] = ()
+    """Of an evolution."""
+    actions: tuple[EvolvingAction, ...] | None = None
+    """Of an evolution; empty for one that met its budget as it was and had no room."""
+    scores: tuple[ValuedBlock, ...] = ()
+    """Of an evolution: all blocks before the first one went."""
+    trainings: tuple[PhaseTraining, ...] = ()
+    measure: str = ""
+    """Of an evolution: by what blocks were valued."""
+    legs: tuple[Leg, ...] = ()
+    """Of a distillation to fewer steps: the first part of the names of its curves."""
     operators: tuple[OperatorPrecision, ...] = Field(default=(), validation_alias=AliasChoices("operators", "sensitivity"))
     given: bool = False
     """The plan was given with the target instead of being made."""
@@ -135,6 +196,14 @@ class StageDetails(_Read):
     recovery: tuple[RecoveryTried, ...] = ()
     calibration_samples: int | None = None
     sensitivity_samples: int | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _blocks_of_an_evolution(cls, found: object) -> object:
+        """What pruning calls its removed blocks, evolving calls its map of all blocks."""
+        if not isinstance(found, dict) or "actions" not in found:
+            return found
+        return {("block_map" if key == "blocks" else key): value for key, value in found.items()}
 
     def rejected_by(self) -> dict[str, int]:
         """Limit -> how many candidates were over it; one candidate may be over several."""

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from mcompress.record import Run
 from mcompress.reports import plots, wording
-from mcompress.reports.details import FoundCandidate, StageDetails
+from mcompress.reports.details import FoundCandidate, Leg, StageDetails
 
 ORIGINAL = "original"
 """As distillation calls the run's own teacher among others."""
@@ -28,11 +28,22 @@ class SearchPart:
 
 
 @dataclass(frozen=True)
+class LegRow:
+    """One of several trainings behind one another; `seconds` is empty and `what` says why for one that was left out."""
+
+    name: str
+    what: str
+    steps: str
+    seconds: str
+
+
+@dataclass(frozen=True)
 class TrainingPart:
-    """A stage's training curves, one plot per player where they are many."""
+    """A stage's training curves, one plot per player where they are many, or per leg."""
 
     name: str
     plots: tuple[Markup, ...]
+    legs: tuple[LegRow, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,12 +109,23 @@ def taught_part(run: Run, details: Mapping[str, StageDetails]) -> TaughtPart | N
 
 def training_parts(details: Mapping[str, StageDetails]) -> list[TrainingPart]:
     """The training curves of every stage that left some."""
-    return [TrainingPart(name, _training_plots(name, found.curve)) for name, found in details.items() if found.curve]
+    return [
+        TrainingPart(name, _training_plots(name, found.curve, by_player=bool(found.legs)), tuple(map(_leg, found.legs)))
+        for name, found in details.items()
+        if found.curve or found.legs
+    ]
 
 
-def _training_plots(stage: str, curve: Sequence[tuple[int, Mapping[str, float]]]) -> tuple[Markup, ...]:
+def _leg(leg: Leg) -> LegRow:
+    steps = "" if leg.train_steps is None else f"{leg.train_steps:,}"
+    seconds = "" if leg.train_seconds is None else wording.number(leg.train_seconds)
+    return LegRow(leg.name, f"left out: {leg.skipped}" if leg.skipped else leg.what, steps, seconds)
+
+
+def _training_plots(stage: str, curve: Sequence[tuple[int, Mapping[str, float]]], *, by_player: bool) -> tuple[Markup, ...]:
+    """One plot, or one for each player: of trainings behind one another, each begins with step 1."""
     terms = list(dict.fromkeys(term for _, values in curve for term in values))
-    if len(terms) <= len(plots.SERIES):
+    if len(terms) <= len(plots.SERIES) and not by_player:
         return (Markup(plots.curves(curve, title=stage)),)
     players = dict.fromkeys(term.split("/", 1)[0] for term in terms)
     return tuple(Markup(plots.curves(_of_player(player, curve), title=f"{stage}, {player}")) for player in players)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mcompress.export.fidelity import REFERENCES, TEACHER, value_of
 from mcompress.record import ExportRecord, Fidelity, Run, WorstPicture
-from mcompress.reports import wording
+from mcompress.reports import components, wording
 
 FIELDS: Mapping[str, str] = {"psnr_db": "PSNR", "ssim": "SSIM", "largest_shift": "colour shift", "delta_e": "CIEDE2000"}
 """Of `mcompress.record.Likeness`, as people read them."""
@@ -32,6 +32,8 @@ class PictureRow:
     file: str
     against: str
     cells: tuple[Cell, ...]
+    network: str = ""
+    """Which of several it is of; empty in a run of one."""
 
 
 def said(field: str, value: float) -> str:
@@ -42,7 +44,7 @@ def said(field: str, value: float) -> str:
 
 def picture_rows(run: Run) -> list[PictureRow]:
     """Per executed file: against the truth, where there is one, the teacher and the float student. None for a run that compared no pictures."""
-    return [row for export in compared(run) for row in _rows(export)]
+    return [replace(row, network=components.network_of(run, export.component)) for export in compared(run) for row in _rows(export)]
 
 
 def compared(run: Run) -> list[ExportRecord]:
@@ -52,7 +54,8 @@ def compared(run: Run) -> list[ExportRecord]:
 
 def worst_shown(run: Run) -> WorstPicture | None:
     """Of the file that stands for the compressed network: the picture that is least like the teacher's."""
-    shown = next((e for e in compared(run) if "compressed" in run.models and e.quality == run.models["compressed"].quality), None)
+    own = [export for export in compared(run) if export.component is None]
+    shown = next((e for e in own if "compressed" in run.models and e.quality == run.models["compressed"].quality), None)
     return shown.fidelity[TEACHER].worst.get("psnr_db") if shown and TEACHER in shown.fidelity else None
 
 

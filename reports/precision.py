@@ -105,7 +105,7 @@ def precision_part(run: Run, details: Mapping[str, StageDetails]) -> PrecisionPa
         _sensitivity_plot(plan),
         min(MOST_BARS, sum(operator.sqnr_db is not None for operator in plan.operators)),
         tuple(OperatorRow(operator, _sensitive(operator, plan)) for operator in plan.operators),
-        tuple(_file_row(export, plan) for export in run.exports if export.variant == "mixed" and export.width in (None, 1.0)),
+        tuple(_file_row(export, plan) for export in run.exports if export.variant == "mixed" and export.beside is None),
     )
 
 
@@ -145,7 +145,7 @@ def total_ms(plan: StageDetails, what: str) -> float | None:
 
 
 def _metric(run: Run) -> tuple[str, str]:
-    name = next((name for model in run.models.values() for name in model.quality), None)
+    name = wording.call_metric(run)
     return wording.metric(name) if name else ("quality", "")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.box import SIMPLE_HEAD, Box
 from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.padding import Padding
@@ -12,13 +11,14 @@ from rich.table import Table
 from rich.text import Text
 
 from mcompress.export.fidelity import FLOAT_STUDENT, REFERENCES, TEACHER
-from mcompress.record import BudgetRecord, ExportRecord, ModelRecord, Run, narrower_suffix
-from mcompress.reports import latency_budget, likeness, wording
+from mcompress.record import ExportRecord, ModelRecord, Run
+from mcompress.reports import components, latency_budget, likeness, wording
 from mcompress.reports.precision import plan_line
+from mcompress.reports.terminal_drawing import along_table, drawing_lines, painters_table
+from mcompress.reports.terminal_table import plain_table
 from mcompress.targets.schema import How
 
 NARROW = 120  # columns below which the second table breaks its cells where they can be broken
-PLAIN = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
 ORDER: tuple[How, ...] = ("device", "estimated", "host", "published")
 
 
@@ -28,12 +28,16 @@ def render(run: Run, console: Console, *, folder: Path | None = None) -> None:
     Plain ASCII rules and no colour where `console` is not a terminal.
     """
     parts: list[RenderableType] = [Text(), _title(run), _models(run, console)]
+    if run.components:
+        parts.append(along_table(run, console))
+    if run.gallery is not None:
+        parts += [painters_table(run.gallery, console), *drawing_lines(run.gallery), Text()]
     if run.exports:
         parts.append(_files(run, console))
     if likeness.compared(run):
         parts.append(_pictures(run, console))
     if run.budget:
-        parts += [Text("Budget", style="bold"), _budget(run.budget), Text()]
+        parts += [Text("Budget", style="bold"), _budget(run), Text()]
     parts += _remarks(run, folder)
     if folder is not None:
         parts += [Text(), Text(f"bundle  {folder / 'bundle'}", overflow="fold"), Text(f"report  {folder / 'report.html'}", overflow="fold")]
@@ -47,14 +51,10 @@ def _title(run: Run) -> Text:
     return text
 
 
-def _table(console: Console) -> Table:
-    return Table(box=SIMPLE_HEAD if console.is_terminal else PLAIN, header_style="bold", pad_edge=False, collapse_padding=True)
-
-
 def _models(run: Run, console: Console) -> Table:
     models = wording.models_of(run)
-    table = _table(console)
-    table.add_column("")
+    table = plain_table(console)
+    table.add_column(components.network_of(run, None))
     for name in models:
         table.add_column(name, justify="right")
     table.add_column("obtained", style="dim")
@@ -99,7 +99,7 @@ def _against(value: int, teacher: int, text: str) -> str:
 
 
 def _files(run: Run, console: Console) -> Table:
-    table = _table(console)
+    table = plain_table(console)
     narrow = console.width < NARROW
     table.add_column("file", no_wrap=True)
     table.add_column("size", justify="right", no_wrap=True)
@@ -114,7 +114,7 @@ def _files(run: Run, console: Console) -> Table:
         units = ", ".join(f"{n} {unit}" for unit, n in export.coverage.by_unit.items()) or "not known"
         gap = "\n" if narrow else " "
         mark = " [bold cyan]*[/]" if export.recommended else "" if export.shipped else " [yellow]-[/]"
-        name = f"{export.backend}{gap}{export.variant}{narrower_suffix(export.width, gap)}{mark}"
+        name = gap.join(filter(None, (export.backend, export.variant, components.network_of(run, export.component) or export.beside))) + mark
         table.add_row(name, wording.size(export.bytes), counts, f"[{style}]{verdict}[/]{gap}{escape(value)}", escape(units), _host(export))
     captions = ["* recommended for the target's device"] if any(export.recommended for export in run.exports) else []
     captions += ["- not in the bundle"] if not all(export.shipped for export in run.exports) else []
@@ -125,13 +125,14 @@ def _files(run: Run, console: Console) -> Table:
 
 def _pictures(run: Run, console: Console) -> Table:
     """The worst case over the held-out pictures, per file; the means and the pictures' names stand in the report."""
-    table = _table(console)
+    table = plain_table(console)
     compared = likeness.compared(run)
     metrics = list(dict.fromkeys(metric for export in compared for metric in export.quality_worst if not wording.against_teacher(metric)))
     shown = [("psnr_db", FLOAT_STUDENT), ("psnr_db", TEACHER), ("ssim", FLOAT_STUDENT), ("largest_shift", FLOAT_STUDENT)]
     table.add_column("worst picture of", no_wrap=True)
+    gap = "\n" if run.components else " "  # several networks have several metrics
     for heading in (
-        *(f"{wording.metric(m)[0]},\ntruth" for m in metrics),
+        *(f"{wording.metric(m)[0].replace(' ', gap)},\ntruth" for m in metrics),
         *(f"{likeness.FIELDS[field]},\n{REFERENCES[who].removeprefix('the ')}" for field, who in shown),
     ):
         table.add_column(heading, justify="right")
@@ -140,7 +141,7 @@ def _pictures(run: Run, console: Console) -> Table:
         for field, who in shown:
             worst = export.fidelity[who].worst.get(field) if who in export.fidelity else None
             cells.append(likeness.said(field, worst.value) if worst else "-")
-        table.add_row(export.label, *cells)
+        table.add_row(components.label(run, export), *cells)
     table.caption = "computed by each file itself; steps are 8-bit steps; means, CIEDE2000 and which picture it is: in the report"
     table.caption_justify = "left"
     return table
@@ -154,11 +155,11 @@ def _host(export: ExportRecord) -> str:
     return wording.number(p50) + (f" / {wording.number(host.p90)}" if host.p90 is not None else "")
 
 
-def _budget(lines: tuple[BudgetRecord, ...]) -> RenderableType:
+def _budget(run: Run) -> RenderableType:
     grid = Table.grid(padding=(0, 2, 0, 0))
-    for line in lines:
+    for line in run.budget:
         value = "unknown" if line.value is None else wording.number(line.value)
-        text = Text(f"{wording.budget_name(line.what)}: {value}, limit {wording.number(line.limit)}")
+        text = Text(f"{components.budget_name(run, line.what)}: {value}, limit {wording.number(line.limit)}")
         text.append(f"  ({wording.obtained(line)})", style="dim")
         grid.add_row(Text("met" if line.met else "missed", style="green" if line.met else "bold red"), text)
     return Padding(grid, (0, 0, 0, 2))
@@ -167,7 +168,8 @@ def _budget(lines: tuple[BudgetRecord, ...]) -> RenderableType:
 def _remarks(run: Run, folder: Path | None) -> list[RenderableType]:
     found = len(wording.all_fallbacks(run))
     spent = latency_budget.summary(run)
-    remarks: list[RenderableType] = [Text(f"Where the time goes: {spent}")] if spent else []
+    own = components.network_of(run, None)
+    remarks: list[RenderableType] = [Text(f"Where the time{f' of one call of the {own}' if own else ''} goes: {spent}")] if spent else []
     remarks += [
         Text(f"First wrong operator of {wording.file_name(export)}: {export.divergence.sentence()}", style="bold red")
         for export in run.exports

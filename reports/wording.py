@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from mcompress.export.stated import computed_in
-from mcompress.record import HIGHEST_DB, BudgetRecord, DataRecord, ExportRecord, ModelRecord, ParityRecord, Run, narrower_suffix
+from mcompress.record import HIGHEST_DB, BudgetRecord, DataRecord, ExportRecord, ModelRecord, ParityRecord, Run
 from mcompress.targets.schema import Fallback, How, Measurement
 
 MODEL_ORDER = ("teacher", "student", "distilled", "compressed")
@@ -16,8 +16,12 @@ METRICS: Mapping[str, tuple[str, str]] = {
     "teacher_psnr_db": ("PSNR to the teacher", "dB"),
     "ssim": ("SSIM", ""),
     "sqnr_db": ("SQNR", "dB"),
+    "snr_db": ("SNR", "dB"),
+    "attribute_accuracy_percent": ("attribute accuracy", "%"),
     "max absolute difference / output range": ("difference / range", ""),
 }
+CALL_METRICS: Mapping[str, str] = {"text_to_image": "snr_db"}
+"""Task -> what a single call of its network is judged by, where that is not what the whole is judged by."""
 SAMPLES: Mapping[str, str] = {"super_resolution": "photographs"}
 """Task -> what its held-out samples are; of others, pictures."""
 SAME_SIZE = frozenset({"translation", "talking_face"})
@@ -112,6 +116,11 @@ def task_metric(run: Run) -> str | None:
     return next((name for model in run.models.values() for name in model.quality), None)
 
 
+def call_metric(run: Run) -> str | None:
+    """The metric that a single call of the run's network is told in: for precisions, of which each call has its own error."""
+    return CALL_METRICS.get(run.target.task) or task_metric(run)
+
+
 def metric_title(name: str, where: str = "") -> str:
     """For an axis or a column: the metric, `where` it was measured, and its unit."""
     label, unit = metric(name)
@@ -123,6 +132,8 @@ def quality(name: str, value: float) -> str:
     unit = metric(name)[1]
     if unit == "dB" and value >= HIGHEST_DB:
         return "equal"
+    if unit == "%":
+        return f"{value:.1f} %"
     return f"{value:.2f} {unit}" if unit == "dB" else f"{value:.4f}{' ' + unit if unit else ''}"
 
 
@@ -208,9 +219,10 @@ def obtained(line: BudgetRecord) -> str:
 
 
 def models_of(run: Run) -> dict[str, ModelRecord]:
-    """Models in the order in which compression made them."""
+    """What became of the run's own network, in the order in which compression made it; those that go along are `components` of the run."""
     known = [name for name in MODEL_ORDER if name in run.models]
-    return {name: run.models[name] for name in (*known, *(n for n in run.models if n not in MODEL_ORDER))}
+    along = {name for one in run.components for name in (one, f"{one}_teacher")}
+    return {name: run.models[name] for name in (*known, *(n for n in run.models if n not in MODEL_ORDER and n not in along))}
 
 
 def measured(measurements: Sequence[Measurement], how: How) -> Measurement | None:
@@ -237,10 +249,12 @@ def all_fallbacks(run: Run) -> list[Fallback]:
 
 
 def quality_source(run: Run, model: str) -> str:
-    """What computed a model's quality: the exported file for the compressed one and narrower widths where there is such a file, PyTorch otherwise."""
+    """What computed a model's quality: the exported file for the compressed one, narrower widths and networks that go along, where there is such a
+    file; PyTorch otherwise.
+    """
     record = run.models[model]
     if model not in ("teacher", "student", "distilled") and record.quality:
         for export in run.exports:
-            if export.quality == record.quality and (narrower_suffix(export.width, "") or "compressed") == model:
+            if export.quality == record.quality and (export.beside or "compressed") == model:
                 return f"{file_name(export)} {computed_in(export)}"
     return "PyTorch"

@@ -136,8 +136,12 @@ def _written(loc: tuple[Key, ...], data: JsonValue) -> tuple[Path, JsonValue]:
     """The path as the file has it: pydantic's path also names union members and what short forms stand for."""
     path: list[Key] = []
     value = data
+    tags: list[JsonValue] = []  # of the mapping that was reached: pydantic's path names them before the field, which may be called like one of them
     for index, key in enumerate(loc):
         if isinstance(value, dict) and isinstance(key, str):
+            if key in tags:
+                tags.remove(key)
+                continue
             if key not in value:
                 later = loc[index + 1] if index + 1 < len(loc) else None
                 means_method = DEFAULT_METHODS.get(str(value.get("stage"))) == key
@@ -152,6 +156,7 @@ def _written(loc: tuple[Key, ...], data: JsonValue) -> tuple[Path, JsonValue]:
         else:
             break  # a short form: the rest of the path is not in the file
         path.append(key)
+        tags = [value[name] for name in _DISCRIMINATORS if name in value] if isinstance(value, dict) else []
     return tuple(path), value
 
 
@@ -166,7 +171,7 @@ def _resolve(loc: tuple[Key, ...], root: type[BaseModel]) -> tuple[list[type[Bas
             models = list(_models(annotation))
             continue
         tagged = [m for m in models if any(n in m.model_fields and m.model_fields[n].default == key for n in _DISCRIMINATORS)]
-        if tagged and not any(key in m.model_fields for m in models):
+        if tagged and (len(models) > 1 or key not in models[0].model_fields):
             models = tagged
             continue
         if get_origin(annotation) is dict:  # the key is a name that the file gives

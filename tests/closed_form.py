@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from mcompress.compress.diffusion import NoiseSchedule, velocity_of
 from mcompress.compress.models.build import build
@@ -78,6 +79,47 @@ class DiffusionTask:
 
     def diffusion(self) -> Diffusion | None:
         return self.data
+
+
+SPREAD = 0.25
+ANY_KIND = torch.full((1, 1, 3), 1 / 3)
+
+
+class Blobs(nn.Module):
+    """Three kinds of points in the plane, each around three centres, of which the text states say the share of each kind: the noise is known exactly,
+    but many small steps lead elsewhere than few large ones. What is learned is added to it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("centres", 0.8 * torch.randn(3, 3, 2, generator=torch.Generator().manual_seed(4)))
+        torch.manual_seed(0)
+        self.learned = nn.Sequential(nn.Linear(7, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 2))
+        nn.init.zeros_(self.learned[-1].weight)
+        nn.init.zeros_(self.learned[-1].bias)
+
+    def forward(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+        flat, (alpha, sigma) = latents.flatten(1), (one[:, :, 0, 0] for one in SCHEDULE.at(timesteps))
+        variance = (alpha * SPREAD) ** 2 + sigma**2
+        centres = self.centres.reshape(1, 9, 2)
+        away = flat[:, None] - alpha[:, None] * centres
+        share = text[:, 0].repeat_interleave(3, 1).clamp(min=1e-9)
+        belongs = (share.log() - away.square().sum(2) / (2 * variance)).softmax(1)
+        clean = (belongs[:, :, None] * (centres + (alpha * SPREAD**2 / variance)[:, None] * away)).sum(1)
+        learned = self.learned(torch.cat((flat, alpha, sigma, text[:, 0]), 1))
+        return ((alpha * flat - clean) / sigma + learned)[:, :, None, None]
+
+
+class BlobPoints:
+    """Points of the kinds that their text states say."""
+
+    def drawn(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        kinds, centres = (torch.randint(3, (count,), generator=generator) for _ in range(2))
+        points = Blobs().centres[kinds, centres] + SPREAD * torch.randn(count, 2, generator=generator)
+        return points[:, :, None, None], functional.one_hot(kinds, 3).float()[:, None]
+
+
+BLOB_DATA = Diffusion(BlobPoints(), BlobPoints().drawn(2, torch.Generator().manual_seed(3)), ANY_KIND, SCHEDULE)
 
 
 def unet(spec: ModelSpec, seed: int) -> nn.Module:

@@ -5,10 +5,25 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
-from closed_form import DATA, NO_CAPTION, NOISE_UNET, SCHEDULE, SLIM_UNET, VELOCITY_UNET, DiffusionTask, OnePoint, diffusion_context, unet
+from closed_form import (
+    ANY_KIND,
+    BLOB_DATA,
+    DATA,
+    NO_CAPTION,
+    NOISE_UNET,
+    SCHEDULE,
+    SLIM_UNET,
+    VELOCITY_UNET,
+    Blobs,
+    DiffusionTask,
+    OnePoint,
+    diffusion_context,
+    unet,
+)
 from conftest import MemoryCheckpoints, silent
 from diffusers import DDIMScheduler
 from pydantic import ValidationError
@@ -18,10 +33,12 @@ from mcompress.compress.models.build import build
 from mcompress.compress.models.spec import ModelSpec, Prediction, Sampling
 from mcompress.compress.models.stable_diffusion import with_guidance
 from mcompress.compress.objectives.step_distillation import LEFT_OUT, StepDistillation, StepLosses, VelocityModel, scaled_to, teacher_target
+from mcompress.compress.sampling import sample
 from mcompress.compress.stage import StageContext, StageOutput
 from mcompress.compress.step_distillation import distill_steps
 from mcompress.compress.train import TrainSettings, step_generator, train
-from mcompress.errors import PlanError
+from mcompress.errors import PlanError, TargetError
+from mcompress.targets.load import load_target
 from mcompress.targets.stages import StepDistillConfig
 
 SHORT = StepDistillConfig(
@@ -130,6 +147,31 @@ def test_a_student_learns_its_teachers_latents() -> None:
     assert {"student/vanilla", "student/guided", "student/original"} == {name for _, means in result.curve for name in means}
 
 
+def test_few_distilled_steps_lead_nearer_to_where_many_do_and_guided_ones_if_guidance_was_seen() -> None:
+    generator = torch.Generator().manual_seed(9)
+    noise, text = torch.randn(150, 2, 1, 1, generator=generator), torch.eye(3).repeat(50, 1)[:, None]
+    teacher = VelocityModel(Blobs(), "v_prediction", SCHEDULE)
+
+    def drawn(network: Blobs, steps: int, guidance: float) -> torch.Tensor:
+        return sample(network, Sampling("v_prediction", steps, guidance), SCHEDULE, noise, text, ANY_KIND)
+
+    def distances(network: Blobs) -> tuple[float, float]:
+        plain, guided = (float((drawn(network, 4, scale) - drawn(teacher.network, 16, scale)).square().mean().sqrt()) for scale in (1.0, 3.0))
+        return plain, guided
+
+    def distilled(probability: float) -> tuple[float, float]:
+        student = Blobs()
+        made = StepDistillation(student, teacher, BLOB_DATA, StepLosses(64, (1.0, 5.0), probability), teacher_steps=16, student_steps=4)
+        train(made, TrainSettings(200, 5e-3, 0, warmup_steps=10, average=0.95), MemoryCheckpoints(), silent)
+        return distances(student)
+
+    before, plain, mixed = distances(Blobs()), distilled(0.0), distilled(0.2)
+    assert plain[0] < 0.75 * before[0]
+    assert mixed[0] < 0.8 * before[0]
+    assert mixed[1] < 0.95 * plain[1]
+    assert mixed[1] < before[1]
+
+
 def weights(output: StageOutput) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in output.model.state_dict().items()}
 
@@ -155,6 +197,7 @@ def test_who_predicts_the_velocity_does_not_learn_it(make_context: Callable[...,
     asked: list[str] = []
     context = diffusion_context(make_context, VELOCITY_UNET, replace(SLIM_UNET, sampling=VELOCITY_UNET.sampling))
     stores = context.checkpoints
+    context.teacher.requires_grad_(False)  # as who only evaluates it leaves it
     context = replace(context, checkpoints=lambda name: (asked.append(name), stores(name))[1])
     legs = distill_steps(SHORT, context).details["legs"]
     assert [leg.get("skipped") for leg in legs[:2]] == ["it predicts the velocity already"] * 2
@@ -205,6 +248,21 @@ def test_a_killed_ladder_continues_in_its_leg_to_the_same_weights(make_context: 
 def test_ladders_that_make_no_sense_are_refused(given: dict[str, object], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         StepDistillConfig.model_validate({"stage": "distill", "method": "steps", **given})
+
+
+def test_a_method_that_is_called_like_another_ones_field_is_found_in_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(
+        "name: x\ndevice: snapdragon865\nstages:\n  - {stage: distill, method: steps, steps: 3, batch_size: 0}\n"
+        "  - {stage: distill, method: steps, student_steps: 5}\n  - {stage: distill, method: consistency, steps: 0}\nexports: [{backend: onnx}]\n"
+    )
+    with pytest.raises(TargetError) as error:
+        load_target(path)
+    said = sorted(str(error.value).splitlines())
+    assert "x.yaml:4: stages[0].batch_size is 0; it must be at least 1" in said[0]
+    assert "x.yaml:4: stages[0].steps is not known; stages[0] takes batch_size" in said[1]
+    assert "x.yaml:5: stages[1].student_steps is 5, and middle_steps 16" in said[2]
+    assert "x.yaml:6: stages[2].steps is 0; it must be at least 1" in said[3]
 
 
 def test_the_quick_form_keeps_the_ladder_and_trains_a_few_steps() -> None:

@@ -37,10 +37,11 @@ from mcompress.errors import ExportError
 from mcompress.export import replay
 from mcompress.export import talk as script
 from mcompress.export.bundle import ExportedFile, read_manifest, verify_bundle, write_bundle
+from mcompress.export.bundle_files import Latency, Refused
 from mcompress.export.interface import TensorFacts
 from mcompress.export.manifest import Manifest
 from mcompress.export.standing_alone import TALK, write_scripts
-from mcompress.export.talk_bundle import Latency, Refused, TalkingFile, choose, read_bundle
+from mcompress.export.talk_bundle import TalkingFile, choose, read_bundle
 from mcompress.export.talk_picture import Canvas, Rules, as_pixels, face_box, network_input, rules_of
 from mcompress.export.talk_stream import Clock, FaceStream
 from mcompress.targets.schema import DataConfig

@@ -8,17 +8,16 @@ residual and the attention blocks of the UNet: `repeats` says how often each sta
 from __future__ import annotations
 
 import copy
-import importlib
 from collections.abc import Mapping
 from dataclasses import replace
-from types import ModuleType
 from typing import cast
 
 from pydantic import JsonValue
 from torch import Tensor, nn
 
+from mcompress.compress.models.hugging_face import class_of
 from mcompress.compress.models.spec import InputSpec, ModelSpec
-from mcompress.errors import MissingBackendError, UsageError
+from mcompress.errors import UsageError
 
 LATENT_CHANNELS = 4
 GUIDANCE = "guidance"
@@ -93,8 +92,7 @@ class GuidedUnet(nn.Module):
     def __init__(self, unet: nn.Module, channels: int) -> None:
         super().__init__()
         self.unet = unet
-        kind = _package("diffusers.models.embeddings").Timesteps
-        self.guidance_proj = kind(channels, flip_sin_to_cos=False, downscale_freq_shift=1)
+        self.guidance_proj = class_of("diffusers.models.embeddings", "Timesteps")(channels, flip_sin_to_cos=False, downscale_freq_shift=1)
 
     def forward(self, latents: Tensor, timestep: Tensor, text: Tensor, guidance: Tensor) -> Tensor:
         """Like `Unet`; `guidance` (N,)."""
@@ -165,8 +163,10 @@ def latent_decoder(**config: JsonValue) -> nn.Module:
 
 def clip_text(**config: JsonValue) -> nn.Module:
     """transformers' CLIPTextModel, CLIP ViT-L/14's where nothing is given."""
-    transformers = _package("transformers")
-    return TextEncoder(transformers.CLIPTextModel(transformers.CLIPTextConfig(**(config or CLIP_L))))
+    given = config or CLIP_L
+    last = int(str(given.get("vocab_size", CLIP_L["vocab_size"]))) - 1  # CLIP's vocabularies end with the tokens of beginning and end
+    settings = class_of("transformers", "CLIPTextConfig")(**{"bos_token_id": last - 1, "eos_token_id": last, **given})
+    return TextEncoder(class_of("transformers", "CLIPTextModel")(settings))
 
 
 def removable(unet: nn.Module) -> dict[str, int]:
@@ -209,14 +209,6 @@ def _repeat(unet: nn.Module, known: Mapping[str, int], name: str, count: int) ->
 
 
 def _made(package: str, name: str, config: Mapping[str, JsonValue]) -> nn.Module:
-    kind = getattr(_package(package), name)
-    return cast("nn.Module", kind.from_config({key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}))
-
-
-def _package(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise MissingBackendError(
-            f"Stable Diffusion's networks are classes of {name}, which is not installed: pip install 'mcompress[text2image]'"
-        ) from error
+    kind = class_of(package, name)
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}
+    return cast("nn.Module", kind.from_config(given))  # type: ignore[attr-defined]  # diffusers' ConfigMixin

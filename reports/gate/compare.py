@@ -48,8 +48,8 @@ def compare(baseline: Side, new: Side, timings: Mapping[str, Timing | NotTimed])
 
 
 def files_of(manifest: Manifest) -> dict[str, ModelFile]:
-    """Subject (`tflite mixed`, of a narrower width `tflite mixed w050`) -> file."""
-    return {f"{file.backend} {file.variant}{narrower_suffix(file.width, ' ')}": file for file in manifest.files}
+    """Subject (`tflite mixed`, of a narrower width `tflite mixed w050`, of a decoder that goes along `tflite mixed decoder`) -> file."""
+    return {" ".join(filter(None, (file.backend, file.variant, file.component or narrower_suffix(file.width, "")))): file for file in manifest.files}
 
 
 def _refuse_strangers(baseline: Side, new: Side) -> None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from mcompress.artifact import Artifact
 from mcompress.compress.cost import FP32_BYTES
 from mcompress.compress.quantize.plan import PrecisionPlan
 from mcompress.environment import cpu_name
@@ -23,6 +24,8 @@ class Planned:
 
     table: OperatorTable
     plan: PrecisionPlan | None
+    final: Artifact | None = None
+    """What its last stage left, of a network that goes along."""
 
 
 def comparison_of(made: Plan, record: Run, whole: Planned, narrower: Mapping[str, Planned]) -> Comparison:

@@ -72,11 +72,11 @@ def with_components(run: Run, components: Sequence[Component], cache: Cache, fol
 
 
 def planned(components: Sequence[Component]) -> dict[str, Planned]:
-    """Name -> its operators and its plan."""
+    """Name -> its operators, its plan and itself."""
     found = {}
     for one in components:
         final = one.stages[-1].artifact
-        found[one.name] = Planned(operator_table(final.network(), *final.spec.input_shapes), final.plan)
+        found[one.name] = Planned(operator_table(final.network(), *final.spec.input_shapes), final.plan, final)
     return found
 
 

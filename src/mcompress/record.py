@@ -509,6 +509,11 @@ class Run(Record):
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), populate_by_name=True)
 
+    @property
+    def components(self) -> tuple[str, ...]:
+        """Networks that go along with the run's own: each is in `models` by its name, its original as `<name>_teacher`."""
+        return tuple(name for name in self.models if f"{name}_teacher" in self.models)
+
     def save(self, folder: Path) -> None:
         """Write `folder/run.json` as a whole."""
         temporary = folder / "run.json.tmp"

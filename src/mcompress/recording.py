@@ -26,6 +26,7 @@ from mcompress.compress.tasks.translation.unpaired import UnpairedTranslation
 from mcompress.console import Reporter
 from mcompress.environment import commit, cpu_name, package_versions, thread_count
 from mcompress.evaluate import Scores, mean, score_baseline, score_network
+from mcompress.export.backend import captured
 from mcompress.export.bundle import write_bundle
 from mcompress.export.profile import BACKENDS
 from mcompress.exporting import ExportResult
@@ -39,6 +40,7 @@ from mcompress.targets.load import digest
 from mcompress.targets.operators import OperatorTable
 from mcompress.targets.schema import Fallback
 from mcompress.targets.speeds import PrecisionName
+from mcompress.whole_picture import drawing_facts
 
 
 class StageLike(Protocol):
@@ -159,13 +161,26 @@ def make_record(
 def write_bundle_of(
     made: Plan, record: Run, stages: Sequence[StageLike], exports: Sequence[ExportResult], narrower: Mapping[str, Planned], folder: Path
 ) -> Path:
-    """The bundle in the run folder. `exports` are those of `record`, in their order; `narrower` has the networks of narrower widths."""
+    """The bundle in the run folder. `exports` are those of `record`, in their order; `narrower` has the networks of narrower widths, and
+    those that go along.
+    """
     files = [replace(result.file, record=entry) for entry, result in zip(record.exports, exports, strict=True) if entry.shipped]
     final = stages[-1].artifact
     table = operator_table(final.network().eval(), *final.spec.input_shapes)
     comparison = comparison_of(made, record, Planned(table, final.plan), narrower)
     plans = {name: network.plan for name, network in narrower.items() if network.plan is not None}
-    return write_bundle(folder / "bundle", run=record, target=made.target, files=files, plan=final.plan, comparison=comparison, narrower_plans=plans)
+    drawing = drawing_facts(made, final, {name: network.final for name, network in narrower.items() if network.final is not None})
+    with captured(folder / "log.txt"):  # of text to image, files draw a picture as the bundle is written
+        return write_bundle(
+            folder / "bundle",
+            run=record,
+            target=made.target,
+            files=files,
+            plan=final.plan,
+            comparison=comparison,
+            narrower_plans=plans,
+            drawing=drawing,
+        )
 
 
 def _data_record(made: Plan) -> DataRecord | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import json
 from collections.abc import Sequence
@@ -12,7 +11,8 @@ from typing import cast
 from pydantic import JsonValue
 from torch import nn
 
-from mcompress.errors import MissingBackendError, PlanError
+from mcompress.compress.models.hugging_face import class_of
+from mcompress.errors import PlanError
 
 Config = dict[str, JsonValue]
 AGAIN = "download or copy it again"
@@ -97,20 +97,12 @@ class Fields:
 
 def defaults_of(name: str) -> Config:
     """What a class of diffusers takes and has a default for; tuples are lists, as in JSON. Raises `MissingBackendError`."""
-    parameters = inspect.signature(_class(name)).parameters.values()
+    parameters = inspect.signature(class_of("diffusers", name)).parameters.values()
     known = {one.name: one.default for one in parameters if one.default is not inspect.Parameter.empty}
     return {key: list(value) if isinstance(value, tuple) else value for key, value in known.items()}
 
 
 def from_config(name: str, config: Config) -> nn.Module:
     """A network of diffusers. Raises `MissingBackendError`, and what its constructor raises."""
-    kind = _class(name)
+    kind = class_of("diffusers", name)
     return cast("nn.Module", kind.from_config(config))  # type: ignore[attr-defined]  # diffusers' ConfigMixin
-
-
-def _class(name: str) -> type:
-    try:
-        found: type = getattr(importlib.import_module("diffusers"), name)
-    except ImportError as error:
-        raise MissingBackendError(f"{name} is a class of diffusers, which is not installed: pip install 'mcompress[text2image]'") from error
-    return found

@@ -8,8 +8,9 @@ and the step of a tensor follows from its widest channel. The minimum is found b
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, fx
@@ -27,6 +28,7 @@ LARGEST = 5.0  # |log s|; a channel scaled by more than 150 is a dead one, and F
 NEGLIGIBLE = 1e-3
 """Of a channel's variance in front of an instance norm, its epsilon: what is larger changes the network when the channel is scaled."""
 LEVELS = INT8_MAX - INT8_MIN
+Part = TypeVar("Part")
 
 
 def equalize(
@@ -90,26 +92,34 @@ class PredictedNoise:
     ) -> None:
         """Gather extents and gains by range; see the module's docstring."""
         self._count, self._symmetric = classes.count, plan.activations == "symmetric"
-        self._tensors = _tensors(module, plan, noise, classes)
+        tensors = _tensors(module, plan, noise, classes)
         self._limits = _limits(module, noise, classes)
         int8 = plan.int8_names()
-        self._weights = []
+        every: list[_Weights] = []
         for node in parameters.weighted_operators(module.graph):
             if node.name in int8:
                 weight = parameters.weight_of(module, node).detach()
                 gain = noise.weight_gain[node.name] * feedback.get(node.name, torch.ones(()))
                 largest = by_output_and_input(weight, node).abs().amax(2)
-                self._weights.append(_Weights(largest, gain.sum(2), _input_classes(weight, node, classes)))
+                every.append(_Weights(largest, gain.sum(2), _input_classes(weight, node, classes)))
+        # What no scale acts on is the same for all of them: in networks with attention or group norms that is nearly everything.
+        fixed_tensors, self._tensors = _parted(tensors, lambda one: bool((one.classes == KEPT).all() and (one.gain_classes == KEPT).all()))
+        fixed_weights, self._weights = _parted(every, lambda one: bool((one.inputs == KEPT).all()))
+        with torch.no_grad():
+            self._fixed = self._power(torch.zeros(self._count), fixed_tensors, fixed_weights)
 
     def of(self, logs: Tensor) -> Tensor:
         """The noise power; differentiable."""
+        return self._fixed + self._power(logs, self._tensors, self._weights)
+
+    def _power(self, logs: Tensor, tensors: Sequence[_Tensor], every: Sequence[_Weights]) -> Tensor:
         power = logs.new_zeros(())
-        for tensor in self._tensors:
+        for tensor in tensors:
             scale = logs[tensor.classes].exp()
             above, below = (tensor.high * scale).amax().clamp_min(0), -(tensor.low * scale).amin().clamp_max(0)
             step = torch.maximum(above, below) / INT8_MAX if self._symmetric else (above + below) / LEVELS
             power = power + step.square() / 12 * (tensor.gain * (-2 * logs[tensor.gain_classes]).exp()).sum()
-        for weights in self._weights:
+        for weights in every:
             scale = logs[weights.inputs].exp()
             steps = (weights.largest / scale).amax(1) / WEIGHT_MAX
             power = power + (steps.square() / 12 * (weights.gain * scale.square()).sum(1)).sum()
@@ -123,7 +133,7 @@ class PredictedNoise:
         with torch.no_grad():
             start = float(self.of(logs))
         best, least = torch.zeros(self._count), start
-        if not bool(free.any()) or start == 0.0:
+        if not bool(free.any()) or start == 0.0 or not (self._tensors or self._weights):
             return best.exp(), 1.0
         optimizer = torch.optim.Adam([logs], lr=RATE)
         for step in range(ITERATIONS):
@@ -140,6 +150,11 @@ class PredictedNoise:
             with torch.no_grad():
                 logs.clamp_(*self._limits)
         return best.exp(), least / start
+
+
+def _parted(some: Sequence[Part], belongs: Callable[[Part], bool]) -> tuple[list[Part], list[Part]]:
+    """Those that belong, and the others."""
+    return [one for one in some if belongs(one)], [one for one in some if not belongs(one)]
 
 
 def _limits(module: fx.GraphModule, noise: NoiseModel, classes: ChannelClasses) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,10 @@ def snr_db(output: Tensor, truth: Tensor) -> float:
     return float(10.0 * torch.log10(truth.square().mean() / (output - truth).square().mean()))
 
 
+AS_GOOD_AS_EQUAL_DB = 40.0
+"""What comes nearer to the original's is as good: a precision plan that is judged by it is not asked for more."""
+
+
 class Component(OneCall):
     """A network of a text-to-image model."""
 

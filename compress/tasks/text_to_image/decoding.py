@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mcompress.compress.models.spec import InputSpec, ModelSpec, Sampling
 from mcompress.compress.sampling import sample
 from mcompress.compress.tasks.task import Inputs, Sample
-from mcompress.compress.tasks.text_to_image.components import Component
+from mcompress.compress.tasks.text_to_image.components import AS_GOOD_AS_EQUAL_DB, Component
 from mcompress.compress.tasks.text_to_image.likeness import LikenessToOriginal
 from mcompress.compress.tasks.text_to_image.original import LATENT_RANGE, Original
 
@@ -76,7 +76,7 @@ class Decoding(Component):
             sample(original.unet.module, self.sampling, original.schedule, some, text, original.no_caption)
             for some, text in zip(torch.split(noise, AT_ONCE), torch.split(states, AT_ONCE), strict=True)
         ]
-        return torch.cat(drawn) / original.scaling
+        return original.for_decoder(torch.cat(drawn))
 
     def held_out(self) -> tuple[Sample, ...]:
         """Latents of held-out captions, with the pictures of the original's decoder."""
@@ -111,6 +111,10 @@ class Decoding(Component):
     def quality(self, output: Tensor, truth: Tensor) -> float:
         """PSNR, dB, after clipping to [-1, 1] and rounding to 8 bits."""
         return LikenessToOriginal().quality(output, truth.clamp(-1.0, 1.0))
+
+    def call_quality(self, output: Tensor, truth: Tensor) -> float:
+        """The same, at most `AS_GOOD_AS_EQUAL_DB`."""
+        return min(self.quality(output, truth), AS_GOOD_AS_EQUAL_DB)
 
     def baseline(self, sample: Sample) -> Tensor:
         """The best linear map from a latent to the mean colour of what is drawn in its place, enlarged."""

@@ -63,7 +63,7 @@ class Gallery:
             text = painters.text_encoder(self.original.tokens([self.captions[place] for place in places]))
             noise, *further = (torch.stack(some) for some in zip(*(self._noises(place, painters.sampling) for place in places), strict=True))
             latents = sample(painters.unet, painters.sampling, schedule, noise, text, nothing, further)
-            drawn.append(painters.decoder(latents / self.original.scaling))
+            drawn.append(painters.decoder(self.original.for_decoder(latents)))
         pictures = torch.cat(drawn)
         if not torch.isfinite(pictures).all():
             raise ParityError("there are NaN or infinite values in the pictures that were drawn; the network must not be used")

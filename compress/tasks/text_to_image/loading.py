@@ -7,9 +7,11 @@ from functools import lru_cache
 from hashlib import file_digest, sha256
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from mcompress.compress.diffusion import NoiseSchedule
 from mcompress.compress.models.diffusers_folder import DiffusersFolder, FolderPart, read_diffusers_folder
+from mcompress.compress.models.hugging_face import class_of
 from mcompress.compress.models.spec import Sampling
 from mcompress.compress.tasks.task import Task
 from mcompress.compress.tasks.text_to_image.data import Captioned, held_out_scenes, training_scenes
@@ -22,8 +24,11 @@ from mcompress.compress.tasks.text_to_image.text_encoding import TextEncoding
 from mcompress.errors import PlanError
 from mcompress.targets.schema import Target
 
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
 
-def text_to_image(target: Target) -> Task:
+
+def component_task(target: Target) -> Task:
     """The task of the target's component. Raises `PlanError` for an original or data that cannot be used."""
     original = _original(target)
     config = target.model.sampling
@@ -74,9 +79,8 @@ def _loaded(folder: Path, _state: tuple[tuple[str, int, int], ...]) -> Original:
 
 def original_of(found: DiffusersFolder) -> Original:
     """With its weights in memory, float32. Raises `CheckpointError`."""
-    from transformers import CLIPTokenizer
-
-    tokenizer = CLIPTokenizer.from_pretrained(found.tokenizer_folder, local_files_only=True)
+    kind = cast("type[CLIPTokenizer]", class_of("transformers", "CLIPTokenizer"))
+    tokenizer = kind.from_pretrained(found.tokenizer_folder, local_files_only=True)
     return Original(
         unet=_part(found.unet),
         decoder=_part(found.decoder),

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 AT_ONCE = 32
 """Captions or pictures that are encoded together."""
-LATENT_RANGE = (-4.5, 4.5)
-"""Of latents and of noise, scaled to a standard deviation of 1: a normal variable leaves it once in 150,000 times."""
+LATENT_RANGE = (-6.0, 6.0)
+"""Of latents and of noise, scaled to a standard deviation of 1. A normal variable leaves it once in 500 million times; what guidance drives further
+is clipped before it is decoded."""
 STATE_RANGE = (-32.0, 32.0)
 """Of text states, which are normalised but for a few large ones."""
 
@@ -94,8 +95,12 @@ class Original:
     @torch.no_grad()
     def decoded(self, latents: Tensor) -> Tensor:
         """Scaled latents -> pictures, clipped to [-1, 1]."""
-        found = [self.decoder.module(some / self.scaling) for some in torch.split(latents, AT_ONCE)]
+        found = [self.decoder.module(self.for_decoder(some)) for some in torch.split(latents, AT_ONCE)]
         return torch.cat(found).clamp(-1.0, 1.0)
+
+    def for_decoder(self, latents: Tensor) -> Tensor:
+        """Scaled latents as the decoder takes them: clipped to their range, and not scaled."""
+        return latents.clamp(*LATENT_RANGE) / self.scaling
 
     def unet_inputs(self, latents: tuple[int, ...]) -> tuple[InputSpec, ...]:
         """What the U-Net takes for latents of this shape."""

@@ -28,6 +28,8 @@ from mcompress.compress.tasks.text_to_image.likeness import AttributeAccuracy, P
 from mcompress.compress.tasks.text_to_image.original import LATENT_RANGE, Original
 
 NOISE_SEED, VALIDATION_SEED = 17, 7_919
+SAMPLES = 30
+"""About so many of the held-out captions are drawn by each network and file alone; all of them by the three components together (`gallery`)."""
 
 
 class TextToImage(Component):
@@ -101,10 +103,11 @@ class TextToImage(Component):
     @cached_property
     def _held_out(self) -> tuple[Sample, ...]:
         captions, generator = self.held_out_pictures.captions, torch.Generator().manual_seed(NOISE_SEED)
+        shown = range(0, len(captions), max(1, len(captions) // SAMPLES))
         noise = torch.randn((len(captions), *self.original.latents[1:]), generator=generator)
         states, first = self.original.states(captions), torch.tensor([float(self.original.schedule.settings.num_train_timesteps - 1)])
         truths = torch.cat(list(self.held_out_pictures.pictures()))
-        return tuple(Sample(_slug(caption), (noise[[place]], first, states[[place]]), truths[[place]]) for place, caption in enumerate(captions))
+        return tuple(Sample(_slug(captions[place]), (noise[[place]], first, states[[place]]), truths[[place]]) for place in shown)
 
     def validation_batch(self) -> tuple[Inputs, Tensor]:
         """Latents that are not trained on, at all sorts of timesteps, always the same."""

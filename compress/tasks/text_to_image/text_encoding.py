@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mcompress.compress.models.spec import InputSpec, ModelSpec
 from mcompress.compress.tasks.task import Inputs, Sample
-from mcompress.compress.tasks.text_to_image.components import Component, snr_db
+from mcompress.compress.tasks.text_to_image.components import AS_GOOD_AS_EQUAL_DB, Component, snr_db
 from mcompress.compress.tasks.text_to_image.original import STATE_RANGE, Original
 
 VALIDATED = 16
@@ -79,6 +79,10 @@ class TextEncoding(Component):
     def quality(self, output: Tensor, truth: Tensor) -> float:
         """Signal-to-noise ratio, dB."""
         return snr_db(output, truth)
+
+    def call_quality(self, output: Tensor, truth: Tensor) -> float:
+        """The same, at most `AS_GOOD_AS_EQUAL_DB`."""
+        return min(self.quality(output, truth), AS_GOOD_AS_EQUAL_DB)
 
     def baseline(self, sample: Sample) -> Tensor:
         """Whatever the caption says."""
