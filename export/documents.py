@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from mcompress.export.fidelity import value_of
 from mcompress.export.manifest import Manifest, ModelFile
 from mcompress.export.standing_alone import DRAW, TALK, VERIFY, write_scripts
-from mcompress.record import Fidelity, Run
+from mcompress.record import HIGHEST_DB, Fidelity, Run
 from mcompress.targets.schema import Measurement, Target
 
 OWNERS = "not known, stated by the owner"
@@ -109,6 +109,7 @@ def _render(template: str, path: Path, manifest: Manifest, run: Run, target: Tar
         baseline=baseline_title(run.baseline_name),
         embedded_teacher=target.model.teacher.network == "embedded" and target.model.teacher.checkpoint is None,
         of=_of(manifest),
+        highest_db=HIGHEST_DB,
     )
     path.write_text(text, encoding="utf-8")
 

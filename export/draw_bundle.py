@@ -188,6 +188,11 @@ def file_sets(drawing: Drawing) -> list[FileSet]:
     return found
 
 
+def is_ready(backend: str) -> bool:
+    """Whether files of a backend in `ABLE` can be run here."""
+    return is_installed(ABLE[backend]) and (backend != "executorch" or is_installed(("torch",)))
+
+
 def choose(drawing: Drawing, backend: str | None, variant: str | None) -> tuple[FileSet, tuple[str, ...]]:
     """The set to draw with, and why it is that where it was not said: of the sets that were asked for, and whose U-Net is recommended where one is,
     that which took the least time for a picture where the bundle was made. Raises `Refused`.
@@ -202,7 +207,7 @@ def choose(drawing: Drawing, backend: str | None, variant: str | None) -> tuple[
     if not able:
         kinds = ", ".join(sorted({one.backend for one in asked}))
         raise Refused(f"{options or 'the bundle'}: files for {kinds} cannot be run by this script; it runs {', '.join(sorted(ABLE))}, of {held}")
-    ready = [one for one in able if is_installed(ABLE[one.backend])]
+    ready = [one for one in able if is_ready(one.backend)]
     if not ready:
         lines = " or ".join(INSTALL_ABLE[name] for name in sorted({one.backend for one in able}))
         raise Refused(f"no runtime is installed for {', '.join(one.name for one in able)}; {lines}")

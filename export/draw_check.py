@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mcompress.export.bundle_files import Refused, is_installed
-from mcompress.export.draw_bundle import ABLE, INSTALL_ABLE, file_sets, read_bundle
+from mcompress.export.bundle_files import Refused
+from mcompress.export.draw_bundle import ABLE, INSTALL_ABLE, file_sets, is_ready, read_bundle
 from mcompress.export.draw_picture import Order, Painter, read_noise, read_prompt
 from mcompress.export.replay import Result
 
@@ -51,7 +51,7 @@ def _checked(drawing: Drawing, files: FileSet, threads: int) -> Result:
     what = f"whole picture by {files.name} files"
     if files.backend not in ABLE:
         return Result(what, files.backend, "not executed", None, None, f"draw.py runs {', '.join(ABLE)}")
-    if not is_installed(ABLE[files.backend]):
+    if not is_ready(files.backend):
         return Result(what, files.backend, "not executed", None, None, f"no runtime is installed for it; {INSTALL_ABLE[files.backend]}")
     check = drawing.data["check"]
     stated = next((one for one in check["drawn"] if (one["backend"], one["variant"]) == (files.backend, files.variant)), None)
@@ -72,12 +72,12 @@ def _verdict(drawing: Drawing, stated: Drawn, picture: Picture, result: Result) 
     if picture.shape != expected.shape or least is None:
         return result._replace(reason=f"it has shape {picture.shape}; PyTorch's picture has {expected.shape}")
     found = psnr_db(picture, expected)
-    reason = f"{_db(found)} PSNR to the picture that PyTorch draws, at least {least:.1f} dB ({stated['basis']})"
+    reason = f"{_like(found)} the picture that PyTorch draws, at least {least:.1f} dB ({stated['basis']})"
     if stated["picture"] is not None:
         here = psnr_db(picture, np.load(drawing.folder / stated["picture"], allow_pickle=False))
-        reason += f"; {_db(here)} to what the same files drew where the bundle was made"
+        reason += f"; {_like(here)} what the same files drew where the bundle was made"
     return result._replace(status="passed" if found >= least else "failed", reason=reason)
 
 
-def _db(value: float) -> str:
-    return "equal, no finite" if value == inf else f"{value:.1f} dB"
+def _like(value: float) -> str:
+    return "the same as" if value == inf else f"PSNR {value:.1f} dB to"

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcompress.errors import ExportError
-from mcompress.export.bundle_files import Refused, is_installed
+from mcompress.export.bundle_files import Refused
 from mcompress.export.diffusion_steps import Schedule
-from mcompress.export.draw_bundle import ABLE, DrawFile, DrawingData, FileSet, file_sets
+from mcompress.export.draw_bundle import ABLE, DrawFile, DrawingData, FileSet, file_sets, is_ready
 from mcompress.export.draw_bundle import Drawing as PlainDrawing
 from mcompress.export.draw_check import check_order_of, psnr_db
 from mcompress.export.draw_picture import Painter
@@ -176,13 +176,13 @@ def _drawn(drawing: PlainDrawing, files: FileSet, facts: DrawingFacts, bundle: P
     if files.backend not in ABLE:
         basis = f"draw.py does not run {files.backend} files, so these were not drawn with it"
         return DrawnPicture(backend=files.backend, variant=variant, picture=None, psnr_db=None, least_db=None, basis=basis)
-    if not is_installed(ABLE[files.backend]):
+    if not is_ready(files.backend):
         least = FLOAT_DB if variant == "float" else None
         basis = "the limit of float files" if variant == "float" else "not drawn where the bundle was made, for the runtime was not installed"
         return DrawnPicture(backend=files.backend, variant=variant, picture=None, psnr_db=None, least_db=least, basis=basis)
     try:
         picture = Painter(drawing, files, threads=1).draw(check_order_of(drawing))
-    except Refused as error:
+    except (Refused, RuntimeError, ValueError) as error:
         raise ExportError(f"the {files.name} files cannot draw a whole picture: {error}") from error
     if picture.shape != facts.picture.shape:
         raise ExportError(f"the {files.name} files draw a picture of shape {picture.shape}; PyTorch draws one of {facts.picture.shape}")

@@ -99,7 +99,7 @@ class DrawnPicture(Part):
     picture: str | None
     """.npy, uint8 (H, W, 3); None where it was not drawn."""
     psnr_db: float | None
-    """To PyTorch's picture, at most 100; None where it was not drawn."""
+    """To PyTorch's picture, 200 for the same; None where it was not drawn."""
     least_db: float | None
     """What another machine must reach; None where nothing is known to hold it against."""
     basis: str

@@ -16,6 +16,7 @@ import json
 import math
 import platform
 import sys
+from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple, TypedDict, cast
 
@@ -458,6 +459,18 @@ def replay(folder: Path, file: ModelFile) -> Result:
     return verdict(file, seen)
 
 
+def _whole_pictures(folder: Path) -> list[Result]:
+    """What the sets of files of a text-to-image bundle draw, by the scripts that lie beside this file in such bundles."""
+    beside = Path(__file__).resolve().parent
+    if not (beside / "draw_check.py").is_file() or not (beside / "draw.py").is_file():
+        return [Result("whole pictures", "all", "not executed", None, None, "this verify.py is another bundle's; run the one inside this bundle")]
+    sys.dont_write_bytecode = True  # a bundle holds what its manifest lists, and nothing else
+    if str(beside) not in sys.path:
+        sys.path.insert(0, str(beside))  # python -I leaves it out
+    found: list[Result] = import_module("draw_check").check_pictures(folder)  # not by `import`: other bundles have no such file
+    return found
+
+
 def main() -> int:
     """Check and replay the bundle that holds this file."""
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).resolve().parent
@@ -466,10 +479,12 @@ def main() -> int:
         sys.stdout.write("".join(f"FAIL  {problem.message}\n" for problem in problems) + "FAIL\n")
         return 1
     results = [replay(folder, file) for file in manifest["files"]]
-    sys.stdout.write("".join(f"{result.verdict}  {result.file}: {result.detail}\n" for result in results))
-    executed = sum(result.status != "not executed" for result in results)
-    passed = executed > 0 and all(result.status != "failed" for result in results)
-    sys.stdout.write(f"{'PASS' if passed else 'FAIL'}  {executed} of {len(results)} files executed\n")
+    pictures = [] if manifest.get("drawing") is None else _whole_pictures(folder)
+    sys.stdout.write("".join(f"{result.verdict}  {result.file}: {result.detail}\n" for result in (*results, *pictures)))
+    executed, drawn = (sum(result.status != "not executed" for result in some) for some in (results, pictures))
+    passed = executed > 0 and all(result.status != "failed" for result in (*results, *pictures))
+    also = f", {drawn} of {len(pictures)} whole pictures drawn" if pictures else ""
+    sys.stdout.write(f"{'PASS' if passed else 'FAIL'}  {executed} of {len(results)} files executed{also}\n")
     return 0 if passed else 1
 
 

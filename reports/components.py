@@ -31,9 +31,10 @@ def named(run: Run, component: str | None, name: str) -> str:
     return ", ".join(filter(None, (network_of(run, component), name)))
 
 
-def label(run: Run, export: ExportRecord) -> str:
-    """Which of a run's files it is: `tflite mixed decoder`, and among several networks also `tflite mixed U-Net`."""
-    return f"{export.backend} {export.variant} {network_of(run, export.component) or export.beside or ''}".strip()
+def label(run: Run, export: ExportRecord, joint: str = " ") -> str:
+    """Which of a run's files it is: `tflite mixed decoder`, among several networks also `tflite mixed U-Net`; the network stands behind `joint`."""
+    network = network_of(run, export.component) or export.beside
+    return f"{export.backend} {export.variant}{joint + network if network else ''}"
 
 
 def budget_name(run: Run, what: str) -> str:

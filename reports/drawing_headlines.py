@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from mcompress.record import ExportRecord, GalleryRecord, PainterRecord, Run
 from mcompress.reports import components, wording
 from mcompress.reports.components import COMPRESSED, ORIGINAL, OWN
-from mcompress.reports.drawing import measured, said, steps_of
+from mcompress.reports.drawing import measured, said
+from mcompress.reports.drawing_latency import steps_of
 from mcompress.reports.headlines import Headline, shipped, times
 
 JUDGED = "attribute accuracy"

@@ -6,14 +6,15 @@ import base64
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import matplotlib as mpl
 from markupsafe import Markup
 
-from mcompress.record import HIGHEST_DB, VIDEO, DeviceLatency, PerformanceRecord, PerformerRecord, Run
+from mcompress.record import HIGHEST_DB, VIDEO, PerformanceRecord, PerformerRecord, Run
 from mcompress.reports import plots, wording
+from mcompress.reports.cells import Cell
 from mcompress.reports.details import StageDetails
+from mcompress.reports.devices import DeviceRow, device_table
 from mcompress.targets.schema import Measurement
 
 COLUMNS: Mapping[str, str] = {
@@ -33,18 +34,6 @@ NO_MOUTH = 0.5
 """Of what is explained in real frames; with less, there is hardly a mouth whose opening could be told."""
 EXPERT_TERM = "generator/expert"
 """Of a stage's training curve, where the task's expert judged its outputs."""
-Kind = tuple[Literal["teacher", "compressed"], Literal["fp32", "fp16", "mixed"]]
-"""A model and what its file holds."""
-FLOATS: Mapping[str, str] = {"fp32": "FP32", "fp16": "FP16", "mixed": "mixed"}
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A number in words, what stands below it, and how it was obtained."""
-
-    value: str
-    note: str
-    source: str
 
 
 @dataclass(frozen=True)
@@ -54,18 +43,6 @@ class PerformerRow:
     name: str
     note: str
     cells: tuple[Cell | None, ...]
-
-
-@dataclass(frozen=True)
-class DeviceRow:
-    """One device: a cell per column, what the fastest compressed file gains, and the error bands of its estimates."""
-
-    title: str
-    unit: str
-    cells: tuple[Cell, ...]
-    faster: str
-    from_to: str
-    bands: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -97,7 +74,7 @@ def talking_part(run: Run, folder: Path, details: Mapping[str, StageDetails]) ->
     named = {name for one in found.performers for name in (m.what for m in one.measurements)}
     columns = {name: title for name, title in COLUMNS.items() if name in named}
     sync = next((m for one in found.performers for m in one.measurements if m.what == "lip_sync"), None)
-    kinds = tuple(dict.fromkeys((one.model, one.files) for one in run.devices))
+    device_columns, devices = device_table(run.devices)
     return Talking(
         performance=found,
         seconds=found.frames / found.fps,
@@ -108,8 +85,8 @@ def talking_part(run: Run, folder: Path, details: Mapping[str, StageDetails]) ->
         rows=tuple(_row(run, found, one, tuple(columns)) for one in found.performers),
         judge=sync.source or "" if sync else "",
         judge_taught=any(EXPERT_TERM in terms for stage in details.values() for _, terms in stage.curve),
-        device_columns=tuple(f"{'original' if model == 'teacher' else model}, {FLOATS[files]}" for model, files in kinds),
-        devices=tuple(_devices(run.devices, kinds)),
+        device_columns=device_columns,
+        devices=devices,
     )
 
 
@@ -180,31 +157,6 @@ def _cell(numbers: Mapping[str, Measurement], name: str) -> Cell | None:
         note = "stands still: no correlation"
     value = wording.quality(name, one.value) if name == "psnr_db" else f"{one.value:.4f}" if name in BESIDE else f"{one.value:.3f}"
     return Cell(value, note, f"{wording.provenance(one)}: {one.source or 'source not recorded'}")
-
-
-def _devices(found: Sequence[DeviceLatency], kinds: Sequence[Kind]) -> Iterator[DeviceRow]:
-    for device in dict.fromkeys(one.device for one in found):
-        lines = {(one.model, one.files): one for one in found if one.device == device}
-        first = next(iter(lines.values()))
-        known = [one for one in lines.values() if one.latency is not None]
-        before = next((one for one in known if one.model == "teacher"), None)
-        after = min((one for one in known if one.model == "compressed"), key=_ms, default=None)
-        faster = f"{wording.number(_ms(before) / _ms(after))}\N{MULTIPLICATION SIGN}" if before and after else "not known"
-        from_to = f"{FLOATS[before.files]} to {FLOATS[after.files]}" if before and after else ""
-        bands = dict.fromkeys(f"{FLOATS[one.files]}: {one.latency.band}" for one in known if one.latency is not None)
-        cells = tuple(_latency(lines.get(kind)) for kind in kinds)
-        yield DeviceRow(first.title, first.unit, cells, faster, from_to, tuple(bands))
-
-
-def _ms(one: DeviceLatency) -> float:
-    return one.latency.value if one.latency is not None else float("inf")
-
-
-def _latency(one: DeviceLatency | None) -> Cell:
-    if one is None or one.latency is None:
-        return Cell("none", "not recorded" if one is None else one.why, "")
-    note = f"computed in {one.computed_in}" if one.computed_in not in ("", one.files) else ""
-    return Cell(wording.latency(one.latency), note, wording.provenance(one.latency))
 
 
 def _file_name(name: str) -> str:

@@ -130,7 +130,7 @@ def _pictures(run: Run, console: Console) -> Table:
     metrics = list(dict.fromkeys(metric for export in compared for metric in export.quality_worst if not wording.against_teacher(metric)))
     shown = [("psnr_db", FLOAT_STUDENT), ("psnr_db", TEACHER), ("ssim", FLOAT_STUDENT), ("largest_shift", FLOAT_STUDENT)]
     table.add_column("worst picture of", no_wrap=True)
-    gap = "\n" if run.components else " "  # several networks have several metrics
+    gap = "\n" if run.components and console.width < NARROW else " "  # several networks have several metrics, each a column
     for heading in (
         *(f"{wording.metric(m)[0].replace(' ', gap)},\ntruth" for m in metrics),
         *(f"{likeness.FIELDS[field]},\n{REFERENCES[who].removeprefix('the ')}" for field, who in shown),
@@ -141,7 +141,7 @@ def _pictures(run: Run, console: Console) -> Table:
         for field, who in shown:
             worst = export.fidelity[who].worst.get(field) if who in export.fidelity else None
             cells.append(likeness.said(field, worst.value) if worst else "-")
-        table.add_row(components.label(run, export), *cells)
+        table.add_row(components.label(run, export, gap), *cells)
     table.caption = "computed by each file itself; steps are 8-bit steps; means, CIEDE2000 and which picture it is: in the report"
     table.caption_justify = "left"
     return table

@@ -11,7 +11,8 @@ from rich.text import Text
 
 from mcompress.record import GalleryRecord, ModelRecord, PainterRecord, Run
 from mcompress.reports import components, wording
-from mcompress.reports.drawing import measured, said, summary
+from mcompress.reports.drawing import measured, said
+from mcompress.reports.drawing_latency import summary
 from mcompress.reports.terminal_table import plain_table
 
 SHORT = {"attribute accuracy": "attribute\naccuracy", "whole captions right": "captions\nright", "scene distance": "scene\ndistance"}

@@ -3,6 +3,7 @@
     compute = padded multiply-adds / rate x (1 + ramp_inputs / padded inputs) x (1 + ramp_outputs / padded outputs)
     memory  = bytes x slowdown / bandwidth (x (1 + ramp_outputs / channels) for operators that multiply nothing)
     stream  = bytes of weights that the cache does not hold / far bandwidth
+    scores  = bytes of the matrix of scores / their rate, as memory, for attention that a runtime computes with that matrix as a whole
 
 - Channels are rounded up to the unit's alignment, so that 33 channels cost as much as 64 on a unit that works in groups of 32.
 - The ramps are Hockney's n_1/2 (Hockney & Jesshope, 1981): at `ramp_inputs` input channels per group, half of the time is
@@ -23,6 +24,8 @@ from mcompress.targets.speeds import CLASSES, Speeds
 
 COMPUTED_AS: Integers = np.array([CLASS_INDEX["matmul" if index == OTHER else name] for index, name in enumerate(CLASSES)])
 """Class -> the class whose rate it multiplies at: an unknown operator does its assumed multiply-adds as fast as a matrix product."""
+
+ATTENTION = CLASS_INDEX["attention"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,8 @@ class SpeedArrays:
     outputs: int
     inputs: int
     pads_memory: bool
+    scores_gbs: float = np.inf
+    """Of attention; infinite where its scores cost nothing."""
 
     @property
     def stored(self) -> int:
@@ -71,7 +76,7 @@ class SpeedArrays:
         slowdown = np.array([row.slowdown if row else 1.0 for row in rows])
         if rows[OTHER] is None:
             slowdown[OTHER] = max(slowdown.max(), 1.0)
-        memory, alignment = speeds.memory, speeds.alignment
+        memory, alignment, attention = speeds.memory, speeds.alignment, rows[ATTENTION]
         return cls(
             gmacs=np.array([row.gmacs if row and row.gmacs else np.inf for row in rows]),
             ramp_inputs=np.array([row.ramp_inputs if row else 0.0 for row in rows]),
@@ -83,6 +88,7 @@ class SpeedArrays:
             outputs=alignment.outputs,
             inputs=alignment.inputs,
             pads_memory=alignment.pads_memory,
+            scores_gbs=attention.scores_gbs if attention and attention.scores_gbs else np.inf,
         )
 
 
@@ -105,6 +111,9 @@ def unit_costs(columns: Columns, arrays: SpeedArrays, element_bytes: int) -> Uni
     moved_ms = _moved_ms(activation_mb, arrays) + weights_mb * (1 - beyond) / arrays.near_gbs
     # A row of channels is what movers copy at a time.
     memory_ms = moved_ms * arrays.slowdown[classes] * np.where(MULTIPLIES[classes], 1.0, 1 + arrays.ramp_outputs[classes] / columns.written_channels)
+    # Each score is a product over the columns of queries and keys, and multiplies the columns of a value.
+    scores = np.where(classes == ATTENTION, columns.macs / np.maximum(columns.read_channels + columns.written_channels, 1.0), 0.0)
+    memory_ms = memory_ms + scores * element_bytes / (arrays.scores_gbs * 1e6)
     return UnitCosts(compute_ms, memory_ms, stream_ms, np.where(classes == OTHER, np.maximum(compute_ms, memory_ms) - moved_ms, 0.0))
 
 

@@ -134,6 +134,9 @@ class OperatorSpeed(Record):
     """Output channels per group at which the rate is half of `gmacs`; for what multiplies nothing, channels at which the bandwidth is half."""
     slowdown: Positive = 1.0
     """So many times slower than the unit's memory; below 1 for operators that a runtime merges into their neighbours."""
+    scores_gbs: Positive | None = None
+    """Of attention: 10^9 bytes of the matrix of scores, of all queries and keys, that are made and used up per second, where a runtime computes that
+    matrix as a whole; None where it never has it whole, or nothing is known of it."""
 
 
 class MemorySpeed(Record):
@@ -186,6 +189,8 @@ class Speeds(Facts):
         for name, speed in self.operators.items():
             if (name in MULTIPLYING) != (speed.gmacs is not None):
                 raise ValueError(f"operators.{name} {'needs gmacs' if name in MULTIPLYING else 'multiplies nothing: give slowdown, not gmacs'}")
+            if speed.scores_gbs is not None and name != "attention":
+                raise ValueError(f"operators.{name} has no scores; scores_gbs belongs to attention")
         return self
 
     def speed(self, name: SpeedClass) -> OperatorSpeed | None:

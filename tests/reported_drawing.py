@@ -10,6 +10,7 @@ from reported_plan import quantize_details
 from reported_run import exported, model, network
 
 from mcompress.breakdown import breakdown_of, ceilings_of
+from mcompress.compress.evolving_actions import Action, ScoredBlock, Training
 from mcompress.compress.tasks.text_to_image.showing import write_grid
 from mcompress.record import (
     GALLERY,
@@ -50,31 +51,30 @@ BLOCKS = [
 ]
 
 
-def valued(block: str, rise: float, ms: float) -> dict[str, object]:
-    """As `ScoredBlock.as_json` gives it."""
-    return {"block": block, "loss_rise": rise, "milliseconds": ms, "value": rise / ms if ms else None}
+def valued(block: str, rise: float, ms: float) -> ScoredBlock:
+    return ScoredBlock(block, rise, ms)
 
 
-ACTIONS = [
-    ("removed", [valued("down_blocks.0.attentions.0", 0.0011, 1.9), valued("down_blocks.0.attentions.1", 0.0014, 1.8)], 0.1013, 13.7, 10.0),
-    ("removed", [valued("mid_block.resnets.1", -0.0003, 0.7), valued("up_blocks.0.resnets.0", 0.0021, 1.1)], 0.1041, 10.0, 8.2),
-    ("removed", [valued("up_blocks.2.resnets.2", 0.0032, 3.3)], 0.1062, 8.2, 4.9),
-    ("doubled", [valued("up_blocks.1.attentions.1", 0.0093, 0.6)], 0.1087, 4.9, 5.5),
-    ("doubled", [valued("up_blocks.1.attentions.2", 0.0071, 0.6)], 0.1079, 5.5, 6.1),
-    ("taken back", [valued("up_blocks.1.attentions.2.1", -0.0001, 0.6)], 0.1081, 6.1, 5.5),
-]
+ACTIONS = (
+    Action("removed", (valued("down_blocks.0.attentions.0", 0.0011, 1.9), valued("down_blocks.0.attentions.1", 0.0014, 1.8)), 0.1013, 13.7, 10.0),
+    Action("removed", (valued("mid_block.resnets.1", -0.0003, 0.7), valued("up_blocks.0.resnets.0", 0.0021, 1.1)), 0.1041, 10.0, 8.2),
+    Action("removed", (valued("up_blocks.2.resnets.2", 0.0032, 3.3),), 0.1062, 8.2, 4.9),
+    Action("doubled", (valued("up_blocks.1.attentions.1", 0.0093, 0.6),), 0.1087, 4.9, 5.5),
+    Action("doubled", (valued("up_blocks.1.attentions.2", 0.0071, 0.5),), 0.1079, 5.5, 6.0),
+    Action("taken back", (valued("up_blocks.1.attentions.2.1", -0.0001, 0.5),), 0.1081, 6.0, 5.5),
+)
+SCORES = (*ACTIONS[0].blocks, valued("mid_block.resnets.1", 0.004, 0.7), valued("up_blocks.0.resnets.0", 0.007, 0.0))
 
 
 def evolve_details() -> dict[str, object]:
     """As the search stage leaves them, method `evolve`."""
-    names = ("what", "blocks", "error_before", "latency_before_ms", "latency_after_ms")
-    curve = [[step, {"network/squared": 0.2 / step + 0.1}] for step in (10, 20, 30)]
+    curve: list[tuple[int, dict[str, float]]] = [(step, {"network/squared": 0.2 / step + 0.1}) for step in (10, 20, 30)]
     return {
         "blocks": BLOCKS,
         "repeats": {"down_blocks.0.attentions.0": 0},
-        "actions": [dict(zip(names, action, strict=True)) for action in ACTIONS],
-        "scores": [*(block for block in ACTIONS[0][1]), valued("mid_block.resnets.1", 0.004, 0.7), valued("up_blocks.0.resnets.0", 0.007, 0.0)],
-        "trainings": [{"phase": phase, "seconds": 4.0, "curve": curve} for phase in range(len(ACTIONS) + 1)],
+        "actions": [action.as_json() for action in ACTIONS],
+        "scores": [score.as_json() for score in SCORES],
+        "trainings": [Training(phase, 4.0, curve).as_json() for phase in range(len(ACTIONS) + 1)],
         "measure": "guided",
         "before": {"latency_ms": 13.7, "macs": 812_000_000, "size_mb": 5.74, "error": 0.0987},
         "after": {"latency_ms": 5.5, "macs": 402_000_000, "size_mb": 4.61, "error": 0.1078},
@@ -156,7 +156,11 @@ def record_of(params: int, macs: int, metric: str, value: float, ms: float) -> M
 def file_record(backend: str, variant: str, component: str | None) -> ExportRecord:
     """One of the files, with the quality of its own network."""
     executed = backend == "onnx"
-    quality = {None: {"attribute_accuracy_percent": 94.79 if variant == "mixed" else 95.31}, "decoder": {"psnr_db": OF_DECODER}, "text_encoder": {"snr_db": OF_TEXT}}[component]
+    quality = {
+        None: {"attribute_accuracy_percent": 94.79 if variant == "mixed" else 95.31},
+        "decoder": {"psnr_db": OF_DECODER},
+        "text_encoder": {"snr_db": OF_TEXT},
+    }[component]
     size = {None: 1_410_000, "decoder": 423_000, "text_encoder": 214_000}[component] * (1 if variant == "mixed" else 3)
     shipped = (variant, component) != ("mixed", "decoder")
     made = exported(

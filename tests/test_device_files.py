@@ -59,7 +59,7 @@ def test_every_source_says_where_figures_come_from(name: str) -> None:
     assert {source for _, source in device.cited()} == set(device.sources)
     for source in device.sources.values():
         assert source.fitted_to or re.search(r"assumption|a guess|relative to|order of magnitude", source.text), source.text
-        assert not source.fitted_to or re.search(r"[0-9a-f]{7,}|README", source.text), source.text
+        assert not source.fitted_to or re.search(r"[0-9a-f]{7,}|README|arXiv \d{4}\.\d{5}", source.text), source.text
         assert not source.fitted_to or re.search(r"\b20[12]\d\b|at [0-9a-f]{8}\b", source.text), f"no year and no commit: {source.text}"
         known = NETWORKS.keys()
         assert set(source.fitted_to) <= known

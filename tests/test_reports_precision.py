@@ -16,7 +16,8 @@ from rich.console import Console
 from mcompress.record import OperatorRecord, Run
 from mcompress.reports import precision_plots
 from mcompress.reports.details import StageDetails
-from mcompress.reports.html import shipped, write_report
+from mcompress.reports.headlines import shipped
+from mcompress.reports.html import write_report
 from mcompress.reports.precision import PrecisionPart, plan_line, precision_part, proof, total_ms, triple
 from mcompress.reports.terminal import render
 

@@ -43,8 +43,8 @@ from mcompress.targets.stages import StepDistillConfig
 
 SHORT = StepDistillConfig(
     teacher_steps=8, middle_steps=4, student_steps=2, batch_size=2, learning_rate=1e-3, guidance_probability=0.5, checkpoint_every_s=1e-9,
-    original_velocity_training_steps=2, student_velocity_training_steps=3, original_middle_training_steps=2, student_middle_training_steps=3,
-    student_training_steps=3,
+    original_velocity_training_steps=1, student_velocity_training_steps=2, original_middle_training_steps=1, student_middle_training_steps=2,
+    student_training_steps=2,
 )  # fmt: skip
 LEGS = ("original velocity", "student velocity", "original middle", "student middle", "student")
 CPU = torch.device("cpu")
@@ -187,7 +187,7 @@ def test_the_ladder_ends_with_a_velocity_network_of_few_steps_and_leaves_the_ori
     legs = output.details["legs"]
     assert [leg["name"] for leg in legs] == list(LEGS)
     assert [leg["what"] for leg in legs] == [*["from noise to velocity"] * 2, *["8 steps to 4"] * 2, "4 steps to 2"]
-    assert [leg["train_steps"] for leg in legs] == [2, 3, 2, 3, 3]
+    assert [leg["train_steps"] for leg in legs] == [1, 2, 1, 2, 2]
     assert output.details["train_seconds"] == pytest.approx(sum(leg["train_seconds"] for leg in legs))
     players = dict.fromkeys(name.split("/")[0] for _, means in output.details["curve"] for name in means)
     assert list(players) == list(LEGS)
@@ -205,7 +205,7 @@ def test_who_predicts_the_velocity_does_not_learn_it(make_context: Callable[...,
 
 
 def test_a_network_that_is_the_original_takes_its_legs_over(make_context: Callable[..., StageContext]) -> None:
-    config = SHORT.model_copy(update={"student_velocity_training_steps": 2, "student_middle_training_steps": 2})
+    config = SHORT.model_copy(update={"student_velocity_training_steps": 1, "student_middle_training_steps": 1})
     output = distill_steps(config, diffusion_context(make_context, NOISE_UNET, NOISE_UNET))
     assert [leg["name"] for leg in output.details["legs"] if "skipped" in leg] == ["student velocity", "student middle"]
     other = diffusion_context(make_context, NOISE_UNET, NOISE_UNET)

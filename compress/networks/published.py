@@ -25,6 +25,7 @@ from mcompress.compress.networks import (
 )
 from mcompress.compress.networks.mobileone import MOBILEONE
 from mcompress.compress.networks.reference import AI_HUB, ReferenceNetwork
+from mcompress.compress.networks.diffusion import DIFFUSION
 from mcompress.compress.networks.talking_faces import TALKING_FACES
 
 PHOTO, LOW_RESOLUTION, SQUARE, DETECTED = (1, 3, 224, 224), (1, 3, 128, 128), (1, 3, 256, 256), (1, 3, 640, 640)
@@ -180,6 +181,7 @@ NETWORKS: dict[str, ReferenceNetwork] = {
     "mediapipe_selfie": ReferenceNetwork(small_segmentation.SelfieSegmentation, SQUARE, 106_000, f"{AI_HUB}mediapipe_selfie"),
     **MOBILEONE,
     **TALKING_FACES,
+    **DIFFUSION,
 }
 """Name of the published model, or model and component -> network."""
 

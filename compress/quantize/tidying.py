@@ -13,6 +13,7 @@ aten = torch.ops.aten
 CASTS = {
     aten.to.dtype, aten.to.device, aten.to.dtype_layout, aten.to.other, aten.type_as.default, aten._to_copy.default,
 }  # fmt: skip
+SHAPING = {aten.expand.default, aten.view.default, aten.reshape.default}
 NEUTRAL: dict[object, float] = {aten.mul.Tensor: 1, aten.div.Tensor: 1, aten.add.Tensor: 0, aten.sub.Tensor: 0}
 """Operator -> the second operand that leaves the first as it is."""
 CHECKS = {aten._assert_tensor_metadata.default}
@@ -37,7 +38,7 @@ def changes_nothing(node: fx.Node) -> bool:
     if node.target in NEUTRAL:
         other = node.args[1]
         return isinstance(other, int | float) and other == NEUTRAL[node.target]
-    return node.target in CASTS or node.target == aten.expand.default
+    return node.target in CASTS | SHAPING
 
 
 def is_tidy(graph: fx.Graph) -> bool:

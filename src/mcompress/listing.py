@@ -28,9 +28,12 @@ def _stages() -> dict[str, str]:
     kinds = (
         stages.SupernetSearchConfig,
         stages.SemiSupervisedSearchConfig,
+        stages.EvolveSearchConfig,
         stages.PruneConfig,
         stages.DistillConfig,
         stages.AdaptiveDistillConfig,
+        stages.StepDistillConfig,
+        stages.ConsistencyDistillConfig,
         stages.SlimConfig,
         stages.QuantizeConfig,
     )

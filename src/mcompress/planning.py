@@ -11,7 +11,7 @@ import torch
 from pydantic import JsonValue
 from torch import nn
 
-from mcompress import checks, checks_data, checks_networks
+from mcompress import checks, checks_data, checks_diffusion, checks_networks
 from mcompress.artifact import model_digest
 from mcompress.cache import json_digest
 from mcompress.compress.models.spec import InputSpec, ModelSpec
@@ -30,6 +30,7 @@ from mcompress.targets.reach import floats_on, reached_units, ships_as
 from mcompress.targets.schema import Target
 from mcompress.targets.speeds import PrecisionName
 from mcompress.targets.stages import (
+    EvolveSearchConfig,
     PruneConfig,
     QuantizeConfig,
     SearchConfig,
@@ -46,6 +47,8 @@ STAGE_PACKAGES = {
     "quantize": ("torchao",),
 }
 """What a stage's result depends on besides torch."""
+TASK_PACKAGES = {"text_to_image": ("diffusers", "transformers")}
+"""The same for all stages of a task."""
 
 
 @dataclass(frozen=True)
@@ -109,9 +112,9 @@ class Plan:
             "threads": thread_count(self.target),
             "torch": torch.__version__,
             "cpu": cpu_name(),
-            "packages": {name: package_versions()[name] for name in STAGE_PACKAGES[stage.stage]},
+            "packages": {name: package_versions()[name] for name in (*STAGE_PACKAGES[stage.stage], *TASK_PACKAGES.get(self.target.model.task, ()))},
         }
-        if isinstance(stage, SearchConfig | PruneConfig):
+        if isinstance(stage, SearchConfig | EvolveSearchConfig | PruneConfig):
             parts["ships_as"] = self.ships_as
             parts["units"] = [unit.model_dump(mode="json") for unit in self.device.chain(self.unit.name)]
         if isinstance(stage, QuantizeConfig):
@@ -119,7 +122,7 @@ class Plan:
             parts["units"] = [[unit.model_dump(mode="json") for unit in self.device.chain(name)] for name in self.planned_units]
             if self.given_plan is not None:
                 parts["plan"] = json.loads(self.given_plan.to_json())
-        if isinstance(stage, SearchConfig):
+        if isinstance(stage, SearchConfig | EvolveSearchConfig):
             parts["budget"] = self.target.budget.model_dump(mode="json", exclude={"quality"})
         return parts
 
@@ -157,7 +160,7 @@ def plan(target: Target) -> Plan:
         if task and not shapes:
             found.add(*checks_networks.side_problems(target, task, teacher, start), *checks_networks.held_out_problems(target, task, teacher, start))
         if device and unit and not shapes:
-            found.add(*checks_networks.int8_problems(target, device, unit))
+            found.add(*checks_networks.int8_problems(target, device, unit), *checks_diffusion.problems(target, task, device, unit, teacher, start))
             found.add(*checks_networks.network_problems(target, device, unit, teacher, start, given))
     if found.found or device is None or unit is None or task is None or teacher is None or start is None:
         raise PlanError([f"target '{target.name}': {problem}" for problem in found.found + missing])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cache
 
+from device_fits.attention import add_scores
 from device_fits.constants import (
     ASSUMED,
     DONOR_TOO,
@@ -31,6 +32,9 @@ from device_fits.figures import (
     MOBILEONE_12_PRO,
     NCNN,
     NCNN_M1,
+    SNAPFUSION_12_PRO_MAX,
+    SNAPFUSION_13_PRO_MAX,
+    SNAPFUSION_14_PRO,
     Figures,
     Publication,
 )
@@ -70,21 +74,29 @@ A17_PRO = Chip("apple-a17pro", "Apple A17 Pro", ("a17pro", "iphone15pro", "iphon
 
 
 def apple_a14(data: Measured) -> Plan:
-    return _plan(data, A14, OLDER_ENGINE, {"fp16": engine_of_a14(data)})
+    plan = _plan(data, A14, OLDER_ENGINE, {"fp16": engine_of_a14(data)})
+    add_scores(plan, "npu", SNAPFUSION_12_PRO_MAX, "iPhone 12 Pro Max")
+    return plan
 
 
 def apple_a15(data: Measured) -> Plan:
     a16 = engine(data, IPHONE_14_PRO, "iPhone 14 Pro")["fp16"]
     text = f"{ASSUMED}the A16's constants, which few figures decide, times {A15_TO_A16:.3g}: {A15_TO_A16_TEXT}; {FP16_ONLY}"
-    return _plan(data, A15, OLDER_ENGINE, {"fp16": scaled("npu-fp16", a16, text, rate=A15_TO_A16, runtime=COREMLTOOLS.runtime)})
+    plan = _plan(data, A15, OLDER_ENGINE, {"fp16": scaled("npu-fp16", a16, text, rate=A15_TO_A16, runtime=COREMLTOOLS.runtime)})
+    add_scores(plan, "npu", SNAPFUSION_13_PRO_MAX, "iPhone 13 Pro Max")
+    return plan
 
 
 def apple_a16(data: Measured) -> Plan:
-    return _plan(data, A16, NEWER_ENGINE, engine(data, IPHONE_14_PRO, "iPhone 14 Pro"))
+    plan = _plan(data, A16, NEWER_ENGINE, engine(data, IPHONE_14_PRO, "iPhone 14 Pro"))
+    add_scores(plan, "npu", SNAPFUSION_14_PRO, "iPhone 14 Pro")
+    return plan
 
 
 def apple_a17_pro(data: Measured) -> Plan:
-    return _plan(data, A17_PRO, NEWER_ENGINE, engine(data, IPHONE_15_PRO, "iPhone 15 Pro"))
+    plan = _plan(data, A17_PRO, NEWER_ENGINE, engine(data, IPHONE_15_PRO, "iPhone 15 Pro"))
+    add_scores(plan, "npu", SNAPFUSION_14_PRO, "iPhone 14 Pro, for want of figures of a newer one")
+    return plan
 
 
 @cache

@@ -184,7 +184,13 @@ def faster(key: str, speeds: Speeds, *, rate: float, memory: float, overhead: fl
             dispatch_us=four_digits(speeds.overhead.dispatch_us * overhead), invoke_us=four_digits(speeds.overhead.invoke_us * overhead), source=key
         ),
         operators={
-            name: row.model_copy(update={"gmacs": four_digits(row.gmacs * rate) if row.gmacs else None, "source": key})
+            name: row.model_copy(
+                update={
+                    "gmacs": four_digits(row.gmacs * rate) if row.gmacs else None,
+                    "scores_gbs": four_digits(row.scores_gbs * rate) if row.scores_gbs else None,
+                    "source": key,
+                }
+            )
             for name, row in speeds.operators.items()
         },
     )

@@ -1,0 +1,39 @@
+"""What is wrong with the stages of a target that know of diffusion: they need a network that is called again and again, and a budget in reach."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from mcompress.checks import Network
+from mcompress.compress.evolving_costs import evolve_problems
+from mcompress.compress.models.spec import ModelSpec
+from mcompress.compress.models.stable_diffusion import with_guidance
+from mcompress.compress.step_distillation import fewer_steps_problems
+from mcompress.compress.tasks.task import Task
+from mcompress.targets.device import Device, Unit
+from mcompress.targets.reach import ships_as
+from mcompress.targets.schema import Target
+from mcompress.targets.stages import ConsistencyDistillConfig, EvolveSearchConfig, StepDistillConfig
+
+
+def problems(target: Target, task: Task | None, device: Device, unit: Unit, teacher: Network, start: Network) -> list[str]:
+    """Of evolving and of saving steps, each with the network as the stages before leave it."""
+    found, present = list[str](), start[0]
+    for stage in target.stages:
+        if isinstance(stage, EvolveSearchConfig):
+            found += evolve_problems(present, target.budget, device, unit, ships_as(target, device, unit))
+        if isinstance(stage, StepDistillConfig | ConsistencyDistillConfig):
+            of_stage = fewer_steps_problems(stage, None if task is None else task.diffusion(), teacher[0], present)
+            found += of_stage
+            present = present if of_stage else _taught(present, stage)
+    return found
+
+
+def _taught(spec: ModelSpec, stage: StepDistillConfig | ConsistencyDistillConfig) -> ModelSpec:
+    """The network as the stage leaves it, as far as later stages ask."""
+    if spec.sampling is None:
+        return spec
+    if isinstance(stage, ConsistencyDistillConfig):
+        made = with_guidance(spec, stage.guidance_range)
+        return replace(made, sampling=replace(spec.sampling, steps=stage.student_steps, method="lcm"))
+    return replace(spec, sampling=replace(spec.sampling, prediction="v_prediction", steps=stage.student_steps))
