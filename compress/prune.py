@@ -44,7 +44,14 @@ def prune(config: PruneConfig, context: StageContext) -> StageOutput:
     wanted = sum(widths_before[name] for name in channels.prunable)
     report, removed, table = context.progress("prune: removing channels"), 0, operator_table(model, *spec.input_shapes)
     fallbacks += [Fallback(where="stage prune", what=name, reason=reason) for name, reason in channels.fixed.items()]
-    while not _met(config, removed, wanted, latency_ms(table, context), before_ms):
+    if config.uniform and config.ratio is not None:
+        for name in channels.prunable:
+            chosen = channels.share(name, config.ratio)
+            if chosen is not None:
+                channels.remove(chosen)
+                removed += len(chosen.channels)
+        table = operator_table(model, *spec.input_shapes)
+    while not config.uniform and not _met(config, removed, wanted, latency_ms(table, context), before_ms):
         able = channels.candidates()
         if not able:
             reason = f"every layer is down to {alignment} channels; {removed} of {wanted} channels are gone"

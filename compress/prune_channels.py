@@ -8,6 +8,7 @@ Channels go in steps that keep every count a multiple of the device's alignment:
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -80,6 +81,10 @@ class PrunableChannels:
         self._next |= {n: _next_step(self._graph, self._model, n, self._alignment) for n in self.prunable if n not in self._next}
         return [one for one in self._next.values() if one is not None]
 
+    def share(self, name: str, ratio: float) -> Candidate | None:
+        """The least important channels of a group, so many that about `ratio` of them are gone; None where that is less than a step."""
+        return _next_step(self._graph, self._model, name, self._alignment, ratio)
+
     def remove(self, chosen: Candidate) -> None:
         """Take these channels out of the network, in place."""
         _group(self._graph, self._model, chosen.module, chosen.channels).prune()
@@ -90,8 +95,9 @@ class PrunableChannels:
         """Take out of every group whatever can go, in place and without regard to importance: the narrowest form of the network."""
         for name in self.prunable:
             width = widths_of(self._model)[name]
-            if width > self._alignment:
-                group = _group(self._graph, self._model, name, tuple(range(width - self._alignment)))
+            step = math.lcm(self._alignment, _norm_groups(_group(self._graph, self._model, name, (0,))))
+            if width > step:
+                group = _group(self._graph, self._model, name, tuple(range(width - step)))
                 if self._graph.check_pruning_group(group):
                     group.prune()
 
@@ -181,7 +187,8 @@ def _trial(model: nn.Module, name: str, examples: tuple[Tensor, ...], shape: tor
         warnings.simplefilter("ignore")
         graph = torch_pruning.DependencyGraph().build_dependency(trial, example_inputs=examples)
     try:
-        _group(graph, trial, name, (0,)).prune()
+        width, groups = widths_of(trial)[name], _norm_groups(_group(graph, trial, name, (0,)))
+        _group(graph, trial, name, tuple(range(0, width, width // groups)) if groups > 1 else (0,)).prune()
         with torch.no_grad():
             changed = trial(*examples).shape
     except (RuntimeError, ValueError, IndexError, KeyError, AttributeError) as error:  # whatever a user's forward does with a missing channel
@@ -189,17 +196,36 @@ def _trial(model: nn.Module, name: str, examples: tuple[Tensor, ...], shape: tor
     return None if changed == shape else f"removing a channel changes the output from {tuple(shape)} to {tuple(changed)}"
 
 
-def _next_step(graph: torch_pruning.DependencyGraph, model: nn.Module, name: str, alignment: int) -> Candidate | None:
-    """The least important channels of a group, as many as reach the next multiple of the alignment; None when none can go."""
-    width = widths_of(model)[name]
-    step = width % alignment or alignment
-    if width - step < 1:
+def _norm_groups(group: torch_pruning.Group) -> int:
+    """Channels of these layers can only go so many at a time, one of each group of a group normalization."""
+    return math.lcm(1, *(dep.target.module.num_groups for dep, _ in group if isinstance(dep.target.module, nn.GroupNorm)))
+
+
+def _weakest(scores: Tensor, count: int, groups: int) -> tuple[int, ...]:
+    """The channels of the lowest scores, as many of each of `groups` groups of neighbours, so that no channel changes its group."""
+    size = len(scores) // groups
+    order = torch.argsort(scores[: size * groups].view(groups, size), dim=1, stable=True)[:, : count // groups]
+    return tuple(int(channel) for channel in (order + size * torch.arange(groups)[:, None]).flatten().sort().values)
+
+
+def _next_step(
+    graph: torch_pruning.DependencyGraph, model: nn.Module, name: str, alignment: int, ratio: float | None = None
+) -> Candidate | None:
+    """The least important channels of a group, as many as reach the next multiple of the alignment, or the one nearest to `ratio` of them; None when
+    none can go.
+    """
+    width, groups = widths_of(model)[name], _norm_groups(_group(graph, model, name, (0,)))
+    unit = math.lcm(alignment, groups)
+    step = width % unit or unit
+    if ratio is not None:
+        step = width - max(unit, unit * round((1.0 - ratio) * width / unit))
+    if width - step < 1 or step < 1 or step % groups:
         return None
     group = _group(graph, model, name, tuple(range(width)))
     scores = torch_pruning.importance.GroupTaylorImportance(group_reduction="sum", normalizer=None)(group)
     if scores is None:
         raise StageError(f"stage prune: no gradient reaches '{name}', so its channels cannot be ranked; is it used by the loss?")
-    weakest = tuple(int(i) for i in torch.argsort(scores, stable=True)[:step].sort().values)
+    weakest = _weakest(scores, step, groups)
     if not graph.check_pruning_group(_group(graph, model, name, weakest)):
         return None  # a layer that takes only a part of these channels would have none left
     names = {module: name for name, module in model.named_modules()}

@@ -117,7 +117,7 @@ def _draw(options: Options, folder: Path) -> list[str]:
         *(f"note: {note}" for note in (*notes, *_unusual(drawing, prompt, steps))),
         f"{options.out}: {picture.shape[1]}x{picture.shape[0]} pixels, {steps} step{'s' if steps > 1 else ''} of {drawing.sampling['method']}, "
         f"guidance {guidance:g}, {begun}, by {files.shown}",
-        *_times(painter, options.threads),
+        *_times(painter, files.backend, options.threads),
     ]
 
 
@@ -129,14 +129,15 @@ def _unusual(drawing: Drawing, prompt: Prompt, steps: int) -> Iterator[str]:
         yield f"{steps} step{'s' if steps > 1 else ''}, and the U-Net was made for {made_for}, with which it was judged"
 
 
-def _times(painter: Painter, threads: int) -> list[str]:
+def _times(painter: Painter, backend: str, threads: int) -> list[str]:
     """What each component took."""
     lines = [
         f"{name}: {clock.calls} call{'s' if clock.calls > 1 else ''}, {1000 * clock.seconds:.1f} ms, {1000 * clock.seconds / clock.calls:.2f} ms each"
         for name, clock in painter.clocks.items()
     ]
     whole = sum(clock.seconds for clock in painter.clocks.values())
-    here = f"{threads} thread{'s' if threads > 1 else ''}, {platform.machine()}, {platform.system()}"
+    many = "as many threads as ExecuTorch chooses" if backend == "executorch" else f"{threads} thread{'s' if threads > 1 else ''}"
+    here = f"{many}, {platform.machine()}, {platform.system()}"
     return [*lines, f"together {1000 * whole:.1f} ms ({here}), which says nothing of another machine"]
 
 

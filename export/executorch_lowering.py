@@ -59,8 +59,8 @@ def rewritten(model: nn.Module, examples: tuple[Tensor, ...], plan: PrecisionPla
 
 
 def lower(module: fx.GraphModule, examples: tuple[Tensor, ...], stream: BinaryIO, names: Sequence[str] = ()) -> None:
-    """Write the .pte file of a rewritten graph; it says the `names` of its inputs, which the format has no place for, where they are not what a reader
-    takes them to be (`input_names`).
+    """Write the .pte file of a rewritten graph. The format has no place for the `names` of inputs: it says them where a reader would take them to be
+    others (`input_names`).
     """
     configs = [config for config in ALL_PARTITIONER_CONFIGS if config is not LeakyReLUConfig]
     partitioner = XnnpackPartitioner(configs=[*configs, _CastConfig, _LeakyReLUConfig, _PixelsConfig, _ImageConfig])

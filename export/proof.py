@@ -109,9 +109,9 @@ def _reference_in_fp32(networks: Networks, plan: PrecisionPlan, wider: frozenset
 
 def _of_wider(written: Written, planned: ParityRecord, found: ParityRecord, wider: frozenset[str]) -> Fallback:
     reason = (
-        f"this machine's runtime rounds nothing to FP16 in {len(wider)} operators that the plan has in FP16, and the file is compared with the plan "
-        f"computed so ({found.value:.1f} dB); a device that has FP16 kernels rounds, and so does the plan as it stands, from which this file's results "
-        f"here are {planned.value:.1f} dB"
+        f"this machine's runtime rounds nothing to FP16 in {len(wider)} operators that the plan has in FP16, so the file is compared with the plan "
+        f"computed in this way ({found.value:.1f} dB). From the plan as it stands, and as devices with FP16 kernels compute it, its results here are "
+        f"{planned.value:.1f} dB"
     )
     return Fallback(where=f"export {written.path.name}", what="parity reference", reason=reason)
 

@@ -11,10 +11,11 @@ import sys
 from dataclasses import replace
 from math import inf
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from drawing_bundle import DDIM, ENLARGED, LATENTS, LCM, PROMPT, SCALING, bundle, draw, exported, facts, original, target
+from drawing_bundle import DDIM, ENLARGED, LATENTS, LCM, PROMPT, SCALING, bundle, draw, exported, facts, networks, original, target
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -23,6 +24,8 @@ from pydantic import ValidationError
 from tiny_bundle import a_run
 from tiny_pipeline import LENGTH
 
+from mcompress.compress.models.spec import Sampling
+from mcompress.compress.tasks.text_to_image.task import TextToImage
 from mcompress.errors import ExportError, UsageError
 from mcompress.export import draw as script
 from mcompress.export import draw_bundle, replay
@@ -35,7 +38,7 @@ from mcompress.export.draw_png import write_png
 from mcompress.export.drawing import DrawingFacts
 from mcompress.export.manifest import Manifest
 from mcompress.export.standing_alone import DRAW
-from mcompress.whole_picture import check_tokens
+from mcompress.whole_picture import check_tokens, drawing_facts
 
 COMPONENTS = ("unet", "text_encoder", "decoder")
 NOISE = "vectors/whole-picture.noise.npy"
@@ -521,6 +524,30 @@ def test_the_papers_say_how_to_draw_and_whose_it_is(made: Path, files: tuple[Exp
     assert "Ask the owner before you ship them." in licences
     assert "The teacher came from the checkpoint `stable-diffusion`" in card
     assert "It has learned captioned scenes" not in card
+
+
+def test_a_run_tells_its_bundle_how_it_draws(known: DrawingFacts, tmp_path: Path) -> None:
+    """The final U-Net's own sampling counts, as step distillation leaves it, before the original's."""
+    task = object.__new__(TextToImage)
+    task.original, task.sampling = original(tmp_path / "tokenizer", DDIM), DDIM
+    task.held_out_pictures = SimpleNamespace(captions=(PROMPT, "a blue star"))
+    made, modules = SimpleNamespace(task=task), networks(DDIM)
+
+    def artifact(name: str, sampling: Sampling | None = None) -> SimpleNamespace:
+        return SimpleNamespace(network=lambda: modules[name], spec=SimpleNamespace(input_shape=LATENTS, sampling=sampling))
+
+    beside = {name: artifact(name) for name in ("text_encoder", "decoder")}
+    found = drawing_facts(made, artifact("unet"), beside)
+    assert found is not None
+    assert np.array_equal(found.picture, known.picture)
+    assert (found.prompt, found.sampling, found.schedule.prediction_type) == (PROMPT, DDIM, "epsilon")
+    distilled = replace(DDIM, prediction="v_prediction", steps=2)
+    found = drawing_facts(made, artifact("unet", distilled), beside)
+    assert found is not None
+    assert (found.sampling, found.timesteps, found.schedule.prediction_type) == (distilled, (999, 499), "v_prediction")
+    assert not np.array_equal(found.picture, known.picture)
+    assert drawing_facts(made, artifact("unet"), {"decoder": artifact("decoder")}) is None, "a U-Net that goes alone does not draw"
+    assert drawing_facts(SimpleNamespace(task=object()), artifact("unet"), beside) is None
 
 
 def test_a_tokenizer_that_the_bundle_cannot_follow_is_refused(folder: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from mcompress.compress.cost import operator_table
 from mcompress.compress.models.stable_diffusion import clip_text, diffusion_unet, latent_decoder
 from mcompress.compress.quantize.calibrating import calibrate
 from mcompress.compress.quantize.halves import half_constants, half_simulated
-from mcompress.compress.quantize.plan import PrecisionPlan
+from mcompress.compress.quantize.plan import PlannedOperator, Precision, PrecisionPlan
 from mcompress.compress.quantize.program import export_program, graph_of
 from mcompress.compress.quantize.simulate import Simulated
 from mcompress.compress.quantize.uniform import uniform_plan
@@ -54,6 +54,8 @@ class Case:
     network: nn.Module
     ranges: Mapping[str, tuple[float, float]]
     given: Callable[[np.random.Generator], tuple[FloatArray, ...]]
+    int8: tuple[str, ...]
+    """Modules that bear it, though the weights are random."""
 
     def inputs(self, count: int, seed: int = 3) -> list[tuple[FloatArray, ...]]:
         source = np.random.default_rng(seed)
@@ -64,18 +66,18 @@ class Case:
         return {name: torch.from_numpy(value) for name, value in zip(self.ranges, self.inputs(1)[0], strict=True)}
 
     def plan(self) -> PrecisionPlan:
-        """Every second convolution and linear layer in INT8, the angles of the steps in FP32, everything else in FP16."""
+        """INT8 for the convolutions and linear layers in the modules `int8`, FP32 for the angles of the steps, FP16 for everything else."""
         program = graph_of(export_program(self.network, *self.examples.values()))
         samples = (tuple(map(torch.from_numpy, values)) for values in self.inputs(4, 5))
         plan = uniform_plan(program, calibrate(program, samples, "mse", list(self.ranges.values()), 4, quiet)[0])
-        weighted = [one.name for one in plan.operators if one.kind in ("conv2d", "linear")]
-        chosen = frozenset(weighted[::2])
         wide = WIDE_ANGLES if "timestep" in self.ranges else set[str]()
-        made = (
-            replace(one, precision="int8" if one.name in chosen else "fp32" if one.name in wide else "fp16")
-            for one in plan.operators
-        )
-        return replace(plan, operators=tuple(made))
+
+        def precision(one: PlannedOperator) -> Precision:
+            if one.kind in ("conv2d", "linear") and any(part in one.module for part in self.int8):
+                return "int8"
+            return "fp32" if one.name in wide else "fp16"
+
+        return replace(plan, operators=tuple(replace(one, precision=precision(one)) for one in plan.operators))
 
 
 def latents(source: np.random.Generator) -> FloatArray:
@@ -97,9 +99,16 @@ def tokens(source: np.random.Generator) -> tuple[FloatArray, ...]:
 def cases() -> dict[str, Case]:
     torch.manual_seed(0)
     return {
-        "unet": Case(diffusion_unet(**UNET).eval(), {"latents": (-4, 4), "timestep": (0, 999), "text": (-4, 4)}, of_unet),
-        "decoder": Case(latent_decoder(**DECODER).eval(), {"latents": (-4, 4)}, lambda source: (latents(source),)),
-        "clip": Case(clip_text(**CLIP).eval(), {"tokens": (0, 31)}, tokens),
+        "unet": Case(
+            diffusion_unet(**UNET).eval(),
+            {"latents": (-4, 4), "timestep": (0, 999), "text": (-4, 4)},
+            of_unet,
+            ("attn1", ".ff.", "down_blocks.1.resnets.0.conv1"),
+        ),
+        "decoder": Case(
+            latent_decoder(**DECODER).eval(), {"latents": (-4, 4)}, lambda source: (latents(source),), ("attentions", "up_blocks.0.resnets.1.conv1")
+        ),
+        "clip": Case(clip_text(**CLIP).eval(), {"tokens": (0, 31)}, tokens, ("q_proj", "k_proj", "fc1")),
     }
 
 
@@ -118,7 +127,9 @@ def proof_of(case: Case, backend: str, plan: PrecisionPlan | None, folder: Path)
         written = backend_named(backend).write(config, case.network, case.examples, plan, folder / "network")
         runner = backend_named(backend).load(written.path, 1)
         reference = case.network if plan is None else Simulated(graph_of(program), plan)
-        halved = Halved(half_simulated(program), half_constants(program), CoreMLConfig().half_limit_db) if (backend, plan) == ("coreml", None) else None
+        halved = (
+            Halved(half_simulated(program), half_constants(program), CoreMLConfig().half_limit_db) if (backend, plan) == ("coreml", None) else None
+        )
         limit = config.float_limit if plan is None else config.int8_limit_db
         return written, proven(backend, written, Networks(case.network, reference, case.inputs(3, 11)), plan, runner, limit, halved)
 

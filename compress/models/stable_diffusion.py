@@ -14,9 +14,11 @@ from typing import cast
 
 from pydantic import JsonValue
 from torch import Tensor, nn
+from torch.nn import functional
 
 from mcompress.compress.models.hugging_face import class_of
 from mcompress.compress.models.spec import InputSpec, ModelSpec
+from mcompress.compress.models.split_attention import attention_of, split_attention
 from mcompress.errors import UsageError
 
 LATENT_CHANNELS = 4
@@ -45,6 +47,8 @@ SNAPFUSION_REPEATS: dict[str, JsonValue] = {
 """SnapFusion's table 3 in blocks of `SD_15`; which ones of a stage are gone is not published. The paper's 848 M parameters do not follow from its
 table, of which every reading has 723 to 786 M.
 """
+OWN_ARGUMENTS = ("repeats", "attention")
+"""Of `diffusion_unet`: those that are no fields of diffusers' configuration."""
 CLIP_L: dict[str, JsonValue] = {
     "vocab_size": 49408, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
     "max_position_embeddings": 77,
@@ -111,12 +115,29 @@ class GuidedUnet(nn.Module):
         return predicted
 
 
+class Enlarged(nn.Module):
+    """What diffusers' Upsample2D of a decoder does, for any number of channels: that one insists on those that it was made with."""
+
+    def __init__(self, conv: nn.Module) -> None:
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, hidden: Tensor, output_size: tuple[int, int] | None = None) -> Tensor:  # noqa: ARG002  (decoders give none)
+        """(N, C, H, W) -> (N, C', 2 H, 2 W), each value four times, then convolved."""
+        made: Tensor = self.conv(functional.interpolate(hidden, scale_factor=2.0, mode="nearest"))
+        return made
+
+
 class Decoder(nn.Module):
     """Latents (N, 4, H, W), divided by the scaling factor -> pictures (N, 3, 8 H, 8 W) in about [-1, 1]."""
 
     def __init__(self, autoencoder: nn.Module) -> None:
         super().__init__()
         self.post_quant_conv, self.decoder = (autoencoder.get_submodule(name) for name in ("post_quant_conv", "decoder"))
+        for block in self.decoder.get_submodule("up_blocks").children():
+            samplers = getattr(block, "upsamplers", None)
+            if samplers is not None:
+                block.upsamplers = nn.ModuleList(Enlarged(one.conv) for one in samplers)
 
     def forward(self, latents: Tensor) -> Tensor:
         """Pictures."""
@@ -140,16 +161,20 @@ class TextEncoder(nn.Module):
         return states
 
 
-def diffusion_unet(*, repeats: Mapping[str, int] | None = None, **config: JsonValue) -> nn.Module:
+def diffusion_unet(*, repeats: Mapping[str, int] | None = None, attention: JsonValue = "whole", **config: JsonValue) -> nn.Module:
     """diffusers' UNet2DConditionModel from fields of its configuration, Stable Diffusion 1.5's where none is given.
 
     `repeats`: name of a residual or attention block, such as `down_blocks.0.attentions.1` -> how often it stands there; 0 leaves it out, 2 doubles
-    it. With `time_cond_proj_dim` it takes the scale of guidance as well (`GuidedUnet`). Raises `UsageError`.
+    it. `attention`: its layout (`split_attention.Layout`); weights and their names are those of `whole` in every one. With `time_cond_proj_dim` it
+    takes the scale of guidance as well (`GuidedUnet`). Raises `UsageError`.
     """
+    layout = attention_of(attention)
     unet = _made("diffusers", "UNet2DConditionModel", config or SD_15)
     known = removable(unet) if repeats else {}
     for name, count in (repeats or {}).items():
         _repeat(unet, known, name, count)
+    if layout == "heads":
+        split_attention(unet)
     channels = config.get("time_cond_proj_dim")
     return GuidedUnet(unet, channels) if isinstance(channels, int) else Unet(unet)
 
@@ -160,10 +185,10 @@ def with_guidance(spec: ModelSpec, value_range: tuple[float, float]) -> ModelSpe
         return spec
     if spec.network != "diffusion_unet":
         raise UsageError(f"network '{spec.network}' has no place for the scale of guidance; diffusion_unet has")
-    repeats = {name: value for name, value in spec.args.items() if name == "repeats"}
-    config = {name: value for name, value in spec.args.items() if name != "repeats"} or SD_15
+    own = {name: value for name, value in spec.args.items() if name in OWN_ARGUMENTS}
+    config = {name: value for name, value in spec.args.items() if name not in OWN_ARGUMENTS} or SD_15
     scale = InputSpec(GUIDANCE, (spec.input_shape[0],), value_range)
-    return replace(spec, args={**config, **repeats, "time_cond_proj_dim": GUIDANCE_CHANNELS}, further_inputs=(*spec.further_inputs, scale))
+    return replace(spec, args={**config, **own, "time_cond_proj_dim": GUIDANCE_CHANNELS}, further_inputs=(*spec.further_inputs, scale))
 
 
 def latent_decoder(**config: JsonValue) -> nn.Module:

@@ -15,6 +15,7 @@ from mcompress.targets.schema import Target
 PACKAGES = (
     "mcompress", "torch", "torch-pruning", "torchao", "optuna", "numpy", "onnx", "onnxruntime", "litert-torch", "ai-edge-litert",
     "ai-edge-quantizer", "executorch", "coremltools", "accelerate", "scikit-image", "scikit-learn", "scipy", "pillow", "av",
+    "diffusers", "transformers",
 )  # fmt: skip
 
 

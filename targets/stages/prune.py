@@ -18,6 +18,8 @@ class PruneConfig(Stage):
     """Share of channels to remove."""
     latency_ratio: float | None = Field(default=None, gt=0, le=1)
     """Stop when the estimated latency is at most this share of what it was."""
+    uniform: bool = False
+    """Every layer loses the same share of its channels, `ratio` (SnapFusion's decoder has half of them everywhere), instead of the cheapest first."""
     blocks: bool = False
     """Whole residual blocks may go as well, first, as long as they cost less per millisecond than channels; with latency_ratio."""
     round_to: int | None = Field(default=None, ge=1, le=256)
@@ -29,6 +31,8 @@ class PruneConfig(Stage):
     def _one_goal(self) -> Self:
         if (self.ratio is None) == (self.latency_ratio is None):
             raise ValueError("give exactly one goal: ratio or latency_ratio")
+        if self.uniform and (self.ratio is None or self.blocks):
+            raise ValueError("uniform takes the share ratio from every layer; give ratio, and neither latency_ratio nor blocks")
         if self.blocks and self.latency_ratio is None:
             raise ValueError("blocks needs latency_ratio as the goal: ratio is a share of channels, and a block that goes is none")
         return self

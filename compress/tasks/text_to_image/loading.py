@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from hashlib import file_digest, sha256
 from importlib.resources import files
@@ -60,9 +61,9 @@ def _original(target: Target) -> Original:
 
 
 def embedded_original() -> Original:
-    """The small one that ships."""
+    """The small one that ships; of it there is nothing to note."""
     folder = Path(str(files(__package__).joinpath("embedded")))
-    return _loaded(folder, _state(folder))
+    return replace(_loaded(folder, _state(folder)), notes=())
 
 
 def _state(folder: Path) -> tuple[tuple[str, int, int], ...]:
