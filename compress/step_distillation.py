@@ -201,7 +201,7 @@ def _repeats_the_original(config: StepDistillConfig, context: StageContext) -> b
     """Whether the network's first legs would repeat the original's: it is the original, weight by weight, and they are as long."""
     ours, theirs = context.model.state_dict(), context.teacher.state_dict()
     return (
-        context.spec == context.teacher_spec
+        with_attention(context.spec, "whole") == with_attention(context.teacher_spec, "whole")
         and config.student_velocity_training_steps == config.original_velocity_training_steps
         and config.student_middle_training_steps == config.original_middle_training_steps
         and all(torch.equal(value, theirs[name]) for name, value in ours.items())

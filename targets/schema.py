@@ -180,7 +180,7 @@ class ModelConfig(Frozen):
 
     task: Literal["super_resolution", "translation", "talking_face", "text_to_image"] = "super_resolution"
     component: Component = "unet"
-    """Text to image: the network that `stages` and `budget` are about. The others go along as `components` says; of a run for a component alone, none."""
+    """Text to image: the network that `stages` and `budget` are about. The others go along as `components` says; with a component alone, none do."""
     sampling: SamplingConfig = SamplingConfig()
     """Text to image: how the original draws."""
     teacher: TeacherConfig = TeacherConfig()
@@ -265,6 +265,12 @@ class ComponentConfig(Frozen):
     budget: Budget = Budget()
 
 
+def _uncut(stage: StageConfig) -> StageConfig:
+    """The quick form of a stage with its crops as they are: latents are never cut."""
+    quick = stage.quick()
+    return quick.model_copy(update={"crop_size": stage.crop_size}) if isinstance(stage, TrainingConfig) else quick
+
+
 class Target(Frozen):
     """One run: the only input of the pipeline."""
 
@@ -292,7 +298,11 @@ class Target(Frozen):
             raise ValueError(f"data.{given[0]} belongs to the task translation, and model.task is {self.model.task}; remove one of the two")
         if self.model.task != "talking_face" and self.model.expert is not None:
             raise ValueError(f"model.expert belongs to the task talking_face, and model.task is {self.model.task}; remove one of the two")
-        own = {"components": self.components, "model.component": self.model.component != "unet", "model.sampling": self.model.sampling != SamplingConfig()}
+        own = {
+            "components": self.components,
+            "model.component": self.model.component != "unet",
+            "model.sampling": self.model.sampling != SamplingConfig(),
+        }
         wrong = [name for name, given in own.items() if given]
         if self.model.task != "text_to_image" and wrong:
             raise ValueError(f"{wrong[0]} belongs to the task text_to_image, and model.task is {self.model.task}; remove one of the two")
@@ -308,7 +318,7 @@ class Target(Frozen):
     def of_component(self, name: Literal["decoder", "text_encoder"]) -> Target:
         """The target of a network that goes along."""
         config = self.components.get(name, ComponentConfig())
-        model = self.model.model_copy(update={"component": name})
+        model = self.model.model_copy(update={"component": name, "student": None})
         update = {"name": f"{self.name}-{name}", "model": model, "stages": config.stages, "budget": config.budget, "components": {}}
         return self.model_copy(update=update)
 
@@ -320,13 +330,13 @@ class Target(Frozen):
     def quick(self) -> Target:
         """The same path with tiny budgets: few steps, a small input, and no quality floor, since nothing that comes out means anything.
 
-        A U-Net keeps the size of its input and of the crops, because it halves them as often as they allow; faces have one size.
+        A U-Net keeps the size of its input and of the crops, because it halves them as often as they allow; faces and latents have one size.
         """
         batch, channels, *sides = self.model.input_shape
         model = self.model.model_copy(update={"input_shape": (batch, channels, *(min(side, 32) for side in sides))})
         stages = tuple(stage.quick() for stage in self.stages)
         components = {
-            name: config.model_copy(update={"stages": tuple(stage.quick() for stage in config.stages), "budget": Budget()})
+            name: config.model_copy(update={"stages": tuple(_uncut(stage) for stage in config.stages), "budget": Budget()})
             for name, config in self.components.items()
         }
         unet = any(network is not None and network.network == "unet_generator" for network in (model.teacher, model.student))
@@ -338,6 +348,8 @@ class Target(Frozen):
                 else quick
                 for stage, quick in zip(self.stages, stages, strict=True)
             )
+        if model.task == "text_to_image":
+            model, stages = self.model, tuple(_uncut(stage) for stage in self.stages)
         budget = self.budget.model_copy(update={"quality": None})
         exports = tuple(export.quick() for export in self.exports)
         update = {"stages": stages, "exports": exports, "model": model, "budget": budget, "components": components}

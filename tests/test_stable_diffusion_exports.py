@@ -32,11 +32,11 @@ from mcompress.targets.latency import estimate
 
 CONFIGS: dict[str, ExportConfig] = {"onnx": OnnxConfig(), "tflite": TFLiteConfig(), "coreml": CoreMLConfig(), "executorch": ExecuTorchConfig()}
 UNET: dict[str, JsonValue] = {
-    "sample_size": 8, "cross_attention_dim": 16, "attention_head_dim": 2, "norm_num_groups": 4, "block_out_channels": [16, 24], "layers_per_block": 1,
-    "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"], "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"], "mid_block_type": None,
+    "sample_size": 8, "cross_attention_dim": 16, "attention_head_dim": 2, "norm_num_groups": 4, "block_out_channels": [16], "layers_per_block": 1,
+    "down_block_types": ["CrossAttnDownBlock2D"], "up_block_types": ["UpBlock2D"], "mid_block_type": None,
 }  # fmt: skip
 DECODER: dict[str, JsonValue] = {
-    "block_out_channels": [8, 16], "down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2, "layers_per_block": 1,
+    "block_out_channels": [8, 8], "down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2, "layers_per_block": 0,
     "latent_channels": 4, "sample_size": 16, "norm_num_groups": 4,
 }  # fmt: skip
 CLIP: dict[str, JsonValue] = {
@@ -103,10 +103,10 @@ def cases() -> dict[str, Case]:
             diffusion_unet(**UNET).eval(),
             {"latents": (-4, 4), "timestep": (0, 999), "text": (-4, 4)},
             of_unet,
-            ("attn1", ".ff.", "down_blocks.1.resnets.0.conv1"),
+            ("attn1", ".ff.", "up_blocks.0.resnets.0.conv1"),
         ),
         "decoder": Case(
-            latent_decoder(**DECODER).eval(), {"latents": (-4, 4)}, lambda source: (latents(source),), ("attentions", "up_blocks.0.resnets.1.conv1")
+            latent_decoder(**DECODER).eval(), {"latents": (-4, 4)}, lambda source: (latents(source),), ("attentions", "up_blocks.0.resnets.0.conv1")
         ),
         "clip": Case(clip_text(**CLIP).eval(), {"tokens": (0, 31)}, tokens, ("q_proj", "k_proj", "fc1")),
     }

@@ -7,15 +7,19 @@ from math import ceil
 import torch
 from torch import Tensor
 
+from mcompress import checks_text_to_image
 from mcompress.compress.losses import SSIM_WINDOW
 from mcompress.compress.tasks.task import Task, expert_of
+from mcompress.compress.tasks.text_to_image.components import Component
 from mcompress.errors import PlanError
 from mcompress.targets.schema import Target
 from mcompress.targets.stages import DistillConfig, TrainingConfig
 
 
 def channel_problems(target: Target, task: Task) -> list[str]:
-    """Channels that the data do not have."""
+    """Channels that the data do not have, of text to image latents that the original does not draw."""
+    if isinstance(task, Component):
+        return checks_text_to_image.shape_problems(target, task)
     shape, channels = target.model.input_shape, example_pair(task)[0].shape[1]
     if shape[1] == channels:
         return []
@@ -24,24 +28,19 @@ def channel_problems(target: Target, task: Task) -> list[str]:
 
 def example_pair(task: Task) -> tuple[Tensor, Tensor]:
     """One small training input and a real picture as large as its truth is, for their shapes."""
+    if isinstance(task, Component):
+        return task.example()
     side, generator = min(task.smallest_crop(), task.largest_crop()), torch.Generator().manual_seed(0)
     return task.unlabelled_batch(1, side, generator)[0], task.domain_batch(1, side, generator)
 
 
 def data_problems(target: Target, task: Task) -> list[str]:
     """What the target asks of the data and the data cannot give."""
-    largest, floor = task.largest_crop(), target.budget.quality
-    smallest = task.smallest_crop()
-    problems = [
-        f"stage {stage.stage}: crop_size is {stage.crop_size}; {task.name} needs at least {smallest}"
-        for stage in target.stages
-        if isinstance(stage, TrainingConfig) and stage.crop_size < smallest
-    ]
-    problems += [
-        f"stage {stage.stage}: crop_size is {stage.crop_size}; the largest crop that the training data can give is {largest}"
-        for stage in target.stages
-        if isinstance(stage, TrainingConfig) and stage.crop_size > largest
-    ]
+    floor = target.budget.quality
+    if isinstance(task, Component):
+        problems = [*checks_text_to_image.crop_problems(target, task), *checks_text_to_image.quality_problems(target, task)]
+    else:
+        problems = _crop_problems(target, task)
     problems += [
         f"stages[{index}] ({stage.stage}): ssim compares windows of {SSIM_WINDOW} pixels, and crops of crop_size {stage.crop_size} make pictures of "
         f"{stage.crop_size * task.scale}; raise crop_size to {4 * ceil(SSIM_WINDOW / task.scale / 4)}, or set ssim to 0"
@@ -53,6 +52,20 @@ def data_problems(target: Target, task: Task) -> list[str]:
         advice = f"write metric: {task.metric}" if task.paired else f"write metric: {task.metric}, with at_least"
         problems.append(f"budget.quality.metric is '{floor.metric}'; {task.name} measures {task.metric}{data}; {advice}")
     return problems
+
+
+def _crop_problems(target: Target, task: Task) -> list[str]:
+    largest, smallest = task.largest_crop(), task.smallest_crop()
+    problems = [
+        f"stage {stage.stage}: crop_size is {stage.crop_size}; {task.name} needs at least {smallest}"
+        for stage in target.stages
+        if isinstance(stage, TrainingConfig) and stage.crop_size < smallest
+    ]
+    return problems + [
+        f"stage {stage.stage}: crop_size is {stage.crop_size}; the largest crop that the training data can give is {largest}"
+        for stage in target.stages
+        if isinstance(stage, TrainingConfig) and stage.crop_size > largest
+    ]
 
 
 def expert_problems(target: Target, task: Task) -> list[str]:

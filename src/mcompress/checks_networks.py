@@ -36,6 +36,8 @@ from mcompress.targets.stages import (
 def weight_problems(target: Target) -> list[str]:
     """A network of ours is nothing without weights; a user's own may bring them along."""
     teacher = target.model.teacher
+    if target.model.task == "text_to_image":
+        return []  # its original is a whole folder, which its task reads
     if teacher.network == "embedded" or ":" in teacher.network or teacher.checkpoint is not None:
         return []
     return [f"model.teacher.network is '{teacher.network}' without a checkpoint: random weights teach nothing; give model.teacher.checkpoint"]

@@ -6,14 +6,18 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from typing import Literal
 
 import torch
 from pydantic import JsonValue
 from torch import nn
 
-from mcompress import checks, checks_data, checks_diffusion, checks_networks
+from mcompress import checks, checks_data, checks_diffusion, checks_networks, checks_text_to_image
 from mcompress.artifact import model_digest
 from mcompress.cache import json_digest
+from mcompress.compress.attention_layout import NETWORK as HAS_LAYOUTS
+from mcompress.compress.attention_layout import fastest_attention, layout_note
+from mcompress.compress.models.build import build
 from mcompress.compress.models.spec import InputSpec, ModelSpec
 from mcompress.compress.quantize.given_plan import read_plan
 from mcompress.compress.quantize.plan import PrecisionPlan
@@ -22,7 +26,7 @@ from mcompress.compress.tasks.task import Task
 from mcompress.compress.teacher import load_network, load_start, load_teacher
 from mcompress.compress.widths import slim_problems
 from mcompress.environment import cpu_name, package_versions, thread_count
-from mcompress.errors import MissingBackendError, PlanError, Problems
+from mcompress.errors import MCompressError, MissingBackendError, PlanError, Problems
 from mcompress.export import backend_of
 from mcompress.targets.device import Device, Unit
 from mcompress.targets.device_files import load_device
@@ -67,6 +71,8 @@ class Plan:
     """That of the file which the quantize stage names; None where the stage makes its own."""
     beside: Mapping[str, Plan] = field(default_factory=dict)
     """Networks that go along, each with a plan of its own: of text to image the text encoder and the decoder."""
+    layout_note: str = ""
+    """Which layout of attention was chosen for the network that is compressed, and why; empty where there is no choice."""
 
     @property
     def floats(self) -> PrecisionName:
@@ -148,13 +154,18 @@ def plan(target: Target) -> Plan:
     found.add(*channels, *(checks_data.data_problems(target, task) if task else ()), *(checks_data.expert_problems(target, task) if task else ()))
     found.add(*checks_networks.weight_problems(target), *checks.unpaired_problems(target))
     # Where a backend is missing, it is missing for all of them, and said once.
-    beside = {} if missing else {name: found.of(partial(plan, target.of_component(name))) for name in target.beside}
+    beside = {} if missing else {name: _beside(target, name, found) for name in target.beside}
     given = _given_plan(target, found)
+    impossible = checks_text_to_image.stage_problems(target) if target.model.task == "text_to_image" else []
+    found.add(*impossible)
     teacher = found.of(lambda: _teacher(target, task), "model.teacher")
     start = found.of(lambda: _start(target, teacher), "model.student")
+    if not impossible:
+        start, note = _laid_out(start, target, device, unit)
     found.add(*checks.lesson_problems(target, teacher), *slim_problems(target.stages, start[0] if start else None))
-    found.add(*(checks.block_problems(target, teacher, start) if teacher and start else ()))
-    if teacher and start and not channels and (task or target.model.task in ONE_PICTURE):  # else it is not known what networks take
+        found.add(*(checks.block_problems(target, teacher, start) if teacher and start else ()))
+    known = task is not None or target.model.task in ONE_PICTURE  # what networks take
+    if teacher and start and known and not channels and not impossible:
         shapes = checks_networks.shape_problems(target, task, teacher, start)
         found.add(*shapes)
         if task and not shapes:
@@ -167,7 +178,18 @@ def plan(target: Target) -> Plan:
     if missing:
         raise MissingBackendError("\n".join(missing))
     along: dict[str, Plan] = {name: one for name, one in beside.items() if one is not None}  # all of them: nothing was found
-    return Plan(target, device, unit, task.taught_by(teacher[1]), *teacher, *start, given, along)
+    return Plan(target, device, unit, task.taught_by(teacher[1]), *teacher, *start, given, along, note)
+
+
+def _beside(target: Target, name: Literal["decoder", "text_encoder"], found: Problems) -> Plan | None:
+    """The plan of a network that goes along; None for one with problems, of which those are noted that are its own."""
+    own = target.of_component(name)
+    try:
+        return plan(own)
+    except PlanError as error:
+        problems = [problem.removeprefix(f"target '{own.name}': ") for problem in error.problems]
+        found.add(*(f"components.{name}: {problem}" for problem in problems if problem not in found.found))
+        return None
 
 
 def _shaped(target: Target, task: Task | None) -> Target:
@@ -184,7 +206,7 @@ def _teacher(target: Target, task: Task | None) -> checks.Network | None:
         torch.manual_seed(target.seed)  # a user's network may bring weights along that it draws itself
         if task is not None:
             return load_teacher(target.model, task)
-        if target.model.teacher.network == "embedded":
+        if target.model.teacher.network == "embedded" or target.model.task == "text_to_image":
             return None
         return load_network(target.model.teacher, _picture(target))
 
@@ -201,6 +223,23 @@ def _start(target: Target, teacher: checks.Network | None) -> checks.Network | N
         if teacher is not None:
             return load_start(target.model, *teacher)
         return None if target.model.student is None else load_network(target.model.student, _picture(target))
+
+
+def _laid_out(start: checks.Network | None, target: Target, device: Device | None, unit: Unit | None) -> tuple[checks.Network | None, str]:
+    """The same network with attention in the layout that the unit runs fastest, and a note of that; the original stays as it was published."""
+    if start is None or device is None or unit is None or start[0].network != HAS_LAYOUTS:
+        return start, ""
+    try:
+        precision = ships_as(target, device, unit)
+        spec, milliseconds = fastest_attention(start[0], device, unit, precision)
+    except MCompressError:  # what is wrong with the shapes or the device is found by the checks that follow, and said in their words
+        return start, ""
+    note = layout_note(spec, milliseconds, f"{device.name} {unit.name} {precision}")
+    if spec == start[0]:
+        return start, note
+    network = build(spec)
+    network.load_state_dict(start[1].state_dict())
+    return (spec, network.eval()), note
 
 
 def _given_plan(target: Target, found: Problems) -> PrecisionPlan | None:

@@ -125,6 +125,7 @@ def make_record(
         link_folder(stage.entry.folder, folder / "stages" / stage.record.name)
     fallbacks = [
         *(Fallback(where="data", what=note.split(":")[0], reason=note) for note in made.data_notes),
+        *((Fallback(where="plan", what="attention", reason=made.layout_note),) if made.layout_note else ()),
         *(fallback for stage in stages for fallback in stage.artifact.fallbacks),
         *(Fallback(where="cache", what=s.record.name, reason=s.entry.rebuilt_because) for s in stages if s.entry.rebuilt_because),
         *(fallback for result in exports for fallback in result.fallbacks),

@@ -24,6 +24,12 @@ class Component(OneCall):
     paired = True
     side: int
     """Of its inputs, where they have one; 1 for tokens."""
+    like_the_original = True
+    """Whether truths are what the original itself makes, so that it has no quality of its own to lose."""
+
+    def example(self) -> tuple[Tensor, Tensor]:
+        """An input and a truth that are zero everywhere, for their shapes: nothing is drawn or encoded for them. Subclasses say which."""
+        raise NotImplementedError
 
     def training_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> tuple[Inputs, Tensor]:
         """Inputs and truths; subclasses say which."""

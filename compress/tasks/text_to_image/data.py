@@ -10,6 +10,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from mcompress.compress.tasks.text_to_image.captions import Scene, every_scene, scenes
 from mcompress.compress.tasks.text_to_image.drawing import draw
@@ -61,6 +62,30 @@ class DrawnScenes:
         generator = torch.Generator().manual_seed(self.seed)
         for first in range(0, len(self.scenes), AT_ONCE):
             yield draw(self.scenes[first : first + AT_ONCE], generator)
+
+
+@dataclass(frozen=True)
+class ResizedScenes:
+    """The embedded pictures in another size, for an original that draws larger or smaller ones."""
+
+    scenes: DrawnScenes
+    size: tuple[int, int]
+    """Height and width, pixels."""
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """Of the scenes."""
+        return self.scenes.captions
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the scenes and the size."""
+        return sha256(f"{self.scenes.digest}:{self.size}".encode()).hexdigest()
+
+    def pictures(self) -> Iterator[Tensor]:
+        """(N, 3, H, W)."""
+        for some in self.scenes.pictures():
+            yield functional.interpolate(some, self.size, mode="bilinear", antialias=True)
 
 
 def training_scenes() -> DrawnScenes:

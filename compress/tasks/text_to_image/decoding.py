@@ -45,6 +45,11 @@ class Decoding(Component):
         low, high = LATENT_RANGE
         self.input_range = (low / original.scaling, high / original.scaling)
 
+    def example(self) -> tuple[Tensor, Tensor]:
+        """Latents, and a picture."""
+        _, _, height, width = self.original.latents
+        return torch.zeros(self.original.latents), torch.zeros(1, 3, height * self.scale, width * self.scale)
+
     @property
     def data_digest(self) -> str:
         """SHA-256 of the captions and of the original that draws."""

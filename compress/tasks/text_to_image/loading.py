@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import file_digest, sha256
 from importlib.resources import files
@@ -15,14 +15,16 @@ from mcompress.compress.models.diffusers_folder import DiffusersFolder, FolderPa
 from mcompress.compress.models.hugging_face import class_of
 from mcompress.compress.models.spec import Sampling
 from mcompress.compress.tasks.task import Task
-from mcompress.compress.tasks.text_to_image.data import Captioned, held_out_scenes, training_scenes
+from mcompress.compress.tasks.text_to_image.data import Captioned, ResizedScenes, held_out_scenes, training_scenes
 from mcompress.compress.tasks.text_to_image.decoding import Decoding
+from mcompress.compress.tasks.text_to_image.drawing import SIDE
+from mcompress.compress.tasks.text_to_image.folders import FolderPictures, captioned_folder, limited, shortened
 from mcompress.compress.tasks.text_to_image.judge import embedded_judge
-from mcompress.compress.tasks.text_to_image.likeness import AttributeAccuracy
+from mcompress.compress.tasks.text_to_image.likeness import AttributeAccuracy, LikenessToOriginal, PictureQuality
 from mcompress.compress.tasks.text_to_image.original import Original, Part
 from mcompress.compress.tasks.text_to_image.task import TextToImage
 from mcompress.compress.tasks.text_to_image.text_encoding import TextEncoding
-from mcompress.errors import PlanError
+from mcompress.errors import PlanError, Problems
 from mcompress.targets.schema import Target
 
 if TYPE_CHECKING:
@@ -33,13 +35,89 @@ def component_task(target: Target) -> Task:
     """The task of the target's component. Raises `PlanError` for an original or data that cannot be used."""
     original = _original(target)
     config = target.model.sampling
+    _check_steps(config.steps, original)
     sampling = Sampling(original.prediction, config.steps, config.guidance)
-    training, held_out = training_scenes(), held_out_scenes()
+    data = _data(target, original)
+    original = replace(original, notes=(*original.notes, *data.notes))
+    training, held_out = data.training, data.held_out
     if target.model.component == "decoder":
         return Decoding(original, _different(training), held_out.captions, sampling)
     if target.model.component == "text_encoder":
         return TextEncoding(original, _different(training), held_out.captions)
-    return TextToImage(original, training, held_out, AttributeAccuracy(embedded_judge()), sampling)
+    return TextToImage(original, training, held_out, data.judged, sampling)
+
+
+@dataclass(frozen=True)
+class _Data:
+    training: Captioned
+    held_out: Captioned
+    judged: PictureQuality
+    notes: tuple[str, ...] = ()
+
+
+def _data(target: Target, original: Original) -> _Data:
+    """The embedded scenes, or the folders of a user's own pictures, whose truths are the original's. Raises `PlanError`."""
+    found = _of_folders(target, original) if target.data.training is not None else _of_scenes(original)
+    places = ("data.training", "data.held_out") if target.data.training is not None else ("data",) * 2
+    problems = Problems()
+    for place, pictures in zip(places, (found.training, found.held_out), strict=True):
+        problems.add(*caption_problems(original, pictures, place))
+    if problems.found:
+        raise PlanError(problems.found)
+    return found
+
+
+def _of_folders(target: Target, original: Original) -> _Data:
+    size, problems, config = _drawn_size(original), Problems(), target.data
+    if config.training is None or config.held_out is None:
+        raise TypeError("a target has both folders or none")
+    training, held_out = config.training, config.held_out
+    one = problems.of(lambda: captioned_folder(training, "data.training", size))
+    other = problems.of(lambda: captioned_folder(held_out, "data.held_out", size))
+    if one is None or other is None:
+        raise PlanError(problems.found)
+    return _Data(one.pictures, other.pictures, LikenessToOriginal(), (*one.notes, *other.notes))
+
+
+def _of_scenes(original: Original) -> _Data:
+    size, training, held_out = _drawn_size(original), training_scenes(), held_out_scenes()
+    if size == (SIDE, SIDE):
+        return _Data(training, held_out, AttributeAccuracy(embedded_judge()))
+    note = (
+        f"data: the embedded scenes have {SIDE}x{SIDE} pixels and are resized to the {size[1]}x{size[0]} that the original draws; it was made for "
+        "other pictures than these, and likeness to it is all that is judged. Give data.training and data.held_out"
+    )
+    return _Data(ResizedScenes(training, size), ResizedScenes(held_out, size), LikenessToOriginal(), (note,))
+
+
+def _drawn_size(original: Original) -> tuple[int, int]:
+    """Height and width of the original's pictures."""
+    _, _, height, width = original.latents
+    return height * original.enlarged, width * original.enlarged
+
+
+def caption_problems(original: Original, pictures: Captioned, place: str) -> list[str]:
+    """Captions that the text encoder does not take, each with the words that are over."""
+    names = [path.name for path in pictures.files] if isinstance(pictures, FolderPictures) else [""] * len(pictures.captions)
+    named = dict(zip(pictures.captions, names, strict=True))
+    counts = original.token_counts(list(named))
+    problems = []
+    for (caption, name), count in zip(named.items(), counts, strict=True):
+        if count > original.longest:
+            words = caption.split()
+            fitting = sum(one <= original.longest for one in original.token_counts([" ".join(words[:end]) for end in range(1, len(words) + 1)]))
+            of = f"the caption of '{name}'" if name else "a caption of the embedded scenes"
+            problems.append(
+                f"{place}: {of} has {count} tokens, and the text encoder takes {original.longest}, start and end among them; over are "
+                f"'{shortened(' '.join(words[fitting:]))}' of '{shortened(caption)}'. {'Shorten it' if name else 'Give captions of your own'}"
+            )
+    return limited(problems, place)
+
+
+def _check_steps(steps: int, original: Original) -> None:
+    most = original.schedule.settings.num_train_timesteps
+    if steps > most:
+        raise PlanError([f"model.sampling.steps is {steps}, and the original's noise schedule has {most} timesteps; at most so many are possible"])
 
 
 def _different(pictures: Captioned) -> Sequence[str]:

@@ -68,6 +68,10 @@ class Original:
         """States (1, L, D) of the empty text."""
         return self.states([""])
 
+    def token_counts(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text as it is, with start and end."""
+        return [len(one) for one in self.tokenizer(list(texts), verbose=False)["input_ids"]] if texts else []
+
     def tokens(self, texts: Sequence[str]) -> Tensor:
         """(N, L), float32 as the text encoder's file takes them, filled up with the tokenizer's padding. Raises `PlanError` for longer texts."""
         found = self.tokenizer(list(texts), padding="max_length", max_length=self.longest)["input_ids"]

@@ -8,7 +8,8 @@ it draws for held-out captions, with the original's text encoder and decoder.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from hashlib import sha256
 
@@ -24,12 +25,14 @@ from mcompress.compress.tasks.task import Inputs, Sample
 from mcompress.compress.tasks.text_to_image.components import Component, snr_db
 from mcompress.compress.tasks.text_to_image.data import VALIDATION, Captioned, EncodedPictures, LatentExamples
 from mcompress.compress.tasks.text_to_image.gallery import Gallery
-from mcompress.compress.tasks.text_to_image.likeness import AttributeAccuracy, PictureQuality
+from mcompress.compress.tasks.text_to_image.likeness import AttributeAccuracy, LikenessToOriginal, PictureQuality
 from mcompress.compress.tasks.text_to_image.original import LATENT_RANGE, Original
 
 NOISE_SEED, VALIDATION_SEED = 17, 7_919
 SAMPLES = 30
 """About so many of the held-out captions are drawn by each network and file alone; all of them by the three components together (`gallery`)."""
+LONGEST_NAME = 60
+"""Letters that the name of a caption's picture has: file systems take 255 bytes, and reports put more behind it."""
 
 
 class TextToImage(Component):
@@ -43,12 +46,17 @@ class TextToImage(Component):
     def __init__(self, original: Original, training: Captioned, held_out: Captioned, judged: PictureQuality, sampling: Sampling) -> None:
         """`sampling`: how the original draws."""
         self.original, self.held_out_pictures, self.judged, self.sampling = original, held_out, judged, sampling
-        self.metric, self.metric_title = judged.metric, judged.title
+        self.metric, self.metric_title, self.like_the_original = judged.metric, judged.title, isinstance(judged, LikenessToOriginal)
+        self._of_original, self._originals = sampling, dict[str, Tensor]()
         self.encoded = EncodedPictures(original, training)
         count = len(training.captions)
         apart = count - min(VALIDATION, count // 2)
         self.training, self.validation = LatentExamples(self.encoded, range(apart)), LatentExamples(self.encoded, range(apart, count))
         self.skipped, self.input_channels, self.side = original.notes, original.latents[1], original.latents[2]
+
+    def example(self) -> tuple[Tensor, Tensor]:
+        """Latents, and what is to be predicted of them."""
+        return torch.zeros(self.original.latents), torch.zeros(self.original.latents)
 
     @property
     def data_digest(self) -> str:
@@ -97,7 +105,7 @@ class TextToImage(Component):
         return snr_db(output, truth)
 
     def held_out(self) -> tuple[Sample, ...]:
-        """A caption each, with its noise and the first timestep, and a true picture of it."""
+        """A caption each, with its noise and the first timestep, and a true picture of it, or the original's from the same noise."""
         return self._held_out
 
     @cached_property
@@ -106,8 +114,19 @@ class TextToImage(Component):
         shown = range(0, len(captions), max(1, len(captions) // SAMPLES))
         noise = torch.randn((len(captions), *self.original.latents[1:]), generator=generator)
         states, first = self.original.states(captions), torch.tensor([float(self.original.schedule.settings.num_train_timesteps - 1)])
+        names, inputs = _names(captions), {place: (noise[[place]], first, states[[place]]) for place in shown}
+        if self.like_the_original:
+            return tuple(Sample(names[place], given, self._drawn_by_original(Sample(names[place], given, noise))) for place, given in inputs.items())
         truths = torch.cat(list(self.held_out_pictures.pictures()))
-        return tuple(Sample(_slug(captions[place]), (noise[[place]], first, states[[place]]), truths[[place]]) for place in shown)
+        return tuple(Sample(names[place], given, truths[[place]]) for place, given in inputs.items())
+
+    def _drawn_by_original(self, sample_: Sample) -> Tensor:
+        """The original's own picture, with its own steps, whichever network the task is for; drawn once for all of them."""
+        if sample_.name not in self._originals:
+            made = copy.copy(self)
+            made.sampling = self._of_original
+            self._originals[sample_.name] = made.answer(self.original.unet.module, sample_)
+        return self._originals[sample_.name]
 
     def validation_batch(self) -> tuple[Inputs, Tensor]:
         """Latents that are not trained on, at all sorts of timesteps, always the same."""
@@ -146,6 +165,11 @@ def _generator_of(sample_: Sample) -> torch.Generator:
     return torch.Generator().manual_seed(int(sha256(sample_.name.encode()).hexdigest()[:8], 16))
 
 
-def _slug(caption: str) -> str:
-    """The caption as a name."""
-    return "-".join("".join(letter if letter.isalnum() else " " for letter in caption).split())
+def _names(captions: Sequence[str]) -> list[str]:
+    """The captions as names of files, of which no two are equal."""
+    names, seen = [], Counter[str]()
+    for caption in captions:
+        slug = "-".join("".join(letter if letter.isalnum() else " " for letter in caption).split())[:LONGEST_NAME] or "no-caption"
+        seen[slug.lower()] += 1
+        names.append(slug if seen[slug.lower()] == 1 else f"{slug}.{seen[slug.lower()]}")
+    return names

@@ -31,6 +31,10 @@ class TextEncoding(Component):
         self.original, self.captions, self.held_out_captions = original, tuple(dict.fromkeys(captions)), tuple(dict.fromkeys(held_out))
         self.input_range, self.skipped = original.text_inputs()[0].value_range, original.notes
 
+    def example(self) -> tuple[Tensor, Tensor]:
+        """Tokens, and the states of the empty caption."""
+        return torch.zeros(1, self.original.longest), torch.zeros_like(self.original.no_caption)
+
     @property
     def data_digest(self) -> str:
         """SHA-256 of the captions and of the original."""
