@@ -12,7 +12,8 @@ Rules, all visible in the resulting `OperatorTable`:
 - What is several operators in one place and one in another is one row: attention, GELU, SiLU, a convolution and its padding (`counting.patterns`).
 - An operator that is not known is a row of kind `other` with multiply-adds that are assumed, never zero.
 - Of a table that is looked up in, an inference reads what it finds there; what is stored is the whole.
-- Memory is live from the row that writes it to the last row that reads it, in execution order. Weights are not counted; the input is.
+- Memory is live from the row that writes it to the last row that reads it, in execution order. Weights are not counted; the input is. While
+  attention runs, its matrix of scores and the softmax of that are live as well: runtimes write both out (`counting.describing`).
 """
 
 from __future__ import annotations

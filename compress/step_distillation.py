@@ -22,6 +22,7 @@ import torch
 from pydantic import JsonValue
 from torch import nn
 
+from mcompress.compress.attention_layout import with_attention
 from mcompress.compress.models.build import build
 from mcompress.compress.models.spec import ModelSpec, Prediction, Sampling
 from mcompress.compress.models.stable_diffusion import GUIDANCE, with_guidance

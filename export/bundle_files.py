@@ -83,7 +83,7 @@ def load(folder: Path, file: BundleFile, threads: int, loaders: Mapping[str, Loa
     the runtime does not take.
     """
     path = folder / file["path"]
-    if Path(file["path"]).name != file["path"] or not path.is_file() or digest_of(path) != file["sha256"]:
+    if Path(file["path"]).name != file["path"] or not path.exists() or digest_of(path) != file["sha256"]:
         raise Refused(f"{file['path']} is not the file that the manifest states; take the bundle again from where it was made")
     try:
         return (LOADERS if loaders is None else loaders)[file["backend"]](path, file["inputs"], threads)
@@ -101,7 +101,8 @@ def _onnx(path: Path, inputs: Sequence[Facts], threads: int) -> Execute:
     kinds = vars(onnxruntime.capi.onnxruntime_pybind11_state).values()
     refusals = tuple(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Exception))  # they have no base class of their own
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        graph = path / "model.onnx" if path.is_dir() else path  # a folder holds graph and weights of more than 2 GB
+        session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
     except refusals as error:
         raise RuntimeError(str(error)) from error
     names = [one["name"] for one in inputs]

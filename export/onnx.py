@@ -23,6 +23,7 @@ from mcompress.export import onnx_session
 from mcompress.export.backend import OUTPUT, BackendCall, FloatArray, Runner, Written, check_examples, check_inputs, require
 from mcompress.export.honoured import FileOperator
 from mcompress.export.onnx_halving import halve
+from mcompress.export.onnx_large import save_checked
 from mcompress.export.onnx_naming import mark_operators, name_nodes
 from mcompress.export.onnx_reading import read_back
 from mcompress.export.onnx_rewriting import CONVERSIONS, make_activations_unsigned, move_integers, quantize_biases, strip, turn_weights, unshare
@@ -54,6 +55,8 @@ def probe() -> None:
 def write(config: OnnxConfig, model: nn.Module, examples: Mapping[str, Tensor], plan: PrecisionPlan | None, path_stem: Path) -> Written:
     """Write `path_stem`.onnx: fp32 without a plan, else each operator as planned. Static shapes, inputs as named, output `output`, NCHW float32.
 
+    Where the weights are too large for one file, it is a folder (`mcompress.export.onnx_large`).
+
     With symmetric activations `fallbacks` has what TensorRT is documented to refuse of the file, and that it was not asked.
     """
     probe()
@@ -61,7 +64,6 @@ def write(config: OnnxConfig, model: nn.Module, examples: Mapping[str, Tensor], 
     path = path_stem.with_name(path_stem.name + SUFFIX)
     with BackendCall(NAME, f"write {path.name}", ADVICE):
         import torch
-        from onnx import checker, save
 
         from mcompress.compress.quantize.program import export_program, reference_program
 
@@ -95,8 +97,7 @@ def write(config: OnnxConfig, model: nn.Module, examples: Mapping[str, Tensor], 
             move_integers(proto.graph)
         if plan is not None:
             halve(proto, frozenset(operator.name for operator in plan.operators if operator.precision == "fp16"))
-        checker.check_model(proto, full_check=True)
-        save(proto, str(path))
+        save_checked(proto, path)
         written = read_back(path, plan)
         check_inputs(path, examples, written.inputs)
         if symmetric:

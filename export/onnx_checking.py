@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mcompress.errors import ExportError
+from mcompress.export.onnx_large import GRAPH, WEIGHTS, graph_file
 from mcompress.export.tables.onnx_attributes import number
 
 if TYPE_CHECKING:
@@ -29,15 +30,18 @@ def check(path: Path) -> None:
     from onnx import TensorProto, checker, shape_inference
 
     try:
-        model = onnx.load(str(path), load_external_data=False)
+        model = onnx.load(str(graph_file(path)), load_external_data=False)
     except DecodeError as problem:
         raise ExportError(f"{path.name} is no ONNX file, or is damaged ({path.stat().st_size} bytes); export it again") from problem
     if not model.graph.node or not model.graph.output:
         raise ExportError(f"{path.name} holds no ONNX graph ({path.stat().st_size} bytes); it is another kind of file, or damaged; export it again")
     outside = next((item.name for item in model.graph.initializer if item.data_location == TensorProto.EXTERNAL), None)
-    if outside is not None:
+    if outside is not None and path.is_dir() and _places(model) == {WEIGHTS} and (path / WEIGHTS).is_file():
+        checker.check_model(str(path / GRAPH), full_check=True)
+    elif outside is not None:
         raise ExportError(f"{path.name} keeps '{outside}' in another file, which files of mcompress never do; export it again")
-    checker.check_model(model, full_check=True)
+    else:
+        checker.check_model(model, full_check=True)
     graph = shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
     shapes, constants = _shapes(graph), {item.name: item for item in graph.initializer}
     for node in graph.node:
@@ -46,6 +50,11 @@ def check(path: Path) -> None:
             raise ExportError(
                 f"{path.name} is damaged or was edited: '{node.name or node.output[0]}' ({node.op_type}): {problem_seen}; export it again"
             )
+
+
+def _places(model: onnx.ModelProto) -> set[str]:
+    """The files that the graph's weights are said to be in."""
+    return {entry.value for item in model.graph.initializer for entry in item.external_data if entry.key == "location"}
 
 
 def _shapes(graph: onnx.GraphProto) -> dict[str, Shape]:

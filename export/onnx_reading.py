@@ -23,6 +23,7 @@ from mcompress.export.backend import Port, Written, as_fallbacks, layout_of
 from mcompress.export.honoured import FileOperator, counts_of, departures, units_of
 from mcompress.export.onnx_halving import FLOAT, HALF, element_kinds, is_border, opset_of, why_not_half
 from mcompress.export.onnx_host import session_options
+from mcompress.export.onnx_large import graph_file
 from mcompress.export.onnx_naming import operators_named
 from mcompress.export.onnx_rewriting import CONVERSIONS, ON_INTEGERS, WEIGHTED
 from mcompress.export.tables.onnx_integer import integer_nodes
@@ -87,7 +88,7 @@ def read_back(path: Path, plan: PrecisionPlan | None) -> Written:
     """What the file at `path` holds, compared with `plan`; everything is read from the file."""
     import onnx
 
-    graph = onnx.load(str(path), load_external_data=False).graph
+    graph = onnx.load(str(graph_file(path)), load_external_data=False).graph
     operators = operators_of(path, plan)
     found = departures(TITLE, plan, operators, {})
     coverage = CoverageRecord(total=len(operators), by_unit=units_of(operators), fallbacks=found)
@@ -106,13 +107,14 @@ def operators_of(path: Path, plan: PrecisionPlan | None = None) -> tuple[FileOpe
     import onnx
     from onnx import numpy_helper
 
-    graph = OnnxGraph.of(onnx.load(str(path)))
+    graph = OnnxGraph.of(onnx.load(str(graph_file(path)), load_external_data=not path.is_dir()))
     opset, nodes = opset_of(graph.model), graph.operators()
     ends = quantized_ends(graph)
     integer = integer_nodes(graph.model.graph, opset)
     halves = [node.output[0] for node in nodes if node.output[0] not in ends and _float_kind(graph, node) == HALF]
     half_here = _computed_in_half(path, halves)
-    constants = {name: numpy_helper.to_array(item) for name, item in graph.constants.items()}
+    inside = {name: item for name, item in graph.constants.items() if item.data_location != onnx.TensorProto.EXTERNAL}  # scales are never outside
+    constants = {name: numpy_helper.to_array(item) for name, item in inside.items()}
     planned = {} if plan is None else {operator.name: operator.precision for operator in plan.operators}
     found: list[FileOperator] = []
     for node in nodes:
@@ -208,8 +210,10 @@ def _computed_in_half(path: Path, results: Iterable[str]) -> set[str]:
     with tempfile.TemporaryDirectory() as folder:
         options = session_options("unfused", 1)  # else fused operators hide the tensors between them; which kernels there are is the same
         options.optimized_model_filepath = str(Path(folder) / "made_of_it.onnx")
-        ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        made = onnx.load(options.optimized_model_filepath)
+        if path.is_dir():
+            options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights_of_it.bin")
+        ort.InferenceSession(str(graph_file(path)), options, providers=["CPUExecutionProvider"])
+        made = onnx.load(options.optimized_model_filepath, load_external_data=False)
     written = {name for node in made.graph.node if not (node.op_type == "Cast" and node.name.startswith(_UNROUNDED)) for name in node.output}
     return {name for name in results if name in written and _UNROUNDED + name not in written}
 

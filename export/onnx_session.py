@@ -14,6 +14,7 @@ from mcompress.export.honoured import FileOperator
 from mcompress.export.onnx_checking import check
 from mcompress.export.onnx_halving import HALF, element_kinds
 from mcompress.export.onnx_host import MODE_NOTES, Mode, exact_here, modes_to_use, session_options
+from mcompress.export.onnx_large import changed_beside, graph_file
 
 DAMAGED = "The file may be damaged; export it again."
 _TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16"}
@@ -27,7 +28,7 @@ class OnnxRunner:
         import onnxruntime as ort
 
         self._path, self._threads, self._mode = path, threads, mode
-        self._session = ort.InferenceSession(str(path), session_options(mode, threads), providers=["CPUExecutionProvider"])
+        self._session = ort.InferenceSession(str(graph_file(path)), session_options(mode, threads), providers=["CPUExecutionProvider"])
         self.runtime = f"onnxruntime {version_of('onnxruntime')} CPU{MODE_NOTES[mode]}"
         self.inputs = tuple(_session_port(item.name, item.shape, item.type) for item in self._session.get_inputs())
         self.outputs = tuple(_session_port(item.name, item.shape, item.type) for item in self._session.get_outputs())
@@ -78,12 +79,13 @@ def intermediates(path: Path, encoded: Sequence[NDArray[np.generic]], operators:
     from onnx import TensorProto, helper, numpy_helper
 
     check(path)
-    model = onnx.load(str(path))
+    model = onnx.load(str(graph_file(path)), load_external_data=not path.is_dir())
     graph, kinds = model.graph, element_kinds(model)
     asked = list(dict.fromkeys(operator.output for operator in operators if operator.output in kinds))
     quantized = {node.input[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}  # what moved integers made
     quantized |= {node.output[0]: node for node in graph.node if node.op_type == "QuantizeLinear"}
-    constants = {item.name: numpy_helper.to_array(item) for item in graph.initializer}
+    # Of a folder, weights beyond a size are not read; scales and zero points are smaller.
+    constants = {item.name: None if item.data_location == TensorProto.EXTERNAL else numpy_helper.to_array(item) for item in graph.initializer}
     names = {name: f"{name}_asked" if kinds[name] == HALF else name for name in asked}
     given = {item.name for item in graph.output}
     for name, output in names.items():
@@ -92,9 +94,10 @@ def intermediates(path: Path, encoded: Sequence[NDArray[np.generic]], operators:
         if output not in given:
             graph.output.append(helper.make_tensor_value_info(output, kinds[name] if output == name else TensorProto.FLOAT, None))
     mode = modes_to_use(exact_here())[0]
-    session = ort.InferenceSession(model.SerializeToString(), session_options(mode, 1), providers=["CPUExecutionProvider"])
     inputs = [item.name for item in graph.input if item.name not in constants]
-    values = session.run(list(names.values()), dict(zip(inputs, encoded, strict=True)))
+    with changed_beside(path, model) as opened:
+        session = ort.InferenceSession(opened, session_options(mode, 1), providers=["CPUExecutionProvider"])
+        values = session.run(list(names.values()), dict(zip(inputs, encoded, strict=True)))
     found: dict[str, FloatArray] = {}
     for name, value in zip(asked, values, strict=True):
         if name in quantized:

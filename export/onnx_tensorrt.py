@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcompress.export.onnx_halving import element_kinds, opset_of
+from mcompress.export.onnx_large import graph_file
 from mcompress.export.tables.onnx_attributes import OWN, number
 from mcompress.targets.schema import Fallback
 
@@ -72,7 +73,7 @@ def doubts(path: Path) -> tuple[Fallback, ...]:
     """
     import onnx
 
-    model = onnx.load(str(path))
+    model = onnx.load(str(graph_file(path)))
     found: dict[str, list[str]] = {}
     for name, rule in _broken(model):
         found.setdefault(rule, []).append(name)

@@ -385,7 +385,8 @@ def _run_onnx(path: Path, natives: Sequence[Tensor], facts: Sequence[Facts]) -> 
     kinds = vars(onnxruntime.capi.onnxruntime_pybind11_state).values()
     refusals = tuple(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Exception))  # they have no base class of their own
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        graph = path / "model.onnx" if path.is_dir() else path  # a folder holds graph and weights of more than 2 GB
+        session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
         return np.asarray(session.run(None, _by_name(natives, facts))[0])
     except refusals as error:
         raise RuntimeError(str(error)) from error

@@ -13,6 +13,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
+from mcompress.export import tflite_large
 from mcompress.export.tflite_names import marked, shortened
 
 IDENTIFIER = b"TFL3"
@@ -171,7 +172,10 @@ def shape_of(tensor: TensorObject) -> tuple[int, ...]:
 
 def opened(path: Path) -> Sheet:
     """Read a file that a converter has just written; it is not checked."""
-    return Sheet(schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(path.read_bytes(), 0)))
+    whole = path.read_bytes()
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(whole, 0))
+    tflite_large.with_data_inside(model, whole)
+    return Sheet(model)
 
 
 def name_ports(sheet: Sheet, inputs: Sequence[str], output: str) -> None:
@@ -196,7 +200,7 @@ def save(sheet: Sheet, path: Path) -> None:
     for index, tensor in enumerate(sheet.tensors):
         if index not in ports:
             tensor.name = shortened(sheet.names(index), index).encode()
-    path.write_bytes(packed(sheet))
+    tflite_large.write(sheet.model, lambda: packed(sheet), path)
 
 
 def packed(sheet: Sheet) -> bytes:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from mcompress.errors import ExportError
 from mcompress.export.backend import BackendCall, require
+from mcompress.export.onnx_large import graph_file
 from mcompress.targets.operators import OperatorTable
 from mcompress.targets.schema import Fallback
 
@@ -83,7 +84,7 @@ def walk(path: Path) -> WalkedCost:
     with BackendCall("onnx", f"walk {path.name}", "Check the file with onnx.checker, or export it again with static shapes."):
         import onnx
 
-        model = onnx.load(str(path), load_external_data=False)
+        model = onnx.load(str(graph_file(path)), load_external_data=False)
         for node in model.graph.node:
             continued = node.op_type == "Attention" and len(node.input) >= WITH_PAST
             if node.domain not in STANDARD_DOMAINS or node.op_type in UNCOUNTED or continued:

@@ -40,10 +40,15 @@ def describe_convolution(step: Step, window: Window) -> None:
 
 
 def describe_attention(step: Step, query: Sequence[int], result: Sequence[int], keys: int) -> None:
-    """Multiply-adds and shapes of (..., rows, columns) over so many keys, those of earlier calls included."""
+    """Multiply-adds, shapes and scratch memory of (..., rows, columns) over so many keys, those of earlier calls included.
+
+    The runtimes of all four exports compute it as a product, a softmax and a product, so that the matrix of scores exists as a whole, and for a
+    moment twice: as what the softmax reads and what it writes.
+    """
     # Query times key transposed, and the weights times value: both for every query and every key.
     step.macs = step.macs_output_convention = (math.prod(query) + math.prod(result)) * keys
     step.input_shape, step.output_shape = as_matrices(query), as_matrices(result)
+    step.scratch_elements = 2 * math.prod(query[:-1]) * keys
 
 
 def describe_elementwise(step: Step, *, has_constant: bool) -> None:

@@ -33,16 +33,16 @@ class Plan:
 
 
 def live_elements(trace: Trace, groups: Sequence[Sequence[Step]]) -> list[int]:
-    """Elements that exist while each group runs: a buffer lives from its first writer to its last reader."""
+    """Elements that exist while each group runs: a buffer lives from its first writer to its last reader, scratch memory for one row."""
     spans = _spans(trace, groups)
     change = [0] * (len(groups) + 2)
     for buffer, (first, last) in spans.items():
         change[first] += trace.elements_of[buffer]
         change[last + 1] -= trace.elements_of[buffer]
     live, total = [], 0
-    for step in change[: len(groups)]:
+    for step, group in zip(change, groups, strict=False):  # what changes behind the last row is nobody's
         total += step
-        live.append(total)
+        live.append(total + group[0].scratch_elements)
     return live
 
 
@@ -63,7 +63,11 @@ def plan_memory(trace: Trace, groups: Sequence[Sequence[Step]], bytes_per_elemen
             home = into[home]
         one = merged.get(home, (first, last))
         merged[home] = min(first, one[0]), max(last, one[1])
-    return place(tuple(Lifetime(trace.elements_of[buffer] * bytes_per_element, first, last) for buffer, (first, last) in merged.items()))
+    lifetimes = [Lifetime(trace.elements_of[buffer] * bytes_per_element, first, last) for buffer, (first, last) in merged.items()]
+    for row, group in enumerate(groups):
+        # Two buffers: a runtime that writes attention out has one operator's result, and then the next one's.
+        lifetimes += [Lifetime(group[0].scratch_elements // 2 * bytes_per_element, row, row)] * (2 if group[0].scratch_elements else 0)
+    return place(lifetimes)
 
 
 def place(lifetimes: Sequence[Lifetime]) -> Plan:

@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import replace
 
 from mcompress.compress.counting.links import Links, drop
@@ -223,6 +224,7 @@ def _attention(trace: Trace) -> None:
             macs_output_convention=work,
             weight_elements=sum(trace.steps[i].weight_elements for i in chain),
             absorbed=tuple(trace.steps[i].operation for i in chain[:-1]),
+            scratch_elements=2 * math.prod(first.output_shape),
         )
         dropped.update(chain[:-1])
     drop(trace, dropped)

@@ -56,6 +56,8 @@ class Step:
     """Which weights these are: what is held by two steps is one and the same."""
     absorbed: tuple[str, ...] = ()
     """Operators before this one that run inside it."""
+    scratch_elements: int = 0
+    """What exists while it runs besides what it reads and writes: of attention, the matrix of scores and its softmax."""
 
 
 @dataclass

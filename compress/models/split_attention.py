@@ -52,7 +52,8 @@ def split_attention(network: nn.Module) -> None:
         if hasattr(layer, "set_processor") and hasattr(layer, "to_q"):
             more = [part for part in _PLAIN if getattr(layer, part, None)]
             if more or layer.residual_connection or layer.rescale_output_factor != 1:
-                raise UsageError(f"attention: heads cannot compute {name}, which has {', '.join(more) or 'a residual of its own'}; use attention: whole")
+                has = ", ".join(more) or "a residual of its own"
+                raise UsageError(f"attention: heads cannot compute {name}, which has {has}; use attention: whole")
             layer.set_processor(processor)
 
 

@@ -1,10 +1,19 @@
-"""What is wrong with a target of text to image, before anything expensive: the latents that it names, and what its networks can be taught and judged by."""
+"""What is wrong with a target of text to image, before anything expensive: its latents, what its networks can be taught and judged by."""
 
 from __future__ import annotations
 
 from mcompress.compress.tasks.text_to_image.components import Component
 from mcompress.targets.schema import Target
-from mcompress.targets.stages import EvolveSearchConfig, LikenessConfig, QuantizeConfig, SearchConfig, SlimConfig, TrainingConfig
+from mcompress.targets.stages import (
+    ConsistencyDistillConfig,
+    EvolveSearchConfig,
+    LikenessConfig,
+    QuantizeConfig,
+    SearchConfig,
+    SlimConfig,
+    StepDistillConfig,
+    TrainingConfig,
+)
 
 
 def shape_problems(target: Target, task: Component) -> list[str]:
@@ -23,7 +32,8 @@ def crop_problems(target: Target, task: Component) -> list[str]:
     if target.model.component == "text_encoder":
         return []  # it is not trained at all
     return [
-        f"stages[{index}] ({stage.stage}): crop_size is {stage.crop_size}; latents are never cut, and theirs is {task.side}: write crop_size: {task.side}"
+        f"stages[{index}] ({stage.stage}): crop_size is {stage.crop_size}; latents are never cut, and their side is {task.side}: "
+        f"write crop_size: {task.side}"
         for index, stage in enumerate(target.stages)
         if isinstance(stage, TrainingConfig) and stage.crop_size != task.side
     ]
@@ -40,6 +50,10 @@ def stage_problems(target: Target) -> list[str]:
             )
         elif which == "decoder" and isinstance(stage, SearchConfig | EvolveSearchConfig):
             problems.append(f"{where}: there is no search space of decoders; use prune, which makes it as narrow as you like, and distill behind it")
+        elif which == "decoder" and isinstance(stage, StepDistillConfig | ConsistencyDistillConfig):
+            problems.append(
+                f"{where}: method {stage.method} is for a network that is called again and again, and the decoder is called once; use method online"
+            )
         elif isinstance(stage, SearchConfig):
             problems.append(
                 f"{where}: method {stage.method} has no search space of U-Nets; use method evolve, which removes and doubles their blocks"

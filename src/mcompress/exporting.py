@@ -33,6 +33,7 @@ from mcompress.export.backend import FloatArray, Port, Runner, Written, captured
 from mcompress.export.bundle import ExportedFile, TestVector
 from mcompress.export.fidelity import fidelity_of, quality_worst
 from mcompress.export.interface import TensorFacts, facts_of
+from mcompress.export.onnx_large import graph_file
 from mcompress.export.parity import FLOAT_METRIC, FLOAT_REFERENCE, HALF_REFERENCE, INT8_METRIC, INT8_REFERENCE, Halved, not_executed
 from mcompress.export.profile import BACKENDS, profile
 from mcompress.export.proof import Networks, Proof, proven
@@ -181,7 +182,7 @@ def _write(made: Plan, network: Network, references: References, config: ExportC
         outputs = [runner.run(*values) for values in inputs[:VECTORS]]
         if config.backend in BACKENDS.values():
             shapes = [one.shape for one in network.inputs]
-            latency = profile(config.backend, written.path, shapes, precision=_label(written), threads=1, seconds=config.profile_s)
+            latency = profile(config.backend, graph_file(written.path), shapes, precision=_label(written), threads=1, seconds=config.profile_s)
     walked, doubts = _walked(config, network, written)
     record = ExportRecord(
         backend=config.backend,

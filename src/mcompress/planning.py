@@ -16,9 +16,9 @@ from mcompress import checks, checks_data, checks_diffusion, checks_networks, ch
 from mcompress.artifact import model_digest
 from mcompress.cache import json_digest
 from mcompress.compress.attention_layout import NETWORK as HAS_LAYOUTS
-from mcompress.compress.attention_layout import fastest_attention, layout_note
-from mcompress.compress.models.build import build
+from mcompress.compress.attention_layout import fastest_attention, layout_note, layout_of
 from mcompress.compress.models.spec import InputSpec, ModelSpec
+from mcompress.compress.models.split_attention import split_attention
 from mcompress.compress.quantize.given_plan import read_plan
 from mcompress.compress.quantize.plan import PrecisionPlan
 from mcompress.compress.tasks import ONE_PICTURE, load_task
@@ -160,9 +160,9 @@ def plan(target: Target) -> Plan:
     found.add(*impossible)
     teacher = found.of(lambda: _teacher(target, task), "model.teacher")
     start = found.of(lambda: _start(target, teacher), "model.student")
+    start, note = _laid_out(start, target, device, unit)
     if not impossible:
-        start, note = _laid_out(start, target, device, unit)
-    found.add(*checks.lesson_problems(target, teacher), *slim_problems(target.stages, start[0] if start else None))
+        found.add(*checks.lesson_problems(target, teacher), *slim_problems(target.stages, start[0] if start else None))
         found.add(*(checks.block_problems(target, teacher, start) if teacher and start else ()))
     known = task is not None or target.model.task in ONE_PICTURE  # what networks take
     if teacher and start and known and not channels and not impossible:
@@ -226,8 +226,11 @@ def _start(target: Target, teacher: checks.Network | None) -> checks.Network | N
 
 
 def _laid_out(start: checks.Network | None, target: Target, device: Device | None, unit: Unit | None) -> tuple[checks.Network | None, str]:
-    """The same network with attention in the layout that the unit runs fastest, and a note of that; the original stays as it was published."""
-    if start is None or device is None or unit is None or start[0].network != HAS_LAYOUTS:
+    """The same network with attention in the layout that the unit runs fastest, unless the target names one, and a note of that.
+
+    The original stays as it was published.
+    """
+    if start is None or device is None or unit is None or start[0].network != HAS_LAYOUTS or "attention" in start[0].args:
         return start, ""
     try:
         precision = ships_as(target, device, unit)
@@ -235,11 +238,9 @@ def _laid_out(start: checks.Network | None, target: Target, device: Device | Non
     except MCompressError:  # what is wrong with the shapes or the device is found by the checks that follow, and said in their words
         return start, ""
     note = layout_note(spec, milliseconds, f"{device.name} {unit.name} {precision}")
-    if spec == start[0]:
-        return start, note
-    network = build(spec)
-    network.load_state_dict(start[1].state_dict())
-    return (spec, network.eval()), note
+    if layout_of(spec) == "heads":
+        split_attention(start[1])  # which is nobody else's: a copy of the original, or the target's student
+    return (spec, start[1]), note
 
 
 def _given_plan(target: Target, found: Problems) -> PrecisionPlan | None:

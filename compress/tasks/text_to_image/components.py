@@ -20,6 +20,8 @@ AS_GOOD_AS_EQUAL_DB = 40.0
 class Component(OneCall):
     """A network of a text-to-image model."""
 
+    name: str
+    metric: str
     scale = 1
     paired = True
     side: int

@@ -15,10 +15,11 @@ from mcompress.compress.models.diffusers_folder import DiffusersFolder, FolderPa
 from mcompress.compress.models.hugging_face import class_of
 from mcompress.compress.models.spec import Sampling
 from mcompress.compress.tasks.task import Task
+from mcompress.compress.tasks.text_to_image.caption_files import limited, shortened
 from mcompress.compress.tasks.text_to_image.data import Captioned, ResizedScenes, held_out_scenes, training_scenes
 from mcompress.compress.tasks.text_to_image.decoding import Decoding
 from mcompress.compress.tasks.text_to_image.drawing import SIDE
-from mcompress.compress.tasks.text_to_image.folders import FolderPictures, captioned_folder, limited, shortened
+from mcompress.compress.tasks.text_to_image.folders import FolderPictures, captioned_folder
 from mcompress.compress.tasks.text_to_image.judge import embedded_judge
 from mcompress.compress.tasks.text_to_image.likeness import AttributeAccuracy, LikenessToOriginal, PictureQuality
 from mcompress.compress.tasks.text_to_image.original import Original, Part
@@ -58,10 +59,11 @@ class _Data:
 def _data(target: Target, original: Original) -> _Data:
     """The embedded scenes, or the folders of a user's own pictures, whose truths are the original's. Raises `PlanError`."""
     found = _of_folders(target, original) if target.data.training is not None else _of_scenes(original)
-    places = ("data.training", "data.held_out") if target.data.training is not None else ("data",) * 2
     problems = Problems()
-    for place, pictures in zip(places, (found.training, found.held_out), strict=True):
-        problems.add(*caption_problems(original, pictures, place))
+    if isinstance(found.training, FolderPictures) and isinstance(found.held_out, FolderPictures):
+        problems.add(*_too_long(original, found.training, "data.training"), *_too_long(original, found.held_out, "data.held_out"))
+    else:
+        problems.add(*_scenes_too_long(original, (*found.training.captions, *found.held_out.captions)))
     if problems.found:
         raise PlanError(problems.found)
     return found
@@ -96,22 +98,31 @@ def _drawn_size(original: Original) -> tuple[int, int]:
     return height * original.enlarged, width * original.enlarged
 
 
-def caption_problems(original: Original, pictures: Captioned, place: str) -> list[str]:
+def _too_long(original: Original, pictures: FolderPictures, place: str) -> list[str]:
     """Captions that the text encoder does not take, each with the words that are over."""
-    names = [path.name for path in pictures.files] if isinstance(pictures, FolderPictures) else [""] * len(pictures.captions)
-    named = dict(zip(pictures.captions, names, strict=True))
-    counts = original.token_counts(list(named))
     problems = []
-    for (caption, name), count in zip(named.items(), counts, strict=True):
+    for path, caption, count in zip(pictures.files, pictures.captions, original.token_counts(pictures.captions), strict=True):
         if count > original.longest:
             words = caption.split()
-            fitting = sum(one <= original.longest for one in original.token_counts([" ".join(words[:end]) for end in range(1, len(words) + 1)]))
-            of = f"the caption of '{name}'" if name else "a caption of the embedded scenes"
+            beginnings = [" ".join(words[:end]) for end in range(1, min(len(words), original.longest) + 1)]
+            fitting = sum(one <= original.longest for one in original.token_counts(beginnings))
             problems.append(
-                f"{place}: {of} has {count} tokens, and the text encoder takes {original.longest}, start and end among them; over are "
-                f"'{shortened(' '.join(words[fitting:]))}' of '{shortened(caption)}'. {'Shorten it' if name else 'Give captions of your own'}"
+                f"{place}: the caption of '{path.name}' has {count} tokens, and the text encoder takes {original.longest}, start and end among them; "
+                f"over are '{shortened(' '.join(words[fitting:]))}' of '{shortened(caption)}'. Shorten it"
             )
     return limited(problems, place)
+
+
+def _scenes_too_long(original: Original, captions: Sequence[str]) -> list[str]:
+    """The same of the embedded captions, which nobody can shorten."""
+    different = sorted(set(captions))
+    most, longest = max(zip(original.token_counts(different), different, strict=True))
+    if most <= original.longest:
+        return []
+    return [
+        f"data: the embedded caption '{longest}' has {most} tokens, and the text encoder takes {original.longest}, start and end among them; give "
+        "pictures with captions of your own as data.training and data.held_out"
+    ]
 
 
 def _check_steps(steps: int, original: Original) -> None:

@@ -1,0 +1,93 @@
+"""Do 8 distilled steps draw what 32 do? Is the guidance-aware loss worth it? Is removing blocks by quality per millisecond better than without it?
+
+    python tests/benchmarks/text_to_image.py --only steps --steps 300 --seeds 3 --jobs 2
+    python tests/benchmarks/text_to_image.py --only evolving --steps 300 --seeds 3 --jobs 2
+
+On the embedded scenes, guidance 7.5. Every picture is of a caption that no training saw, three sets of noise; attributes are seen by the embedded
+judge, which is no part of any training. Each training runs in one thread; those that are finished are in the result file, so that a benchmark that
+was stopped goes on where it was. The last result lies in `results/` beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from comparing_trainings import Results, facts, mean_and_spread
+from text_to_image_trainings import (
+    PARTS,
+    STUDENT_STEPS,
+    UNDISTILLED,
+    Trained,
+    Training,
+    Worth,
+    original_ms,
+    read,
+    recipe,
+    run,
+    task,
+    worth,
+)
+
+logger = logging.getLogger("benchmark")
+FIGURES = {"attribute_accuracy": "percent", "whole_captions": "percent", "scene_distance": "distance", "psnr_db": "db"}
+
+
+def row_of(found: Sequence[Worth]) -> dict[str, object]:
+    """Mean over seeds of the mean over sets of noise, with the spread over seeds; of one network the spread is over its sets of noise."""
+    if len(found) == 1:
+        return {name: mean_and_spread(getattr(found[0], name), unit) for name, unit in FIGURES.items()}
+    return {name: mean_and_spread([statistics.mean(getattr(one, name)) for one in found], unit) for name, unit in FIGURES.items()}
+
+
+def references() -> dict[str, object]:
+    """The original with all its steps, and with as few as are distilled."""
+    unet, sampling = task().original.unet.module, task().sampling
+    few = replace(sampling, steps=STUDENT_STEPS)
+    return {f"original, {one.steps} steps": row_of([worth(unet, one)]) for one in (sampling, few)} | {
+        UNDISTILLED: f"original, {few.steps} steps",
+        "original_latency_ms": round(original_ms(), 5),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run, and write the summary."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=tuple(PARTS), required=True)
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--again", action="store_true")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "text_to_image.json")
+    given = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    results: Results[Trained] = Results(given.out, read, {}, again=given.again, depends_on={**facts(), **recipe()})
+    ways = PARTS[given.only][1]
+    wanted = [Training(given.only, way, seed, given.steps) for seed in range(given.seeds) for way in ways]
+    for found in results.complete(wanted, run, given.jobs):
+        logger.info("%s: %s", found.training, asdict(found.worth))
+    own = {way: [results.done[one] for one in wanted if one.way == way] for way in ways}
+    results.document[given.only] = {
+        "steps": given.steps,
+        "seeds": given.seeds,
+        "references": references(),
+        "ways": {
+            way: {
+                **row_of([one.worth for one in found]),
+                "seconds": round(statistics.mean(one.seconds for one in found), 1),
+                "latency_ms": [one.latency_ms for one in found],
+            }
+            for way, found in own.items()
+        },
+    }
+    results.save()
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    main()
