@@ -51,7 +51,7 @@ class Own:
 @pytest.fixture(scope="module")
 def task(original: Original) -> TextToImage:
     return TextToImage(
-        original, Own(("red", "a", "", "red red", "b", "red a", "c", "d"), 1), Own(("red b", "a", "b b"), 2), LikenessToOriginal(), SAMPLING
+        original, Own(("red", "a", "e", "red red", "b", "red a", "c", "d"), 1), Own(("red b", "a", "b b"), 2), LikenessToOriginal(), SAMPLING
     )
 
 
@@ -144,8 +144,9 @@ def test_calibration_has_every_eighth_sample_without_a_caption_and_stays_in_rang
         for given, spec in zip(sample.inputs, task.input_specs((1, 4, 8, 8)), strict=True):
             low, high = spec.value_range
             assert given.shape == spec.shape
-            assert low <= given.min()
-            assert given.max() <= high or spec.name == "latents"  # random networks make latents of any size
+            if spec.name != "latents":  # an autoencoder of random weights makes latents of any size
+                assert low <= given.min()
+                assert given.max() <= high
         assert torch.equal(sample.inputs[2], task.original.no_caption) == (index % 8 == 7)
     again = list(task.calibration_samples(3, (1, 4, 8, 8), 5))
     assert all(torch.equal(one.inputs[0], other.inputs[0]) for one, other in zip(samples, again, strict=False))
