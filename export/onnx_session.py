@@ -85,7 +85,7 @@ def intermediates(path: Path, encoded: Sequence[NDArray[np.generic]], operators:
     quantized = {node.input[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}  # what moved integers made
     quantized |= {node.output[0]: node for node in graph.node if node.op_type == "QuantizeLinear"}
     # Of a folder, weights beyond a size are not read; scales and zero points are smaller.
-    constants = {item.name: None if item.data_location == TensorProto.EXTERNAL else numpy_helper.to_array(item) for item in graph.initializer}
+    constants = {item.name: numpy_helper.to_array(item) for item in graph.initializer if item.data_location != TensorProto.EXTERNAL}
     names = {name: f"{name}_asked" if kinds[name] == HALF else name for name in asked}
     given = {item.name for item in graph.output}
     for name, output in names.items():
@@ -94,7 +94,8 @@ def intermediates(path: Path, encoded: Sequence[NDArray[np.generic]], operators:
         if output not in given:
             graph.output.append(helper.make_tensor_value_info(output, kinds[name] if output == name else TensorProto.FLOAT, None))
     mode = modes_to_use(exact_here())[0]
-    inputs = [item.name for item in graph.input if item.name not in constants]
+    held = {item.name for item in graph.initializer}
+    inputs = [item.name for item in graph.input if item.name not in held]
     with changed_beside(path, model) as opened:
         session = ort.InferenceSession(opened, session_options(mode, 1), providers=["CPUExecutionProvider"])
         values = session.run(list(names.values()), dict(zip(inputs, encoded, strict=True)))

@@ -216,7 +216,10 @@ class ModelConfig(Frozen):
 
 
 class DataConfig(Frozen):
-    """Folders of images; left out, the task's embedded data are used: the photographs inside scikit-image and scikit-learn, or procedural scenes."""
+    """Folders of images; left out, the task's embedded data are used: the photographs inside scikit-image and scikit-learn, or procedural scenes.
+
+    Of text to image each picture has a caption: in `metadata.jsonl` with `file_name` and `text`, or in a .txt of its name beside it.
+    """
 
     training: Path | None = None
     held_out: Path | None = None

@@ -74,7 +74,7 @@ def test_heads_compute_what_the_whole_computes(side: int, batch: int) -> None:
     with torch.no_grad():
         expected, got = (network(*inputs(side, batch)) for network in (whole, heads))
     assert 2 * PIECE < 36 * 36 < 3 * PIECE
-    assert 36 * 36 > PIECES_BEYOND
+    assert PIECES_BEYOND < 36 * 36
     assert float((got - expected).abs().max()) < 1e-5 * max(1.0, float(expected.abs().max()))
     assert expected.std() > 0.01
 

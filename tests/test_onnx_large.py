@@ -83,7 +83,7 @@ def test_bundles_run_it_and_see_either_file_change(tmp_path: Path) -> None:
         data = bytearray((copy / name).read_bytes())
         data[len(data) // 2] ^= 1
         (copy / name).write_bytes(bytes(data))
-        with pytest.raises(bundle_files.Refused, match="not the file that the manifest states"):
+        with pytest.raises(bundle_files.Refused, match=r"not the file that the manifest states"):
             bundle_files.load(tmp_path / "copy", stated, 1)  # type: ignore[arg-type]
         shutil.rmtree(tmp_path / "copy")
 
@@ -99,7 +99,7 @@ def test_a_folder_without_its_weights_is_refused(tmp_path: Path) -> None:
 def test_weights_outside_of_a_folder_are_refused_as_ever(tmp_path: Path) -> None:
     path = written_to(tmp_path / "small").path
     onnx.save(onnx.load(str(path)), str(tmp_path / "other.onnx"), save_as_external_data=True, location="elsewhere.bin", size_threshold=16)
-    with pytest.raises(ExportError, match="keeps '.*' in another file, which files of mcompress never do"):
+    with pytest.raises(ExportError, match=r"keeps '.*' in another file, which files of mcompress never do"):
         backend_named("onnx").load(tmp_path / "other.onnx", 1)
 
 

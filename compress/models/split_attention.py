@@ -35,10 +35,8 @@ class HeadByHead:
         if given.get("attention_mask") is not None:
             raise UsageError("attention: heads takes no mask of attention; use attention: whole")
         states = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        query, key, value = (
-            cast("Tensor", layer(of))
-            for layer, of in ((attention.to_q, hidden_states), (attention.to_k, states), (attention.to_v, states))  # type: ignore[operator]
-        )
+        given_to = (("to_q", hidden_states), ("to_k", states), ("to_v", states))
+        query, key, value = (cast("Tensor", attention.get_submodule(name)(of)) for name, of in given_to)
         heads = cast("int", attention.heads)
         attended = _at_once(query, key, value, heads) if attention.training else _split(query, key, value, heads)
         projection, dropout = cast("nn.ModuleList", attention.to_out)
@@ -59,15 +57,16 @@ def split_attention(network: nn.Module) -> None:
 
 def attention_of(value: object) -> Layout:
     """The layout that an argument names. Raises `UsageError` for another value."""
-    if value not in LAYOUTS:
-        raise UsageError(f"attention: {value!r} is no layout; allowed: {', '.join(LAYOUTS)}")
-    return cast("Layout", value)
+    for layout in LAYOUTS:
+        if value == layout:
+            return layout
+    raise UsageError(f"attention: {value!r} is no layout; allowed: {', '.join(LAYOUTS)}")
 
 
 def _at_once(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
     """(N, L, C), (N, K, C), (N, K, C) -> (N, L, C)."""
-    apart = (one.unflatten(2, (heads, -1)).transpose(1, 2) for one in (query, key, value))
-    return functional.scaled_dot_product_attention(*apart).transpose(1, 2).flatten(2)
+    queries, keys, values = (one.view(*one.shape[:2], heads, -1).transpose(1, 2) for one in (query, key, value))
+    return functional.scaled_dot_product_attention(queries, keys, values).transpose(1, 2).flatten(2)
 
 
 def _split(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
@@ -76,7 +75,7 @@ def _split(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
     query = query * width**-0.5  # before the products, which then stay within half precision
     samples = []
     for given in zip(query, key, value, strict=True):  # plain matrices: products of them are never taken for one attention with all of its scores
-        parts = zip(*(one.split(width, 1) for one in given), strict=True)
+        parts = zip(*(torch.split(one, width, 1) for one in given), strict=True)
         samples.append(torch.cat([_head(*part) for part in parts], 1))
     return torch.stack(samples) if len(samples) > 1 else samples[0].unsqueeze(0)
 
@@ -84,5 +83,6 @@ def _split(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
 def _head(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """(L, W), (K, W), (K, W) -> (L, W)."""
     turned = key.transpose(0, 1)
-    pieces = [(piece @ turned).softmax(1) @ value for piece in (query.split(PIECE) if query.shape[0] > PIECES_BEYOND else (query,))]
+    parts = torch.split(query, PIECE) if query.shape[0] > PIECES_BEYOND else (query,)
+    pieces = [(piece @ turned).softmax(1) @ value for piece in parts]
     return torch.cat(pieces) if len(pieces) > 1 else pieces[0]

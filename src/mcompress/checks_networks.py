@@ -61,9 +61,13 @@ def int8_problems(target: Target, device: Device, unit: Unit) -> list[str]:
     index = next((i for i, stage in enumerate(target.stages) if isinstance(stage, QuantizeConfig)), None)
     if index is None:
         return []
+    advice = {
+        "unet": "remove the stage, which leaves float files, or take another device or unit",
+        "decoder": "give the decoder stages without it, which leaves float files, or take another device or unit",
+        "text_encoder": "take another device or unit, for a text encoder has no other stage",
+    }[target.model.component]
     return [
-        f"stages[{index}] (quantize): the {name} of {device.name} runs {', '.join(device.units[name].runs)} and no INT8; remove the stage, which "
-        "leaves float files, or take another device or unit"
+        f"stages[{index}] (quantize): the {name} of {device.name} runs {', '.join(device.units[name].runs)} and no INT8; {advice}"
         for name in reached_units(target.exports, device, unit)
         if not any("int8" in one.runs for one in device.chain(name))
     ]

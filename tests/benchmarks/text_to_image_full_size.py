@@ -1,0 +1,213 @@
+"""Stable Diffusion 1.5's U-Net at its real size, and SnapFusion's: counted without data, and exported, beside the converters alone.
+
+    python tests/benchmarks/text_to_image_full_size.py --out tests/benchmarks/results
+
+Every export has a process of its own, one after the other, whose seconds and peak resident memory are recorded: those of building the network, and of
+writing the file and reading it back. Weights are random; neither time nor memory depends on them. `--network tiny` tries the benchmark itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from pydantic import JsonValue
+from torch import Tensor, nn
+
+from mcompress.compress.attention_layout import fastest_attention
+from mcompress.compress.cost import operator_table
+from mcompress.compress.models.spec import InputSpec, ModelSpec
+from mcompress.compress.models.split_attention import LAYOUTS
+from mcompress.compress.models.stable_diffusion import SD_15, SNAPFUSION_REPEATS, diffusion_unet
+from mcompress.environment import cpu_name
+from mcompress.errors import MCompressError
+from mcompress.export import backend_named
+from mcompress.export.backend import OUTPUT
+from mcompress.export.replay import size_of
+from mcompress.targets.device_files import load_device
+from mcompress.targets.exports import CoreMLConfig, ExecuTorchConfig, ExportConfig, OnnxConfig, TFLiteConfig
+
+logger = logging.getLogger("benchmark")
+CONFIGS: dict[str, ExportConfig] = {"onnx": OnnxConfig(), "coreml": CoreMLConfig(), "tflite": TFLiteConfig(), "executorch": ExecuTorchConfig()}
+RAW = ("onnx", "coreml")
+"""Backends whose converters are tried alone as well."""
+TINY: dict[str, JsonValue] = {
+    "sample_size": 8, "cross_attention_dim": 16, "attention_head_dim": 2, "norm_num_groups": 4, "block_out_channels": [16, 24], "layers_per_block": 2,
+    "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"], "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+}  # fmt: skip
+NETWORKS: dict[str, dict[str, JsonValue]] = {
+    "original": SD_15,
+    "slimmed": {**SD_15, "repeats": SNAPFUSION_REPEATS},
+    "tiny": TINY,
+}
+SIDES = {"tiny": (8, (8, 16))}
+DEVICE, UNIT, PRECISION = "apple-a16", "npu", "fp16"
+LONGEST_S = 3600
+
+
+def spec_of(network: str, attention: str) -> ModelSpec:
+    side, states = SIDES.get(network, (64, (77, 768)))
+    further = (InputSpec("timestep", (1,), (0.0, 999.0)), InputSpec("text", (1, *states), (-4.0, 4.0)))
+    return ModelSpec("diffusion_unet", {**NETWORKS[network], "attention": attention}, (), (1, 4, side, side), (-4.0, 4.0), "latents", further)
+
+
+def counted(network: str) -> dict[str, object]:
+    """Seconds to build and count it without data in both layouts, what it then costs, and which layout the device gets."""
+    found: dict[str, object] = {"network": network}
+    for layout in LAYOUTS:
+        spec = spec_of(network, layout)
+        started = time.perf_counter()
+        with torch.device("meta"):
+            module = diffusion_unet(**spec.args).eval()  # type: ignore[arg-type]  # of JSON
+        built = time.perf_counter()
+        table = operator_table(module, *spec.input_shapes)
+        found[layout] = {
+            "build_s": round(built - started, 2),
+            "count_s": round(time.perf_counter() - built, 2),
+            "params": table.params,
+            "macs": table.macs,
+            "rows": len(table.operators),
+            "peak_activation_mb_fp32": round(4 * table.peak_activation_elements / 1e6, 1),
+            "planned_peak_mb_fp32": round(4 * table.planned_peak_elements / 1e6, 1),
+        }
+    device = load_device(DEVICE)
+    chosen, milliseconds = fastest_attention(spec_of(network, "whole"), device, device.unit(UNIT), PRECISION)
+    found["attention"] = chosen.args.get("attention", "whole")
+    found["estimated_ms"] = {name: round(value, 2) for name, value in milliseconds.items()}
+    return found
+
+
+def exported(way: str, backend: str, network: str, attention: str, folder: Path) -> dict[str, object]:
+    """In this process: build it with random weights and write it, by our backend (`ours`) or by the converter alone (`raw`)."""
+    torch.set_num_threads(1)
+    spec, started = spec_of(network, attention), time.perf_counter()
+    torch.manual_seed(0)
+    module = diffusion_unet(**spec.args).eval().requires_grad_(False)  # type: ignore[arg-type]  # of JSON
+    examples = {one.name: torch.zeros(one.shape) for one in spec.inputs}
+    found: dict[str, object] = {"build_s": round(time.perf_counter() - started, 2), "resident_mb_before": _peak_mb()}
+    started = time.perf_counter()
+    try:
+        path = ours(backend, module, examples, folder) if way == "ours" else RAW_WAYS[backend](module, examples, folder)
+        found["bytes"] = size_of(path)
+    except MCompressError as error:
+        found["refused"] = str(error)[:500]
+    return {**found, "export_s": round(time.perf_counter() - started, 2), "peak_mb": _peak_mb()}
+
+
+def ours(backend: str, module: nn.Module, examples: Mapping[str, Tensor], folder: Path) -> Path:
+    """The backend, with its checks and its reading back."""
+    return backend_named(backend).write(CONFIGS[backend], module, examples, None, folder / "network").path
+
+
+def raw_onnx(module: nn.Module, examples: Mapping[str, Tensor], folder: Path) -> Path:
+    """torch.onnx.export alone, its weights beside the graph."""
+    program = torch.onnx.export(
+        module, tuple(examples.values()), dynamo=True, opset_version=OnnxConfig().opset, input_names=[*examples], output_names=[OUTPUT], optimize=True
+    )
+    assert program is not None
+    inside = folder / "network"
+    inside.mkdir()
+    program.save(str(inside / "network.onnx"), external_data=True)
+    return inside
+
+
+def raw_coreml(module: nn.Module, examples: Mapping[str, Tensor], folder: Path) -> Path:
+    """coremltools alone, FP16."""
+    import coremltools as ct
+
+    program = torch.export.export(module, tuple(examples.values())).run_decompositions({})
+    made = ct.convert(
+        program, convert_to="mlprogram", minimum_deployment_target=ct.target.iOS17, compute_precision=ct.precision.FLOAT16, skip_model_load=True
+    )
+    made.save(str(folder / "network.mlpackage"))
+    return folder / "network.mlpackage"
+
+
+RAW_WAYS: dict[str, Callable[[nn.Module, Mapping[str, Tensor], Path], Path]] = {"onnx": raw_onnx, "coreml": raw_coreml}
+
+
+def _peak_mb() -> float:
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(kilobytes / (1e6 if sys.platform == "darwin" else 1e3), 1)
+
+
+def alone(*arguments: str) -> dict[str, object]:
+    """What this file prints when it is run with `arguments`, in a process of its own; what ended it where it failed."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, __file__, *arguments, "--folder", folder]
+        started = time.perf_counter()
+        try:
+            done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=LONGEST_S)
+        except subprocess.TimeoutExpired:
+            return {"failed": f"longer than {LONGEST_S} s"}
+    seconds = round(time.perf_counter() - started, 1)
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:] or ["nothing was printed"]
+        return {"failed": f"exit code {done.returncode}: {last[0][:500]}", "process_s": seconds}
+    return {**json.loads(done.stdout.strip().splitlines()[-1]), "process_s": seconds}
+
+
+def ratios(rows: list[dict[str, object]]) -> list[dict[str, object]]:
+    """Seconds and memory of our backends as multiples of the converters'."""
+    raw = {(row["backend"], row["network"]): row for row in rows if row["way"] == "raw"}
+    found: list[dict[str, object]] = []
+    for row in rows:
+        other = raw.get((row["backend"], row["network"]))
+        if row["way"] == "ours" and other is not None and "bytes" in row and "bytes" in other:
+            each = {name: round(float(str(row[name])) / float(str(other[name])), 3) for name in ("export_s", "peak_mb")}
+            found.append({"backend": row["backend"], "network": row["network"], **each})
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", choices=[*NETWORKS], nargs="+", default=["original", "slimmed"])
+    parser.add_argument("--backend", choices=[*CONFIGS], nargs="+", default=[*CONFIGS])
+    parser.add_argument("--attention", choices=LAYOUTS, default="whole", help="of the exported networks")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--one", choices=("count", "ours", "raw"), help="in this process: one network, and of an export one backend")
+    parser.add_argument("--folder", type=Path, default=Path())
+    options = parser.parse_args()
+    if options.one:
+        network, backend = options.network[0], options.backend[0]
+        with os.fdopen(os.dup(1), "w", encoding="utf-8") as result:
+            os.dup2(2, 1)  # what converters print is not the result
+            found = counted(network) if options.one == "count" else exported(options.one, backend, network, options.attention, options.folder)
+            result.write(json.dumps(found) + "\n")
+        return
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    facts = {
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
+        "device": f"{DEVICE} {UNIT} {PRECISION}",
+        "attention": options.attention,
+    }
+    document: dict[str, object] = {**facts, "counted": [], "exports": [], "ratios": []}
+    rows: list[dict[str, object]] = []
+    counts: list[dict[str, object]] = []
+    options.out.mkdir(parents=True, exist_ok=True)
+    jobs = [("ours", backend) for backend in options.backend] + [("raw", backend) for backend in options.backend if backend in RAW]
+    for network in options.network:
+        counts.append(alone("--one", "count", "--network", network))
+        logger.info("%s", counts[-1])
+        for way, backend in jobs:
+            found = alone("--one", way, "--network", network, "--backend", backend, "--attention", options.attention)
+            rows.append({"network": network, "backend": backend, "way": way, **found})
+            logger.info("%s", rows[-1])
+            document |= {"counted": counts, "exports": rows, "ratios": ratios(rows)}
+            (options.out / "text_to_image_full_size.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
