@@ -208,9 +208,7 @@ def _weakest(scores: Tensor, count: int, groups: int) -> tuple[int, ...]:
     return tuple(int(channel) for channel in (order + size * torch.arange(groups)[:, None]).flatten().sort().values)
 
 
-def _next_step(
-    graph: torch_pruning.DependencyGraph, model: nn.Module, name: str, alignment: int, ratio: float | None = None
-) -> Candidate | None:
+def _next_step(graph: torch_pruning.DependencyGraph, model: nn.Module, name: str, alignment: int, ratio: float | None = None) -> Candidate | None:
     """The least important channels of a group, as many as reach the next multiple of the alignment, or the one nearest to `ratio` of them; None when
     none can go.
     """

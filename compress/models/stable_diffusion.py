@@ -37,7 +37,7 @@ BK_SDM_TINY: dict[str, JsonValue] = {
     "up_block_types": ["CrossAttnUpBlock2D"] * 3,
     "block_out_channels": [320, 640, 1280],
 }
-SNAPFUSION_REPEATS: dict[str, JsonValue] = {
+SNAPFUSION_REPEATS: dict[str, int] = {
     **{f"down_blocks.0.attentions.{place}": 0 for place in range(2)},
     **{f"up_blocks.3.attentions.{place}": 0 for place in range(3)},
     **{f"{block}.resnets.{place}": 0 for block, place in (("down_blocks.2", 1), ("down_blocks.3", 1), ("mid_block", 1), ("up_blocks.0", 2))},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pydantic import JsonValue
 from torch import Tensor, nn
 
 from mcompress.compress.models.stable_diffusion import DECODER, SD_15, SNAPFUSION_REPEATS, diffusion_unet, latent_decoder
@@ -9,7 +10,7 @@ from mcompress.compress.networks.reference import ReferenceNetwork
 
 LATENTS, STATES = (1, 4, 64, 64), (77, 768)
 SOURCE = "https://huggingface.co/docs/diffusers"
-HALF_DECODER = {**DECODER, "block_out_channels": [64, 128, 256, 256]}
+HALF_DECODER: dict[str, JsonValue] = {**DECODER, "block_out_channels": [64, 128, 256, 256]}
 
 
 class OfLatentsAlone(nn.Module):

@@ -23,9 +23,9 @@ from mcompress.compress.networks import (
     vision_transformers,
     yolov6,
 )
+from mcompress.compress.networks.diffusion import DIFFUSION
 from mcompress.compress.networks.mobileone import MOBILEONE
 from mcompress.compress.networks.reference import AI_HUB, ReferenceNetwork
-from mcompress.compress.networks.diffusion import DIFFUSION
 from mcompress.compress.networks.talking_faces import TALKING_FACES
 
 PHOTO, LOW_RESOLUTION, SQUARE, DETECTED = (1, 3, 224, 224), (1, 3, 128, 128), (1, 3, 256, 256), (1, 3, 640, 640)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 
+from scipy.optimize import minimize_scalar
+
 from device_fits.constants import FITTED_ON
 from device_fits.figures import SNAPFUSION, Figures
 from device_fits.plan import Plan
-from scipy.optimize import minimize_scalar
-
 from mcompress.calibration.device_file import four_digits
 from mcompress.compress.networks import network_table
 from mcompress.targets.latency import estimate
@@ -45,7 +45,9 @@ def add_scores(plan: Plan, unit: str, figures: Figures, phone: str) -> None:
             with_rate(math.exp(log_gbs))
             return sum(math.log(estimated_ms(plan, unit, "fp16", name) / figures[name]) ** 2 for name in names)
 
-        return math.exp(float(minimize_scalar(error, bounds=(math.log(SLOWEST_GBS), math.log(FASTEST_GBS)), method="bounded", options={"xatol": 1e-3}).x))
+        return math.exp(
+            float(minimize_scalar(error, bounds=(math.log(SLOWEST_GBS), math.log(FASTEST_GBS)), method="bounded", options={"xatol": 1e-3}).x)
+        )
 
     for precision, found in own.items():
         rate = plan.sources[found.operators["attention"].source].text

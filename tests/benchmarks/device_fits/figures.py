@@ -155,6 +155,8 @@ GPU_STEPS = {
 def growth(pairs: Mapping[str, tuple[float, float]]) -> float:
     """Geometric mean of slower to faster."""
     return math.exp(sum(math.log(slow / fast) for slow, fast in pairs.values()) / len(pairs))
+
+
 SNAPFUSION = Publication("SnapFusion, arXiv 2306.00980 of 2023-06, tables 1 and 3 and section 2", "Core ML, version not stated")
 SNAPFUSION_14_PRO: Figures = {"stable_diffusion_unet": 1700.0, "snapfusion_unet": 230.0}
 SNAPFUSION_13_PRO_MAX: Figures = {"snapfusion_unet": 315.0}
