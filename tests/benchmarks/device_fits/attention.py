@@ -1,7 +1,7 @@
 """What the matrix of scores of attention costs on Apple's Neural Engines, from the latencies that SnapFusion publishes for two U-Nets.
 
-Stable Diffusion's U-Net takes 7.4 times as long as SnapFusion's, with 1.3 times its multiply-adds: what differs is attention at the highest resolution,
-where 4,096 places look at 4,096 others. One constant, the rate at which such a matrix is made and used up, explains both.
+Stable Diffusion's U-Net takes 7.4 times as long as SnapFusion's, with 1.3 times its multiply-adds: what differs is attention at the highest
+resolution, where 4,096 places look at 4,096 others. One constant, the rate at which such a matrix is made and used up, explains both.
 """
 
 from __future__ import annotations
