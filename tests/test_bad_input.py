@@ -261,7 +261,7 @@ COMMANDS: dict[tuple[str, ...], str] = {
     ("count", "unet_generator"): "--input is '1,3,128,128', which unet_generator does not take: the image is (128, 128) pixels",
     ("count", "patchgan", "--input", "1,3,1,1"): "--input is '1,3,1,1', which patchgan does not take",
     ("count", "rrdb", "--input", "1,3,99999999,99999999"): "which rrdb does not take",
-    ("count", "nope"): "network 'nope' is not known; known are imdn, mfagan",
+    ("count", "nope"): "network 'nope' is not known; known are clip_text, diffusion_unet, imdn, latent_decoder, mfagan",
     ("count", "rrdb", "--args", "{"): "--args is not JSON",
     ("count", "rrdb", "--args", "[1]"): "--args is [1]; it must be a JSON object",
     ("count", "mfagan", "--args", '{"blocks": [[1]]}'): "mfagan: blocks is [[1]]; it must hold at least one pair",

@@ -314,7 +314,7 @@ def test_a_killed_search_ends_as_an_undisturbed_one(make, tmp_path) -> None:
     class Dies(FileCheckpoints):
         def save(self, state: dict[str, object]) -> None:
             super().save(state)
-            if next(saves) % 7 == 0:
+            if next(saves) % 5 == 0:
                 raise Killed
 
     while resumed is None:

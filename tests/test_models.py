@@ -161,7 +161,7 @@ def test_builders_take_keywords_only_and_have_a_summary(name: str) -> None:
         (
             "rrdbb",
             {},
-            "network 'rrdbb' is not known (did you mean 'rrdb'?); known are imdn, mfagan, patchgan, "
+            "network 'rrdbb' is not known (did you mean 'rrdb'?); known are clip_text, diffusion_unet, imdn, latent_decoder, mfagan, patchgan, "
             "quality_discriminator, resnet_generator, rrdb, syncnet, unet_generator, vgg_discriminator, wav2lip",
         ),
         ("my_network", {}, "written package.module:function, for example my_network:build"),
