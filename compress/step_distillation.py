@@ -2,14 +2,16 @@
 
 SnapFusion's ladder (Li et al. 2023, arXiv 2306.00980, section 4), a leg being one training:
 
-    original velocity   the original learns to predict the velocity
+    original velocity   a copy of the original learns to predict the velocity
     student velocity    so does the network
-    original middle     the original with 32 steps teaches a copy of itself to do with 16
+    original middle     the original with 32 steps teaches the copy to do with 16
     student middle      and the network
     student             the copy with 16 steps teaches the network to do with 8
 
-The paper says of the network's second leg that it is done like the original's; that the original teaches there is our reading. It trains with AdamW
-and a weight decay of 0.01, here it is Adam, as in every training.
+What is another way here: velocities are learned from the original itself, whose prediction of the noise is one of the velocity as well
+(`velocity_of`), step for step on its grid, with the objective of all other legs; in the paper the original is trained on the data first, and what has
+become of it teaches. The original teaches in both middle legs; the paper says of the network's only that it is like the other. The paper trains with
+AdamW and a weight decay of 0.01, here it is Adam, as in every training.
 """
 
 from __future__ import annotations
@@ -27,7 +29,6 @@ from mcompress.compress.models.build import build
 from mcompress.compress.models.spec import ModelSpec, Prediction, Sampling
 from mcompress.compress.models.stable_diffusion import GUIDANCE, with_guidance
 from mcompress.compress.objectives.consistency import ConsistencyDistillation, ConsistencyLosses
-from mcompress.compress.objectives.denoising import Denoising
 from mcompress.compress.objectives.step_distillation import StepDistillation, StepLosses, VelocityModel
 from mcompress.compress.stage import StageContext, StageOutput
 from mcompress.compress.tasks.diffusing import Diffusion
@@ -47,19 +48,21 @@ def distill_steps(config: StepDistillConfig, context: StageContext) -> StageOutp
     """
     data, sampling, of_original = _diffusion(config, context)
     repeats = _repeats_the_original(config, context)
-    legs, student, original = _Legs(config, context, data), context.model, _trainable_copy(context.teacher)
-    legs.to_velocity(ORIGINAL_VELOCITY, original, of_original.prediction, config.original_velocity_training_steps)
+    legs, student, copied = _Legs(config, context, data), context.model, _trainable_copy(context.teacher)
+    original = VelocityModel(copy.deepcopy(context.teacher), of_original.prediction, data.schedule)
+    legs.to_velocity(ORIGINAL_VELOCITY, copied, of_original.prediction, original, config.original_velocity_training_steps)
     if repeats:
-        legs.taken_over(STUDENT_VELOCITY, student, original)
+        legs.taken_over(STUDENT_VELOCITY, student, copied)
     else:
-        legs.to_velocity(STUDENT_VELOCITY, student, sampling.prediction, config.student_velocity_training_steps)
-    copied = _trainable_copy(original)
-    legs.to_fewer(ORIGINAL_MIDDLE, copied, original, (config.teacher_steps, config.middle_steps), config.original_middle_training_steps)
+        legs.to_velocity(STUDENT_VELOCITY, student, sampling.prediction, original, config.student_velocity_training_steps)
+    to_middle = (config.teacher_steps, config.middle_steps)
+    legs.to_fewer(ORIGINAL_MIDDLE, copied, original, to_middle, config.original_middle_training_steps)
     if repeats:
         legs.taken_over(STUDENT_MIDDLE, student, copied)
     else:
-        legs.to_fewer(STUDENT_MIDDLE, student, original, (config.teacher_steps, config.middle_steps), config.student_middle_training_steps)
-    legs.to_fewer(STUDENT, student, copied, (config.middle_steps, config.student_steps), config.student_training_steps)
+        legs.to_fewer(STUDENT_MIDDLE, student, original, to_middle, config.student_middle_training_steps)
+    teaching = VelocityModel(copied, "v_prediction", data.schedule)
+    legs.to_fewer(STUDENT, student, teaching, (config.middle_steps, config.student_steps), config.student_training_steps)
     spec = replace(context.spec, sampling=Sampling("v_prediction", config.student_steps, sampling.guidance))
     return StageOutput(student.eval(), spec, None, (), (), legs.details())
 
@@ -124,26 +127,28 @@ class _Legs:
     done: list[dict[str, JsonValue]] = field(default_factory=list)
     curve: list[tuple[int, dict[str, float]]] = field(default_factory=list)
 
-    def to_velocity(self, name: str, network: nn.Module, predicts: Prediction, steps: int) -> None:
-        """Teach `network` to predict the velocity, unless it does."""
+    def to_velocity(self, name: str, network: nn.Module, predicts: Prediction, teacher: VelocityModel, training_steps: int) -> None:
+        """Teach `network` to predict the velocity, unless it does: step for step what `teacher` does."""
+        config = self._of_steps()
         if predicts == "v_prediction":
             self.done.append({"name": name, "skipped": "it predicts the velocity already"})
-            return
-        data = self.data
-        objective = Denoising(
-            {"network": network}, network, data.training, data.no_caption, data.schedule, prediction="v_prediction", batch_size=self.config.batch_size
-        )
-        self.train(name, "from noise to velocity", objective, steps)
+        else:
+            self._taught(name, "from noise to velocity", network, teacher, (config.teacher_steps, config.teacher_steps), training_steps)
 
-    def to_fewer(self, name: str, network: nn.Module, teacher: nn.Module, steps: tuple[int, int], training_steps: int) -> None:
-        """Teach `network` to do with the second number of `steps` what `teacher` does with the first; both predict the velocity."""
-        config, (more, fewer) = self.config, steps
-        if not isinstance(config, StepDistillConfig):
-            raise TypeError(f"steps are distilled with {StepDistillConfig.__name__}, not {type(config).__name__}")
+    def to_fewer(self, name: str, network: nn.Module, teacher: VelocityModel, steps: tuple[int, int], training_steps: int) -> None:
+        """Teach `network`, which predicts the velocity, to do with the second number of `steps` what `teacher` does with the first."""
+        self._taught(name, f"{steps[0]} steps to {steps[1]}", network, teacher, steps, training_steps)
+
+    def _taught(self, name: str, what: str, network: nn.Module, teacher: VelocityModel, steps: tuple[int, int], training_steps: int) -> None:
+        config, (more, fewer) = self._of_steps(), steps
         losses = StepLosses(config.batch_size, config.guidance_range, config.guidance_probability, config.original_weight)
-        model = VelocityModel(teacher, "v_prediction", self.data.schedule)
-        objective = StepDistillation(network, model, self.data, losses, teacher_steps=more, student_steps=fewer)
-        self.train(name, f"{more} steps to {fewer}", objective, training_steps)
+        objective = StepDistillation(network, teacher, self.data, losses, teacher_steps=more, student_steps=fewer)
+        self.train(name, what, objective, training_steps)
+
+    def _of_steps(self) -> StepDistillConfig:
+        if not isinstance(self.config, StepDistillConfig):
+            raise TypeError(f"steps are distilled with {StepDistillConfig.__name__}, not {type(self.config).__name__}")
+        return self.config
 
     def taken_over(self, name: str, network: nn.Module, source: nn.Module) -> None:
         """Give `network` the weights that the same training would give it."""

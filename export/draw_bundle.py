@@ -95,6 +95,7 @@ class DrawingData(TypedDict):
     schedule: _Schedule
     sampling: Sampling
     latents: list[int]
+    latent_range: tuple[float, float]
     scaling_factor: float
     picture: _Picture
     check: Check

@@ -87,7 +87,8 @@ class Painter:
             return guided(lambda states: self._call(unet, latents, at, states, *scale), text, nothing, guidance)
 
         latents = self._latents(predict, order)
-        picture = self._call(decoder, (latents / np.float32(self._drawing.data["scaling_factor"])).astype(np.float32))
+        clipped = np.clip(latents, *self._drawing.data["latent_range"])
+        picture = self._call(decoder, (clipped / np.float32(self._drawing.data["scaling_factor"])).astype(np.float32))
         if not np.isfinite(picture).all():
             raise Refused("the files gave NaN or infinity; verify the bundle with verify.py, and take other files with --backend and --variant")
         return self._pixels(picture[0])

@@ -67,8 +67,10 @@ class DrawingFacts:
     """At which the U-Net is called, the noisiest first."""
     latents: tuple[int, ...]
     """(1, C, h, w)."""
+    latent_range: tuple[float, float]
+    """To which latents are clipped for the decoder."""
     scaling: float
-    """The decoder takes latents divided by it."""
+    """The decoder takes the clipped latents divided by it."""
     prompt: str
     noise: Real
     """(1 + further, C, h, w)."""
@@ -96,6 +98,7 @@ def drawing_of(facts: DrawingFacts, files: Sequence[ModelFile], bundle: Path) ->
         schedule=NoiseSettings.model_validate({name: getattr(facts.schedule, name) for name in NoiseSettings.model_fields}),
         sampling=sampling,
         latents=facts.latents,
+        latent_range=facts.latent_range,
         scaling_factor=facts.scaling,
         picture=_picture(files),
         references=REFERENCES,

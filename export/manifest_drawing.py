@@ -121,7 +121,7 @@ class Drawing(Part):
     """How a prompt becomes a picture.
 
     The text encoder turns tokens (1, `longest`) into text states; the U-Net turns standard normal noise of the shape `latents` into latents, step
-    by step; the decoder takes them divided by `scaling_factor`.
+    by step; the decoder takes them clipped to `latent_range` and divided by `scaling_factor`.
     """
 
     components: tuple[CalledComponent, ...] = Field(min_length=3, max_length=3)
@@ -131,6 +131,8 @@ class Drawing(Part):
     sampling: SamplingSettings
     latents: tuple[int, ...] = Field(min_length=4, max_length=4)
     """(1, C, h, w)."""
+    latent_range: tuple[float, float]
+    """Lowest and highest value that the decoder's files were written for, not yet divided."""
     scaling_factor: float = Field(gt=0)
     picture: PictureFacts
     references: References

@@ -38,7 +38,6 @@ NUDGE_STEPS = 0.01
 Inputs = tuple[FloatArray, ...]
 """One test input: what the network is called with, float32 as it takes it (NCHW)."""
 HALF_REFERENCE, ROUNDED_REFERENCE = "PyTorch, FP16 simulated", "PyTorch, constants in FP16"
-WIDER_REFERENCE = "fake-quantized PyTorch, FP16 operators in FP32"
 
 
 def float_parity(runner: Runner, model: Reference, inputs: Sequence[Inputs], limit: float, name: str = FLOAT_REFERENCE) -> ParityRecord:
@@ -98,16 +97,16 @@ class HostTrapped(Protocol):
         """The same file in other modes that are exact on this machine; none where an experiment shows that it has no such trap."""
 
 
-def int8_parity(runner: Runner, reference: Reference, inputs: Sequence[Inputs], limit_db: float, name: str = INT8_REFERENCE) -> ParityRecord:
+def int8_parity(runner: Runner, reference: Reference, inputs: Sequence[Inputs], limit_db: float) -> ParityRecord:
     """SQNR in dB of the file's outputs against `reference_program`'s, over all `inputs` together.
 
     A file that fails is tried in the modes that an experiment showed to be exact, on a machine where others are not (`HostTrapped`).
     """
-    record = _sqnr(runner, reference, inputs, limit_db, name)
+    record = _sqnr(runner, reference, inputs, limit_db, INT8_REFERENCE)
     if record.passed or not isinstance(runner, HostTrapped):
         return record
     for exact in runner.exact_alternatives():
-        again = _sqnr(exact, reference, inputs, limit_db, name)
+        again = _sqnr(exact, reference, inputs, limit_db, INT8_REFERENCE)
         if again.passed:
             return again.model_copy(update={"runtime": f"{exact.runtime} (host artefact: {record.value:.1f} dB in {runner.runtime})"})
     return record

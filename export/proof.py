@@ -11,8 +11,7 @@ import numpy as np
 from mcompress.errors import ExportError, ParityError, StageError
 from mcompress.export.backend import Runner, Written
 from mcompress.export.divergence import examine
-from mcompress.export.honoured import FileOperator, standing_for
-from mcompress.export.parity import WIDER_REFERENCE, Halved, Inputs, computed, float_parity, half_parity, int8_parity, own_agreement_db
+from mcompress.export.parity import Halved, Inputs, computed, float_parity, half_parity, int8_parity, own_agreement_db
 from mcompress.export.stated import INT8_SQNR_DB
 from mcompress.record import DivergenceRecord, ParityRecord
 from mcompress.targets.schema import Fallback
@@ -68,10 +67,6 @@ def proven(
         raise ParityError(f"{written.path.name}: {problem}" + (f". {divergence.sentence()}" if divergence is not None else "")) from problem
     if parity.passed is not False:
         return Proof(parity)
-    if plan is not None and (wider := computed_wider(plan, written.operators)):
-        as_computed = int8_parity(runner, _reference_in_fp32(networks, plan, wider), networks.inputs, limit, WIDER_REFERENCE)
-        if as_computed.passed:
-            return Proof(as_computed, None, (_of_wider(written, parity, as_computed, wider),))
     search = _searched(backend, written, networks, plan, runner)
     usual = limit == INT8_SQNR_DB  # who asks for another limit gets an answer to that
     if plan is None or not usual or not search.each_is_right or parity.value is None:
@@ -86,34 +81,6 @@ def proven(
     reason = f"{why}; {alone}, so {own_limit_db:g} dB are asked for, not {limit:g}"
     passed = parity.model_copy(update={"limit": own_limit_db, "passed": True})
     return Proof(passed, None, (Fallback(where=f"export {written.path.name}", what="parity limit", reason=reason),))
-
-
-def computed_wider(plan: PrecisionPlan, operators: Sequence[FileOperator]) -> frozenset[str]:
-    """Operators that the plan has in FP16 and of which this machine's runtime rounds no result to it: it computes them in FP32, or they are not in
-    the file. Empty where all that are in it are computed as planned.
-    """
-    standing = standing_for(operators)
-    halves = [one.name for one in plan.operators if one.precision == "fp16"]
-    found = frozenset(name for name in halves if all(each.computed == "fp32" for each in standing.get(name, ())))
-    return found if found & standing.keys() else frozenset()
-
-
-def _reference_in_fp32(networks: Networks, plan: PrecisionPlan, wider: frozenset[str]) -> Callable[..., Tensor]:
-    import torch
-
-    from mcompress.compress.quantize.halves import wider_simulated
-    from mcompress.compress.quantize.program import export_program
-
-    return wider_simulated(export_program(networks.module, *map(torch.from_numpy, networks.inputs[0])), plan, wider)
-
-
-def _of_wider(written: Written, planned: ParityRecord, found: ParityRecord, wider: frozenset[str]) -> Fallback:
-    reason = (
-        f"this machine's runtime rounds nothing to FP16 in {len(wider)} operators that the plan has in FP16, so the file is compared with the plan "
-        f"computed in this way ({found.value:.1f} dB). From the plan as it stands, and as devices with FP16 kernels compute it, its results here are "
-        f"{planned.value:.1f} dB"
-    )
-    return Fallback(where=f"export {written.path.name}", what="parity reference", reason=reason)
 
 
 def worst_input(runner: Runner, reference: Callable[..., Tensor], inputs: Sequence[Inputs]) -> Inputs:

@@ -171,9 +171,17 @@ def _resolve_paths(document: Document, folder: Path) -> None:
 
 
 def _plan_files(document: Document) -> list[yaml_document.Path]:
-    """Where stages name a precision plan."""
-    stages = document.data.get("stages") if isinstance(document.data, dict) else None
-    return [("stages", index, "plan") for index, stage in enumerate(stages if isinstance(stages, list) else []) if isinstance(stage, dict)]
+    """Where stages, also those of components, name a precision plan."""
+    holders: list[tuple[yaml_document.Path, JsonValue]] = [((), document.data)]
+    components = document.data.get("components") if isinstance(document.data, dict) else None
+    holders += [(("components", name), config) for name, config in (components.items() if isinstance(components, dict) else ())]
+    listed = ((path, holder.get("stages")) for path, holder in holders if isinstance(holder, dict))
+    return [
+        (*path, "stages", place, "plan")
+        for path, stages in listed
+        for place, stage in enumerate(stages if isinstance(stages, list) else [])
+        if isinstance(stage, dict)
+    ]
 
 
 def _coercions(document: Document, target: Target) -> list[str]:

@@ -13,7 +13,7 @@ from mil_packages import Outputs, outputs_of, relative_error, write_built, write
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mcompress.export.mil.evaluate import steps
+from mcompress.export.mil.evaluate import Evaluation
 
 Function = Callable[[Tensor], Tensor]
 HALF_ERROR = 4e-3
@@ -209,9 +209,9 @@ def test_simulated_half_precision_is_close_and_rounded(family: str, example: Ten
     for number, (one, other) in enumerate(zip(found, expected, strict=True)):
         assert relative_error(one, other) < HALF_ERROR, number
         assert np.array_equal(one.astype(np.float16).astype(np.float32), one), number
-    kinds = {array.dtype.name for _, results in steps(program, {"x": example.numpy()}, "as written") for array in results.values()}
+    kinds = {array.dtype.name for _, results in Evaluation(program).steps({"x": example.numpy()}) for array in results.values()}
     assert "float16" in kinds
-    kinds = {array.dtype.name for _, results in steps(program, {"x": example.numpy()}, "fp32") for array in results.values()}
+    kinds = {array.dtype.name for _, results in Evaluation(program, "fp32").steps({"x": example.numpy()}) for array in results.values()}
     assert "float16" not in kinds
 
 

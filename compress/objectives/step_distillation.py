@@ -75,7 +75,7 @@ class StepDistillation(Objective):
     def __init__(
         self, student: nn.Module, teacher: VelocityModel, data: Diffusion, losses: StepLosses, *, teacher_steps: int, student_steps: int
     ) -> None:
-        """`teacher_steps` is a multiple of `student_steps`."""
+        """`teacher_steps` is a multiple of `student_steps`, or as many: then the student only learns to predict the velocity."""
         self.student = VelocityModel(student, "v_prediction", data.schedule)
         self.teacher, self.data, self.losses = teacher, data, losses
         within = teacher_steps // student_steps

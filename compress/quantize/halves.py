@@ -1,4 +1,4 @@
-"""What files with FP16 operators are compared with: the network with constants in half precision, and with tensors so.
+"""What a file that is FP16 throughout is compared with: the network with its constants in half precision, and with all of its tensors so.
 
 Constants are rounded where Core ML's converter rounds them: parameters, and the scalars of arithmetic. It multiplies a scalar behind a convolution
 into the weights before it rounds them, and keeps slopes of LeakyReLU in FP32; both were read back from saved packages.
@@ -6,8 +6,7 @@ into the weights before it rounds them, and keeps slopes of LeakyReLU in FP32; b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -45,21 +44,6 @@ def half_constants(program: ExportedProgram) -> fx.GraphModule:
             node.args = tuple(float(np.float16(argument)) if isinstance(argument, float) else argument for argument in node.args)
     rounded.recompile()
     return rounded
-
-
-def wider_simulated(program: ExportedProgram, plan: PrecisionPlan, wider: Collection[str]) -> Callable[..., Tensor]:
-    """The network of `export_program(...)` as `plan` says, but for the operators `wider`, which are FP16: they have their constants in half precision
-    and are computed in FP32 without rounding anything, as runtimes do that have no FP16 kernels.
-    """
-    module = graph_of(program)
-    state = module.state_dict()
-    for node in list(module.graph.nodes):
-        if node.name in wider:
-            _scale_first(module, node, 1.0, state)
-    module.recompile()
-    operators = (replace(one, precision="fp32") if one.name in wider else one for one in plan.operators)
-    simulated = Simulated(module, replace(plan, operators=tuple(operators)))
-    return lambda *inputs: simulated(*inputs)
 
 
 def _scale_first(rounded: fx.GraphModule, node: fx.Node, scale: float, state: Mapping[str, Tensor]) -> None:

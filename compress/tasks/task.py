@@ -145,6 +145,9 @@ class Task(Protocol):
         the pictures matter more.
         """
 
+    def example(self) -> tuple[Tensor, Tensor]:
+        """The picture of one small training input, and what is as large as its truth: for their shapes."""
+
     def smallest_crop(self) -> int:
         """The smallest `crop_size` that means anything; the largest one, where pictures are never cut."""
 
@@ -201,6 +204,12 @@ class OneCall:
     def for_expert(self) -> Task:
         """Itself: there is no expert."""
         return cast("Task", self)
+
+    def example(self) -> tuple[Tensor, Tensor]:
+        """A crop, and a real picture as large as its truth is."""
+        task = cast("Task", self)
+        side, generator = min(task.smallest_crop(), task.largest_crop()), torch.Generator().manual_seed(0)
+        return task.unlabelled_batch(1, side, generator)[0], task.domain_batch(1, side, generator)
 
     def weighted(self, pictures: Tensor) -> Tensor:
         """As they are: no place matters more."""

@@ -9,7 +9,8 @@ nothing: all floating-point tensors are fp32, so that what is left is the error 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -35,6 +36,8 @@ OPERATORS: dict[str, Operator] = {
 }
 """MIL's name of an operator -> what computes it; `const` is read, not computed."""
 
+KEPT_BYTES = 2**28
+"""So much of constants that are not simply read from the file stays between runs; what is beyond it is made again in each."""
 CONSTANTS = ("const", "constexpr_")
 """Beginnings of the names of operations that give constants."""
 
@@ -66,34 +69,85 @@ def _unknown(block: Block) -> Iterator[Operation]:
 
 
 def evaluate(program: MilProgram, inputs: Mapping[str, Array], arithmetic: Arithmetic = "as written") -> dict[str, Array]:
-    """Outputs by name. `inputs` has an array for every input of the program, of its shape.
+    """Outputs by name, computed once; see `Evaluation.outputs`."""
+    return Evaluation(program, arithmetic).outputs(inputs)
 
-    Raises `ExportError` for operators that cannot be computed, inputs that do not fit, and results that are not what the file states.
+
+@dataclass(frozen=True)
+class _Step:
+    """An operation with what it reads that is the same in every run, the names of what is not, and the names that nobody reads after it."""
+
+    operation: Operation
+    fixed: Mapping[str, tuple[Given, ...]]
+    read: Mapping[str, tuple[Argument, ...]]
+    unread: tuple[str, ...]
+
+
+class Evaluation:
+    """A program that can be computed again and again: constants are worked out once, as far as `KEPT_BYTES` goes.
+
+    Raises `ExportError` for operators that cannot be computed, and constants that are damaged.
     """
-    wanted = set(program.main.block.outputs)
-    return {name: value for _, results in steps(program, inputs, arithmetic) for name, value in results.items() if name in wanted}
+
+    def __init__(self, program: MilProgram, arithmetic: Arithmetic = "as written") -> None:
+        check_operators(program)
+        self._program, self._arithmetic = program, arithmetic
+        self._constants: dict[str, Given] = {}
+        self._steps = tuple(self._prepared())
+
+    def outputs(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Outputs by name. `inputs` has an array for every input of the program, of its shape.
+
+        Raises `ExportError` for inputs that do not fit, and results that are not what the file states.
+        """
+        wanted = set(self._program.main.block.outputs)
+        return {name: value for _, results in self.steps(inputs) for name, value in results.items() if name in wanted}
+
+    def steps(self, inputs: Mapping[str, Array]) -> Iterator[tuple[Operation, dict[str, Array]]]:
+        """Every operation that computes (constants left out), in order, with its results by name. A result is freed after its last reader.
+
+        What is given must not be changed in place: later operations read the same array. Raises as `outputs` does.
+        """
+        function, arithmetic = self._program.main, self._arithmetic
+        given: dict[str, Given] = {value.name: _given(inputs, value.name, value.type, arithmetic) for value in function.inputs}
+        strange = sorted(set(inputs) - set(given))
+        if strange:
+            raise ExportError(f"{self._program.path} has no inputs {', '.join(strange)}; it has {', '.join(given)}")
+        values = {**self._constants, **given}
+        for step in self._steps:
+            results = _results(step.operation, {**step.fixed, **_looked_up(step.read, values, arithmetic)}, arithmetic)
+            values.update(results)
+            if not is_constant(step.operation):
+                yield step.operation, {name: value for name, value in results.items() if isinstance(value, np.ndarray)}
+            for name in step.unread:
+                del values[name]
+
+    def _prepared(self) -> Iterator[_Step]:
+        function, made_bytes = self._program.main, 0
+        left = []
+        for operation in function.operations:
+            if is_constant(operation) and all(name in self._constants for name in operation.names_read()):
+                results = _results(operation, _looked_up(operation.inputs, self._constants, self._arithmetic), self._arithmetic)
+                own = sum(value.nbytes for value in results.values() if isinstance(value, np.ndarray) and value.base is None)  # no view of the file
+                if made_bytes + own <= KEPT_BYTES:
+                    made_bytes += own
+                    self._constants.update(results)
+                    continue
+            left.append(operation)
+        last = _last_readers(left)
+        for number, operation in enumerate(left):
+            names = {*operation.names_read(), *(value.name for value in operation.outputs)} - self._constants.keys()
+            same = {name: items for name, items in operation.inputs.items() if all(isinstance(i, Constant) or i in self._constants for i in items)}
+            yield _Step(
+                operation,
+                _looked_up(same, self._constants, self._arithmetic),
+                {name: items for name, items in operation.inputs.items() if name not in same},
+                tuple(sorted(name for name in names if last.get(name, number) <= number)),
+            )
 
 
-def steps(program: MilProgram, inputs: Mapping[str, Array], arithmetic: Arithmetic = "as written") -> Iterator[tuple[Operation, dict[str, Array]]]:
-    """Every operation that computes (constants left out), in order, with its results by name. A result is freed after its last reader.
-
-    What is given must not be changed in place: later operations read the same array. Raises as `evaluate` does.
-    """
-    check_operators(program)
-    function = program.main
-    values: dict[str, Given] = {value.name: _given(inputs, value.name, value.type, arithmetic) for value in function.inputs}
-    strange = sorted(set(inputs) - set(values))
-    if strange:
-        raise ExportError(f"{program.path} has no inputs {', '.join(strange)}; it has {', '.join(values)}")
-    last = _last_readers(function)
-    for number, operation in enumerate(function.operations):
-        results = _results(operation, values, arithmetic)
-        values.update(results)
-        if not is_constant(operation):
-            yield operation, {name: value for name, value in results.items() if isinstance(value, np.ndarray)}
-        for name in (*operation.names_read(), *results):
-            if last.get(name, number) <= number:
-                values.pop(name, None)
+def _looked_up(read: Mapping[str, tuple[Argument, ...]], values: Mapping[str, Given], arithmetic: Arithmetic) -> dict[str, tuple[Given, ...]]:
+    return {name: tuple(values[item] if isinstance(item, str) else _held(item, arithmetic) for item in items) for name, items in read.items()}
 
 
 def constant_value(function: Function, argument: Argument) -> Array | None:
@@ -109,13 +163,13 @@ def constant_value(function: Function, argument: Argument) -> Array | None:
         if value is None:
             return None
         values[name] = value
-    result = _results(producer, values, "as written")[argument]
+    result = _results(producer, _looked_up(producer.inputs, values, "as written"), "as written")[argument]
     return result if isinstance(result, np.ndarray) else None
 
 
-def _last_readers(function: Function) -> dict[str, int]:
+def _last_readers(operations: Sequence[Operation]) -> dict[str, int]:
     last: dict[str, int] = {}
-    for number, operation in enumerate(function.operations):
+    for number, operation in enumerate(operations):
         last.update(dict.fromkeys(operation.names_read(), number))
     return last
 
@@ -129,13 +183,10 @@ def _given(inputs: Mapping[str, Array], name: str, kind: ValueType, arithmetic: 
     return _kept(value, kind, arithmetic)
 
 
-def _results(operation: Operation, values: Mapping[str, Given], arithmetic: Arithmetic) -> dict[str, Given]:
+def _results(operation: Operation, read: Mapping[str, tuple[Given, ...]], arithmetic: Arithmetic) -> dict[str, Given]:
     if operation.type == "const":
         return {operation.outputs[0].name: _held(operation.attributes["val"], arithmetic)}
-    given = {
-        name: tuple(values[item] if isinstance(item, str) else _held(item, arithmetic) for item in items) for name, items in operation.inputs.items()
-    }
-    given |= {name: (_held(value, arithmetic),) for name, value in operation.attributes.items()}
+    given = {**read, **{name: (_held(value, arithmetic),) for name, value in operation.attributes.items()}}
     arguments = Arguments(operation, given)
     try:
         with np.errstate(all="ignore"):  # infinities and NaN are results like others

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from mcompress.errors import ExportError
 from mcompress.export.backend import FloatArray, Port, encode_all, layout_of
 from mcompress.export.mil import EVALUATOR
-from mcompress.export.mil.evaluate import Arithmetic, check_operators, evaluate, steps
+from mcompress.export.mil.evaluate import Arithmetic, Evaluation
 from mcompress.export.mil.program import MilProgram, Value, read_program
 
 _RUNTIMES: dict[Arithmetic, str] = {
@@ -29,18 +29,17 @@ class MilRunner:
 
     def __init__(self, path: Path, arithmetic: Arithmetic = "as written") -> None:
         self.program: MilProgram = read_program(path)
-        check_operators(self.program)
+        self._evaluation = Evaluation(self.program, arithmetic)
         if not self.program.inputs or len(self.program.outputs) != 1:
             counts = f"{len(self.program.inputs)} inputs and {len(self.program.outputs)} outputs"
             raise ExportError(f"{path} has {counts}; a runner takes inputs and one output")
-        self._arithmetic: Arithmetic = arithmetic
         self.runtime = _RUNTIMES[arithmetic]
         self.inputs: tuple[Port, ...] = tuple(_port(value, path) for value in self.program.inputs)
         self.outputs: tuple[Port, ...] = (_port(self.program.outputs[0], path),)
 
     def execute(self, *encoded: NDArray[np.generic]) -> NDArray[np.generic]:
         """Inputs of the package's own types and layout (NCHW); its output in its type."""
-        (result,) = evaluate(self.program, self._by_name(encoded), self._arithmetic).values()
+        (result,) = self._evaluation.outputs(self._by_name(encoded)).values()
         return result.astype(self.outputs[0].dtype)
 
     def run(self, *values: FloatArray) -> FloatArray:
@@ -56,7 +55,7 @@ class MilRunner:
 
         Constants are left out. Each is freed after its last reader, unless the caller keeps it; none may be changed in place.
         """
-        for _, results in steps(self.program, self._by_name(encoded), self._arithmetic):
+        for _, results in self._evaluation.steps(self._by_name(encoded)):
             yield from results.items()
 
     def _by_name(self, encoded: Sequence[NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from math import ceil
 
-import torch
-from torch import Tensor
-
 from mcompress import checks_text_to_image
 from mcompress.compress.losses import SSIM_WINDOW
 from mcompress.compress.tasks.task import Task, expert_of
@@ -20,18 +17,10 @@ def channel_problems(target: Target, task: Task) -> list[str]:
     """Channels that the data do not have, of text to image latents that the original does not draw."""
     if isinstance(task, Component):
         return checks_text_to_image.shape_problems(target, task)
-    shape, channels = target.model.input_shape, example_pair(task)[0].shape[1]
+    shape, channels = target.model.input_shape, task.example()[0].shape[1]
     if shape[1] == channels:
         return []
     return [f"model.input_shape is {list(shape)}, {shape[1]} channels; the data of {task.name} has {channels}: write {[1, channels, *shape[2:]]}"]
-
-
-def example_pair(task: Task) -> tuple[Tensor, Tensor]:
-    """One small training input and a real picture as large as its truth is, for their shapes."""
-    if isinstance(task, Component):
-        return task.example()
-    side, generator = min(task.smallest_crop(), task.largest_crop()), torch.Generator().manual_seed(0)
-    return task.unlabelled_batch(1, side, generator)[0], task.domain_batch(1, side, generator)
 
 
 def data_problems(target: Target, task: Task) -> list[str]:

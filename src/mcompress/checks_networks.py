@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from mcompress.checks import Network, students
-from mcompress.checks_data import example_pair
 from mcompress.compress.candidates import smallest_cost
 from mcompress.compress.cost import FP32_BYTES, operator_table
 from mcompress.compress.models.build import FAILURES, build_meta
@@ -124,7 +123,7 @@ def shape_problems(target: Target, task: Task | None, teacher: Network, start: N
     shape, by = target.model.input_shape, ""
     wanted: tuple[int, ...] | None = None
     if task is not None and len(shape) == 4:
-        low, high = (pair.shape for pair in example_pair(task))
+        low, high = (pair.shape for pair in task.example())
         wanted, by = (shape[0], high[1], shape[2] * high[2] // low[2], shape[3] * high[3] // low[3]), f"{task.name} needs"
     problems = []
     networks = {"teacher": teacher} if target.model.student is None else {"teacher": teacher, "student": start}

@@ -5,9 +5,8 @@ Everybody starts from the same noise. Files must draw what PyTorch draws; what p
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
@@ -86,7 +85,7 @@ class _Studio:
             "name": f"draw {painter.name}",
             "version": STAGE_VERSIONS["draw"],
             "data": self.made.data_digest,
-            "sampling": json.loads(json.dumps(vars(painter.sampling))),
+            "sampling": asdict(painter.sampling),
             "like": None if like is None else like.entry.folder.name,
             "threads": thread_count(self.made.target),
             "packages": dict(package_versions()),
@@ -143,7 +142,7 @@ def with_gallery(
     gallery = made.task.gallery()
     studio = _Studio(made, gallery, cache, folder / "log.txt", force)
     sampling = final.spec.sampling or made.task.sampling
-    in_pytorch = list(_in_pytorch(made, final, components, sampling))
+    in_pytorch = list(_in_pytorch(made, made.task, final, components, sampling))
     sets, missing = _sets(run, exports, components)
     jobs = [*in_pytorch, *(_of_files(made, name, files, sampling) for name, files in sets.items())]
     report, drawn = reporter.progress("draw the held-out captions"), dict[str, _Drawn]()
@@ -165,10 +164,9 @@ def with_gallery(
     return run.model_copy(update={"gallery": record, "fallbacks": (*run.fallbacks, *rebuilt), "not_measured": (*run.not_measured, *record.missing)})
 
 
-def _in_pytorch(made: Plan, final: Artifact, components: Sequence[Component], sampling: Sampling) -> Iterator[_Painter]:
+def _in_pytorch(made: Plan, task: TextToImage, final: Artifact, components: Sequence[Component], sampling: Sampling) -> Iterator[_Painter]:
     """The original as it draws, the original in as few steps as the compressed network takes, and the compressed networks."""
-    assert isinstance(made.task, TextToImage)  # noqa: S101  (the caller has asked)
-    own, plans = made.task.sampling, made.beside
+    own, plans = task.sampling, made.beside
 
     def originals(sampling: Sampling) -> Painters:
         return Painters(plans["text_encoder"].teacher.eval(), made.teacher.eval(), plans["decoder"].teacher.eval(), sampling, AT_ONCE)

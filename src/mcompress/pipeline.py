@@ -46,6 +46,12 @@ class Outcome:
             for e in self.record.exports
             if e.parity.passed is False
         ]
+        painters = () if self.record.gallery is None else self.record.gallery.painters
+        failed += [
+            f"{p.name}: the picture that is least like PyTorch's is at {p.least_psnr_db:.4g} dB, limit {p.limit_db:g}, drawn by {', '.join(p.files)}"
+            for p in painters
+            if p.passed is False
+        ]
         if failed:
             raise ParityError("an artifact does not compute what PyTorch computes:\n" + "\n".join(failed))
         missed = [
@@ -175,7 +181,8 @@ def check_out(out: Path, option: str = "--out") -> None:
 
 
 def _check_names(target: Target, force: Sequence[str]) -> None:
-    names = (*target.stage_names(), "export")
+    beside = (f"{stage}-{name}" for name in target.beside for stage in target.of_component(name).stage_names())
+    names = (*target.stage_names(), *beside, "export")
     unknown = [name for name in force if name not in names]
     if unknown:
         raise UsageError(f"--force {unknown[0]}: this target has no such stage; it has: {', '.join(names)}")

@@ -18,7 +18,7 @@ from pydantic import JsonValue
 
 from mcompress.cache import file_digest, json_digest, problem_of
 from mcompress.environment import cpu_name, package_versions, thread_count
-from mcompress.record import VIDEO, Run
+from mcompress.record import GALLERY, VIDEO, Run
 from mcompress.targets.device_files import DEVICE_SUFFIXES
 from mcompress.targets.load import digest
 from mcompress.targets.own_modules import edited_since_loaded, source_digests
@@ -27,7 +27,7 @@ from mcompress.targets.stages import QuantizeConfig
 
 logger = logging.getLogger(__name__)
 NAME = "receipt.json"
-OUTPUTS = ("run.json", "report.html", "target.yaml", "bundle", "samples", "stages", VIDEO)
+OUTPUTS = ("run.json", "report.html", "target.yaml", "bundle", "samples", "stages", "components", VIDEO, GALLERY)
 
 
 Inputs = dict[str, JsonValue]
@@ -123,8 +123,8 @@ def _named_files(target: Target) -> Iterator[Path]:
         yield from _below(folder)
     for network in (target.model.teacher, target.model.student, target.model.expert):
         if network is not None and network.checkpoint is not None:
-            yield network.checkpoint
-    for stage in target.stages:
+            yield from _below(network.checkpoint) if network.checkpoint.is_dir() else [network.checkpoint]
+    for stage in (*target.stages, *(stage for config in target.components.values() for stage in config.stages)):
         if isinstance(stage, QuantizeConfig) and stage.plan is not None:
             yield stage.plan
 

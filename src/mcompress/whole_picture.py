@@ -11,7 +11,7 @@ from torch import nn
 from mcompress.artifact import Artifact
 from mcompress.compress.models.spec import Sampling
 from mcompress.compress.sampling import further_noises, sample, timesteps_of
-from mcompress.compress.tasks.text_to_image.original import Original
+from mcompress.compress.tasks.text_to_image.original import LATENT_RANGE, Original
 from mcompress.compress.tasks.text_to_image.task import TextToImage
 from mcompress.errors import ExportError
 from mcompress.export.diffusion_steps import Schedule
@@ -45,7 +45,7 @@ def facts_of(original: Original, networks: Mapping[str, nn.Module], latents: tup
     with torch.no_grad():
         text, nothing = (text_encoder(original.tokens([words])) for words in (prompt, ""))
         drawn = sample(unet, sampling, original.schedule, noise[:1], text, nothing, [one[None] for one in noise[1:]])
-        picture = decoder(drawn / original.scaling)[0].clamp(-1.0, 1.0)
+        picture = decoder(original.for_decoder(drawn))[0].clamp(-1.0, 1.0)
     return DrawingFacts(
         tokenizer_folder=original.tokenizer_folder,
         longest=original.longest,
@@ -53,6 +53,7 @@ def facts_of(original: Original, networks: Mapping[str, nn.Module], latents: tup
         sampling=sampling,
         timesteps=tuple(timesteps_of(sampling, original.schedule)),
         latents=latents,
+        latent_range=LATENT_RANGE,
         scaling=original.scaling,
         prompt=prompt,
         noise=noise.numpy(),
