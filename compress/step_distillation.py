@@ -26,7 +26,7 @@ from torch import nn
 
 from mcompress.compress.attention_layout import with_attention
 from mcompress.compress.models.build import build
-from mcompress.compress.models.spec import ModelSpec, Prediction, Sampling
+from mcompress.compress.models.spec import ModelSpec, Sampling
 from mcompress.compress.models.stable_diffusion import GUIDANCE, with_guidance
 from mcompress.compress.objectives.consistency import ConsistencyDistillation, ConsistencyLosses
 from mcompress.compress.objectives.step_distillation import StepDistillation, StepLosses, VelocityModel
@@ -42,29 +42,24 @@ CONSISTENCY = "consistency"
 
 
 def distill_steps(config: StepDistillConfig, context: StageContext) -> StageOutput:
-    """Take the present model to `student_steps` of DDIM; it then predicts the velocity. The original stays as it is.
+    """Take the present model to `student_steps` of DDIM; with `to_velocity` it then predicts the velocity. The original stays as it is.
 
     Raises `PlanError` for what is no diffusion network, or takes guidance as an input, `TrainingDiverged`.
     """
     data, sampling, of_original = _diffusion(config, context)
-    repeats = _repeats_the_original(config, context)
-    legs, student, copied = _Legs(config, context, data), context.model, _trainable_copy(context.teacher)
+    legs, steps = _Legs(config, context, data), (config.teacher_steps, config.middle_steps, config.student_steps)
     original = VelocityModel(copy.deepcopy(context.teacher), of_original.prediction, data.schedule)
-    legs.to_velocity(ORIGINAL_VELOCITY, copied, of_original.prediction, original, config.original_velocity_training_steps)
-    if repeats:
-        legs.taken_over(STUDENT_VELOCITY, student, copied)
-    else:
-        legs.to_velocity(STUDENT_VELOCITY, student, sampling.prediction, original, config.student_velocity_training_steps)
-    to_middle = (config.teacher_steps, config.middle_steps)
-    legs.to_fewer(ORIGINAL_MIDDLE, copied, original, to_middle, config.original_middle_training_steps)
-    if repeats:
-        legs.taken_over(STUDENT_MIDDLE, student, copied)
-    else:
-        legs.to_fewer(STUDENT_MIDDLE, student, original, to_middle, config.student_middle_training_steps)
-    teaching = VelocityModel(copied, "v_prediction", data.schedule)
-    legs.to_fewer(STUDENT, student, teaching, (config.middle_steps, config.student_steps), config.student_training_steps)
-    spec = replace(context.spec, sampling=Sampling("v_prediction", config.student_steps, sampling.guidance))
-    return StageOutput(student.eval(), spec, None, (), (), legs.details())
+    copied = replace(original, network=_trainable_copy(context.teacher))
+    student = VelocityModel(context.model, sampling.prediction, data.schedule)
+    repeated = copied if _repeats_the_original(config, context) else None
+    if config.to_velocity:
+        copied = legs.to_velocity(ORIGINAL_VELOCITY, copied, original, config.original_velocity_training_steps)
+        student = legs.to_velocity(STUDENT_VELOCITY, student, original, config.student_velocity_training_steps, repeated)
+    legs.to_fewer(ORIGINAL_MIDDLE, copied, original, steps[:2], config.original_middle_training_steps)
+    legs.to_fewer(STUDENT_MIDDLE, student, original, steps[:2], config.student_middle_training_steps, repeated)
+    legs.to_fewer(STUDENT, student, copied, steps[1:], config.student_training_steps)
+    spec = replace(context.spec, sampling=Sampling(student.prediction, config.student_steps, sampling.guidance))
+    return StageOutput(student.network.eval(), spec, None, (), (), legs.details())
 
 
 def distill_consistency(config: ConsistencyDistillConfig, context: StageContext) -> StageOutput:
@@ -127,33 +122,54 @@ class _Legs:
     done: list[dict[str, JsonValue]] = field(default_factory=list)
     curve: list[tuple[int, dict[str, float]]] = field(default_factory=list)
 
-    def to_velocity(self, name: str, network: nn.Module, predicts: Prediction, teacher: VelocityModel, training_steps: int) -> None:
-        """Teach `network` to predict the velocity, unless it does: step for step what `teacher` does."""
-        config = self._of_steps()
-        if predicts == "v_prediction":
+    def to_velocity(
+        self, name: str, student: VelocityModel, teacher: VelocityModel, training_steps: int, repeated: VelocityModel | None = None
+    ) -> VelocityModel:
+        """`student` as one that predicts the velocity, taught to do step for step what `teacher` does, unless it does predict it."""
+        steps = self._of_steps().teacher_steps
+        if student.prediction == "v_prediction":
             self.done.append({"name": name, "skipped": "it predicts the velocity already"})
-        else:
-            self._taught(name, "from noise to velocity", network, teacher, (config.teacher_steps, config.teacher_steps), training_steps)
+            return student
+        student = replace(student, prediction="v_prediction")
+        self._taught(name, "from noise to velocity", student, teacher, (steps, steps), training_steps, repeated)
+        return student
 
-    def to_fewer(self, name: str, network: nn.Module, teacher: VelocityModel, steps: tuple[int, int], training_steps: int) -> None:
-        """Teach `network`, which predicts the velocity, to do with the second number of `steps` what `teacher` does with the first."""
-        self._taught(name, f"{steps[0]} steps to {steps[1]}", network, teacher, steps, training_steps)
+    def to_fewer(
+        self,
+        name: str,
+        student: VelocityModel,
+        teacher: VelocityModel,
+        steps: tuple[int, int],
+        training_steps: int,
+        repeated: VelocityModel | None = None,
+    ) -> None:
+        """Teach `student` to do with the second number of `steps` what `teacher` does with the first."""
+        self._taught(name, f"{steps[0]} steps to {steps[1]}", student, teacher, steps, training_steps, repeated)
 
-    def _taught(self, name: str, what: str, network: nn.Module, teacher: VelocityModel, steps: tuple[int, int], training_steps: int) -> None:
-        config, (more, fewer) = self._of_steps(), steps
+    def _taught(
+        self,
+        name: str,
+        what: str,
+        student: VelocityModel,
+        teacher: VelocityModel,
+        steps: tuple[int, int],
+        training_steps: int,
+        repeated: VelocityModel | None,
+    ) -> None:
+        """`repeated` is who has had the same training, whose weights are then what it would give."""
+        if repeated is not None:
+            student.network.load_state_dict(repeated.network.state_dict())
+            self.done.append({"name": name, "skipped": "the network is the original, whose training this would repeat"})
+            return
+        config = self._of_steps()
         losses = StepLosses(config.batch_size, config.guidance_range, config.guidance_probability, config.original_weight)
-        objective = StepDistillation(network, teacher, self.data, losses, teacher_steps=more, student_steps=fewer)
+        objective = StepDistillation(student, teacher, self.data, losses, teacher_steps=steps[0], student_steps=steps[1])
         self.train(name, what, objective, training_steps)
 
     def _of_steps(self) -> StepDistillConfig:
         if not isinstance(self.config, StepDistillConfig):
             raise TypeError(f"steps are distilled with {StepDistillConfig.__name__}, not {type(self.config).__name__}")
         return self.config
-
-    def taken_over(self, name: str, network: nn.Module, source: nn.Module) -> None:
-        """Give `network` the weights that the same training would give it."""
-        network.load_state_dict(source.state_dict())
-        self.done.append({"name": name, "skipped": "the network is the original, whose training this would repeat"})
 
     def train(self, name: str, what: str, objective: Objective, steps: int) -> None:
         """One leg; the players of its curve are named after it."""

@@ -55,7 +55,7 @@ def objective(
 ) -> StepDistillation:
     teacher = VelocityModel(OnePoint(predicts), predicts, SCHEDULE)
     losses = StepLosses(16, (2.0, 14.0), probability)
-    return StepDistillation(student, teacher, DATA, losses, teacher_steps=steps[0], student_steps=steps[1])
+    return StepDistillation(VelocityModel(student, "v_prediction", SCHEDULE), teacher, DATA, losses, teacher_steps=steps[0], student_steps=steps[1])
 
 
 @pytest.mark.parametrize("predicts", ["v_prediction", "epsilon"])
@@ -161,7 +161,8 @@ def test_few_distilled_steps_lead_nearer_to_where_many_do_and_guided_ones_if_gui
 
     def distilled(probability: float) -> tuple[float, float]:
         student = Blobs()
-        made = StepDistillation(student, teacher, BLOB_DATA, StepLosses(64, (1.0, 5.0), probability), teacher_steps=16, student_steps=4)
+        taught = VelocityModel(student, "v_prediction", SCHEDULE)
+        made = StepDistillation(taught, teacher, BLOB_DATA, StepLosses(64, (1.0, 5.0), probability), teacher_steps=16, student_steps=4)
         train(made, TrainSettings(200, 5e-3, 0, warmup_steps=10, average=0.95), MemoryCheckpoints(), silent)
         return distances(student)
 
@@ -202,6 +203,24 @@ def test_who_predicts_the_velocity_does_not_learn_it(make_context: Callable[...,
     legs = distill_steps(SHORT, context).details["legs"]
     assert [leg.get("skipped") for leg in legs[:2]] == ["it predicts the velocity already"] * 2
     assert asked == ["original-middle", "student-middle", "student"]
+
+
+def test_a_ladder_without_velocity_goes_on_predicting_the_noise(make_context: Callable[..., StageContext]) -> None:
+    output = distill_steps(SHORT.model_copy(update={"to_velocity": False}), diffusion_context(make_context))
+    assert output.spec == replace(SLIM_UNET, sampling=Sampling("epsilon", 2, 3.0))
+    assert [leg["name"] for leg in output.details["legs"]] == list(LEGS[2:])
+    assert not any("skipped" in leg for leg in output.details["legs"])
+
+
+@pytest.mark.parametrize("predicts", ["v_prediction", "epsilon"])
+def test_who_learns_the_velocity_learns_what_the_original_predicts(predicts: Prediction) -> None:
+    """As many steps of the student as of the teacher: an exact student, whatever the two predict, has nothing to learn."""
+    student, teacher = (VelocityModel(OnePoint(kind), kind, SCHEDULE) for kind in (predicts, "epsilon"))
+    made = StepDistillation(student, teacher, DATA, StepLosses(16, (2.0, 14.0), 0.5), teacher_steps=32, student_steps=32)
+    assert made.paths.shape == (32, 2)
+    for step in range(4):
+        made.begin_step(step_generator(0, step), CPU)
+        assert all(float(value.detach()) < 1e-6 for value in made.terms("student").values())
 
 
 def test_a_network_that_is_the_original_takes_its_legs_over(make_context: Callable[..., StageContext]) -> None:

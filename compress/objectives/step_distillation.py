@@ -2,7 +2,7 @@
 
 Progressive distillation (Salimans & Ho 2022, arXiv 2202.00512) as SnapFusion has it (Li et al. 2023, arXiv 2306.00980): teacher and student are
 compared without guidance or, now and then, both guided by the same scale, and the student keeps learning from the data. Everything is computed from
-velocities; a teacher may predict the noise, from which its velocity follows.
+velocities; either may predict the noise, from which its velocity follows.
 """
 
 from __future__ import annotations
@@ -69,15 +69,14 @@ class VelocityModel:
 class StepDistillation(Objective):
     """L = L_dstl + gamma L_ori, with L_dstl = L_cfg with probability p and L_vani otherwise (SnapFusion), drawn once for each batch.
 
-    The student predicts the velocity. Its steps are those of `student_steps`, of each of which the teacher does `teacher_steps / student_steps`.
+    The student's steps are those of `student_steps`, of each of which the teacher does `teacher_steps / student_steps`.
     """
 
     def __init__(
-        self, student: nn.Module, teacher: VelocityModel, data: Diffusion, losses: StepLosses, *, teacher_steps: int, student_steps: int
+        self, student: VelocityModel, teacher: VelocityModel, data: Diffusion, losses: StepLosses, *, teacher_steps: int, student_steps: int
     ) -> None:
         """`teacher_steps` is a multiple of `student_steps`, or as many: then the student only learns to predict the velocity."""
-        self.student = VelocityModel(student, "v_prediction", data.schedule)
-        self.teacher, self.data, self.losses = teacher, data, losses
+        self.student, self.teacher, self.data, self.losses = student, teacher, data, losses
         within = teacher_steps // student_steps
         grid = [*data.schedule.steps(teacher_steps), -1]
         self.paths = torch.tensor([grid[first : first + within + 1] for first in range(0, teacher_steps, within)])

@@ -38,8 +38,8 @@ class FewerStepsConfig(LearningConfig):
 class StepDistillConfig(FewerStepsConfig):
     """Step distillation (SnapFusion): from many DDIM steps to few, the network learns to go as far in one step as the original goes in several.
 
-    First the original and the network learn to predict the velocity, unless they do. Then the original, with `teacher_steps`, teaches a copy of
-    itself and the network to do with `middle_steps`; at last that copy teaches the network to do with `student_steps`.
+    First a copy of the original and the network learn to predict the velocity, unless they do. Then the original, with `teacher_steps`, teaches both
+    to do with `middle_steps`; at last the copy teaches the network to do with `student_steps`.
     """
 
     method: Literal["steps"] = "steps"
@@ -49,8 +49,11 @@ class StepDistillConfig(FewerStepsConfig):
     """Those of the original's copy that teaches last, and of the network meanwhile."""
     student_steps: SamplingSteps = 8
     """Those of the result."""
+    to_velocity: bool = True
+    """Whether they learn to predict the velocity. Without it they go on predicting what they do, and the legs that would teach it are left out: much
+    shorter, and enough for steps as long as those of 8. In the long steps of a handful, from pure noise, a prediction of the noise says little."""
     original_velocity_training_steps: TrainingSteps = 1000
-    """Training steps in which the original learns to predict the velocity."""
+    """Training steps in which the original's copy learns to predict the velocity."""
     student_velocity_training_steps: TrainingSteps = 1000
     """The same of the network."""
     original_middle_training_steps: TrainingSteps = 1000
