@@ -22,7 +22,7 @@ from mcompress.compress.evolving_actions import Action, Journal, Phase, ScoredBl
 from mcompress.compress.evolving_costs import UnetCosts, evolve_problems
 from mcompress.compress.evolving_error import PredictionError
 from mcompress.compress.models.spec import ModelSpec, Sampling
-from mcompress.compress.models.unet_blocks import blocks_of, doubled, passed_by, standing, with_copy, without, without_blocks
+from mcompress.compress.models.unet_blocks import UnetBlock, blocks_of, doubled, passed_by, standing, with_copy, without, without_blocks
 from mcompress.compress.models.unet_weights import repeats_of
 from mcompress.compress.objectives.stochastic_depth import StochasticDepth
 from mcompress.compress.stage import StageContext, StageOutput
@@ -194,16 +194,32 @@ class _Evolution:
 
 
 def block_map(before: ModelSpec, after: ModelSpec) -> list[JsonValue]:
-    """How many attention and residual blocks stand at each stage of two networks of one kind, as in SnapFusion's table 3."""
+    """How many attention and residual blocks stand at each stage of two networks, as in SnapFusion's table 3; stages are those of the one before.
+
+    The one after may have fewer stages; they correspond from the outermost inwards.
+    """
+    places = _places(before)
+    stages = {place: block.stage for place, block in places.values()}
     found: dict[tuple[str, bool], dict[str, JsonValue]] = {}
     counts: dict[tuple[str, bool], list[int]] = {}
-    for block in blocks_of(before):
-        place = (block.stage, block.attention)
+    for _, block in places.values():
         found.setdefault(
-            place,
+            (block.stage, block.attention),
             {"stage": block.stage, "side": block.side, "channels": block.channels, "kind": "attention" if block.attention else "residual"},
         )
-        counted = counts.setdefault(place, [0, 0])
-        for index, spec in enumerate((before, after)):
-            counted[index] += repeats_of(spec).get(block.name, 1)
+    for index, spec in enumerate((before, after)):
+        for name, (place, block) in _places(spec).items():
+            counts.setdefault((stages[place], block.attention), [0, 0])[index] += repeats_of(spec).get(name, 1)
     return [{**facts, "before": counts[place][0], "after": counts[place][1]} for place, facts in found.items()]
+
+
+def _places(spec: ModelSpec) -> dict[str, tuple[tuple[str, int], UnetBlock]]:
+    """Every block with its place: the way down, the middle or the way up, and how many stages are outside of its own."""
+    blocks = {block.name: block for block in blocks_of(spec)}
+    last = max((int(name.split(".")[1]) for name in blocks if name.startswith("up_blocks")), default=0)
+    found = {}
+    for name, block in blocks.items():
+        part, stage, *_ = name.split(".")
+        outside = {"down_blocks": int(stage), "up_blocks": last - int(stage)}[part] if stage.isdigit() else 0
+        found[name] = ((part, outside), block)
+    return found

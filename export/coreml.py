@@ -71,7 +71,7 @@ def write(config: CoreMLConfig, model: nn.Module, examples: Mapping[str, Tensor]
 
         if plan is not None and plan.counts()["int8"] and config.minimum_deployment_target == "iOS16":
             raise ExportError("INT8 activations need Core ML of iOS 17; set minimum_deployment_target: iOS17, or leave the quantize stage out")
-        program = export_program(model, *given)
+        program = export_program(model, *given, share_weights=True)
         save_package(config, model, examples, program, plan, path)
         written = _read_back(path, program, plan)
         check_inputs(path, examples, written.inputs)

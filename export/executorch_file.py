@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import mmap
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,9 @@ INPUTS = ("input_id", "input1_id", "input2_id", "input3_id", "input4_id", "input
 TYPES = {"fp32": "fp32", "fp16": "fp16", "qint8": "int8", "qcint8": "int8", "qint32": "int32", "qcint32": "int32"}
 SCALARS = {"FLOAT": "fp32", "HALF": "fp16", "CHAR": "int8"}
 CONVERSIONS = ("quantize", "_to_dim_order_copy", "_clone_dim_order", "aten::clone", "aten::_to_copy", "XNNConvert", "XNNCopy")
+
+Content = bytes | memoryview
+"""Of a constant: a part of the file, which is mapped and not read."""
 
 
 class _Value(TypedDict):
@@ -54,7 +58,7 @@ class FileTensor:
 
     type: str
     shape: tuple[int, ...]
-    content: bytes | None = None
+    content: Content | None = None
     """The bytes of a constant; None for what is computed."""
 
 
@@ -102,7 +106,9 @@ def read(path: Path) -> FileGraph:
     from executorch.exir._serialize._program import deserialize_pte_binary
     from executorch.exir.schema import DelegateCall, KernelCall, String, Tensor, TensorList
 
-    stored = deserialize_pte_binary(path.read_bytes())
+    with path.open("rb") as stream:
+        whole = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))  # large networks are larger than what is left of memory
+    stored = deserialize_pte_binary(whole)
     plans = {plan.name: plan for plan in stored.program.execution_plan}
     if FORWARD not in plans:
         raise ExportError(f"{path.name} has no method named '{FORWARD}'. Export it again.")
@@ -136,14 +142,14 @@ def read(path: Path) -> FileGraph:
     return FileGraph(tuple(nodes), tensors, tuple(plan.inputs), tuple(plan.outputs), names)
 
 
-def _constants(named: object) -> dict[str, bytes]:
+def _constants(named: object) -> dict[str, Content]:
     """Key -> bytes of every constant of the file (executorch's NamedDataStoreOutput)."""
     buffers, entries = getattr(named, "buffers", []), getattr(named, "pte_data", {})
-    return {key: bytes(buffers[entry.buffer_index]) for key, entry in entries.items()}
+    return {key: buffers[entry.buffer_index] for key, entry in entries.items()}
 
 
 def _delegate_nodes(
-    graph: _Graph, call: int, outside: Sequence[int], constants: dict[str, bytes], tensors: dict[int, FileTensor], free: Iterator[int]
+    graph: _Graph, call: int, outside: Sequence[int], constants: dict[str, Content], tensors: dict[int, FileTensor], free: Iterator[int]
 ) -> Iterator[FileNode]:
     numbers: dict[int, int] = {}
     for value in graph["xvalues"]:

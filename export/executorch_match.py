@@ -14,10 +14,11 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from mcompress.compress.quantize import kinds
-from mcompress.export.executorch_file import FileGraph, FileNode
+from mcompress.export.executorch_file import Content, FileGraph, FileNode
 from mcompress.export.executorch_half import CAST, QUANTIZATION
 from mcompress.export.executorch_moves import IMAGE, PIXELS
 from mcompress.export.honoured import FileOperator
@@ -220,7 +221,7 @@ class _Overlay:
             stored = self._file.tensors[candidate.weight]
             if weight is not None and stored.type == "fp32":
                 weight = weight.float()
-            return weight is not None and any(layout == stored.content for layout in _layouts(node, weight))
+            return weight is not None and any(_is_stored(layout, stored.content) for layout in _layouts(node, weight))
         if node.target in PERMUTING and candidate.unit == "xnnpack":
             return candidate.attributes.get("perm") == node.args[1]
         if node.target == aten.reshape.default and candidate.unit == "xnnpack":
@@ -263,20 +264,33 @@ class _Overlay:
         return value.detach() if isinstance(value, Tensor) else None
 
 
-def _layouts(node: fx.Node, weight: Tensor) -> Iterator[bytes]:
-    """The bytes of the weights as XNNPACK wants them: (out, height, width, in) for convolutions, (1, height, width, out) for depthwise ones."""
+def _is_stored(layout: Tensor, content: Content | None) -> bool:
+    """Whether a constant of the file holds exactly these bytes."""
+    if content is None or len(content) != layout.nbytes:
+        return False
+    held = np.frombuffer(content, np.uint8)
+    first = _bytes_of(layout[:1])  # enough to tell others apart, of which a large network has hundreds of the same shape
+    return np.array_equal(first, held[: len(first)]) and np.array_equal(_bytes_of(layout), held)
+
+
+def _bytes_of(tensor: Tensor) -> NDArray[np.uint8]:
+    return tensor.contiguous().numpy().reshape(-1).view(np.uint8)
+
+
+def _layouts(node: fx.Node, weight: Tensor) -> Iterator[Tensor]:
+    """The weights as XNNPACK wants them: (out, height, width, in) for convolutions, (1, height, width, out) for depthwise ones."""
     if weight.ndim == 3:
         weight = weight.unsqueeze(-1)  # a convolution over one dimension
     if weight.ndim == 2:
-        yield weight.contiguous().numpy().tobytes()
+        yield weight
         return
     if node.target == aten.conv_transpose2d.input:
         groups = node.args[6] if len(node.args) > 6 and isinstance(node.args[6], int) else 1
         inner, outer, *kernel = weight.shape
         weight = weight.reshape(groups, inner // groups, outer, *kernel).transpose(1, 2).reshape(outer * groups, inner // groups, *kernel)
     elif weight.shape[1] == 1:
-        yield weight.transpose(0, 1).permute(0, 2, 3, 1).contiguous().numpy().tobytes()
-    yield weight.permute(0, 2, 3, 1).contiguous().numpy().tobytes()
+        yield weight.transpose(0, 1).permute(0, 2, 3, 1)
+    yield weight.permute(0, 2, 3, 1)
 
 
 def _behind(node: fx.Node) -> fx.Node:

@@ -10,7 +10,9 @@ held against its documented rules (`mcompress.export.onnx_tensorrt`); TensorRT i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import gc
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,10 +25,19 @@ from mcompress.export import onnx_session
 from mcompress.export.backend import OUTPUT, BackendCall, FloatArray, Runner, Written, check_examples, check_inputs, require
 from mcompress.export.honoured import FileOperator
 from mcompress.export.onnx_halving import halve
-from mcompress.export.onnx_large import save_checked
+from mcompress.export.onnx_large import as_inputs, as_weights, save_checked, with_weights_outside
 from mcompress.export.onnx_naming import mark_operators, name_nodes
 from mcompress.export.onnx_reading import read_back
-from mcompress.export.onnx_rewriting import CONVERSIONS, make_activations_unsigned, move_integers, quantize_biases, strip, turn_weights, unshare
+from mcompress.export.onnx_rewriting import (
+    CONVERSIONS,
+    drop_unused,
+    make_activations_unsigned,
+    move_integers,
+    quantize_biases,
+    strip,
+    turn_weights,
+    unshare,
+)
 from mcompress.export.onnx_symmetric import for_zero_points_of_0
 from mcompress.export.onnx_tensorrt import NOT_BUILT, doubts
 from mcompress.targets.exports import OnnxConfig
@@ -62,13 +73,13 @@ def write(config: OnnxConfig, model: nn.Module, examples: Mapping[str, Tensor], 
     probe()
     given = check_examples(examples)
     path = path_stem.with_name(path_stem.name + SUFFIX)
-    with BackendCall(NAME, f"write {path.name}", ADVICE):
+    with BackendCall(NAME, f"write {path.name}", ADVICE), _without_collection():
         import torch
 
         from mcompress.compress.quantize.program import export_program, reference_program
 
         if plan is None:
-            program = export_program(model, *given)
+            program = export_program(model, *given, share_weights=True)
             computes = mark_operators(program.graph)
         else:
             reference = reference_program(model, given, plan)
@@ -80,38 +91,59 @@ def write(config: OnnxConfig, model: nn.Module, examples: Mapping[str, Tensor], 
         )
         if exported is None or exported.exported_program is None:
             raise ExportError("torch.onnx.export returned nothing")
-        proto = exported.model_proto
+        outside = None if plan is not None else with_weights_outside(exported, path)
+        proto = exported.model_proto if outside is None else outside
         name_nodes(proto.graph, exported.exported_program.graph, computes)
         strip(proto)
         if opset != config.opset:
             proto = _lowered(proto, config.opset)
-        symmetric = plan is not None and plan.activations == "symmetric"
-        turn_weights(proto.graph)
-        if symmetric:
-            unshare(proto.graph)
-            for_zero_points_of_0(proto.graph)
-        else:
-            quantize_biases(proto.graph)
-            unshare(proto.graph)
-            make_activations_unsigned(proto.graph)
-            move_integers(proto.graph)
         if plan is not None:
-            halve(proto, frozenset(operator.name for operator in plan.operators if operator.precision == "fp16"))
+            _as_planned(proto, plan)
+        drop_unused(proto.graph)
+        del proto.graph.value_info[:]
         save_checked(proto, path)
         written = read_back(path, plan)
         check_inputs(path, examples, written.inputs)
-        if symmetric:
+        if plan is not None and plan.activations == "symmetric":
             unbuilt = Fallback(where=f"export {path.name}", what="TensorRT", reason=NOT_BUILT)
             written = replace(written, fallbacks=(*written.fallbacks, *doubts(path), unbuilt))
         return written
+
+
+@contextlib.contextmanager
+def _without_collection() -> Iterator[None]:
+    """Python's search for cycles of objects is a tenth of the time of an export, and the graphs that it walks through stay until the end."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _as_planned(proto: onnx.ModelProto, plan: PrecisionPlan) -> None:
+    """The graph in the form that keeps to the plan, in place."""
+    turn_weights(proto.graph)
+    if plan.activations == "symmetric":
+        unshare(proto.graph)
+        for_zero_points_of_0(proto.graph)
+    else:
+        quantize_biases(proto.graph)
+        unshare(proto.graph)
+        make_activations_unsigned(proto.graph)
+        move_integers(proto.graph)
+    halve(proto, frozenset(operator.name for operator in plan.operators if operator.precision == "fp16"))
 
 
 def _lowered(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     from onnx import checker, version_converter
 
     try:
+        outside = as_inputs(proto)  # the converter would lose where they are
         lowered: onnx.ModelProto = version_converter.convert_version(proto, opset)
         checker.check_model(lowered)  # the converter leaves attributes that the older operators do not have
+        as_weights(lowered, outside)
         return lowered
     except (RuntimeError, checker.ValidationError) as problem:
         raise ExportError(f"this network cannot be written in opset {opset}: {problem}; set opset to {LEAST_EXPORTED} or more") from problem

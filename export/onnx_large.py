@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import onnx
+    from torch.onnx import ONNXProgram
 
 LARGEST_BYTES = 2**31 - 2**24
 """Of the weights in a file; what is left of 2 GiB is for the graph."""
@@ -35,13 +36,63 @@ def is_too_large(proto: onnx.ModelProto) -> bool:
     return sum(len(item.raw_data) for item in proto.graph.initializer) > LARGEST_BYTES
 
 
-def save_checked(proto: onnx.ModelProto, path: Path) -> None:
-    """Write a file, or the folder of one that is too large, whose weights `proto` then no longer holds. Raises what onnx's checker raises."""
-    from onnx import checker, save
-
+def remove(path: Path) -> None:
+    """Whatever is at `path`."""
     if path.is_dir():
         shutil.rmtree(path)
     path.unlink(missing_ok=True)
+
+
+def with_weights_outside(exported: ONNXProgram, path: Path) -> onnx.ModelProto | None:
+    """The graph of a network that is too large for a file, without its weights, which are now in a new folder `path`; None for a smaller network.
+
+    They go there tensor by tensor from the memory of the network: the graph never holds them, and nothing is in memory twice.
+    """
+    import onnx
+    import onnx_ir
+
+    tensors = [value.const_value for value in exported.model.graph.initializers.values()]
+    if sum(one.nbytes for one in tensors if one is not None) <= LARGEST_BYTES:
+        return None
+    remove(path)
+    path.mkdir()
+    onnx_ir.save(exported.model, path / GRAPH, external_data=WEIGHTS, size_threshold_bytes=KEPT_INSIDE_BYTES)
+    return onnx.load(str(path / GRAPH), load_external_data=False)
+
+
+def as_inputs(proto: onnx.ModelProto) -> list[onnx.TensorProto]:
+    """Make inputs of the weights that are outside of the graph, in place, for tools that know no such weights; gives them."""
+    from onnx import TensorProto, helper
+
+    outside = [item for item in proto.graph.initializer if item.data_location == TensorProto.EXTERNAL]
+    inside = [item for item in proto.graph.initializer if item.data_location != TensorProto.EXTERNAL]
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend(inside)
+    proto.graph.input.extend(helper.make_tensor_value_info(item.name, item.data_type, tuple(item.dims)) for item in outside)
+    return outside
+
+
+def as_weights(proto: onnx.ModelProto, outside: Sequence[onnx.TensorProto]) -> None:
+    """Take `as_inputs` back, in place."""
+    names = {item.name for item in outside}
+    kept = [item for item in proto.graph.input if item.name not in names]
+    del proto.graph.input[:]
+    proto.graph.input.extend(kept)
+    proto.graph.initializer.extend(outside)
+
+
+def save_checked(proto: onnx.ModelProto, path: Path) -> None:
+    """Write a file, or the folder of one that is too large, whose weights `proto` then no longer holds; of `with_weights_outside` only the graph.
+
+    Raises what onnx's checker raises.
+    """
+    from onnx import TensorProto, checker, save
+
+    if any(item.data_location == TensorProto.EXTERNAL for item in proto.graph.initializer):
+        save(proto, str(path / GRAPH))
+        checker.check_model(str(path / GRAPH), full_check=True)
+        return
+    remove(path)
     if not is_too_large(proto):
         checker.check_model(proto, full_check=True)
         save(proto, str(path))

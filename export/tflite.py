@@ -40,7 +40,7 @@ from mcompress.targets.exports import TFLiteConfig
 
 if TYPE_CHECKING:
     from ai_edge_litert.interpreter import Interpreter
-    from torch import Tensor, nn
+    from torch import Tensor, fx, nn
 
     from mcompress.compress.quantize.plan import PrecisionPlan
     from mcompress.export.tflite_edit import OperatorObject, Sheet
@@ -83,19 +83,20 @@ def write(config: TFLiteConfig, model: nn.Module, examples: Mapping[str, Tensor]
         from mcompress.export.tflite_steps import as_steps
         from mcompress.export.tflite_upsampling import CUT, activate_before_cutting
 
-        program = graph_of(export_program(model, *given))
+        program = graph_of(export_program(model, *given, share_weights=True))
         facts = planned_program(program)
         graph = program if plan is None else reference_program(model, given, plan, fold_weights=False)
         spell_out(graph, {**REFLECTIONS, **NORMS, **CUT}, pairs=False)
         activate_before_cutting(graph)
         module = as_steps(graph)
         images = [index for index, example in enumerate(given) if example.ndim == IMAGE_AXES]
-        images_out = module(*given).ndim == IMAGE_AXES
+        images_out = _axes_of_output(program) == IMAGE_AXES
         converted = litert_torch.convert(
             litert_torch.to_channel_last_io(module, args=images or None, outputs=[0] if images_out else None).eval(),
             tuple(example.permute(0, 2, 3, 1).contiguous() if example.ndim == IMAGE_AXES else example for example in given),
         )
         converted.export(str(path))
+        del converted, module  # with copies of the weights
         sheet = tflite_edit.opened(path)
         if plan is not None:
             tflite_integer.integer_kernels(sheet, plan)
@@ -110,7 +111,8 @@ def write(config: TFLiteConfig, model: nn.Module, examples: Mapping[str, Tensor]
 
 
 def _read_back(path: Path, program: Program, plan: PrecisionPlan | None) -> Written:
-    operators = _operators(path, program, plan)
+    runner = _TFLiteRunner(path, 1)
+    operators = _operators(path, program, plan, runner.delegated())
     fallbacks = [
         OperatorFallback(operator=one.name, reason=f"LiteRT's XNNPACK delegate does not take {one.kind} in this form: it runs in the builtin kernel")
         for one in operators
@@ -118,7 +120,6 @@ def _read_back(path: Path, program: Program, plan: PrecisionPlan | None) -> Writ
     ]
     fallbacks += departures("LiteRT", plan, operators, {})
     coverage = CoverageRecord(total=len(operators), by_unit=units_of(operators), fallbacks=tuple(fallbacks))
-    runner = _TFLiteRunner(path, 1)
     return Written(
         path=path,
         precision_counts=counts_of(operators),
@@ -131,16 +132,21 @@ def _read_back(path: Path, program: Program, plan: PrecisionPlan | None) -> Writ
     )
 
 
-def _operators(path: Path, program: Program, plan: PrecisionPlan | None) -> tuple[FileOperator, ...]:
-    """Every operator of the file but conversions; `output` is the number of the tensor that holds its result."""
+def _axes_of_output(program: fx.GraphModule) -> int:
+    """Of the tensor that the network gives."""
+    (end,) = [node for node in program.graph.nodes if node.op == "output"]
+    axes: int = end.all_input_nodes[0].meta["val"].ndim
+    return axes
+
+
+def _operators(path: Path, program: Program, plan: PrecisionPlan | None, delegated: Collection[object]) -> tuple[FileOperator, ...]:
+    """Every operator of the file but conversions; `output` is the number of the tensor that holds its result. XNNPACK takes those in `delegated`."""
     from mcompress.export import tflite_edit
-    from mcompress.export.arm64.program import replaced
     from mcompress.export.tflite_halves import NOTE, NOTE_VALUE
     from mcompress.export.tflite_match import CONVERSIONS, makers_of, matched
 
     sheet = tflite_edit.opened(path)
     makers, noted = makers_of(sheet), sheet.metadata(NOTE) == NOTE_VALUE
-    delegated = replaced(_interpreter(path, 1)._get_ops_details())  # no public call lists operators after delegation
     found = []
     for index, (operator, match) in enumerate(zip(sheet.operators, matched(sheet, program), strict=True)):
         kind = sheet.kind(operator)
@@ -208,7 +214,9 @@ def _least_runtime(path: Path) -> str | None:
     """What the converter noted in the file, from the versions of its operators; the numbers are TensorFlow's, which LiteRT continued from 1.0 on."""
     from ai_edge_litert.schema_py_generated import Model
 
-    model = Model.GetRootAsModel(path.read_bytes(), 0)
+    from mcompress.export.tflite_large import mapped
+
+    model = Model.GetRootAsModel(mapped(path), 0)
     for entry in (model.Metadata(index) for index in range(model.MetadataLength())):
         buffer = model.Buffers(entry.Buffer())
         if entry.Name() == b"min_runtime_version" and buffer.DataLength():
@@ -235,6 +243,12 @@ class _TFLiteRunner:
         self._places, self._output = [int(one["index"]) for one in given], int(result["index"])
         self.inputs: tuple[Port, ...] = tuple(_port(one) for one in given)
         self.outputs: tuple[Port, ...] = (_port(result),)
+
+    def delegated(self) -> Collection[object]:
+        """The operators of the file that XNNPACK takes, by their positions."""
+        from mcompress.export.arm64.program import replaced
+
+        return replaced(self._interpreter._get_ops_details())  # no public call lists operators after delegation
 
     def execute(self, *encoded: NDArray[np.generic]) -> NDArray[np.generic]:
         """The file's own types and layout in and out. Raises `ExportError` where LiteRT has no kernel for a type, which it says only now."""

@@ -172,7 +172,7 @@ def shape_of(tensor: TensorObject) -> tuple[int, ...]:
 
 def opened(path: Path) -> Sheet:
     """Read a file that a converter has just written; it is not checked."""
-    whole = path.read_bytes()
+    whole = tflite_large.mapped(path)
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(whole, 0))
     tflite_large.with_data_inside(model, whole)
     return Sheet(model)

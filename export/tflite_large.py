@@ -6,6 +6,7 @@ greater than 1; tensorflow/lite/schema/schema.fbs). LiteRT's converter writes th
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +25,13 @@ SOMEWHERE = 2
 """An offset that holds the place of another one: 0 and 1 are none, and would not be stored."""
 
 
-def with_data_inside(model: schema.ModelT, whole: bytes) -> None:
+def mapped(path: Path) -> mmap.mmap:
+    """The content of a file, of which only what is looked at is read. Raises what opening it raises, and `ValueError` for an empty file."""
+    with path.open("rb") as stream:
+        return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def with_data_inside(model: schema.ModelT, whole: bytes | mmap.mmap) -> None:
     """Give every buffer of `model` that is behind the FlatBuffer of the file `whole` its data, as if they were in it; nothing is copied."""
     for buffer in model.buffers:
         if buffer.offset > 1:
@@ -33,7 +40,16 @@ def with_data_inside(model: schema.ModelT, whole: bytes) -> None:
 
 
 def write(model: schema.ModelT, packed: Callable[[], bytes], path: Path) -> None:
-    """Write the file of `model`, which `packed` makes a FlatBuffer of; where it is too large, with its large buffers behind it."""
+    """Write the file of `model`, which `packed` makes a FlatBuffer of; where it is too large, with its large buffers behind it.
+
+    What was at `path` stays whole until it is replaced, because `model` may have its data from there.
+    """
+    whole = path.with_name(f"{path.name}.part")
+    _write(model, packed, whole)
+    whole.replace(path)
+
+
+def _write(model: schema.ModelT, packed: Callable[[], bytes], path: Path) -> None:
     if sum(len(buffer.data) for buffer in model.buffers if buffer.data is not None) <= LARGEST_BYTES:
         path.write_bytes(packed())
         return

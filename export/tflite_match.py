@@ -68,9 +68,16 @@ def matched(sheet: Sheet, program: Program) -> list[Match]:
         for operator in sheet.operators
         if sheet.kind(operator) == "QUANTIZE" and (names := _names(sheet, int(operator.outputs[0]), program))
     }
-    search = _Search(sheet, program, by_weights(program), makers_of(sheet), quantized)
+    makers = makers_of(sheet)
+    search = _Search(sheet, program, by_weights(program, _types_of_weights(sheet, makers)), makers, quantized)
     search.values.update(zip(sheet.inputs, program.inputs, strict=False))
     return [_match(search, operator) for operator in sheet.operators]
+
+
+def _types_of_weights(sheet: Sheet, makers: Mapping[int, OperatorObject]) -> set[str]:
+    places = {kind: place for kind, (_, place, _, _) in WEIGHTED.items()}
+    behind = [constant_behind(sheet, makers, int(one.inputs[places[kind]])) for one in sheet.operators if (kind := sheet.kind(one)) in places]
+    return {named("TensorType").get(sheet.tensors[tensor].type, "") for tensor in behind}
 
 
 def makers_of(sheet: Sheet) -> dict[int, OperatorObject]:
@@ -221,7 +228,7 @@ def _weighted(search: _Search, operator: OperatorObject, kind: str, names: Seque
         return chosen[0], ""
     for name in names:
         one = search.program.operators[name]
-        if any(is_proportional(held, form, axis) for form, axis in one.weights):
+        if any(is_proportional(held, form, axis) for form, axis in one.forms()):
             return name, ""
     return None, "its weights are not those of any operator of the network"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,8 +24,13 @@ class Planned:
     kind: str
     sources: tuple[str, ...]
     """The operators and inputs of the network whose values it reads."""
-    weights: tuple[tuple[FloatArray, int], ...] = ()
-    """Forms in which a file can hold its weights, each with the axis of the output channels."""
+    held: Tensor | None = None
+    """Its weights in the network's own memory, if they are constant."""
+
+    def forms(self) -> Iterator[tuple[FloatArray, int]]:
+        """The forms in which a file can hold its weights, each with the axis of the output channels; made when asked for, each time."""
+        if self.held is not None:
+            yield from _forms(self.held.detach().cpu().float().numpy(), self.kind)
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +47,7 @@ def planned_program(module: fx.GraphModule) -> Program:
     """What the plan calls operators: the nodes of `module` that compute a floating-point tensor."""
     nodes = dict.fromkeys(kinds.operators(module.graph))
     operators = {
-        node.name: Planned(node.name, kinds.kind_of(node), tuple(dict.fromkeys(_values(node, nodes))), _weights(module, node)) for node in nodes
+        node.name: Planned(node.name, kinds.kind_of(node), tuple(dict.fromkeys(_values(node, nodes))), _held(module, node)) for node in nodes
     }
     (end,) = [node for node in module.graph.nodes if node.op == "output"]
     given = tuple(node.name for node in module.graph.nodes if node.op == "placeholder")
@@ -58,26 +64,28 @@ def _values(node: fx.Node, operators: dict[fx.Node, None]) -> list[str]:
     return found
 
 
-def _weights(module: fx.GraphModule, node: fx.Node) -> tuple[tuple[FloatArray, int], ...]:
+def _held(module: fx.GraphModule, node: fx.Node) -> Tensor | None:
     source = node.args[1] if node.target in kinds.WEIGHTED and len(node.args) > 1 else None
     if not isinstance(source, fx.Node) or not kinds.is_constant(source):
-        return ()
+        return None
     held: object = module
     for part in str(source.target).split("."):
         held = getattr(held, part)
-    if not isinstance(held, Tensor):
-        return ()
-    values = held.detach().cpu().float().numpy()
+    return held if isinstance(held, Tensor) else None
+
+
+def _forms(values: FloatArray, kind: str) -> Iterator[tuple[FloatArray, int]]:
     if values.ndim == _LINEAR:
-        return ((np.ascontiguousarray(values), 0),)
-    if values.ndim != _IMAGE:
+        yield np.ascontiguousarray(values), 0
+    elif values.ndim != _IMAGE:
         spatial = np.moveaxis(values, 1, -1)
-        return ((np.ascontiguousarray(spatial[:, None]), 0), (np.ascontiguousarray(spatial[:, :, None]), 0))
-    if kinds.kind_of(node).startswith(_TRANSPOSED):
+        yield np.ascontiguousarray(spatial[:, None]), 0
+        yield np.ascontiguousarray(spatial[:, :, None]), 0
+    elif kind.startswith(_TRANSPOSED):
         stored = values.transpose(1, 2, 3, 0)
-        # With stride 1 it is a convolution with the kernel turned around.
-        return ((np.ascontiguousarray(stored), 0), (np.ascontiguousarray(stored[:, ::-1, ::-1]), 0))
-    forms = [(np.ascontiguousarray(values.transpose(0, 2, 3, 1)), 0)]
-    if values.shape[1] == 1:
-        forms.append((np.ascontiguousarray(values.transpose(1, 2, 3, 0)), 3))
-    return tuple(forms)
+        yield np.ascontiguousarray(stored), 0
+        yield np.ascontiguousarray(stored[:, ::-1, ::-1]), 0  # with stride 1 it is a convolution with the kernel turned around
+    else:
+        yield np.ascontiguousarray(values.transpose(0, 2, 3, 1)), 0
+        if values.shape[1] == 1:
+            yield np.ascontiguousarray(values.transpose(1, 2, 3, 0)), 3

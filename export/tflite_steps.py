@@ -15,6 +15,7 @@ import torch
 from torch import fx, nn
 
 from mcompress.compress.quantize import kinds
+from mcompress.compress.quantize.program import shared_tensors
 from mcompress.export.spelled_out import stands_for
 from mcompress.export.tflite_names import MARK
 
@@ -37,8 +38,11 @@ class Step(nn.Module):
 
 
 def as_steps(module: fx.GraphModule) -> fx.GraphModule:
-    """A copy whose operators are modules, named after the operators; constants are as they were before quantization."""
-    copied = copy.deepcopy(module)
+    """A copy whose operators are modules, named after the operators; constants are as they were before quantization.
+
+    Large weights are not copied, but tensors with infinities are: the converter replaces those in place by the largest numbers.
+    """
+    copied = copy.deepcopy(module, {key: value for key, value in shared_tensors(module).items() if not bool(value.isinf().any())})
     _with_float_constants(copied)
     for index, node in enumerate(list(copied.graph.nodes)):
         if node.op != "call_function":

@@ -7,7 +7,7 @@ float weights are they proportional to the network's, channel by channel.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +21,11 @@ _HALF_STEP = 2.0**-9
 """The same in float16."""
 
 
-def by_weights(program: Program) -> dict[bytes, list[str]]:
-    """Digest of weights, in every form and precision that a file can have, -> the operators that have them."""
+def by_weights(program: Program, types: Collection[str]) -> dict[bytes, list[str]]:
+    """Digest of weights, in every form that a file can have and in these types of tensors, -> the operators that have them."""
     found: dict[bytes, list[str]] = {}
     for planned in program.operators.values():
-        for one in _digests(planned):
+        for one in _digests(planned, types):
             found.setdefault(one, []).append(planned.name)
     return found
 
@@ -33,7 +33,7 @@ def by_weights(program: Program) -> dict[bytes, list[str]]:
 def digest(values: NDArray[np.generic], scales: Sequence[float] | NDArray[np.float32]) -> bytes:
     """Of what a constant holds, and of its scales where it is quantized."""
     hashed = hashlib.blake2b(f"{values.dtype} {values.size}".encode(), digest_size=16)
-    hashed.update(np.ascontiguousarray(values).tobytes())
+    hashed.update(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
     hashed.update(np.asarray(scales, dtype=np.float32).tobytes())
     return hashed.digest()
 
@@ -50,11 +50,13 @@ def is_proportional(held: NDArray[np.generic], form: NDArray[np.float32], axis: 
     return bool(np.abs(ours - factors[:, None] * theirs).max() <= tolerance * max(float(np.abs(ours).max()), 1e-30)) and bool(factors.any())
 
 
-def _digests(planned: Planned) -> Iterator[bytes]:
-    for form, axis in planned.weights:
-        yield digest(form, ())
-        with np.errstate(over="ignore"):  # a file has no float16 weights that do not fit: nothing equals infinity then
-            half = form.astype(np.float16)
-        yield digest(half, ())
-        integers, scales = quantized_weights(form, axis)
-        yield digest(integers, scales)
+def _digests(planned: Planned, types: Collection[str]) -> Iterator[bytes]:
+    for form, axis in planned.forms():
+        if "FLOAT32" in types:
+            yield digest(form, ())
+        if "FLOAT16" in types:
+            with np.errstate(over="ignore"):  # a file has no float16 weights that do not fit: nothing equals infinity then
+                half = form.astype(np.float16)
+            yield digest(half, ())
+        if "INT8" in types:
+            yield digest(*quantized_weights(form, axis))

@@ -167,7 +167,9 @@ class StageDetails(_Read):
     blocks_before: int = 0
     """Residual blocks that pruning might have removed."""
     block_map: tuple[StageBlocks, ...] = ()
-    """Of an evolution."""
+    """Of an evolution, or of BK-SDM's removals."""
+    removed_as: str = ""
+    """`BK-SDM Base`: blocks that were removed whatever they are worth."""
     actions: tuple[EvolvingAction, ...] | None = None
     """Of an evolution; empty for one that met its budget as it was and had no room."""
     scores: tuple[ValuedBlock, ...] = ()

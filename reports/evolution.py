@@ -62,6 +62,8 @@ class Evolution:
     """The part of the section about how the network was found."""
 
     name: str
+    removed_as: str
+    """Of fixed removals, whose they are; there are no actions then."""
     measure: str
     stages: tuple[StageRow, ...]
     total: tuple[BlockCount | None, ...]
@@ -75,9 +77,9 @@ class Evolution:
 
 
 def evolution_part(run: Run, details: Mapping[str, StageDetails]) -> Evolution | None:
-    """The first evolution of a run; None for a run without one."""
-    name, found = next(((name, one) for name, one in details.items() if one.actions is not None), ("", None))
-    if found is None or found.actions is None:
+    """The first evolution of a run, or fixed removals; None for a run without either."""
+    name, found = next(((name, one) for name, one in details.items() if one.actions is not None or one.removed_as), ("", None))
+    if found is None:
         return None
     rows = tuple(_stages(found.block_map))
     limit = next((line.limit for line in run.budget if line.what == "latency_ms"), None)
@@ -85,6 +87,7 @@ def evolution_part(run: Run, details: Mapping[str, StageDetails]) -> Evolution |
     gone = {block.block for block in first.blocks} if first is not None and first.what == "removed" else set[str]()
     return Evolution(
         name=name,
+        removed_as=found.removed_as,
         measure=MEASURES.get(found.measure, found.measure or "error of the prediction"),
         stages=rows,
         total=tuple(_total([row.counts[place] for row in rows]) for place in range(len(KINDS))),
@@ -116,6 +119,7 @@ def _total(counts: Sequence[BlockCount | None]) -> BlockCount | None:
 def _figures(found: StageDetails) -> Iterator[tuple[str, str, str, str]]:
     kinds = (
         ("latency_ms", "Latency of one call, ms (estimated)", wording.number),
+        ("params", "Parameters", wording.count),
         ("macs", "Multiply-adds", wording.count),
         ("size_mb", "Weights, MB", wording.number),
         ("error", "Error of the prediction", _error),

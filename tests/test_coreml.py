@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import shutil
@@ -334,3 +335,31 @@ def test_names_say_what_an_operator_stands_for() -> None:
     assert source_of("conv2d_1", known) == "conv2d_1"
     assert source_of("softmax__2", known) == "softmax"
     assert [source_of(name, known) for name in ("conv2d_2", "softmax_2", "conv2d_1_cast_fp16", "__1")] == [None] * 4
+
+
+class Doubled(nn.Module):
+    """Two layers of equal weights read the same tensor, as in blocks that were just doubled; coremltools computes one of them."""
+
+    def __init__(self, apart: float) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Linear(8, 8)
+        self.second = copy.deepcopy(self.first)
+        with torch.no_grad():
+            self.second.weight += apart
+
+    def forward(self, value: torch.Tensor) -> torch.Tensor:
+        """(1, 3, 4, 8) -> (1, 3, 4, 8)."""
+        return self.first(value).sigmoid() * 3 + self.second(value)
+
+
+@pytest.mark.parametrize(("apart", "layers"), [(0.0, 1), (0.5, 2)])
+def test_equal_layers_are_one_operator_of_the_file(apart: float, layers: int, tmp_path: Path) -> None:
+    network, given = Doubled(apart).eval(), torch.rand(1, 3, 4, 8, generator=torch.Generator().manual_seed(1))
+    with captured(tmp_path / "log.txt"):
+        written = coreml.write(CoreMLConfig(), network, {"value": given}, None, tmp_path / "doubled")
+    found = [operator.stands_for for operator in written.operators if operator.kind == "linear"]
+    assert len(found) == layers
+    assert sorted(name for names in found for name in names) == ["linear", "linear_1"]
+    with torch.no_grad():
+        assert np.allclose(coreml.load(written.path, 1).run(given.numpy()), network(given).numpy(), atol=5e-3)

@@ -109,3 +109,29 @@ def test_what_was_there_is_replaced_by_either_form(tmp_path: Path, monkeypatch: 
     assert graph_file(written_to(tmp_path / "one").path).name == GRAPH
     monkeypatch.undo()
     assert written_to(tmp_path / "one").path.is_file()
+
+
+@pytest.mark.usefixtures("small")
+def test_a_folder_in_an_older_opset(tmp_path: Path) -> None:
+    with captured(tmp_path / "log.txt"):
+        written = backend_named("onnx").write(OnnxConfig(opset=17), network(), {"input": example()}, None, tmp_path / "old")
+    proto = onnx.load(str(written.path / GRAPH), load_external_data=False)
+    assert [item.version for item in proto.opset_import if not item.domain] == [17]
+    assert [item.name for item in proto.graph.input] == ["input"]
+    result = backend_named("onnx").load(written.path, 1).run(example().numpy())
+    with torch.no_grad():
+        assert np.allclose(result, network()(example()).numpy(), atol=1e-5)
+
+
+@pytest.mark.usefixtures("small")
+def test_the_network_is_neither_copied_nor_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = network()
+    before = {name: (value.data_ptr(), value.clone()) for name, value in model.state_dict().items()}
+    seen: list[int] = []
+    monkeypatch.setattr(torch.onnx.ONNXProgram, "model_proto", property(lambda self: seen.append(1)))
+    with captured(tmp_path / "log.txt"):
+        backend_named("onnx").write(OnnxConfig(), model, {"input": example()}, None, tmp_path / "large")
+    assert not seen, "the graph with all weights in it"
+    for name, value in model.state_dict().items():
+        assert value.data_ptr() == before[name][0]
+        assert torch.equal(value, before[name][1])

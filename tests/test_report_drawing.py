@@ -404,6 +404,27 @@ def test_an_evolution_with_nothing_to_do_says_so(otherwise: Page) -> None:
     assert otherwise.row("Blocks at each stage before and after", "Down-1")[3] == "2 → 0"
 
 
+def test_fixed_removals_have_their_map_and_figures_and_no_actions(run: Run, tmp_path: Path) -> None:
+    """As the search stage leaves them, method `bk_sdm`."""
+    details = {
+        "removed_as": "BK-SDM Base", "block_map": BLOCKS, "before": {"latency_ms": 13.7, "params": 1_435_000, "macs": 812_000_000, "size_mb": 5.74},
+        "after": {"latency_ms": 5.5, "params": 1_152_000, "macs": 402_000_000, "size_mb": 4.61},
+    }  # fmt: skip
+    (tmp_path / "stages" / "search").mkdir(parents=True)
+    (tmp_path / "stages" / "search" / "details.json").write_text(json.dumps(details), encoding="utf-8")
+    run.model_copy(update={"gallery": None}).save(tmp_path)
+    page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
+    assert page.row("Blocks at each stage before and after", "Down-1")[3] == "2 \N{RIGHTWARDS ARROW} 0"
+    rows = {row[0]: row[1:] for row in page.tables["The U-Net before and after"][1:]}
+    assert rows["Latency of one call, ms (estimated)"] == ["13.7", "5.50", "2.49x less"]
+    assert rows["Parameters"][2] == "1.25x less"
+    assert rows["Multiply-adds"][2] == "2.02x less"
+    assert "Error of the prediction" not in rows
+    assert "Blocks are gone as BK-SDM Base has it" in page.text
+    assert "No block was removed or doubled" not in page.text
+    assert "Actions in their order" not in page.tables
+
+
 def test_devices_are_shown_where_the_record_has_them(page: Page, otherwise: Page) -> None:
     assert "Estimated latency on each device" not in page.tables
     assert "Latency of one call of the U-Net on each device, estimated" in otherwise.text

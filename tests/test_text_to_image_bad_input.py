@@ -277,10 +277,37 @@ def test_a_budget_that_no_evolution_reaches_and_steps_behind_consistency(pristin
     )
 
 
+def test_removals_and_features_are_of_the_unet_alone_and_of_two_layers_a_stage(pristine: Path) -> None:
+    stages = "[{stage: search, method: bk_sdm}, {stage: distill, method: features}]"
+    more = f"components: {{decoder: {{stages: {stages}}}, text_encoder: {{stages: {stages}}}}}"
+    runs_once = "of the text encoder, which runs once a picture, nothing is trained or removed; it can be quantized: remove the stage"
+    assert problems_of(target(pristine, stages=stages, more=more)) == [
+        f"components.text_encoder: stages[0] (search): {runs_once}",
+        f"components.text_encoder: stages[1] (distill): {runs_once}",
+        "components.decoder: stages[0] (search): there is no search space of decoders; use prune, which makes it as narrow as you like, and distill "
+        "behind it",
+        "components.decoder: stages[1] (distill): method features compares the stages of diffusion UNets, and the decoder is none; use method online",
+        "stage search, method bk_sdm: BK-SDM keeps the first of two layers of a stage; layers_per_block of this network is 1. Use method evolve, "
+        "which removes single blocks of any diffusion UNet, or remove the stage",
+    ]
+
+
+def test_features_behind_a_prune_stage_and_behind_guidance(pristine: Path) -> None:
+    stages = "[{stage: prune, ratio: 0.1}, {stage: distill, method: features}]"
+    assert only_problem(target(pristine, stages=stages)) == (
+        "stage distill: method features compares features of the original's widths, and a prune stage before it leaves other ones; put it before the "
+        "prune stage, or set features: 0"
+    )
+    stages = "[{stage: distill, method: consistency}, {stage: distill, method: features}]"
+    assert "the network takes the scale of guidance as an input; distil features before" in only_problem(target(pristine, stages=stages))
+
+
 @pytest.mark.parametrize(
     ("stages", "message"),
     [
         (f"[{EVOLVE}]", "stage search, method evolve: evolves the network 'diffusion_unet', and this one is "),
+        ("[{stage: search, method: bk_sdm}]", "stage search, method bk_sdm: removes blocks of the network 'diffusion_unet', and this one is "),
+        ("[{stage: distill, method: features}]", "stage distill: method features is for diffusion networks, and the task has none; use method"),
         ("[{stage: distill, method: steps}]", "stage distill: method steps is for diffusion networks, and the task has none; use method online"),
         ("[{stage: distill, method: consistency}]", "stage distill: method consistency is for diffusion networks, and the task has none; use method"),
     ],

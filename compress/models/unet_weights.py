@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mcompress.compress.models.build import build_meta
 from mcompress.compress.models.spec import ModelSpec
-from mcompress.compress.models.stable_diffusion import SD_15
+from mcompress.compress.models.stable_diffusion import OWN_ARGUMENTS, SD_15
 from mcompress.errors import UsageError
 
 BkSdmSize = Literal["base", "small", "tiny"]
@@ -26,6 +26,10 @@ LAYOUT = frozenset(
 )
 """Fields of diffusers' configuration that say which blocks there are; in all others the two networks must agree, or equal weights compute different
 things."""
+BY_STAGE = (
+    "attention_head_dim", "num_attention_heads", "cross_attention_dim", "transformer_layers_per_block", "only_cross_attention",
+)  # fmt: skip
+"""Fields of diffusers' configuration that may have a value for each stage, from the outermost inwards."""
 _BLOCK = re.compile(r"unet\.(?:(down|up)_blocks\.(\d+)|mid_block)\.(resnets|attentions)\.(\d+)\.(.+)")
 _BETWEEN = re.compile(r"unet\.(down|up)_blocks\.(\d+)\.((?:down|up)samplers\..+)")
 
@@ -42,7 +46,9 @@ def bk_sdm(spec: ModelSpec, size: BkSdmSize) -> ModelSpec:
     config = _config(build_meta(spec))
     if config["layers_per_block"] != 2:
         raise UsageError(f"BK-SDM keeps the first of two layers of a stage; layers_per_block of this network is {config['layers_per_block']}")
-    args: dict[str, JsonValue] = {**(spec.args or SD_15), "layers_per_block": 1}
+    own = {name: value for name, value in spec.args.items() if name in OWN_ARGUMENTS}
+    fields = {name: value for name, value in spec.args.items() if name not in OWN_ARGUMENTS} or SD_15
+    args: dict[str, JsonValue] = {**fields, **own, "layers_per_block": 1}
     if size != "base":
         args["mid_block_type"] = None
     if size == "tiny":
@@ -50,6 +56,8 @@ def bk_sdm(spec: ModelSpec, size: BkSdmSize) -> ModelSpec:
         if len(down) < 2:
             raise UsageError("BK-SDM Tiny leaves out the innermost stage; this network has one stage only")
         args |= {"down_block_types": down[:-1], "up_block_types": up[1:], "block_out_channels": widths[:-1]}
+        by_stage = {name: value for name in BY_STAGE if isinstance(value := args.get(name), list)}
+        args |= {name: value[: len(down) - 1] for name, value in by_stage.items()}
     return replace(spec, args=args)
 
 

@@ -22,15 +22,17 @@ from mcompress.compress.quantize.tidying import drop_checks, is_tidy, tidy
 from mcompress.errors import StageError
 
 
-def export_program(model: nn.Module, *examples: Tensor) -> ExportedProgram:
+def export_program(model: nn.Module, *examples: Tensor, share_weights: bool = False) -> ExportedProgram:
     """`torch.export` of the network in evaluation mode at the shapes of `examples`, batch norms folded into the convolutions in front of
     them, splits spelled out as slices, without what changes nothing or is computed of nothing (`tidying`).
 
-    Deterministic: the same network gives the same node names. Raises `StageError` when the network cannot be exported.
+    With `share_weights` the program's weights are the network's own memory, which must not change while the program is in use, and whose values
+    must not be changed through it; without, they are a copy. Deterministic: the same network gives the same node names. Raises `StageError` when
+    the network cannot be exported.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch copies the description of a graph's inputs by a name that it has deprecated
-        network = copy.deepcopy(model).eval().requires_grad_(False)
+        network = copy.deepcopy(model, shared_tensors(model) if share_weights else None).eval().requires_grad_(False)
     try:
         program = torch.export.export(network, examples)
     except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError) as problem:
@@ -56,6 +58,12 @@ def export_program(model: nn.Module, *examples: Tensor) -> ExportedProgram:
     graph_module.delete_all_unused_submodules()
     graph_module.recompile()
     return _spelled_out(_without_changes_in_place(torch.export.export(graph_module, examples), examples))
+
+
+def shared_tensors(model: nn.Module) -> dict[int, Tensor]:
+    """What a deep copy takes instead of copies of the network's tensors (its memo): other tensors in the same memory, which learn nothing."""
+    found: dict[int, Tensor] = {id(one): nn.Parameter(one.detach(), requires_grad=False) for one in model.parameters()}
+    return found | {id(one): one.detach() for one in model.buffers()}
 
 
 def _without_changes_in_place(program: ExportedProgram, examples: tuple[Tensor, ...]) -> ExportedProgram:

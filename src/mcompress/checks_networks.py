@@ -22,6 +22,7 @@ from mcompress.targets.device import Device, Unit
 from mcompress.targets.reach import reached_units, ships_as
 from mcompress.targets.schema import Target
 from mcompress.targets.stages import (
+    BkSdmSearchConfig,
     DistillConfig,
     EvolveSearchConfig,
     PruneConfig,
@@ -97,7 +98,7 @@ def network_problems(target: Target, device: Device, unit: Unit, teacher: Networ
                 check_plan(given, graph_of(program))
         except MCompressError as error:
             problems.append(str(error))
-        if not any(isinstance(stage, PruneConfig | EvolveSearchConfig) for stage in target.stages):
+        if not any(isinstance(stage, PruneConfig | EvolveSearchConfig | BkSdmSearchConfig) for stage in target.stages):
             problems.extend(_fixed_cost_problems(target, start))
     return problems
 

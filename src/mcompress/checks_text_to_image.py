@@ -5,8 +5,10 @@ from __future__ import annotations
 from mcompress.compress.tasks.text_to_image.components import Component
 from mcompress.targets.schema import Target
 from mcompress.targets.stages import (
+    BkSdmSearchConfig,
     ConsistencyDistillConfig,
     EvolveSearchConfig,
+    FeatureDistillConfig,
     LikenessConfig,
     QuantizeConfig,
     SearchConfig,
@@ -48,12 +50,14 @@ def stage_problems(target: Target) -> list[str]:
             problems.append(
                 f"{where}: of the text encoder, which runs once a picture, nothing is trained or removed; it can be quantized: remove the stage"
             )
-        elif which == "decoder" and isinstance(stage, SearchConfig | EvolveSearchConfig):
+        elif which == "decoder" and isinstance(stage, SearchConfig | EvolveSearchConfig | BkSdmSearchConfig):
             problems.append(f"{where}: there is no search space of decoders; use prune, which makes it as narrow as you like, and distill behind it")
         elif which == "decoder" and isinstance(stage, StepDistillConfig | ConsistencyDistillConfig):
             problems.append(
                 f"{where}: method {stage.method} is for a network that is called again and again, and the decoder is called once; use method online"
             )
+        elif which == "decoder" and isinstance(stage, FeatureDistillConfig):
+            problems.append(f"{where}: method features compares the stages of diffusion UNets, and the decoder is none; use method online")
         elif isinstance(stage, SearchConfig):
             problems.append(
                 f"{where}: method {stage.method} has no search space of U-Nets; use method evolve, which removes and doubles their blocks"

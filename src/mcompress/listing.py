@@ -29,11 +29,13 @@ def _stages() -> dict[str, str]:
         stages.SupernetSearchConfig,
         stages.SemiSupervisedSearchConfig,
         stages.EvolveSearchConfig,
+        stages.BkSdmSearchConfig,
         stages.PruneConfig,
         stages.DistillConfig,
         stages.AdaptiveDistillConfig,
         stages.StepDistillConfig,
         stages.ConsistencyDistillConfig,
+        stages.FeatureDistillConfig,
         stages.SlimConfig,
         stages.QuantizeConfig,
     )

@@ -34,6 +34,7 @@ from mcompress.targets.reach import floats_on, reached_units, ships_as
 from mcompress.targets.schema import Target
 from mcompress.targets.speeds import PrecisionName
 from mcompress.targets.stages import (
+    BkSdmSearchConfig,
     EvolveSearchConfig,
     PruneConfig,
     QuantizeConfig,
@@ -120,7 +121,7 @@ class Plan:
             "cpu": cpu_name(),
             "packages": {name: package_versions()[name] for name in (*STAGE_PACKAGES[stage.stage], *TASK_PACKAGES.get(self.target.model.task, ()))},
         }
-        if isinstance(stage, SearchConfig | EvolveSearchConfig | PruneConfig):
+        if isinstance(stage, SearchConfig | EvolveSearchConfig | BkSdmSearchConfig | PruneConfig):  # of BK-SDM, the latencies that it reports
             parts["ships_as"] = self.ships_as
             parts["units"] = [unit.model_dump(mode="json") for unit in self.device.chain(self.unit.name)]
         if isinstance(stage, QuantizeConfig):

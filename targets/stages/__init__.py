@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, JsonValue
 
+from mcompress.targets.stages.bk_sdm import BkSdmSearchConfig, FeatureDistillConfig
 from mcompress.targets.stages.distill import AdaptiveDistillConfig, DistillConfig
 from mcompress.targets.stages.evolve import EvolveSearchConfig
 from mcompress.targets.stages.likeness import LikenessConfig
@@ -19,9 +20,11 @@ from mcompress.targets.stages.training import LearningConfig, TaughtConfig, Trai
 
 __all__ = [
     "AdaptiveDistillConfig",
+    "BkSdmSearchConfig",
     "ConsistencyDistillConfig",
     "DistillConfig",
     "EvolveSearchConfig",
+    "FeatureDistillConfig",
     "LearningConfig",
     "LikenessConfig",
     "PruneConfig",
@@ -50,8 +53,10 @@ def _with_method(value: JsonValue) -> JsonValue:
     return value
 
 
-Search = Annotated[SupernetSearchConfig | SemiSupervisedSearchConfig | EvolveSearchConfig, Field(discriminator="method")]
-Distill = Annotated[DistillConfig | AdaptiveDistillConfig | StepDistillConfig | ConsistencyDistillConfig, Field(discriminator="method")]
+Search = Annotated[SupernetSearchConfig | SemiSupervisedSearchConfig | EvolveSearchConfig | BkSdmSearchConfig, Field(discriminator="method")]
+Distill = Annotated[
+    DistillConfig | AdaptiveDistillConfig | StepDistillConfig | ConsistencyDistillConfig | FeatureDistillConfig, Field(discriminator="method")
+]
 StageConfig = Annotated[
     Search | PruneConfig | Distill | SlimConfig | QuantizeConfig,
     Field(discriminator="stage"),

@@ -39,15 +39,16 @@ NOISES = 3
 AT_ONCE = 45
 LATENCY_RATIO = 0.75
 """Of the original's estimate, which all ways to remove blocks meet."""
-VANILLA, MIX, GUIDED = "vanilla", "mix", "guidance-aware alone"
-PROBABILITIES = {VANILLA: 0.0, MIX: 0.1, GUIDED: 1.0}
+VANILLA, MIX, HALF = "vanilla", "mix", "half guided"
+PROBABILITIES = {VANILLA: 0.0, MIX: 0.1, HALF: 0.5}
+"""Of the guidance-aware loss; SnapFusion's is 0.1."""
 BY_VALUE, AT_RANDOM, BY_SIZE = "by value", "at random", "by size"
 UNDISTILLED = "undistilled"
 
 
 @dataclass(frozen=True)
 class Training:
-    """One training that is compared; `steps` is its length as a share of a thousand: of the ladder, or of robust training."""
+    """One training that is compared; `steps` are those of the last leg of the ladder, or of robust training."""
 
     part: str
     way: str
@@ -133,17 +134,20 @@ def _context(seed: int, latency_ms: float | None) -> StageContext:
 
 def distilled(training: Training) -> StageOutput:
     """The whole ladder on the original itself."""
-    share = training.steps
-    config = StepDistillConfig(
-        original_velocity_training_steps=share,
-        student_velocity_training_steps=share,
-        original_middle_training_steps=share,
-        student_middle_training_steps=share,
-        student_training_steps=2 * share,
+    return distill_steps(ladder(training), _context(training.seed, None))
+
+
+def ladder(training: Training) -> StepDistillConfig:
+    """From 32 to 16 in half as many training steps as from there to 8, all on predictions of the noise."""
+    return StepDistillConfig(
+        to_velocity=False,
+        original_middle_training_steps=training.steps // 2,
+        student_middle_training_steps=training.steps // 2,
+        student_training_steps=training.steps,
         guidance_probability=PROBABILITIES[training.way],
-        learning_rate=1e-3,
+        batch_size=32,
+        learning_rate=2e-4,
     )
-    return distill_steps(config, _context(training.seed, None))
 
 
 def original_ms() -> float:
@@ -156,8 +160,12 @@ def original_ms() -> float:
 
 def evolved(training: Training) -> StageOutput:
     """Blocks go until the latency is met; nothing is doubled."""
-    config = EvolveSearchConfig(steps=training.steps, steps_between=training.steps // 5, group=2, most_doubled=0, batch_size=32, learning_rate=1e-3)
-    return evolve(config, _context(training.seed, LATENCY_RATIO * original_ms()), _orders(training.seed)[training.way])
+    return evolve(evolution(training), _context(training.seed, LATENCY_RATIO * original_ms()), _orders(training.seed)[training.way])
+
+
+def evolution(training: Training) -> EvolveSearchConfig:
+    """Robust training, and a fifth of it after each action."""
+    return EvolveSearchConfig(steps=training.steps, steps_between=training.steps // 5, group=2, most_doubled=0, batch_size=32, learning_rate=1e-3)
 
 
 def _orders(seed: int) -> dict[str, Callable[[list[ScoredBlock]], list[ScoredBlock]]]:
@@ -204,8 +212,10 @@ def _latency_ms(spec: ModelSpec) -> float:
 
 def recipe() -> dict[str, object]:
     """What every result depends on, besides the trainings' own names."""
-    original = task().original
+    original, any_ = task().original, Training("", MIX, 0, 1000)
     return {
+        "ladder": ladder(any_).model_dump(mode="json"),
+        "evolution": evolution(any_).model_dump(mode="json"),
         "teacher_steps": TEACHER_STEPS,
         "student_steps": STUDENT_STEPS,
         "guidance": GUIDANCE,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mcompress.compress.tasks.text_to_image.captions import Scene, every_scene, scenes
+from mcompress.compress.tasks.text_to_image.captions import Scene, scenes
 from mcompress.compress.tasks.text_to_image.drawing import draw
 from mcompress.compress.tasks.text_to_image.original import AT_ONCE, Original
 
@@ -98,11 +98,6 @@ def training_scenes() -> DrawnScenes:
 def held_out_scenes() -> DrawnScenes:
     """One picture of each combination that is never trained on."""
     return DrawnScenes(tuple(scenes(held_out=True)), HELD_OUT_SEED)
-
-
-def scene_of(caption: str) -> Scene:
-    """The scene that a caption of the embedded ones says. Raises `KeyError` for any other text."""
-    return {scene.caption: scene for scene in every_scene()}[caption]
 
 
 class EncodedPictures:

@@ -1,0 +1,62 @@
+"""The results of the full-size benchmark: Stable Diffusion 1.5's U-Net and SnapFusion's are counted as published, and exported within the floors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "tests" / "benchmarks" / "results" / "text_to_image_full_size.json").read_text(encoding="utf-8")
+FOUND = json.loads(TEXT)
+NETWORKS, BACKENDS = ("original", "slimmed"), ("onnx", "coreml", "tflite", "executorch")
+PARAMS = {"original": 859_520_964, "slimmed": 767_520_644}
+BESIDE_CONVERTERS = 1.2
+MOST_MB = 24_000
+COUNTED_WITHIN_S = 10
+BYTES_OF_WEIGHT = {"coreml": 2}
+"""Of backends whose float file is half precision; 4 of the others."""
+
+
+def row(network: str, backend: str, way: str) -> dict[str, Any]:
+    (found,) = [one for one in FOUND["exports"] if (one["network"], one["backend"], one["way"]) == (network, backend, way)]
+    return dict(found)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_counted_without_data_in_time_in_both_layouts_of_attention(network: str) -> None:
+    (found,) = [one for one in FOUND["counted"] if one["network"] == network]
+    for layout in ("whole", "heads"):
+        assert found[layout]["params"] == PARAMS[network]
+        assert found[layout]["build_s"] + found[layout]["count_s"] <= COUNTED_WITHIN_S
+    assert found["heads"]["macs"] == found["whole"]["macs"]
+    assert found["estimated_ms"][found["attention"]] == min(found["estimated_ms"].values())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_every_format_is_written_whole_and_within_memory(network: str, backend: str) -> None:
+    found = row(network, backend, "ours")
+    assert not {"failed", "refused"} & found.keys()
+    assert found["peak_mb"] <= MOST_MB
+    whole = PARAMS[network] * BYTES_OF_WEIGHT.get(backend, 4)
+    least = 0.999 * whole if network == "original" else 0.75 * whole  # equal weights, such as those of doubled blocks, some formats hold once
+    assert least <= found["bytes"] <= 1.01 * whole
+
+
+@pytest.mark.parametrize("backend", ["onnx", "coreml"])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_memory_and_processor_time_are_near_those_of_the_converters_alone(network: str, backend: str) -> None:
+    ours, raw = row(network, backend, "ours"), row(network, backend, "raw")
+    (ratio,) = [one for one in FOUND["ratios"] if (one["network"], one["backend"]) == (network, backend)]
+    for name in ("cpu_s", "peak_mb"):
+        assert ratio[name] == pytest.approx(ours[name] / raw[name], abs=1e-3)
+        assert ratio[name] <= BESIDE_CONVERTERS, name
+
+
+def test_results_name_no_folder_of_the_machine() -> None:
+    assert "/tmp" not in TEXT
+    assert "/work" not in TEXT
+    assert "/home" not in TEXT
