@@ -56,9 +56,13 @@ exports:
 """
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
-    folder = tmp_path_factory.mktemp("own")
+CONSISTENCY = """\
+  - {stage: distill, method: consistency, student_steps: 2, ddim_steps: 10, steps: 2, batch_size: 2, guidance_range: [1.5, 4.0]}
+"""
+
+
+def own_folder(folder: Path) -> None:
+    """The original, and captioned pictures."""
     tiny_pipeline.pipeline().save_pretrained(folder / "pipeline")
     for part, captions in CAPTIONS.items():
         (folder / part).mkdir()
@@ -66,6 +70,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
             picture = np.random.default_rng(number).integers(0, 256, (16, 20, 3), dtype=np.uint8)
             Image.fromarray(picture).save(folder / part / f"{number}.png")
             (folder / part / f"{number}.txt").write_text(caption, encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
+    folder = tmp_path_factory.mktemp("own")
+    own_folder(folder)
     (folder / "t.yaml").write_text(TARGET, encoding="utf-8")
     return folder, mcompress.run(folder / "t.yaml", out=folder / "runs")
 
@@ -165,3 +175,22 @@ def test_plans_of_components_are_found_beside_the_target(finished: tuple[Path, O
     inputs = receipt.inputs_of(target)
     (folder / "plans" / "text.json").write_bytes(plan.read_bytes() + b"\n")
     assert receipt.inputs_of(target) != inputs
+
+
+def test_a_consistency_model_ships_with_guidance_as_an_input(tmp_path: Path) -> None:
+    own_folder(tmp_path)
+    stages, rest = TARGET.split("stages:\n", 1)
+    text = stages + "stages:\n" + CONSISTENCY + "exports:\n" + rest.split("exports:\n")[1]
+    (tmp_path / "t.yaml").write_text(text, encoding="utf-8")
+    outcome = mcompress.run(tmp_path / "t.yaml", out=tmp_path / "runs")
+    gallery = outcome.record.gallery
+    assert gallery is not None
+    (files,) = [painter for painter in gallery.painters if painter.kind == "files" and painter.name == "onnx float"]
+    assert files.passed, files
+    assert {row.component: row.calls for row in gallery.latency["compressed"]} == {"text_encoder": 1, "unet": 2, "decoder": 1}
+    told = json.loads((outcome.folder / "bundle" / "manifest.json").read_text(encoding="utf-8"))["drawing"]
+    assert (told["sampling"]["method"], told["sampling"]["guidance_by"], told["sampling"]["steps"]) == ("lcm", "input", 2)
+    (unet,) = [one for one in told["components"] if one["name"] == "unet"]
+    assert (len(unet["inputs"]), unet["calls"]) == (4, 2)
+    (check,) = [one for one in told["check"]["drawn"] if one["variant"] == "float"]
+    assert check["psnr_db"] > 35

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from hashlib import sha256
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from mcompress.compress.diffusion import noisy, velocity
 from mcompress.compress.models.spec import InputSpec, ModelSpec, Sampling
+from mcompress.compress.models.stable_diffusion import GUIDANCE
 from mcompress.compress.sampling import further_noises, sample
 from mcompress.compress.tasks.diffusing import Diffusion
 from mcompress.compress.tasks.performance import Run
@@ -48,6 +50,8 @@ class TextToImage(Component):
         self.original, self.held_out_pictures, self.judged, self.sampling = original, held_out, judged, sampling
         self.metric, self.metric_title, self.like_the_original = judged.metric, judged.title, isinstance(judged, LikenessToOriginal)
         self._of_original, self._originals = sampling, dict[str, Tensor]()
+        self._scales: tuple[float, float] | None = None
+        """Of guidance, for a network that takes it as an input."""
         self.encoded = EncodedPictures(original, training)
         count = len(training.captions)
         apart = count - min(VALIDATION, count // 2)
@@ -82,15 +86,16 @@ class TextToImage(Component):
         return Diffusion(self.training, self.validation.all(), self.original.no_caption, self.original.schedule)
 
     def for_network(self, spec: ModelSpec) -> TextToImage:
-        """With pictures drawn as this network draws them."""
+        """With pictures drawn as this network draws them, and samples that have all that it takes."""
         made = copy.copy(self)
         made.sampling = spec.sampling or self.sampling
+        made._scales = next((one.value_range for one in spec.further_inputs if one.name == GUIDANCE), None)
         return made
 
     @torch.no_grad()
     def answer(self, run: Run, sample_: Sample) -> Tensor:
         """The picture (1, 3, H, W) in [-1, 1] that the original's decoder makes of the latents after all steps."""
-        noise, _, text = sample_.inputs
+        noise, _, text, *_ = sample_.inputs
         generator = _generator_of(sample_)
         further = [torch.randn(noise.shape, generator=generator) for _ in range(further_noises(self.sampling))]
         latents = sample(run, self.sampling, self.original.schedule, noise, text, self.original.no_caption, further)
@@ -106,7 +111,10 @@ class TextToImage(Component):
 
     def held_out(self) -> tuple[Sample, ...]:
         """A caption each, with its noise and the first timestep, and a true picture of it, or the original's from the same noise."""
-        return self._held_out
+        if self._scales is None:
+            return self._held_out
+        scale = torch.full((1,), self.sampling.guidance)
+        return tuple(replace(one, inputs=(*one.inputs, scale)) for one in self._held_out)
 
     @cached_property
     def _held_out(self) -> tuple[Sample, ...]:
@@ -134,7 +142,9 @@ class TextToImage(Component):
         return self._noised(latents, states, torch.Generator().manual_seed(VALIDATION_SEED))
 
     def training_batch(self, batch_size: int, crop_size: int, generator: torch.Generator) -> tuple[Inputs, Tensor]:  # noqa: ARG002  (never cut)
-        """Noisy latents (N, C, h, w), timesteps (N,), text states (N, L, D), and what is to be predicted of them, the noise or the velocity."""
+        """Noisy latents (N, C, h, w), timesteps (N,), text states (N, L, D), of a network that takes it the scale of guidance (N,), and what is to be
+        predicted of them, the noise or the velocity.
+        """
         latents, states = self.training.drawn(batch_size, generator)
         return self._noised(latents, states, generator)
 
@@ -157,7 +167,11 @@ class TextToImage(Component):
         timesteps, noise = torch.randint(total, (len(latents),), generator=generator), torch.randn(latents.shape, generator=generator)
         alpha, sigma = self.original.schedule.at(timesteps)
         truth = noise if self.sampling.prediction == "epsilon" else velocity(latents, noise, alpha, sigma)
-        return (noisy(latents, noise, alpha, sigma), timesteps.float(), states), truth
+        inputs = (noisy(latents, noise, alpha, sigma), timesteps.float(), states)
+        if self._scales is None:
+            return inputs, truth
+        low, high = self._scales
+        return (*inputs, low + (high - low) * torch.rand(len(latents), generator=generator)), truth
 
 
 def _generator_of(sample_: Sample) -> torch.Generator:
