@@ -1,11 +1,11 @@
 """Do 8 distilled steps draw what 32 do? Is the guidance-aware loss worth it? Is removing blocks by quality per millisecond better than without it?
 
     python tests/benchmarks/text_to_image.py --only steps --steps 300 --seeds 3 --jobs 2
-    python tests/benchmarks/text_to_image.py --only evolving --steps 300 --seeds 3 --jobs 2
+    python tests/benchmarks/text_to_image.py --only evolving --steps 100 --seeds 3 --jobs 2
 
 On the embedded scenes, guidance 7.5. Every picture is of a caption that no training saw, three sets of noise; attributes are seen by the embedded
 judge, which is no part of any training. Each training runs in one thread; those that are finished are in the result file, so that a benchmark that
-was stopped goes on where it was. The last result lies in `results/` beside this file.
+was stopped goes on where it was. The last results lie in `results/` beside this file.
 """
 
 from __future__ import annotations
@@ -63,16 +63,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--again", action="store_true")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "text_to_image.json")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    results: Results[Trained] = Results(given.out, read, {}, again=given.again, depends_on={**facts(), **recipe()})
+    results: Results[Trained] = Results(
+        given.out / f"text_to_image_{given.only}.json", read, {}, again=given.again, depends_on={**facts(), **recipe(given.only)}
+    )
     ways = PARTS[given.only][1]
     wanted = [Training(given.only, way, seed, given.steps) for seed in range(given.seeds) for way in ways]
     for found in results.complete(wanted, run, given.jobs):
         logger.info("%s: %s", found.training, asdict(found.worth))
     own = {way: [results.done[one] for one in wanted if one.way == way] for way in ways}
-    results.document[given.only] = {
+    results.document |= {
         "steps": given.steps,
         "seeds": given.seeds,
         "references": references(),

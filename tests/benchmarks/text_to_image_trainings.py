@@ -37,7 +37,7 @@ TEACHER_STEPS, STUDENT_STEPS, GUIDANCE = 32, 8, 7.5
 NOISES = 3
 """Sets of noise for the pictures, one of each caption in each set; the original's spread is over them."""
 AT_ONCE = 45
-LATENCY_RATIO = 0.75
+LATENCY_RATIO = 0.88
 """Of the original's estimate, which all ways to remove blocks meet."""
 VANILLA, MIX, HALF = "vanilla", "mix", "half guided"
 PROBABILITIES = {VANILLA: 0.0, MIX: 0.1, HALF: 0.5}
@@ -165,7 +165,7 @@ def evolved(training: Training) -> StageOutput:
 
 def evolution(training: Training) -> EvolveSearchConfig:
     """Robust training, and a fifth of it after each action."""
-    return EvolveSearchConfig(steps=training.steps, steps_between=training.steps // 5, group=2, most_doubled=0, batch_size=32, learning_rate=1e-3)
+    return EvolveSearchConfig(steps=training.steps, steps_between=training.steps // 5, group=2, most_doubled=0, batch_size=32, learning_rate=2e-4)
 
 
 def _orders(seed: int) -> dict[str, Callable[[list[ScoredBlock]], list[ScoredBlock]]]:
@@ -210,17 +210,17 @@ def _latency_ms(spec: ModelSpec) -> float:
     return round(UnetCosts(context.device, context.unit, context.ships_as).of(spec).latency.value, 5)
 
 
-def recipe() -> dict[str, object]:
-    """What every result depends on, besides the trainings' own names."""
-    original, any_ = task().original, Training("", MIX, 0, 1000)
+def recipe(part: str) -> dict[str, object]:
+    """What every result of a part depends on, besides the trainings' own names."""
+    original, any_ = task().original, Training(part, MIX, 0, 1000)
+    ladders: dict[str, object] = {"ladder": ladder(any_).model_dump(mode="json")}
+    evolutions: dict[str, object] = {"evolution": evolution(any_).model_dump(mode="json"), "latency_ratio": LATENCY_RATIO}
     return {
-        "ladder": ladder(any_).model_dump(mode="json"),
-        "evolution": evolution(any_).model_dump(mode="json"),
+        **{"steps": ladders, "evolving": evolutions}[part],
         "teacher_steps": TEACHER_STEPS,
         "student_steps": STUDENT_STEPS,
         "guidance": GUIDANCE,
         "noises": NOISES,
-        "latency_ratio": LATENCY_RATIO,
         "data": task().data_digest,
         "teacher": digest_of(original.unet.module.state_dict().values()),
     }
