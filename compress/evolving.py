@@ -51,7 +51,7 @@ def evolve(config: EvolveSearchConfig, context: StageContext, order: Order = by_
     other `repeats`. Raises `PlanError` with the nearest that can be reached where no evolution meets the budget, and for a task or a network that is
     no diffusion UNet; `TrainingDiverged`.
     """
-    problems = evolve_problems(context.spec, context.budget, context.device, context.unit, context.ships_as)
+    problems = evolve_problems(context.spec, context.budget, context.device, context.unit, config.costed_as or context.ships_as)
     diffusion, sampling = context.task.diffusion(), context.spec.sampling
     if diffusion is None:
         problems.append("stage search, method evolve: the task has no diffusion network; use another method, or remove the stage")
@@ -66,7 +66,7 @@ class _Evolution:
     def __init__(self, config: EvolveSearchConfig, context: StageContext, diffusion: Diffusion, sampling: Sampling, order: Order) -> None:
         self._config, self._context, self._diffusion, self._sampling, self._order = config, context, diffusion, sampling, order
         self._spec, self._network = context.spec, context.model.eval()
-        self._costs = UnetCosts(context.device, context.unit, context.ships_as)
+        self._costs = UnetCosts(context.device, context.unit, config.costed_as or context.ships_as)
         self._error = PredictionError(config, diffusion, sampling, context.seed, self._network)
         self._error_before = self._error.of(self._network)
         self._journal, self._weights = Journal(context.checkpoints("evolving")), context.checkpoints("evolving_weights")

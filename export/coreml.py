@@ -29,6 +29,7 @@ from mcompress.export.backend import (
     require,
     version_of,
 )
+from mcompress.export.coreml_chunks import split
 from mcompress.export.coreml_conversion import save_package
 from mcompress.export.coreml_read import file_operators, wide_int8
 from mcompress.export.coreml_weights import match_weights, scaled_weights
@@ -73,6 +74,8 @@ def write(config: CoreMLConfig, model: nn.Module, examples: Mapping[str, Tensor]
             raise ExportError("INT8 activations need Core ML of iOS 17; set minimum_deployment_target: iOS17, or leave the quantize stage out")
         program = export_program(model, *given, share_weights=True)
         save_package(config, model, examples, program, plan, path)
+        if config.chunks == 2:
+            split(path)
         written = _read_back(path, program, plan)
         check_inputs(path, examples, written.inputs)
         return written

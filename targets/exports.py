@@ -71,6 +71,9 @@ class CoreMLConfig(Export):
     half_limit_db: float = Field(default=40.0, ge=0, le=120)
     """Least SQNR of the float file, computed as written, against PyTorch with FP16 simulated, dB. Right files have 64 dB and more."""
     minimum_deployment_target: Literal["iOS16", "iOS17", "iOS18"] = "iOS17"
+    chunks: Literal[1, 2] = 1
+    """2 divides the package into two models of about equally large weights, each in a file of its own, for networks whose weights are more than a
+    phone maps at once (Apple chunks the U-Net of Stable Diffusion for iOS). It stays one package, a pipeline: apps load and call it as one model."""
 
 
 ExportConfig = Annotated[OnnxConfig | TFLiteConfig | ExecuTorchConfig | CoreMLConfig, Field(discriminator="backend")]

@@ -214,6 +214,14 @@ def test_blocks_go_from_the_least_valuable_on_until_the_budget_is_met(make) -> N
     assert output.spec.sampling == SPEC.sampling
 
 
+def test_it_is_costed_as_asked(make: Callable[..., StageContext], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(evolving, "UnetCosts", lambda _device, _unit, precision: (asked.append(precision), COSTS)[1])
+    for costed_as in ("int8", None):
+        evolve(UNTRAINED.model_copy(update={"costed_as": costed_as, "most_doubled": 0}), make(1.0))
+    assert asked == ["int8", "fp16"]
+
+
 def test_a_group_loses_no_more_than_the_budget_needs(make) -> None:
     first, enough = "mid_block.resnets.0", "down_blocks.0.attentions.0"
     limit = COSTS.of(without(SPEC, [enough])).latency.value

@@ -9,9 +9,11 @@ bits, the lowest bit first.
 from __future__ import annotations
 
 import math
+import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +44,7 @@ BLOB_DTYPES = {
     15: "uint32",
 }
 """`BlobDataType` of the format -> MIL's name."""
+_COPIED_AT_ONCE = 2**24
 ADVICE = "The package is damaged or was edited; export it again."
 
 
@@ -109,16 +112,30 @@ class WeightFile:
             raise ExportError(f"the weight file {path} is of version {version}; only version {VERSION} can be read. {ADVICE}")
         self._path = path
 
+    def size_at(self, offset: int) -> int:
+        """Bytes of data of the blob whose metadata are at `offset`."""
+        return self._metadata(offset, f"a blob lies at byte {offset} of {self._path}")[1]
+
+    def copy(self, offset: int, to: BinaryIO) -> int:
+        """Write the blob whose metadata are at `offset` behind what is in another weight file; gives the offset there."""
+        kind, size_bytes, start, padding_bits = self._metadata(offset, f"a blob lies at byte {offset} of {self._path}")
+        place = to.seek(-(-to.seek(0, os.SEEK_END) // ALIGNMENT) * ALIGNMENT)
+        to.write(_METADATA.pack(SENTINEL, kind, size_bytes, place + ALIGNMENT, padding_bits).ljust(ALIGNMENT, b"\0"))
+        with self._path.open("rb") as stream:
+            stream.seek(start)
+            left = size_bytes
+            while left:
+                content = stream.read(min(left, _COPIED_AT_ONCE))
+                if not content:
+                    raise ExportError(f"{self._path} ends inside the data at byte {start}. {ADVICE}")
+                to.write(content)
+                left -= len(content)
+        return place
+
     def blob(self, offset: int, dtype: str, shape: tuple[int, ...], owner: str) -> Blob:
         """The blob whose metadata are at `offset`, which must hold `dtype` values of `shape`; `owner` names the constant in errors."""
         where = f"the constant '{owner}' lies at byte {offset} of {self._path}"
-        if offset < ALIGNMENT or offset % ALIGNMENT or offset + ALIGNMENT > self._size_bytes:
-            raise ExportError(f"{where}, which has {self._size_bytes} bytes; offsets are multiples of {ALIGNMENT} inside the file. {ADVICE}")
-        with self._path.open("rb") as stream:
-            stream.seek(offset)
-            sentinel, kind, size_bytes, start, padding_bits = _METADATA.unpack(stream.read(_METADATA.size))
-        if sentinel != SENTINEL:
-            raise ExportError(f"{where}, where {SENTINEL:#010x} must stand and {sentinel:#010x} stands. {ADVICE}")
+        kind, size_bytes, start, padding_bits = self._metadata(offset, where)
         if BLOB_DTYPES.get(kind) != dtype:
             raise ExportError(f"{where}: the program says {dtype}, the weight file {BLOB_DTYPES.get(kind, f'type {kind}')}. {ADVICE}")
         if start + size_bytes > self._size_bytes or start < offset + ALIGNMENT:
@@ -129,3 +146,14 @@ class WeightFile:
         if size_bytes != needed or (dtype in PACKED_BITS and padding_bits != 8 * size_bytes - math.prod(shape) * PACKED_BITS[dtype]):
             raise ExportError(f"{where}: {dtype} values of shape {shape} take {needed} bytes, the weight file holds {size_bytes}. {ADVICE}")
         return Blob(self._path, dtype, shape, start, size_bytes)
+
+    def _metadata(self, offset: int, where: str) -> tuple[int, int, int, int]:
+        """Type, bytes, start of the data, bits of padding."""
+        if offset < ALIGNMENT or offset % ALIGNMENT or offset + ALIGNMENT > self._size_bytes:
+            raise ExportError(f"{where}, which has {self._size_bytes} bytes; offsets are multiples of {ALIGNMENT} inside the file. {ADVICE}")
+        with self._path.open("rb") as stream:
+            stream.seek(offset)
+            sentinel, kind, size_bytes, start, padding_bits = _METADATA.unpack(stream.read(_METADATA.size))
+        if sentinel != SENTINEL:
+            raise ExportError(f"{where}, where {SENTINEL:#010x} must stand and {sentinel:#010x} stands. {ADVICE}")
+        return kind, size_bytes, start, padding_bits

@@ -160,7 +160,7 @@ class MilProgram:
 
 
 def read_program(path: Path) -> MilProgram:
-    """Read a saved `.mlpackage`.
+    """Read a saved `.mlpackage`; the models of a pipeline are read as one program.
 
     Raises `ExportError` for a package that is damaged, edited so that it does not fit together, or not an ML program, and `MissingBackendError`
     without coremltools, whose protobuf classes are used.

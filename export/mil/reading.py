@@ -13,15 +13,14 @@ import numpy as np
 from mcompress.errors import ExportError
 from mcompress.export.mil import proto
 from mcompress.export.mil.blob import ADVICE, Blob, WeightFile, bytes_of, unpacked
+from mcompress.export.mil.joining import joined
 from mcompress.export.mil.program import MAIN, Argument, Block, Constant, Function, MilProgram, Operation, Value
-from mcompress.export.mil.types import DTYPES, Array, ValueType
+from mcompress.export.mil.types import DTYPES, FEATURE_DTYPES, Array, ValueType
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
 MODEL_PATH = "@model_path/"
-FEATURE_DTYPES = {65552: "fp16", 65568: "fp32", 65600: "fp64", 131080: "int8", 131104: "int32"}
-"""`ArrayFeatureType.ArrayDataType` of FeatureTypes.proto."""
 
 
 class PackageReader:
@@ -31,13 +30,27 @@ class PackageReader:
         self._path = path
         self._weight_files: dict[Path, WeightFile] = {}
         self._model_folder = path
+        self._part = ""  # which model of a pipeline is being read, for messages
 
     def program(self) -> MilProgram:
-        """All functions of the package."""
-        model = self._model()
+        """All functions of the package; a pipeline's models as one."""
+        models, model = [], self._model()
+        if model.WhichOneof("Type") != "pipeline":
+            return self._program(model)
+        for number, one in enumerate(model.pipeline.models, start=1):
+            self._part = f"model {number} of its pipeline: "
+            models.append(self._program(one))
+        self._part = ""
+        inputs, outputs = self._features(model.description.input), self._features(model.description.output)
+        main = joined(models, inputs, outputs, self._wrong)
+        self._check_fit(main, inputs, outputs)
+        version = max(int(model.specificationVersion), *(one.specification_version for one in models))
+        return MilProgram(self._path, version, inputs, outputs, {MAIN: main})
+
+    def _program(self, model: Message) -> MilProgram:
         kind = model.WhichOneof("Type")
         if kind != "mlProgram":
-            raise self._wrong(f"it holds a model of type {kind or 'none'}; only ML programs (`mlProgram`) can be read")
+            raise self._wrong(f"it holds a model of type {kind or 'none'}; only ML programs (`mlProgram`) can be read, and pipelines of them")
         description = model.description
         default = str(getattr(description, "defaultFunctionName", "")) or MAIN
         described = next((function for function in getattr(description, "functions", ()) if function.name == default), description)
@@ -47,9 +60,7 @@ class PackageReader:
         functions = {MAIN if name == default else str(name): self._function(str(name), function) for name, function in sorted(stored.items())}
         main = functions[MAIN]
         inputs, outputs = self._features(described.input), self._features(described.output)
-        types = main.types()
-        self._check_interface("takes", inputs, {value.name: value.type for value in main.inputs})
-        self._check_interface("gives", outputs, {name: types[name] for name in main.block.outputs})
+        self._check_fit(main, inputs, outputs)
         return MilProgram(self._path, int(model.specificationVersion), inputs, outputs, functions)
 
     def _model(self) -> Message:
@@ -92,6 +103,11 @@ class PackageReader:
                 raise self._wrong(f"'{feature.name}' has the array type {array.dataType}; known are {sorted(FEATURE_DTYPES.values())}")
             found.append(Value(str(feature.name), ValueType(dtype, tuple(int(size) for size in array.shape))))
         return tuple(found)
+
+    def _check_fit(self, main: Function, inputs: tuple[Value, ...], outputs: tuple[Value, ...]) -> None:
+        types = main.types()
+        self._check_interface("takes", inputs, {value.name: value.type for value in main.inputs})
+        self._check_interface("gives", outputs, {name: types[name] for name in main.block.outputs})
 
     def _check_interface(self, does: str, described: tuple[Value, ...], of_function: Mapping[str, ValueType]) -> None:
         names = {value.name for value in described}
@@ -231,4 +247,4 @@ class PackageReader:
         return closed
 
     def _wrong(self, what: str) -> ExportError:
-        return ExportError(f"{self._path} cannot be read: {what}. {ADVICE}")
+        return ExportError(f"{self._path} cannot be read: {self._part}{what}. {ADVICE}")

@@ -36,6 +36,9 @@ DTYPES = {
 }
 """`DataType` of MIL.proto -> the name that MIL's `cast` uses."""
 
+FEATURE_DTYPES = {65552: "fp16", 65568: "fp32", 65600: "fp64", 131080: "int8", 131104: "int32"}
+"""`ArrayFeatureType.ArrayDataType` of FeatureTypes.proto, how a model describes what it takes and gives -> the same names."""
+
 NUMPY = {
     "bool": np.dtype(np.bool_),
     "fp16": np.dtype("<f2"),

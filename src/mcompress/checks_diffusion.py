@@ -31,7 +31,7 @@ def problems(target: Target, task: Task | None, device: Device, unit: Unit, teac
     found, present, data = list[str](), start[0], None if task is None else task.diffusion()
     for index, stage in enumerate(target.stages):
         if isinstance(stage, EvolveSearchConfig):
-            found += evolve_problems(present, target.budget, device, unit, ships_as(target, device, unit))
+            found += evolve_problems(present, target.budget, device, unit, stage.costed_as or ships_as(target, device, unit))
         if isinstance(stage, BkSdmSearchConfig):
             of_stage = bk_sdm_problems(stage, present)
             found += of_stage

@@ -6,6 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field
 
+from mcompress.targets.speeds import PrecisionName
 from mcompress.targets.stages.training import LearningConfig
 
 
@@ -22,6 +23,9 @@ class EvolveSearchConfig(LearningConfig):
     """Robust training after every action."""
     batch_size: int = Field(default=16, ge=1, le=4096)
     learning_rate: float = Field(default=3e-4, gt=0, le=1.0)
+    costed_as: PrecisionName | None = None
+    """Of the network and its blocks, in the table of latencies; left out, int8 with a quantize stage behind it, else what float files hold. Where
+    precision plans leave normalizations and what stands around them in fp16 because the conversions cost more, say fp16."""
     keep_probability: float = Field(default=0.9, gt=0, le=1)
     """Probability with which robust training executes a block. The paper has one and does not give it; this one is ours."""
     group: int = Field(default=2, ge=1, le=1000)

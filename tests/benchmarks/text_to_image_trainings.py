@@ -165,7 +165,16 @@ def evolved(training: Training) -> StageOutput:
 
 def evolution(training: Training) -> EvolveSearchConfig:
     """Robust training, and a fifth of it after each action."""
-    return EvolveSearchConfig(steps=training.steps, steps_between=training.steps // 5, group=2, most_doubled=0, batch_size=32, learning_rate=2e-4)
+    return EvolveSearchConfig(
+        steps=training.steps,
+        steps_between=training.steps // 5,
+        group=2,
+        most_doubled=0,
+        measure="guided",
+        evaluation_latents=32,
+        batch_size=32,
+        learning_rate=2e-4,
+    )
 
 
 def _orders(seed: int) -> dict[str, Callable[[list[ScoredBlock]], list[ScoredBlock]]]:
