@@ -3,9 +3,10 @@
 1. Robust training (`objectives/stochastic_depth.py`): the UNet learns to do without any of its blocks.
 2. Every attention and residual block is valued: by how much the error of the prediction rises without it (`evolving_error.py`; the paper samples
    pictures for their CLIP score), per millisecond that it takes on the device, from a table of all blocks (`evolving_costs.py`).
-3. While the network is over budget, the group of blocks of the lowest value goes; as soon as the budget is met, those of the group for which there is
-   room stay. Then the block of the highest value for which there is room is doubled, again and again; a copy without which the error is no higher is
-   taken back. Robust training goes on after every action.
+3. While the network is over budget, the group of blocks of the lowest value goes; of its milliseconds those count that are still to be saved, lest
+   the last to go saves much more than is needed (an addition of ours). As soon as the budget is met, those of the group for which there is room stay.
+   Then the block of the highest value for which there is room is doubled, again and again; a copy without which the error is no higher is taken back.
+   Robust training goes on after every action.
 
 Every latency that decides is that of the whole network, counted anew. The paper gives neither the probability of stochastic depth, nor the size of a
 group, nor for how long training goes on between actions: those are ours.
@@ -14,6 +15,7 @@ group, nor for how long training goes on between actions: those are ours.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from pydantic import JsonValue
 
@@ -124,7 +126,9 @@ class _Evolution:
         return self._remove(cost, milliseconds) if cost.exceeded(self._context.budget) else self._double(cost, milliseconds)
 
     def _remove(self, cost: CandidateCost, milliseconds: dict[str, float]) -> bool:
-        ranked = self._order(self._scored(list(milliseconds), milliseconds))
+        limit = self._context.budget.latency_ms
+        over_ms = None if limit is None or cost.latency.value <= limit else cost.latency.value - limit
+        ranked = self._order([replace(one, needed_ms=over_ms) for one in self._scored(list(milliseconds), milliseconds)])
         chosen: list[ScoredBlock] = []
         for one in ranked[: self._config.group]:
             chosen.append(one)

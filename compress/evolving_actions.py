@@ -24,11 +24,14 @@ class ScoredBlock:
     """Of the error of the prediction without it; negative where the network was better without."""
     milliseconds: float
     """That it takes on the device."""
+    needed_ms: float | None = None
+    """So much was still to be saved when blocks were to go: what a block takes beyond it is no gain. None where nothing was."""
 
     @property
     def value(self) -> float:
-        """Loss of quality per millisecond saved (SnapFusion, algorithm 1); infinite for a block that takes no time."""
-        return self.loss_rise / self.milliseconds if self.milliseconds > 0 else float("inf")
+        """Loss of quality per millisecond saved (SnapFusion, algorithm 1) and needed; infinite for a block that takes no time."""
+        saved = self.milliseconds if self.needed_ms is None else min(self.milliseconds, self.needed_ms)
+        return self.loss_rise / saved if saved > 0 else float("inf")
 
     def as_json(self) -> dict[str, JsonValue]:
         """For the report, with the value; null where it is infinite."""

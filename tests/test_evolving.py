@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mcompress.compress import evolving, evolving_costs
 from mcompress.compress.checkpoints import FileCheckpoints
 from mcompress.compress.diffusion import NoiseSchedule, guided, noisy, velocity
-from mcompress.compress.evolving import block_map, evolve, evolve_problems
+from mcompress.compress.evolving import block_map, by_value, evolve, evolve_problems
 from mcompress.compress.evolving_actions import Action, Journal, Phase, ScoredBlock, Training
 from mcompress.compress.evolving_costs import UnetCosts
 from mcompress.compress.evolving_error import PredictionError
@@ -191,8 +191,11 @@ def test_blocks_go_from_the_least_valuable_on_until_the_budget_is_met(make) -> N
         (chosen,) = action["blocks"]
         _, milliseconds = COSTS.by_block(spec)
         before, values = error.of(without_blocks(SPEC, original, gone)[1]), {}
+        needed = action["latency_before_ms"] - context.budget.latency_ms
         for name in milliseconds:
-            values[name] = (error.of(without_blocks(SPEC, original, [*gone, name])[1]) - before) / milliseconds[name]
+            rise = error.of(without_blocks(SPEC, original, [*gone, name])[1]) - before
+            values[name] = rise / min(milliseconds[name], needed)
+        assert chosen["needed_ms"] == pytest.approx(needed)
         assert chosen["value"] == pytest.approx(values[chosen["block"]], abs=1e-5)
         assert values[chosen["block"]] <= min(values.values()) + 1e-5
         assert action["error_before"] == pytest.approx(before, abs=1e-6)
@@ -212,6 +215,13 @@ def test_blocks_go_from_the_least_valuable_on_until_the_budget_is_met(make) -> N
     again.load_state_dict(output.model.state_dict())
     assert torch.equal(computed(again), computed(output.model))
     assert output.spec.sampling == SPEC.sampling
+
+
+def test_what_is_saved_beyond_the_budget_is_no_gain() -> None:
+    large, small = ScoredBlock("large", 0.008, 0.06, 0.012), ScoredBlock("small", 0.0026, 0.016, 0.012)
+    assert replace(large, needed_ms=None).value < replace(small, needed_ms=None).value
+    assert by_value([large, small]) == [small, large]
+    assert ScoredBlock("first", 0.002, 0.01, 0.5).value == pytest.approx(0.2), "while more is needed than it takes, all that it takes counts"
 
 
 def test_it_is_costed_as_asked(make: Callable[..., StageContext], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,11 +28,19 @@ from conftest import MemoryCheckpoints, silent
 from diffusers import DDIMScheduler
 from pydantic import ValidationError
 
-from mcompress.compress.diffusion import NoiseSchedule, ScheduleSettings, ddim_step, truncated_snr
+from mcompress.compress.diffusion import NoiseSchedule, ScheduleSettings, clean_of, ddim_step, truncated_snr, velocity_of
 from mcompress.compress.models.build import build
 from mcompress.compress.models.spec import ModelSpec, Prediction, Sampling
 from mcompress.compress.models.stable_diffusion import with_guidance
-from mcompress.compress.objectives.step_distillation import LEFT_OUT, StepDistillation, StepLosses, VelocityModel, scaled_to, teacher_target
+from mcompress.compress.objectives.step_distillation import (
+    LEFT_OUT,
+    StepDistillation,
+    StepLosses,
+    VelocityModel,
+    clean_loss,
+    scaled_to,
+    teacher_target,
+)
 from mcompress.compress.sampling import sample
 from mcompress.compress.stage import StageContext, StageOutput
 from mcompress.compress.step_distillation import distill_steps
@@ -79,6 +87,21 @@ def test_an_error_of_x_counts_by_the_truncated_ratio_of_signal_to_noise(probabil
     terms = {name: value.detach() for name, value in made.terms("student").items()}
     assert float(terms["guided" if probability else "vanilla"]) == pytest.approx(float(expected), rel=1e-4)
     assert float(terms["original"]) == pytest.approx(0.2 * float(expected), rel=1e-4)
+
+
+def test_an_error_of_the_noise_counts_five_times_at_most() -> None:
+    alpha, sigma = SCHEDULE.at(torch.tensor(SCHEDULE.steps(16)))
+    noise_target, off = torch.zeros(16, 2, 1, 1), 0.1
+    latents = torch.randn(16, 2, 1, 1, generator=torch.Generator().manual_seed(0))
+    target = clean_of(noise_target, latents, alpha, sigma, "epsilon")
+    predicted = velocity_of(noise_target + off, latents, alpha, sigma, "epsilon")
+    each = [float(clean_loss(*(one[[at]] for one in (predicted, latents, target, alpha, sigma)), "epsilon")) / off**2 for at in range(16)]
+    snr = (alpha / sigma).square().flatten()
+    assert each == pytest.approx((truncated_snr(alpha, sigma).flatten() / snr).clamp(max=5.0).tolist(), rel=1e-3)
+    assert each[0] == pytest.approx(5.0, rel=1e-3)
+    assert each[-1] == pytest.approx(1.0, rel=1e-3)
+    whole = clean_loss(predicted, latents, target, alpha, sigma)
+    assert float(whole) > 5 * float(clean_loss(predicted, latents, target, alpha, sigma, "epsilon")), "which is what it would be for a velocity"
 
 
 def test_the_original_loss_is_brought_to_the_size_of_the_distillation_loss_and_pulls_its_own_way() -> None:

@@ -170,7 +170,6 @@ def evolution(training: Training) -> EvolveSearchConfig:
         steps_between=training.steps // 5,
         group=2,
         most_doubled=0,
-        measure="guided",
         evaluation_latents=32,
         batch_size=32,
         learning_rate=2e-4,
