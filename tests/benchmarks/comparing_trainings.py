@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
@@ -39,11 +40,13 @@ def fit(objective: Objective, settings: TrainSettings) -> float:
 
 
 def stage_context(task: Task, device_name: str, budget: Budget, original: tuple[ModelSpec, nn.Module], seed: int, folder: Path) -> StageContext:
-    """For a stage that is run alone on the preferred unit of a device, whose files ship in INT8."""
+    """For a stage that is run alone on the preferred unit of a device, whose files ship in INT8. It begins with a copy of the original, which it may
+    change.
+    """
     device = load_device(device_name)
     spec, network = original[0], original[1].eval()
     return StageContext(
-        task, device, device.units[device.preferred_unit], budget, network, spec, network, spec, None, seed,
+        task, device, device.units[device.preferred_unit], budget, network, spec, copy.deepcopy(network), spec, None, seed,
         lambda _name: NoCheckpoints(), folder, "int8", lambda _title: lambda _done, _total, _note: None, (device.preferred_unit,),
         lambda _what, _depends_on, compute: compute(),
     )  # fmt: skip
