@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mcompress.compress.models.spec import ModelSpec
+from mcompress.compress.stage import CompanionNetwork
 from mcompress.compress.tasks import photographs
 from mcompress.compress.tasks.super_resolution.task import SuperResolution
 from mcompress.errors import ParityError
@@ -155,6 +157,10 @@ class Enlarging(nn.Module):
         return functional.interpolate(value, scale_factor=4.0, mode="nearest") * self.gain
 
 
+def companion(network: nn.Module) -> CompanionNetwork:
+    return CompanionNetwork(ModelSpec("enlarging", {}, (), (1, 3, 16, 16)), network)
+
+
 @pytest.fixture(scope="module")
 def pair_task() -> SuperResolution:
     some = photographs.embedded_photos(photographs.HELD_OUT_PHOTOS[:2]).photos
@@ -171,7 +177,7 @@ def test_a_picture_that_is_exactly_right_has_a_figure_that_json_can_hold(tmp_pat
     flat = SuperResolution(photographs.PhotoSet(()), photographs.PhotoSet((photographs.Photo("black", torch.zeros(3, 64, 64, dtype=torch.uint8)),)))
     (sample,) = flat.held_out()
     assert flat.quality(sample.truth, sample.truth) == np.inf
-    with References(Enlarging(), Enlarging(), (1, 3, 16, 16), tmp_path) as references:
+    with References(flat, companion(Enlarging()), companion(Enlarging()), tmp_path) as references:
         found = score_file(flat, runner(), (1, 3, 16, 16), references, None, "file")
     assert found["black"].quality == {flat.metric: HIGHEST_DB}
     assert score_network(flat, Enlarging(), None, "student") == {"black": {flat.metric: HIGHEST_DB}}
@@ -179,7 +185,7 @@ def test_a_picture_that_is_exactly_right_has_a_figure_that_json_can_hold(tmp_pat
 
 def test_references_are_computed_once_for_all_files(pair_task: SuperResolution, tmp_path: Path) -> None:
     teacher, student, shape = Enlarging(0.9), Enlarging(), (1, 3, 16, 16)
-    with References(teacher, student, shape, tmp_path / "cache") as references:
+    with References(pair_task, companion(teacher), companion(student), tmp_path / "cache") as references:
         assert (teacher.shapes, student.shapes) == ([], []), "nothing is computed for files that are all cached"
         first = score_file(pair_task, runner(), shape, references, None, "file")
         asked = len(student.shapes)
@@ -208,7 +214,7 @@ def test_a_file_that_computes_nan_on_one_sample_is_named(pair_task: SuperResolut
 
     second = pair_task.held_out()[1].name
     with (
-        References(Enlarging(), Enlarging(), (1, 3, 16, 16), tmp_path) as references,
+        References(pair_task, companion(Enlarging()), companion(Enlarging()), tmp_path) as references,
         pytest.raises(ParityError, match=f"held-out sample '{second}': the file returned NaN"),
     ):
         score_file(pair_task, runner(late), (1, 3, 16, 16), references, None, "file")

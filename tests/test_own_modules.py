@@ -24,16 +24,19 @@ stages: [{stage: quantize}]
 exports: [{backend: onnx}]
 """
 SPEC = ModelSpec("my_network:build")
+OWN = {"my_network", "my_layers", "my_package"}
 
 
 @pytest.fixture(autouse=True)
 def _nothing_open() -> Iterator[None]:
     import_beside(None)  # another file's tests may have left a target open
+    for name in OWN:
+        sys.modules.pop(name, None)  # and imported the example, which has a module of the same name
     path = list(sys.path)
     yield
     import_beside(None)
     assert sys.path == path
-    assert not {"my_network", "my_layers", "my_package"} & sys.modules.keys()
+    assert not OWN & sys.modules.keys()
 
 
 def folder_of(parent: Path, name: str, width: int) -> Path:

@@ -287,7 +287,7 @@ def test_methods_of_a_stage_have_options_of_their_own(tmp_path: Path) -> None:
     problems = str(error.value).splitlines()
     assert "x.yaml:4: stages[0].teacher_batches is not known; stages[0] takes" in problems[0]
     assert "teacher_cost" in problems[0]
-    assert "stages[1].method is 'adaptve'; it must be one of online, adaptive, steps, consistency; did you mean 'adaptive'?" in problems[1]
+    assert "stages[1].method is 'adaptve'; it must be one of online, adaptive, steps, consistency, features; did you mean 'adaptive'?" in problems[1]
     assert problems[2].endswith("stages[2].teachers_every is 0; it must be at least 1 and at most 1000")
 
 

@@ -27,7 +27,7 @@ from mcompress.compress.quantize.recovery.noise import measure_noise
 from mcompress.compress.quantize.recovery.recover import RecoveryOptions, recover
 from mcompress.compress.quantize.simulate import Simulated
 from mcompress.compress.stage import StageContext
-from mcompress.compress.tasks.task import Sample
+from mcompress.compress.tasks.task import OneCall, Sample
 from mcompress.targets.columns import class_of
 from mcompress.targets.operators import Operator
 from mcompress.targets.stages import QuantizeConfig
@@ -253,7 +253,7 @@ def _spread(count: int, source: torch.Generator) -> Tensor:
 def test_the_stage_plans_a_generator(make_context: Callable[..., StageContext], tmp_path: Path) -> None:
     from mcompress.compress.models.spec import ModelSpec
 
-    class Translation:
+    class Translation(OneCall):
         input_range = output_range = (-1.0, 1.0)
 
         def calibration_samples(self, count: int, _shape: tuple[int, ...], _seed: int) -> Iterator[Sample]:
