@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_pipeline
 import torch
 import typer
 from PIL import Image
@@ -52,7 +53,7 @@ def yaml_of(name: str) -> str:
 
 
 def test_every_target_of_the_readme_is_tried_here() -> None:
-    assert sorted(re.findall(r"```yaml\nname: (\w+)\n", README)) == ["my_cyclegan", "my_pix2pix", "my_sr", "my_talking_face"]
+    assert sorted(re.findall(r"```yaml\nname: (\w+)\n", README)) == ["my_cyclegan", "my_pix2pix", "my_sr", "my_talking_face", "my_text_to_image"]
 
 
 def pictures(folder: Path, count: int, size: tuple[int, int]) -> None:
@@ -129,3 +130,19 @@ def test_make_targets_and_files_that_are_named_exist(document: str) -> None:
         assert re.search(rf"^{name}:", makefile, flags=re.M), name
     for name in re.findall(r"`((?:tests|src|compress|targets|export|docs|examples)/[\w./]*)`|\]\(([\w./]+)\)", text):
         assert (ROOT / (name[0] or name[1])).exists(), name
+
+
+def test_the_example_target_of_text_to_image_plans(tmp_path: Path) -> None:
+    tiny_pipeline.pipeline().save_pretrained(tmp_path / "stable-diffusion-v1-5")
+    for folder, count in (("pictures", 4), ("pictures_held_out", 2)):
+        pictures(tmp_path / folder, count, (16, 16))
+        for index in range(count):
+            (tmp_path / folder / f"{index}.txt").write_text("red", encoding="utf-8")
+    text = yaml_of("my_text_to_image")
+    for whole, small in (("[1, 4, 64, 64]", "[1, 4, 8, 8]"), ("crop_size: 64", "crop_size: 8")):
+        assert text.count(whole) == 1
+        text = text.replace(whole, small)
+    (tmp_path / "t.yaml").write_text(text, encoding="utf-8")
+    made = plan(load_target(tmp_path / "t.yaml"))
+    assert [stage.stage for stage in made.target.stages] == ["search", "distill", "quantize"]
+    assert set(made.beside) == {"decoder", "text_encoder"}
