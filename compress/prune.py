@@ -47,9 +47,13 @@ def prune(config: PruneConfig, context: StageContext) -> StageOutput:
     if config.uniform and config.ratio is not None:
         for name in channels.prunable:
             chosen = channels.share(name, config.ratio)
+            gone = 0 if chosen is None else len(chosen.channels)
             if chosen is not None:
                 channels.remove(chosen)
-                removed += len(chosen.channels)
+                removed += gone
+            if gone != round(config.ratio * widths_before[name]):
+                reason = f"{gone} of {widths_before[name]} channels are gone, not the share {config.ratio:g}: they go in whole groups of {alignment}"
+                fallbacks.append(Fallback(where="stage prune", what=name, reason=reason))
         table = operator_table(model, *spec.input_shapes)
     while not config.uniform and not _met(config, removed, wanted, latency_ms(table, context), before_ms):
         able = channels.candidates()

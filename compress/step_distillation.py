@@ -39,6 +39,8 @@ from mcompress.targets.stages import ConsistencyDistillConfig, StepDistillConfig
 ORIGINAL_VELOCITY, STUDENT_VELOCITY = "original velocity", "student velocity"
 ORIGINAL_MIDDLE, STUDENT_MIDDLE, STUDENT = "original middle", "student middle", "student"
 CONSISTENCY = "consistency"
+LEGS, MOST_LEGS = (CONSISTENCY, ORIGINAL_VELOCITY, STUDENT_VELOCITY, ORIGINAL_MIDDLE, STUDENT_MIDDLE, STUDENT), 7
+"""All of them, and a prime above their number; trainings of different legs and seeds then draw different batches."""
 
 
 def distill_steps(config: StepDistillConfig, context: StageContext) -> StageOutput:
@@ -48,7 +50,7 @@ def distill_steps(config: StepDistillConfig, context: StageContext) -> StageOutp
     """
     data, sampling, of_original = _diffusion(config, context)
     legs, steps = _Legs(config, context, data), (config.teacher_steps, config.middle_steps, config.student_steps)
-    original = VelocityModel(copy.deepcopy(context.teacher), of_original.prediction, data.schedule)
+    original = VelocityModel(context.teacher, of_original.prediction, data.schedule)
     copied = replace(original, network=_trainable_copy(context.teacher))
     student = VelocityModel(context.model, sampling.prediction, data.schedule)
     repeated = copied if _repeats_the_original(config, context) else None
@@ -71,7 +73,7 @@ def distill_consistency(config: ConsistencyDistillConfig, context: StageContext)
     legs = _Legs(config, context, data)
     spec, student = taking_guidance(context.spec, context.model, config.guidance_range)
     losses = ConsistencyLosses(config.batch_size, config.guidance_range, config.ddim_steps, config.target_decay, config.huber)
-    teacher = VelocityModel(copy.deepcopy(context.teacher), of_original.prediction, data.schedule)
+    teacher = VelocityModel(context.teacher, of_original.prediction, data.schedule)
     objective = ConsistencyDistillation(student, sampling.prediction, teacher, data, losses)
     legs.train(CONSISTENCY, f"{config.ddim_steps} steps to {config.student_steps}", objective, config.steps)
     after = Sampling(sampling.prediction, config.student_steps, sampling.guidance, "lcm", config.ddim_steps)
@@ -174,7 +176,8 @@ class _Legs:
     def train(self, name: str, what: str, objective: Objective, steps: int) -> None:
         """One leg; the players of its curve are named after it."""
         config, context = self.config, self.context
-        settings = TrainSettings(steps, config.learning_rate, context.seed, precision=config.precision, checkpoint_every_s=config.checkpoint_every_s)
+        seed = context.seed * MOST_LEGS + LEGS.index(name)  # batches of its own
+        settings = TrainSettings(steps, config.learning_rate, seed, precision=config.precision, checkpoint_every_s=config.checkpoint_every_s)
         trained = train(objective, settings, context.checkpoints(name.replace(" ", "-")), context.progress(f"distill: {name}, {what}"))
         self.done.append({"name": name, "what": what, "train_steps": steps, "train_seconds": trained.seconds})
         self.curve += [(step, {f"{name}/{term.partition('/')[2]}": value for term, value in means.items()}) for step, means in trained.curve]

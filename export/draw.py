@@ -89,6 +89,9 @@ def _options(arguments: Sequence[str] | None) -> Options:
     for name in ("prompt", "out"):
         if given.check != (getattr(given, name) is None):
             parser.error(f"--check takes no --{name}; the bundle has its own" if given.check else f"--{name} is needed")
+    for name in ("steps", "guidance", "noise"):
+        if given.check and getattr(given, name) is not None:
+            parser.error(f"--check takes no --{name}; the bundle has its own")
     if given.threads < 1 or given.seed < 0:
         parser.error(f"--threads is {given.threads} and --seed {given.seed}; threads must be at least 1, and the seed at least 0")
     return given
@@ -114,19 +117,22 @@ def _draw(options: Options, folder: Path) -> list[str]:
         raise Refused(f"'{options.out}' cannot be written ({error}); look at the space and the permissions of its folder") from error
     begun = f"seed {options.seed}" if options.noise is None else f"noise of {options.noise.name}"
     return [
-        *(f"note: {note}" for note in (*notes, *_unusual(drawing, prompt, steps))),
+        *(f"note: {note}" for note in (*notes, *_unusual(drawing, prompt, steps, guidance))),
         f"{options.out}: {picture.shape[1]}x{picture.shape[0]} pixels, {steps} step{'s' if steps > 1 else ''} of {drawing.sampling['method']}, "
         f"guidance {guidance:g}, {begun}, by {files.shown}",
         *_times(painter, files.backend, options.threads),
     ]
 
 
-def _unusual(drawing: Drawing, prompt: Prompt, steps: int) -> Iterator[str]:
+def _unusual(drawing: Drawing, prompt: Prompt, steps: int, guidance: float) -> Iterator[str]:
     if prompt.is_empty:
         yield f"the prompt is empty, so the picture is drawn without a caption{'' if drawing.takes_guidance else ', and guidance has no effect'}"
     made_for = drawing.sampling["steps"]
     if steps != made_for:
         yield f"{steps} step{'s' if steps > 1 else ''}, and the U-Net was made for {made_for}, with which it was judged"
+    low, high = drawing.guidance_range
+    if not low <= guidance <= high:
+        yield f"guidance {guidance:g} is outside of {low:g} to {high:g}, which the U-Net was taught; what it draws then was never judged"
 
 
 def _times(painter: Painter, backend: str, threads: int) -> list[str]:

@@ -29,6 +29,13 @@ class DrawFile(BundleFile):
     component: str
 
 
+class _Ranged(TypedDict):
+    """An input of a file; only the keys that are used here."""
+
+    name: str
+    value_range: tuple[float, float]
+
+
 class _Component(TypedDict):
     name: str
     inputs: list[str]
@@ -144,6 +151,16 @@ class Drawing(NamedTuple):
     def takes_guidance(self) -> bool:
         """Whether its scale is an input of the U-Net, which is then called once a step."""
         return self.sampling["method"] == "lcm"
+
+    @property
+    def guidance_range(self) -> tuple[float, float]:
+        """Scales that can be asked for: of a U-Net that takes the scale as an input those that it was taught, of every other one any from 1 on."""
+        if not self.takes_guidance:
+            return 1.0, float("inf")
+        scale = next(one["inputs"][-1] for one in self.data["components"] if one["name"] == self.names[1])
+        inputs = (facts for file in self.files for facts in cast("list[_Ranged]", file["inputs"]))
+        low, high = next(facts["value_range"] for facts in inputs if facts["name"] == scale)
+        return low, high
 
 
 class FileSet(NamedTuple):

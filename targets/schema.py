@@ -149,7 +149,7 @@ def _one_picture(shape: tuple[int, ...]) -> tuple[int, ...]:
 FACES = (1, 6, 96, 96)
 """A face with its lower half masked above a reference frame, as talking-face networks take it."""
 LATENTS, EMBEDDED_LATENTS = (1, 4, 64, 64), (1, 4, 8, 8)
-"""What Stable Diffusion 1.5's U-Net takes for pictures of 512 pixels, and the embedded one for its 64."""
+"""What Stable Diffusion 1.5's U-Net takes for pictures of 512 pixels, and the embedded one for its 32."""
 Component = Literal["unet", "decoder", "text_encoder"]
 """A network of a text-to-image model."""
 

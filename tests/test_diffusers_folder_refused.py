@@ -152,7 +152,6 @@ SCHEDULERS: dict[str, tuple[dict[str, object], str]] = {
     "half a step": ({"num_train_timesteps": 1000.5}, "num_train_timesteps is 1000.5; it must be a whole number from 1 on"),
     "falling": ({"beta_start": 0.5, "beta_end": 0.1}, "beta_start is 0.5 and beta_end 0.1; they must be below 1, and beta_start not above beta_end"),
     "text": ({"beta_end": "much"}, 'beta_end is "much"; it must be a number above 0'),
-    "offset": ({"steps_offset": -1}, "steps_offset is -1; it must be a whole number from 0 on"),
     "noise alone": (
         {"rescale_betas_zero_snr": True},
         "rescale_betas_zero_snr leaves nothing but noise at the last timestep, where prediction_type epsilon says nothing of the picture",

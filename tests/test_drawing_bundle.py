@@ -229,6 +229,8 @@ def test_consistency_models_take_guidance_and_fresh_noise(consistent: Path, fold
         assert "unet: 3 calls" in capsys.readouterr().out
         close(pixels(tmp_path / "b.png"), facts(folder / "tokenizer", sampling).picture)
         assert psnr_db(pixels(tmp_path / "b.png"), expected.picture) < 50
+    assert run(consistent, tmp_path / "b.png", "--guidance", 20) == 0
+    assert "note: guidance 20 is outside of 1 to 14, which the U-Net was taught" in capsys.readouterr().out
     one = facts(folder / "tokenizer", replace(LCM, steps=1))
     np.save(tmp_path / "noise.npy", one.noise)
     assert run(consistent, tmp_path / "b.png", "--steps", 1, "--noise", tmp_path / "noise.npy") == 0
@@ -321,6 +323,9 @@ def test_what_cannot_be_used_is_refused(words: tuple[str, ...], said: str, made:
         ((), "--prompt is needed"),
         (("--prompt", "a"), "--out is needed"),
         (("--check", "--prompt", "a"), "--check takes no --prompt; the bundle has its own"),
+        (("--check", "--steps", "2"), "--check takes no --steps; the bundle has its own"),
+        (("--check", "--guidance", "2"), "--check takes no --guidance; the bundle has its own"),
+        (("--check", "--noise", "a.npy"), "--check takes no --noise; the bundle has its own"),
         (("--prompt", "a", "--out", "a.png", "--seed", "-1"), "the seed at least 0"),
         (("--prompt", "a", "--out", "a.png", "--threads", "0"), "threads must be at least 1"),
         (("--prompt", "a", "--out", "a.png", "--backend", "coreml"), "invalid choice: 'coreml'"),

@@ -8,12 +8,21 @@ from typing import Any
 
 import pytest
 
+from mcompress.compress.cost import operator_table
+from mcompress.compress.models.build import build_meta
+from mcompress.compress.models.spec import ModelSpec
+from mcompress.compress.models.stable_diffusion import DECODER
+from mcompress.targets.device_files import load_device
+from mcompress.targets.latency import estimate
+
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "tests" / "benchmarks" / "results" / "text_to_image_full_size.json").read_text(encoding="utf-8")
 FOUND = json.loads(TEXT)
 NETWORKS, BACKENDS = ("original", "slimmed"), ("onnx", "coreml", "tflite", "executorch")
 PARAMS = {"original": 859_520_964, "slimmed": 767_520_644}
 BESIDE_CONVERTERS = 1.2
+PUBLISHED_WITHIN = 0.25
+HALF_WIDTH = {**DECODER, "block_out_channels": [64, 128, 256, 256]}
 MOST_MB = 24_000
 COUNTED_WITHIN_S = 10
 BYTES_OF_WEIGHT = {"coreml": 2}
@@ -60,3 +69,13 @@ def test_results_name_no_folder_of_the_machine() -> None:
     assert "/tmp" not in TEXT
     assert "/work" not in TEXT
     assert "/home" not in TEXT
+
+
+def test_the_device_model_gives_the_published_ratios_of_slim_to_original() -> None:
+    """SnapFusion (arXiv 2306.00980) on iPhone 14 Pro: 230 of 1,700 ms for a call of the U-Net, 116 of 369 ms for the decoder, attention whole."""
+    unets = {one["network"]: one["estimated_ms"]["whole"] for one in FOUND["counted"]}
+    assert unets["slimmed"] / unets["original"] == pytest.approx(230 / 1700, rel=PUBLISHED_WITHIN)
+    phone = load_device("apple-a16")
+    tables = [operator_table(build_meta(ModelSpec("latent_decoder", args)), (1, 4, 64, 64)) for args in (HALF_WIDTH, DECODER)]
+    half, whole = (estimate(table, phone, "npu", "fp16").value for table in tables)
+    assert half / whole == pytest.approx(116 / 369, rel=PUBLISHED_WITHIN)

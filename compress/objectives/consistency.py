@@ -102,6 +102,7 @@ def consistent(
 @torch.no_grad()
 def follow(target: nn.Module, student: nn.Module, decay: float) -> None:
     """Weights of the target <- decay target + (1 - decay) student."""
+    targets = target.state_dict()
     for name, value in student.state_dict().items():
-        kept = target.state_dict()[name]
+        kept = targets[name]
         kept.lerp_(value, 1.0 - decay) if kept.is_floating_point() else kept.copy_(value)

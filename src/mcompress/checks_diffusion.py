@@ -52,5 +52,6 @@ def _taught(spec: ModelSpec, stage: StepDistillConfig | ConsistencyDistillConfig
         return spec
     if isinstance(stage, ConsistencyDistillConfig):
         made = with_guidance(spec, stage.guidance_range)
-        return replace(made, sampling=replace(spec.sampling, steps=stage.student_steps, method="lcm"))
-    return replace(spec, sampling=replace(spec.sampling, prediction="v_prediction", steps=stage.student_steps))
+        return replace(made, sampling=replace(spec.sampling, steps=stage.student_steps, method="lcm", grid_steps=stage.ddim_steps))
+    prediction = "v_prediction" if stage.to_velocity else spec.sampling.prediction
+    return replace(spec, sampling=replace(spec.sampling, prediction=prediction, steps=stage.student_steps))

@@ -14,6 +14,7 @@ from mcompress.cache import Cache
 from mcompress.comparing import Planned
 from mcompress.compress.cost import operator_table
 from mcompress.console import Reporter
+from mcompress.export.backend import captured
 from mcompress.exporting import ExportResult, export_all
 from mcompress.planning import Plan
 from mcompress.record import Run
@@ -42,7 +43,8 @@ def run_components(made: Plan, folder: Path, cache: Cache, force: Sequence[str],
         below.mkdir(parents=True, exist_ok=True)
         own = [forced.removesuffix(ending) for forced in force if forced.endswith(ending)]
         reporter.note(f"{name}:")
-        stages = run_stages(plan, below, cache, own, reporter)
+        with captured(folder / "log.txt"):
+            stages = run_stages(plan, below, cache, own, reporter)
         exports = export_all(plan, stages[-1].artifact, cache, folder / "log.txt", reporter, force="export" in force)
         found.append(Component(name, plan, stages, exports))
     return tuple(found)
@@ -50,14 +52,14 @@ def run_components(made: Plan, folder: Path, cache: Cache, force: Sequence[str],
 
 def with_components(run: Run, components: Sequence[Component], cache: Cache, folder: Path, reporter: Reporter) -> Run:
     """The record with everything about them in it."""
-    known = {(fallback.what, fallback.reason) for fallback in run.fallbacks}
+    known = {(fallback.what, fallback.reason) for fallback in run.fallbacks if fallback.where == "data"}  # notes about what they share
     for one in components:
         below, name = folder / COMPONENTS / one.name, one.name
         own = make_record(
             one.made, one.stages, one.exports, cache, reporter, quick=run.target.quick, folder=below, peak_memory_mb=run.peak_memory_mb or 0.0
         )
         models = {f"{name}_teacher": own.models["teacher"], name: own.models["compressed"]}
-        news = [fallback for fallback in own.fallbacks if (fallback.what, fallback.reason) not in known]
+        news = [fallback for fallback in own.fallbacks if fallback.where != "data" or (fallback.what, fallback.reason) not in known]
         run = run.model_copy(
             update={
                 "stages": (*run.stages, *(stage.model_copy(update={"name": f"{stage.name}-{name}"}) for stage in own.stages)),

@@ -16,8 +16,10 @@ import torch
 from comparing_trainings import digest_of, stage_context
 from torch import Tensor, nn
 
+from mcompress.compress.attention_layout import fastest_attention
 from mcompress.compress.evolving import by_value, evolve
 from mcompress.compress.evolving_actions import ScoredBlock
+from mcompress.compress.models.build import build
 from mcompress.compress.models.spec import ModelSpec, Sampling
 from mcompress.compress.sampling import sample
 from mcompress.compress.stage import StageContext, StageOutput
@@ -32,7 +34,7 @@ from mcompress.compress.train import step_generator
 from mcompress.targets.schema import Budget
 from mcompress.targets.stages import EvolveSearchConfig, StepDistillConfig
 
-DEVICE = "apple-a16"
+DEVICE, PRECISION = "apple-a16", "fp16"
 TEACHER_STEPS, STUDENT_STEPS, GUIDANCE = 32, 8, 7.5
 NOISES = 3
 """Sets of noise for the pictures, one of each caption in each set; the original's spread is over them."""
@@ -127,9 +129,13 @@ def _drawn(network: nn.Module, sampling: Sampling, place: int) -> Tensor:
 
 
 def _context(seed: int, latency_ms: float | None) -> StageContext:
+    """As the pipeline begins: with the original in the layout of attention that is fastest on the device."""
     spec, network = task().embedded_teacher(task().original.latents)
     found = stage_context(task(), DEVICE, Budget(latency_ms=latency_ms), (spec, network), seed, Path(tempfile.gettempdir()))
-    return replace(found, ships_as="fp16")
+    laid_out = fastest_attention(spec, found.device, found.unit, PRECISION)[0]
+    model = build(laid_out)
+    model.load_state_dict(network.state_dict())
+    return replace(found, spec=laid_out, model=model.eval(), ships_as=PRECISION)
 
 
 def distilled(training: Training) -> StageOutput:
@@ -225,6 +231,7 @@ def recipe(part: str) -> dict[str, object]:
     evolutions: dict[str, object] = {"evolution": evolution(any_).model_dump(mode="json"), "latency_ratio": LATENCY_RATIO}
     return {
         **{"steps": ladders, "evolving": evolutions}[part],
+        "device": f"{DEVICE} {PRECISION}",
         "teacher_steps": TEACHER_STEPS,
         "student_steps": STUDENT_STEPS,
         "guidance": GUIDANCE,

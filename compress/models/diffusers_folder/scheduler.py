@@ -16,7 +16,7 @@ FAMILIES = (
     "DPMSolverSinglestepScheduler", "DPMSolverSDEScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "LCMScheduler",
 )  # fmt: skip
 """Schedulers of diffusers whose noise follows from betas."""
-DDIM, LCM = FAMILIES[:2], FAMILIES[-1]
+DDIM = FAMILIES[:2]
 SAMPLING = {"timestep_spacing": "trailing", "set_alpha_to_one": True, "clip_sample": False, "thresholding": False}
 """How pictures are sampled here, in the terms of diffusers' DDIM."""
 
@@ -30,13 +30,6 @@ class SchedulerFacts:
     prediction: Prediction
     rescale_betas_zero_snr: bool
     """The last timestep had no signal left in training; `settings` cannot say it, so it is noted."""
-    steps_offset: int
-    """As the file has it; trailing timesteps have none."""
-    method: Literal["ddim", "lcm"]
-    original_inference_steps: int
-    """Of latent consistency models: the steps that they were distilled on."""
-    timestep_scaling: float
-    """What timesteps are multiplied by in the boundary condition of latent consistency models."""
     notes: tuple[str, ...]
 
 
@@ -46,9 +39,7 @@ def scheduler_facts(config: Fields) -> SchedulerFacts:
     if not isinstance(name, str) or name not in FAMILIES:
         config.refuse(f"the scheduler is {json.dumps(name)}; it must be one whose noise follows from betas: {', '.join(FAMILIES)}")
         config.finish()
-    config.complete(
-        {"original_inference_steps": 50, "timestep_scaling": 10.0, "steps_offset": 0, "prediction_type": "epsilon", **defaults_of(str(name))}
-    )
+    config.complete({"prediction_type": "epsilon", **defaults_of(str(name))})
     start, end = config.number("beta_start"), config.number("beta_end")
     if not config.problems and not start <= end < 1:
         config.refuse(f"beta_start is {start} and beta_end {end}; they must be below 1, and beta_start not above beta_end")
@@ -69,10 +60,6 @@ def scheduler_facts(config: Fields) -> SchedulerFacts:
         settings=ScheduleSettings(config.whole("num_train_timesteps", 1), start, end, _beta_schedule(betas)),
         prediction="v_prediction" if predicted == "v_prediction" else "epsilon",
         rescale_betas_zero_snr=rescaled,
-        steps_offset=config.whole("steps_offset", 0),
-        method="lcm" if name == LCM else "ddim",
-        original_inference_steps=config.whole("original_inference_steps", 1),
-        timestep_scaling=config.number("timestep_scaling"),
         notes=_notes(config, str(name)),
     )
     config.finish()
@@ -88,7 +75,7 @@ def _notes(config: Fields, name: str) -> tuple[str, ...]:
     notes = []
     if config.values.get("rescale_betas_zero_snr") is True:
         notes.append(f"{config.path}: rescale_betas_zero_snr is not taken over; the schedule here keeps a little signal at the last timestep")
-    if name not in (*DDIM, LCM):
+    if name not in DDIM:
         notes.append(f"{config.path}: {name} is taken for its noise schedule alone; sampling is DDIM, its timesteps spaced trailing")
     unlike = [f"{key} {json.dumps(value)}" for key, value in config.values.items() if key in SAMPLING and value != SAMPLING[key]]
     if name in DDIM and unlike:

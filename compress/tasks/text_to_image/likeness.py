@@ -61,5 +61,5 @@ class LikenessToOriginal:
 
     def quality(self, picture: Tensor, truth: Tensor) -> float:
         """dB, after rounding to 8 bits."""
-        rounded, wanted = ((one.clamp(-1.0, 1.0) * 127.5).round() / 127.5 for one in (picture, truth))
+        rounded, wanted = (((one.clamp(-1.0, 1.0) + 1.0) * 127.5).round() / 127.5 for one in (picture, truth))
         return float(-10.0 * torch.log10(torch.mean((rounded - wanted) ** 2) / 4.0))

@@ -168,7 +168,15 @@ def _loaded(folder: Path, _state: tuple[tuple[str, int, int], ...]) -> Original:
 
 
 def original_of(found: DiffusersFolder) -> Original:
-    """With its weights in memory, float32. Raises `CheckpointError`."""
+    """With its weights in memory, float32. Raises `CheckpointError`, and `PlanError` for a latent consistency model."""
+    if found.takes_guidance:
+        raise PlanError(
+            [
+                "model.teacher.checkpoint: the U-Net takes the scale of guidance as an input (time_cond_proj_dim in unet/config.json), as latent "
+                "consistency models do; the original must be one that is called with and without the caption. Give the folder of the model that it "
+                "was made from, and {stage: distill, method: consistency}"
+            ]
+        )
     kind = cast("type[CLIPTokenizer]", class_of("transformers", "CLIPTokenizer"))
     tokenizer = kind.from_pretrained(found.tokenizer_folder, local_files_only=True)
     return Original(

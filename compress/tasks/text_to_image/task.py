@@ -64,8 +64,8 @@ class TextToImage(Component):
 
     @property
     def data_digest(self) -> str:
-        """SHA-256 of the captioned pictures, of the networks that turn them into latents and states, and of who judges."""
-        parts = (self.encoded.source.digest, self.held_out_pictures.digest, self.original.digest, self.judged.digest)
+        """SHA-256 of the captioned pictures, of the networks that turn them into latents and states, of how the original draws, and of who judges."""
+        parts = (self.encoded.source.digest, self.held_out_pictures.digest, self.original.digest, str(self._of_original), self.judged.digest)
         return sha256(":".join(parts).encode()).hexdigest()
 
     def input_specs(self, input_shape: tuple[int, ...]) -> tuple[InputSpec, ...]:
