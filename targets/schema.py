@@ -195,7 +195,7 @@ class ModelConfig(Frozen):
     @classmethod
     def _of_the_task(cls, value: object) -> object:
         """Talking faces and text to image: the shape that is theirs, and the network of a checkpoint without one."""
-        if not isinstance(value, dict) or value.get("task") not in _NETWORK_OF_CHECKPOINTS:
+        if not isinstance(value, dict) or not isinstance(value.get("task"), str) or value["task"] not in _NETWORK_OF_CHECKPOINTS:
             return value
         teacher, of_checkpoints = value.get("teacher"), _NETWORK_OF_CHECKPOINTS[value["task"]]
         own = isinstance(teacher, dict) and bool(teacher.get("checkpoint"))

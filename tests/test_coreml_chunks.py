@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -197,8 +199,10 @@ def test_a_pipeline_of_coremltools_own_is_read(written: dict[tuple[str, int], Wr
     import coremltools as ct
 
     whole = written["float", 1].path
-    with captured(tmp_path / "log.txt"):
+    with captured(tmp_path / "log.txt"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # coremltools leaves its temporary folders to the garbage collector
         ct.models.utils.bisect_model(str(whole), str(tmp_path), merge_chunks_to_pipeline=True, check_output_correctness=False)
+        gc.collect()
     (path,) = tmp_path.glob("*.mlpackage")
     np.testing.assert_array_equal(computed(read_program(path), "as written"), computed(read_program(whole), "as written"))
 
