@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import platform
-import resource
 from collections.abc import Mapping
-from pathlib import Path
 
 import pytest
 import torch
 from conftest import MemoryCheckpoints, silent
 from torch import Tensor, nn
 
-from mcompress.compress.memory import SET_BY_USER, freed_memory_kept
 from mcompress.compress.train import Objective, TrainSettings, learning_rate_at, train
 from mcompress.errors import TrainingDiverged
-
-GLIBC_ALONE = pytest.mark.skipif(platform.libc_ver() < ("glibc", "2.36"), reason="glibc alone; older ones keep no blocks of 40 MB")
 
 
 class Line(Objective):
@@ -91,57 +85,3 @@ def test_learning_rate_warms_up_and_ends_at_one_percent() -> None:
     assert learning_rate_at(99, s) == pytest.approx(0.05 * 0.01, rel=0.1)
     rates = [learning_rate_at(i, s) for i in range(10, 100)]
     assert rates == sorted(rates, reverse=True)
-
-
-@pytest.fixture
-def usual_allocation(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in SET_BY_USER:
-        monkeypatch.delenv(name, raising=False)
-
-
-def faults() -> int:
-    """Page faults of ten blocks that are larger than what glibc ever keeps by itself: each is mapped anew, unless freed memory is kept."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(10):
-        torch.ones(40 << 18)  # 40 MB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-
-def resident_mb() -> float:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
-
-
-class Wasteful(Line):
-    """Uses large blocks in every step."""
-
-    def begin_step(self, generator: torch.Generator, device: torch.device) -> None:
-        super().begin_step(generator, device)
-        self.faults, self.resident_mb = faults(), resident_mb()
-
-
-@GLIBC_ALONE
-@pytest.mark.usefixtures("usual_allocation")
-def test_trainings_keep_freed_memory_and_give_it_back() -> None:
-    wasteful = Wasteful()
-    train(wasteful, settings(steps=3), MemoryCheckpoints(), silent)
-    assert wasteful.faults < faults() / 4
-    assert resident_mb() < wasteful.resident_mb - 30
-
-
-@GLIBC_ALONE
-@pytest.mark.usefixtures("usual_allocation")
-def test_a_training_within_another_does_not_end_it() -> None:
-    with freed_memory_kept():
-        with freed_memory_kept():
-            faults()
-        kept = faults()
-    assert kept < faults() / 4
-
-
-@GLIBC_ALONE
-def test_who_says_how_memory_is_allocated_is_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "131072")
-    usual = faults()
-    with freed_memory_kept():
-        faults()
-        assert faults() > usual / 2
