@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
 
@@ -40,14 +40,12 @@ class Schedule(NamedTuple):
     beta_end: float = 0.012
     beta_schedule: str = "scaled_linear"
     prediction_type: str = "epsilon"
-    rescale_betas_zero_snr: bool = False
-    """No signal at all at the last timestep (Lin et al. 2023, arXiv 2305.08891, algorithm 1)."""
 
 
 class Consistency(NamedTuple):
     """What a latent consistency model was trained with (Luo et al. 2023, arXiv 2310.04378)."""
 
-    original_inference_steps: int = 50
+    grid_steps: int = 50
     timestep_scaling: float = 10.0
 
 
@@ -62,10 +60,6 @@ def check_schedule(schedule: Schedule) -> None:
         raise ValueError(f"beta_schedule is {schedule.beta_schedule!r}; it must be one of {', '.join(BETA_SCHEDULES)}")
     if schedule.prediction_type not in PREDICTIONS:
         raise ValueError(f"prediction_type is {schedule.prediction_type!r}; it must be one of {', '.join(PREDICTIONS)}")
-    if schedule.rescale_betas_zero_snr and schedule.prediction_type == "epsilon":
-        raise ValueError(
-            "rescale_betas_zero_snr leaves no signal at the last timestep, where epsilon says nothing of x; it needs prediction_type v_prediction"
-        )
 
 
 def alphas_of(schedule: Schedule) -> Exact:
@@ -80,9 +74,6 @@ def alphas_of(schedule: Schedule) -> Exact:
         kept = [cos((step / train + COSINE_OFFSET) / (1 + COSINE_OFFSET) * pi / 2) ** 2 for step in range(train + 1)]
         betas = np.array([min(1 - kept[step + 1] / kept[step], LARGEST_BETA) for step in range(train)])
     alphas: Exact = np.cumprod(1 - betas, dtype=np.float64)
-    if schedule.rescale_betas_zero_snr and train > 1:
-        roots = np.sqrt(alphas)
-        alphas = ((roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])) ** 2
     return alphas
 
 
@@ -97,18 +88,16 @@ def trailing_timesteps(steps: int, num_train_timesteps: int = 1000) -> list[int]
     return [round(num_train_timesteps - step * num_train_timesteps / steps) - 1 for step in range(steps)]
 
 
-def consistency_timesteps(steps: int, consistency: Consistency, num_train_timesteps: int = 1000) -> list[int]:
-    """`steps` of the timesteps that a latent consistency model was distilled on, spread evenly, the noisiest first.
+def consistency_timesteps(steps: int, grid: int, num_train_timesteps: int = 1000) -> list[int]:
+    """`steps` of the `grid` timesteps that a latent consistency model was distilled on, spread evenly, the noisiest first.
 
-    Raises `ValueError` for more steps than it was distilled on.
+    The grid is that of `trailing_timesteps`. diffusers rounds its spacing down, which is the same where `grid` divides num_train_timesteps. Raises
+    `ValueError` for more steps than it was distilled on, and like `trailing_timesteps`.
     """
-    original = consistency.original_inference_steps
-    if not 1 <= original <= num_train_timesteps:
-        raise ValueError(f"original_inference_steps is {original}; it must be from 1 to {num_train_timesteps}")
-    if not 1 <= steps <= original:
-        raise ValueError(f"steps is {steps}; it must be from 1 to {original}, the steps that the network was distilled on")
-    distilled = [number * (num_train_timesteps // original) - 1 for number in range(original, 0, -1)]
-    return [distilled[step * original // steps] for step in range(steps)]
+    taught = trailing_timesteps(grid, num_train_timesteps)
+    if not 1 <= steps <= grid:
+        raise ValueError(f"steps is {steps}; it must be from 1 to {grid}, the steps that the network was distilled on")
+    return [taught[step * grid // steps] for step in range(steps)]
 
 
 def clean_and_noise(prediction: Real, noisy: Real, alpha: float, prediction_type: str) -> tuple[Real, Real]:
@@ -175,15 +164,13 @@ def consistency_steps(
     schedule: Schedule,
     consistency: Consistency,
     steps: int,
-    timesteps: Sequence[int] | None = None,
 ) -> Real:
     """Latents from noise in `steps` steps of a latent consistency model: each gives clean latents, and all but the last get fresh noise, by `draw`.
 
-    `timesteps`, as many as steps, where they are others than `consistency_timesteps`. Raises `ValueError` like `alphas_of` and that.
+    Raises `ValueError` like `alphas_of` and `consistency_timesteps`.
     """
     alphas = alphas_of(schedule)
-    if timesteps is None:
-        timesteps = consistency_timesteps(steps, consistency, schedule.num_train_timesteps)
+    timesteps = consistency_timesteps(steps, consistency.grid_steps, schedule.num_train_timesteps)
     latents = noise
     for position, timestep in enumerate(timesteps):
         alpha = float(alphas[timestep])

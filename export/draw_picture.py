@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from mcompress.export.bundle_files import LOADERS, Refused, load
-from mcompress.export.diffusion_steps import Consistency, consistency_steps, ddim, guided, trailing_timesteps
+from mcompress.export.diffusion_steps import Consistency, consistency_steps, ddim, guided
 from mcompress.export.draw_executorch import load_executorch
 from mcompress.export.prompt_files import read_tokenizer
 from mcompress.export.prompt_tokens import PromptError
@@ -100,7 +100,7 @@ class Painter:
             return ddim(predict, first, schedule, order.steps)
         fresh: Iterator[Real] = iter(further)
         consistency = Consistency(sampling["grid_steps"], sampling["timestep_scaling"])
-        return consistency_steps(predict, first, lambda: next(fresh), schedule, consistency, order.steps, timesteps_of(self._drawing, order.steps))
+        return consistency_steps(predict, first, lambda: next(fresh), schedule, consistency, order.steps)
 
     def _call(self, name: str, *values: Real) -> Real:
         """A component's output; `values` in the order that the manifest states."""
@@ -134,15 +134,6 @@ def read_prompt(drawing: Drawing, prompt: str) -> Prompt:
     except PromptError as error:
         raise Refused(str(error)) from error
     return Prompt(*texts)
-
-
-def timesteps_of(drawing: Drawing, steps: int) -> list[int]:
-    """The timesteps at which the U-Net is called in `steps` steps, the noisiest first."""
-    total, grid = drawing.schedule.num_train_timesteps, drawing.sampling["grid_steps"]
-    if grid is None:
-        return trailing_timesteps(steps, total)
-    taught = trailing_timesteps(grid, total)
-    return [taught[step * grid // steps] for step in range(steps)]
 
 
 def noises(drawing: Drawing, steps: int) -> int:

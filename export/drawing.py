@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from mcompress.export.replay import Real
 
 FLOAT_DB = 35.0
-"""Files whose operators are all float must draw the picture at least so like PyTorch."""
+"""Files whose operators are all float must draw each picture at least so like PyTorch."""
 MIXED_SLACK_DB = 3.0
 """Another machine rounds other values up: then the error is another one, and of twice its power at most where both are as good."""
 TIMESTEP_SCALING = 10.0

@@ -51,7 +51,7 @@ class SamplingSettings(Part):
     steps: int = Field(ge=1)
     timesteps: tuple[int, ...] = Field(min_length=1)
     """At which the U-Net is called, the noisiest first."""
-    guidance: float = Field(ge=0)
+    guidance: float = Field(ge=1)
     """Scale of classifier-free guidance; 1 is none."""
     guidance_by: Literal["two calls", "input", "none"]
     """w f(prompt) - (w - 1) f(empty prompt) by two calls of the U-Net in each step, or the scale w is an input of it."""

@@ -56,6 +56,8 @@ class Drawing:
     painters: tuple[PainterRow, ...]
     sources: tuple[str, ...]
     """What measurements are, where they say it."""
+    by_script: tuple[str, ...]
+    """Sets of files that the bundle's script drew with, and how like PyTorch's the picture is."""
     latency: PictureLatency | None
     device_columns: tuple[str, ...]
     devices: tuple[DeviceRow, ...]
@@ -80,6 +82,7 @@ def drawing_part(run: Run, folder: Path) -> Drawing | None:
         columns=columns,
         painters=tuple(_row(run, found, painter, columns) for painter in found.painters),
         sources=tuple(sources),
+        by_script=tuple(f"{painter.name}: {_by_script(painter)}" for painter in found.by_script),
         latency=picture_latency(found),
         device_columns=device_columns,
         devices=devices,
@@ -105,6 +108,11 @@ def like_pytorch(painter: PainterRecord) -> Cell:
     limit = "no limit" if painter.limit_db is None else f"limit {painter.limit_db:g} dB"
     mean = "" if painter.psnr_db is None else f"; mean {wording.quality('psnr_db', painter.psnr_db)}"
     return Cell(wording.quality("psnr_db", painter.least_psnr_db), f"{limit}{mean}")
+
+
+def _by_script(painter: PainterRecord) -> str:
+    like = like_pytorch(painter).value
+    return like if painter.passed is None else f"{like}, {'passed' if painter.passed else 'FAILED'}"
 
 
 def _grid(found: GalleryRecord, path: Path) -> Grid | None:

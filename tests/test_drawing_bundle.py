@@ -31,9 +31,10 @@ from mcompress.export import draw as script
 from mcompress.export import draw_bundle, replay
 from mcompress.export.bundle import ExportedFile, read_manifest, verify_bundle, write_bundle
 from mcompress.export.bundle_files import Refused
+from mcompress.export.diffusion_steps import consistency_timesteps
 from mcompress.export.draw_bundle import choose, file_sets, read_bundle
 from mcompress.export.draw_check import psnr_db
-from mcompress.export.draw_picture import drawn_noise, timesteps_of
+from mcompress.export.draw_picture import drawn_noise
 from mcompress.export.draw_png import write_png
 from mcompress.export.drawing import DrawingFacts
 from mcompress.export.manifest import Manifest
@@ -217,7 +218,7 @@ def test_a_prompt_becomes_pytorchs_picture_without_torch(backend: str, made: Pat
 def test_consistency_models_take_guidance_and_fresh_noise(consistent: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     expected = facts(folder / "tokenizer", LCM)
     drawing = read_bundle(consistent)
-    assert drawing.sampling["timesteps"] == timesteps_of(drawing, 3) == [999, 713, 428], "of 7, rounded as the network was taught"
+    assert drawing.sampling["timesteps"] == consistency_timesteps(3, 7) == [999, 713, 428], "of 7, rounded as the network was taught"
     assert [(one["name"], one["calls"]) for one in drawing.data["components"]] == [("text_encoder", 1), ("unet", 3), ("decoder", 1)]
     assert expected.noise.shape == (3, *LATENTS[1:])
     done = draw(consistent, "--prompt", PROMPT, "--out", tmp_path / "a.png", "--noise", consistent / NOISE)

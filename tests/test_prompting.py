@@ -275,7 +275,7 @@ def test_a_broken_tokenizer_json_is_refused(change: dict[str, object], message: 
 
 def exact_alphas(schedule: Schedule) -> torch.Tensor:
     """diffusers' formulas once more, in float64."""
-    betas = DDIMScheduler(**{**schedule._asdict(), "rescale_betas_zero_snr": False}).betas.double()
+    betas = DDIMScheduler(**schedule._asdict()).betas.double()
     count = schedule.num_train_timesteps
     if schedule.beta_schedule == "linear":
         betas = torch.linspace(schedule.beta_start, schedule.beta_end, count, dtype=torch.float64)
@@ -288,18 +288,14 @@ def normal(seed: int, *shape: int) -> Real:
     return np.random.default_rng(seed).standard_normal(shape or (1, 4, 8, 8), dtype=np.float32)
 
 
-@pytest.mark.parametrize("rescaled", [False, True])
 @pytest.mark.parametrize("beta_schedule", BETA_SCHEDULES)
-def test_alphas_are_those_of_diffusers(beta_schedule: str, rescaled: bool) -> None:
-    schedule = Schedule(beta_schedule=beta_schedule, prediction_type="v_prediction", rescale_betas_zero_snr=rescaled)
+def test_alphas_are_those_of_diffusers(beta_schedule: str) -> None:
+    schedule = Schedule(beta_schedule=beta_schedule, prediction_type="v_prediction")
     alphas = alphas_of(schedule)
     assert alphas.dtype == np.float64
     assert np.all(np.diff(alphas) < 0)
     assert np.abs(alphas - DDIMScheduler(**schedule._asdict()).alphas_cumprod.numpy()).max() < 1e-6  # theirs are float32
-    if rescaled:
-        assert alphas[-1] == 0
-        assert alphas[0] == pytest.approx(alphas_of(schedule._replace(rescale_betas_zero_snr=False))[0], rel=1e-12)
-    elif beta_schedule != "squaredcos_cap_v2":
+    if beta_schedule != "squaredcos_cap_v2":
         assert np.abs(alphas - exact_alphas(schedule).numpy()).max() < 1e-13
 
 
@@ -350,7 +346,7 @@ def predict(latents: Real, timestep: int) -> Real:
     return predicted
 
 
-@pytest.mark.parametrize("schedule", [Schedule(), Schedule(prediction_type="v_prediction", rescale_betas_zero_snr=True)], ids=["epsilon", "v"])
+@pytest.mark.parametrize("schedule", [Schedule(), Schedule(prediction_type="v_prediction")], ids=PREDICTIONS)
 @pytest.mark.parametrize("steps", [1, 8, 20])
 def test_ddim_goes_the_way_of_diffusers(schedule: Schedule, steps: int) -> None:
     """float32 all the way; diffusers' alphas are float32 too, so what differs grows a little."""
@@ -430,7 +426,7 @@ def test_consistency_steps_are_those_of_diffusers(prediction_type: str, steps: i
     scheduler = LCMScheduler(**schedule._asdict())
     scheduler.alphas_cumprod = torch.from_numpy(alphas_of(schedule)).float()
     scheduler.set_timesteps(steps)
-    assert consistency_timesteps(steps, consistency) == scheduler.timesteps.tolist()
+    assert consistency_timesteps(steps, consistency.grid_steps) == scheduler.timesteps.tolist()
     latents, drawn = torch.from_numpy(normal(0)), torch.Generator().manual_seed(5)
     for timestep in scheduler.timesteps:
         latents = scheduler.step(network(latents, int(timestep)), timestep, latents, generator=drawn).prev_sample
@@ -464,7 +460,6 @@ def test_a_consistency_model_gives_its_input_where_no_noise_is() -> None:
         (Schedule(beta_end=float("nan")), "beta_end nan"),
         (Schedule(beta_schedule="sigmoid"), "beta_schedule is 'sigmoid'; it must be one of linear, scaled_linear, squaredcos_cap_v2"),
         (Schedule(prediction_type="sample"), "prediction_type is 'sample'; it must be one of epsilon, v_prediction"),
-        (Schedule(rescale_betas_zero_snr=True), "epsilon says nothing of x; it needs prediction_type v_prediction"),
     ],
 )
 def test_schedules_that_cannot_be_computed_are_refused(schedule: Schedule, message: str) -> None:
@@ -476,9 +471,9 @@ def test_counts_of_steps_that_cannot_be_are_refused() -> None:
     with pytest.raises(ValueError, match="steps is 0; it must be from 1 to 1000, the timesteps that the network was trained on"):
         trailing_timesteps(0)
     with pytest.raises(ValueError, match="steps is 51; it must be from 1 to 50, the steps that the network was distilled on"):
-        consistency_timesteps(51, Consistency())
-    with pytest.raises(ValueError, match="original_inference_steps is 0; it must be from 1 to 1000"):
-        consistency_timesteps(1, Consistency(original_inference_steps=0))
+        consistency_timesteps(51, 50)
+    with pytest.raises(ValueError, match="steps is 0; it must be from 1 to 1000"):
+        consistency_timesteps(1, 0)
 
 
 def test_the_files_stand_alone_with_numpy_and_python_3_8(tmp_path: Path, write: Write) -> None:

@@ -190,6 +190,10 @@ def test_painters_have_a_row_each_with_what_their_pictures_are_worth(page: Page)
     assert "Left out: pictures of the coreml float files: not executed: Core ML runs on Apple systems only" in page.text
 
 
+def test_what_the_script_of_the_bundle_drew_is_told(page: Page) -> None:
+    assert "draw.py with onnx float files: 51.42 dB, passed; draw.py with onnx mixed files: 27.41 dB." in page.text
+
+
 def test_latency_by_network_and_step_adds_up_to_the_picture(page: Page, run: Run) -> None:
     table = "Latency of one picture by network and step"
     assert page.tables[table] == [

@@ -136,6 +136,20 @@ def test_pictures_that_are_not_alike_fail_the_run(finished: tuple[Path, Outcome]
         replace(outcome, record=record).raise_for_status()
 
 
+def test_files_that_the_script_puts_together_wrongly_fail_the_run(finished: tuple[Path, Outcome]) -> None:
+    _, outcome = finished
+    gallery = outcome.record.gallery
+    assert gallery is not None
+    floats, *others = gallery.by_script
+    assert floats.name == "draw.py with onnx float files"
+    assert floats.passed
+    assert all(mixed.passed is None for mixed in others)
+    wrong = gallery.model_copy(update={"by_script": (floats.model_copy(update={"least_psnr_db": 11.0}), *others)})
+    said = r"draw\.py with onnx float files: .* at 11 dB, limit 35\. Where those files pass, they are put together wrongly"
+    with pytest.raises(ParityError, match=said):
+        replace(outcome, record=outcome.record.model_copy(update={"gallery": wrong})).raise_for_status()
+
+
 def test_the_receipt_names_every_file_of_the_original_and_all_that_was_left(finished: tuple[Path, Outcome]) -> None:
     folder, outcome = finished
     target = open_target(folder / "t.yaml")

@@ -6,8 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 from mcompress.export.stated import computed_in
-from mcompress.record import BudgetRecord, ExportRecord, ModelRecord
-from mcompress.targets.schema import Budget, How
+from mcompress.record import ATTRIBUTE_ACCURACY, BudgetRecord, ExportRecord, GalleryRecord, ModelRecord, PainterRecord
+from mcompress.targets.schema import Budget, How, QualityFloor
+
+MIXED_LOSS = 1.0
+"""Points of attribute accuracy that files of mixed precision may lose against the float ones."""
+JUDGED_METRIC = "attribute_accuracy_percent"
+"""The metric of single networks that says of one picture what `ATTRIBUTE_ACCURACY` says of all that are drawn."""
 
 
 def check_budget(budget: Budget, models: Mapping[str, ModelRecord], exports: Sequence[ExportRecord]) -> Iterator[BudgetRecord]:
@@ -41,6 +46,43 @@ def check_budget(budget: Budget, models: Mapping[str, ModelRecord], exports: Seq
         if limit is not None:
             yield BudgetRecord(what=what, limit=limit, value=value, how=how, met=value <= limit, note=note)
     yield from _quality(budget, models["teacher"], shipped)
+
+
+def check_pictures(floor: QualityFloor | None, gallery: GalleryRecord, exports: Sequence[ExportRecord]) -> Iterator[BudgetRecord]:
+    """Of pictures that all networks draw together, where their attributes were judged: mixed files against float ones, and offered files against the
+    target's floor. A floor holds for one network at a time otherwise, and small losses add up.
+    """
+    sets = [painter for painter in gallery.painters if painter.kind == "files" and _accuracy(painter) is not None]
+    for painter in sets:
+        before = gallery.named(f"{painter.name.removesuffix(' mixed')} float") if painter.name.endswith(" mixed") else None
+        if before is not None:
+            what = f"points of {ATTRIBUTE_ACCURACY} that {painter.name} files lose"
+            yield _lost(what, MIXED_LOSS, before, painter, "whole pictures, against those of the float files")
+    offered = {export.file for export in exports if export.recommended and export.component is None}
+    executed = [painter for painter in sets if offered & set(painter.files)]
+    if floor is None or floor.metric != JUDGED_METRIC or not executed:
+        return
+    worst = min(executed, key=lambda painter: _accuracy(painter) or 0.0)
+    note = f"whole pictures of the {worst.name} files, the worst whose U-Net is offered"
+    if floor.at_least is not None:
+        reached = _accuracy(worst)
+        met = reached is not None and reached >= floor.at_least
+        yield BudgetRecord(
+            what=f"{ATTRIBUTE_ACCURACY} of whole pictures at least", limit=floor.at_least, value=reached, how="host", met=met, note=note
+        )
+    original = gallery.named("original")
+    if floor.within is not None and original is not None:
+        yield _lost(f"points of {ATTRIBUTE_ACCURACY} that whole pictures lose", floor.within, original, worst, f"{note}, against the original's")
+
+
+def _lost(what: str, limit: float, before: PainterRecord, after: PainterRecord, note: str) -> BudgetRecord:
+    was, is_now = _accuracy(before), _accuracy(after)
+    loss = None if was is None or is_now is None else round(was - is_now, 3)
+    return BudgetRecord(what=what, limit=limit, value=loss, how="host", met=loss is not None and loss <= limit, note=note)
+
+
+def _accuracy(painter: PainterRecord) -> float | None:
+    return next((one.value for one in painter.measurements if one.what == ATTRIBUTE_ACCURACY), None)
 
 
 def _nothing_runs(budget: Budget) -> Iterator[BudgetRecord]:

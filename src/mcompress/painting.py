@@ -18,6 +18,7 @@ from pydantic import JsonValue
 from torch import Tensor
 
 from mcompress.artifact import Artifact
+from mcompress.budget import check_pictures
 from mcompress.cache import Cache, Entry
 from mcompress.components import Component
 from mcompress.compress.models.spec import Sampling
@@ -29,6 +30,8 @@ from mcompress.console import Reporter
 from mcompress.environment import cpu_name, package_versions, thread_count
 from mcompress.export import backend_named
 from mcompress.export.backend import Runner, captured
+from mcompress.export.drawing import FLOAT_DB
+from mcompress.export.manifest import Manifest
 from mcompress.exporting import ExportResult
 from mcompress.planning import STAGE_VERSIONS, Plan
 from mcompress.record import GALLERY, HIGHEST_DB, CallsRecord, ExportRecord, GalleryRecord, PainterRecord, Run
@@ -36,8 +39,6 @@ from mcompress.targets.schema import Fallback
 
 COMPONENTS = ("text_encoder", "unet", "decoder")
 UNET = "unet"
-LIMIT_DB = 35.0
-"""Files whose operators are all float must draw each picture at least so like PyTorch."""
 AT_ONCE = 30
 """Captions that PyTorch draws together; files take one."""
 SHOWN_ROWS = 10
@@ -161,7 +162,38 @@ def with_gallery(
         missing=(*gallery.missing, *missing),
     )
     rebuilt = (Fallback(where="cache", what=one.record.name, reason=one.entry.rebuilt_because) for one in drawn.values() if one.entry.rebuilt_because)
-    return run.model_copy(update={"gallery": record, "fallbacks": (*run.fallbacks, *rebuilt), "not_measured": (*run.not_measured, *record.missing)})
+    return run.model_copy(
+        update={
+            "gallery": record,
+            "budget": (*run.budget, *check_pictures(made.target.budget.quality, record, run.exports)),
+            "fallbacks": (*run.fallbacks, *rebuilt),
+            "not_measured": (*run.not_measured, *record.missing),
+        }
+    )
+
+
+def with_script(run: Run, bundle: Path) -> Run:
+    """The record with what the bundle's own script drew, of which its manifest tells; itself where nothing is drawn."""
+    if run.gallery is None:
+        return run
+    drawing = Manifest.model_validate_json((bundle / "manifest.json").read_text(encoding="utf-8")).drawing
+    if drawing is None:
+        return run
+    by_script = tuple(
+        PainterRecord(
+            name=f"draw.py with {one.backend} {one.variant} files",
+            kind="files",
+            steps=drawing.sampling.steps,
+            guidance=drawing.sampling.guidance,
+            measurements=(),
+            psnr_db=one.psnr_db,
+            least_psnr_db=one.psnr_db,
+            limit_db=FLOAT_DB if one.variant == "float" else None,
+        )
+        for one in drawing.check.drawn
+        if one.psnr_db is not None
+    )
+    return run.model_copy(update={"gallery": run.gallery.model_copy(update={"by_script": by_script})})
 
 
 def _in_pytorch(made: Plan, task: TextToImage, final: Artifact, components: Sequence[Component], sampling: Sampling) -> Iterator[_Painter]:
@@ -225,7 +257,7 @@ def _of_files(made: Plan, name: str, files: Files, sampling: Sampling) -> _Paint
         return Painters(calls["text_encoder"], calls[UNET], calls["decoder"], sampling)
 
     key: dict[str, JsonValue] = {"files": [record.sha256 for record, _ in files.values()]}
-    limit = LIMIT_DB if name.endswith(" float") else None
+    limit = FLOAT_DB if name.endswith(" float") else None
     return _Painter(name, "files", sampling, key, runners, tuple(record.file for record, _ in files.values()), limit)
 
 

@@ -21,7 +21,7 @@ from mcompress.console import Reporter, Silent
 from mcompress.environment import thread_count
 from mcompress.errors import BudgetMissed, ParityError, UsageError
 from mcompress.receipt import inputs_of, settled, still_holds, write_receipt
-from mcompress.record import ExportRecord, Run
+from mcompress.record import ExportRecord, PainterRecord, Run
 from mcompress.targets.load import digest, load_target, resolved_yaml
 from mcompress.targets.own_modules import import_beside
 from mcompress.targets.schema import Target
@@ -46,10 +46,10 @@ class Outcome:
             for e in self.record.exports
             if e.parity.passed is False
         ]
-        painters = () if self.record.gallery is None else self.record.gallery.painters
+        gallery = self.record.gallery
         failed += [
-            f"{p.name}: the picture that is least like PyTorch's is at {p.least_psnr_db:.4g} dB, limit {p.limit_db:g}, drawn by {', '.join(p.files)}"
-            for p in painters
+            f"{p.name}: the picture that is least like PyTorch's is at {p.least_psnr_db:.4g} dB, limit {p.limit_db:g}{_drawn_by(p)}"
+            for p in ((*gallery.painters, *gallery.by_script) if gallery is not None else ())
             if p.passed is False
         ]
         if failed:
@@ -119,7 +119,7 @@ def execute(made: Plan, folder: Path, cache: Cache, *, force: Sequence[str], rep
     from mcompress.export.backend import captured
     from mcompress.exporting import export_all
     from mcompress.narrower import NarrowerExports, planned, with_narrower
-    from mcompress.painting import with_gallery
+    from mcompress.painting import with_gallery, with_script
     from mcompress.performing import with_performance
     from mcompress.recording import make_record, write_bundle_of
     from mcompress.reports.html import write_report
@@ -144,12 +144,17 @@ def execute(made: Plan, folder: Path, cache: Cache, *, force: Sequence[str], rep
     record = with_gallery(made, record, stages[-1].artifact, exports, components, cache, folder, reporter, force=anew)
     beside = [*(one.exports for one in widths), *(one.exports for one in components)]
     everything = [*exports, *(result for results in beside for result in results)]
-    write_bundle_of(made, record, stages, everything, {**planned(widths), **planned_components(components)}, folder)
+    bundle = write_bundle_of(made, record, stages, everything, {**planned(widths), **planned_components(components)}, folder)
+    record = with_script(record, bundle)
     record = record.model_copy(update={"seconds": time.monotonic() - started})
     record.save(folder)
     reporter.note("writing the report")
     write_report(folder)
     return record
+
+
+def _drawn_by(painter: PainterRecord) -> str:
+    return f", drawn by {', '.join(painter.files)}" if painter.files else ". Where those files pass, they are put together wrongly"
 
 
 def _where(export: ExportRecord) -> str:

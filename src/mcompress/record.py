@@ -393,6 +393,8 @@ class PerformanceRecord(Finite):
 
 GALLERY = "gallery.png"
 """What the picture of held-out captions beside one another is called, in the run's folder."""
+ATTRIBUTE_ACCURACY = "attribute accuracy"
+"""What the measurement of a painter is called that says how many attributes of its pictures are as the captions say, %."""
 
 
 class PainterRecord(Finite):
@@ -440,6 +442,8 @@ class GalleryRecord(Finite):
     """`original` and `compressed` -> what a whole picture is estimated to take on the target's device."""
     missing: tuple[str, ...] = ()
     """What could not be drawn or judged: `what: why`."""
+    by_script: tuple[PainterRecord, ...] = ()
+    """One picture, drawn by the bundle's own `draw.py` with each set of files that it can run here."""
 
     def named(self, name: str) -> PainterRecord | None:
         """The painter of this name."""

@@ -19,6 +19,7 @@ from mcompress.compress.tasks.text_to_image.data import Captioned, DrawnScenes
 from mcompress.compress.tasks.text_to_image.judge import Judge, attributes_right, scene_distance
 from mcompress.compress.tasks.text_to_image.original import Original
 from mcompress.errors import ParityError
+from mcompress.record import ATTRIBUTE_ACCURACY
 from mcompress.targets.schema import Measurement
 
 NOISE_SEED = 19
@@ -81,7 +82,7 @@ class Gallery:
         right = attributes_right(self._judge, pictures, self.held_out.scenes)
         count = len(self.captions)
         return (
-            Measurement(what="attribute accuracy", value=round(100.0 * float(right.mean()), 3), unit="%", how="host", on=on, n=count),
+            Measurement(what=ATTRIBUTE_ACCURACY, value=round(100.0 * float(right.mean()), 3), unit="%", how="host", on=on, n=count),
             Measurement(what="whole captions right", value=round(100.0 * float(right.prod(1).mean()), 3), unit="%", how="host", on=on, n=count),
             Measurement(
                 what="scene distance", value=round(scene_distance(self._judge, pictures, self._real), 4), unit="", how="host", on=on, n=count,
