@@ -7,7 +7,8 @@ said about a file is read from the saved package. Core ML itself runs on macOS o
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,8 +36,10 @@ from mcompress.export.coreml_read import file_operators, wide_int8
 from mcompress.export.coreml_weights import match_weights, scaled_weights
 from mcompress.export.honoured import counts_of, departures, units_of
 from mcompress.export.mil.program import Value, read_program
+from mcompress.export.replay import size_of
 from mcompress.record import CoverageRecord, OperatorFallback
 from mcompress.targets.exports import CoreMLConfig
+from mcompress.targets.schema import Fallback
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -49,6 +52,8 @@ NAME = "coreml"
 SUFFIX = ".mlpackage"
 LEAST_SYSTEM = {7: "iOS 16, macOS 13", 8: "iOS 17, macOS 14", 9: "iOS 18, macOS 15"}
 """Specification version of a saved package -> the first systems whose Core ML reads it (coremltools, `specificationVersion`)."""
+LARGE_MB = 1000
+"""Apple chunks Stable Diffusion's U-Net, 1.7 GB, for iOS; from where between that and its half it is needed is not published."""
 UNKNOWN_UNIT = "which of CPU, GPU and Neural Engine an operator goes to is decided on the device; it cannot be known here"
 WIDE_INT8 = "int8, between fp32 tensors: FP16 cannot tell its scales apart. Core ML computes with FP32 tensors on CPU and GPU only"
 ADVICE = "The message names the operator; replace it in the network, or take this backend out of the target's exports."
@@ -78,7 +83,14 @@ def write(config: CoreMLConfig, model: nn.Module, examples: Mapping[str, Tensor]
             split(path)
         written = _read_back(path, program, plan)
         check_inputs(path, examples, written.inputs)
-        return written
+        return replace(written, fallbacks=(*written.fallbacks, *_too_large(config, path)))
+
+
+def _too_large(config: CoreMLConfig, path: Path) -> Iterator[Fallback]:
+    size_mb = size_of(path) / 1e6
+    if config.chunks == 1 and size_mb > LARGE_MB:
+        reason = f"{size_mb:.0f} MB in one model may be more than a phone maps at once; give the export chunks: 2 for two models in one package"
+        yield Fallback(where=f"export {path.name}", what="weights", reason=reason)
 
 
 def _read_back(path: Path, program: ExportedProgram, plan: PrecisionPlan | None) -> Written:

@@ -142,6 +142,18 @@ def test_each_model_has_about_half_of_the_weights_in_a_file_of_its_own(case: str
     assert whole < sum(sizes) < 1.25 * whole, "more than the whole has: the weights that both read"
 
 
+@pytest.mark.parametrize(("chunks", "told"), [(1, 1), (2, 0)])
+def test_a_large_package_says_how_it_can_be_divided(
+    network: nn.Module, chunks: int, told: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(coreml, "LARGE_MB", 1e-6)
+    with captured(tmp_path / "log.txt"):
+        made = coreml.write(config("float", chunks), network, {"input": inputs(1)[0]}, None, tmp_path / "large")
+    found = [one.reason for one in made.fallbacks if one.what == "weights"]
+    assert len(found) == told
+    assert all("MB in one model may be more than a phone maps at once; give the export chunks: 2" in reason for reason in found)
+
+
 def test_the_first_model_has_nothing_that_the_second_computes(written: dict[tuple[str, int], Written]) -> None:
     first, second = (
         [str(o.outputs[0].name) for o in model.mlProgram.functions["main"].block_specializations["CoreML7"].operations if o.type == "conv"]

@@ -144,6 +144,20 @@ def test_every_folder_that_a_target_names_counts(tmp_path: Path) -> None:
     assert all(one is not None and one != other for one, other in pairwise(seen))
 
 
+def test_of_a_model_in_a_folder_only_what_is_read_counts(tmp_path: Path) -> None:
+    for name in (".git/objects/aa", "unet/config.json", "unet/weights.safetensors", "unet/weights.bin", "tokenizer/merges.txt", "README.md"):
+        (tmp_path / "model" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "model" / name).write_bytes(b"x")
+    model = {"task": "text_to_image", "teacher": {"checkpoint": str(tmp_path / "model")}}
+    rest = {"stages": [{"stage": "quantize"}], "exports": [{"backend": "onnx"}]}
+    found = receipt.inputs_of(Target.model_validate({"name": "t", "device": "apple-a16", "model": model, **rest}))
+    assert found is not None
+    files = found["files"]
+    assert isinstance(files, dict)
+    read = {Path(name).relative_to(tmp_path / "model").as_posix() for name in files}
+    assert read == {"unet/config.json", "unet/weights.safetensors", "tokenizer/merges.txt"}
+
+
 def test_what_changes_while_a_run_works_leaves_no_receipt(tmp_path: Path) -> None:
     (tmp_path / "receipt_network.py").write_text(OWN)
     (tmp_path / "held.yaml").write_text(TARGET)

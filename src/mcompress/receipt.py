@@ -32,6 +32,9 @@ OUTPUTS = ("run.json", "report.html", "target.yaml", "bundle", "samples", "stage
 
 Inputs = dict[str, JsonValue]
 
+READ_OF_A_MODEL = (".json", ".txt", ".safetensors")
+"""Suffixes of configurations, vocabularies and weights in a diffusers folder."""
+
 
 def write_receipt(folder: Path, target: Target, inputs: Inputs | None, entries: Iterable[Path]) -> None:
     """Note what the run in `folder` depended on and left; `entries` are the cache entries that it used.
@@ -123,7 +126,7 @@ def _named_files(target: Target) -> Iterator[Path]:
         yield from _below(folder)
     for network in (target.model.teacher, target.model.student, target.model.expert):
         if network is not None and network.checkpoint is not None:
-            yield from _below(network.checkpoint) if network.checkpoint.is_dir() else [network.checkpoint]
+            yield from _of_a_model(network.checkpoint) if network.checkpoint.is_dir() else [network.checkpoint]
     for stage in (*target.stages, *(stage for config in target.components.values() for stage in config.stages)):
         if isinstance(stage, QuantizeConfig) and stage.plan is not None:
             yield stage.plan
@@ -140,6 +143,13 @@ def _sources(module: str) -> dict[str, str]:
     if edited:
         raise ValueError(f"{', '.join(edited)} changed after this process had imported it; what it computes with is no longer on the disk")
     return source_digests(module)
+
+
+def _of_a_model(folder: Path) -> list[Path]:
+    """What is read of a diffusers folder; a clone of one holds its history and the same weights in other formats besides."""
+    return [
+        path for path in _below(folder) if path.suffix in READ_OF_A_MODEL and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
 
 
 def _below(folder: Path) -> list[Path]:
