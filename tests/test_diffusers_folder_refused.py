@@ -60,24 +60,30 @@ def test_a_folder_that_is_none(tmp_path: Path, pristine: Path) -> None:
 
 
 INDEXES: dict[str, tuple[dict[str, object], list[str]]] = {
-    "no U-Net": ({"unet": [None, None]}, [r"model_index\.json: unet is missing, it lists none; it must be a UNet2DConditionModel: download or copy"]),
+    "no U-Net": (
+        {"unet": [None, None]},
+        [r"model_index\.json: unet is missing, it lists none; it must be of class UNet2DConditionModel: download or copy"],
+    ),
     "another U-Net": (
         {"unet": ["diffusers", "UNet2DModel"], "vae": ["diffusers", "VQModel"]},
         [
-            r"unet is a UNet2DModel; only UNet2DConditionModel is taken: give a pipeline like Stable Diffusion 1 or 2",
-            r"vae is a VQModel; only AutoencoderKL is taken",
+            r"unet is of class UNet2DModel; only UNet2DConditionModel is taken: give a pipeline like Stable Diffusion 1 or 2",
+            r"vae is of class VQModel; only AutoencoderKL is taken",
         ],
     ),
-    "T5": ({"text_encoder": ["transformers", "T5EncoderModel"]}, [r"text_encoder is a T5EncoderModel; only CLIPTextModel is taken"]),
-    "with projection": ({"text_encoder": ["transformers", "CLIPTextModelWithProjection"]}, [r"is a CLIPTextModelWithProjection; only CLIPTextModel"]),
-    "another tokenizer": ({"tokenizer": ["transformers", "T5Tokenizer"]}, [r"tokenizer is a T5Tokenizer; only CLIPTokenizer is taken"]),
+    "T5": ({"text_encoder": ["transformers", "T5EncoderModel"]}, [r"text_encoder is of class T5EncoderModel; only CLIPTextModel is taken"]),
+    "with projection": (
+        {"text_encoder": ["transformers", "CLIPTextModelWithProjection"]},
+        [r"is of class CLIPTextModelWithProjection; only CLIPTextModel"],
+    ),
+    "another tokenizer": ({"tokenizer": ["transformers", "T5Tokenizer"]}, [r"tokenizer is of class T5Tokenizer; only CLIPTokenizer is taken"]),
     "two text encoders": (
         {"text_encoder_2": ["transformers", "CLIPTextModelWithProjection"], "tokenizer_2": ["transformers", "CLIPTokenizer"]},
-        [r"text_encoder_2 is a CLIPTextModelWithProjection: two text encoders, as Stable Diffusion XL has; one is taken"],
+        [r"text_encoder_2 is of class CLIPTextModelWithProjection: two text encoders, as Stable Diffusion XL has; one is taken"],
     ),
     "a ControlNet": (
         {"controlnet": ["diffusers", "ControlNetModel"]},
-        [r"controlnet is a ControlNetModel, which pictures from text alone do not need; give a pipeline without it"],
+        [r"controlnet is of class ControlNetModel, which pictures from text alone do not need; give a pipeline without it"],
     ),
     "no scheduler": ({"scheduler": [None, None]}, [r"scheduler is missing, and without it the noise that the network was trained with is not known"]),
 }

@@ -81,7 +81,7 @@ Change = Callable[[Path], object]
 FOLDERS: dict[str, tuple[Change, str]] = {
     "a missing part": (
         lambda at: shutil.rmtree(at / "text_encoder"),
-        "model_index.json: text_encoder is missing, there is no folder '{at}/text_encoder'; it must be a CLIPTextModel: download",
+        "model_index.json: text_encoder is missing, there is no folder '{at}/text_encoder'; it must be of class CLIPTextModel: download",
     ),
     "missing weights": (
         lambda at: (at / "vae" / tiny_pipeline.WEIGHTS["vae"]).unlink(),

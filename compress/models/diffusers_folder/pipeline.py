@@ -43,21 +43,21 @@ def check_pipeline(folder: Path) -> tuple[str, ...]:
         told = has.get(name)
         if told is None or not (folder / name).is_dir():
             where = "it lists none" if told is None else f"there is no folder '{folder / name}'"
-            index.refuse(f"{name} is missing, {where}; it must be a {allowed[0]}: download or copy the whole folder")
+            index.refuse(f"{name} is missing, {where}; it must be of class {allowed[0]}: download or copy the whole folder")
         elif told not in allowed:
-            index.refuse(f"{name} is a {told}; only {allowed[0]} is taken: give a pipeline like Stable Diffusion 1 or 2")
+            index.refuse(f"{name} is of class {told}; only {allowed[0]} is taken: give a pipeline like Stable Diffusion 1 or 2")
     if has.get(SCHEDULER) is None or not (folder / SCHEDULER).is_dir():
         index.refuse(
             f"{SCHEDULER} is missing, and without it the noise that the network was trained with is not known: download or copy the whole folder"
         )
     if has.get(SECOND) is not None:
         index.refuse(
-            f"{SECOND} is a {has[SECOND]}: two text encoders, as Stable Diffusion XL has; one is taken: give a pipeline like Stable Diffusion 1 or 2"
+            f"{SECOND} is of class {has[SECOND]}: two text encoders, as Stable Diffusion XL has; one is taken: give a pipeline like Stable Diffusion 1 or 2"
         )
     known = (*PARTS, SCHEDULER, SECOND, "tokenizer_2", *UNUSED)
     for name, told in has.items():
         if name not in known and told is not None:
-            index.refuse(f"{name} is a {told}, which pictures from text alone do not need; give a pipeline without it")
+            index.refuse(f"{name} is of class {told}, which pictures from text alone do not need; give a pipeline without it")
     index.finish()
     left_out = [name for name in UNUSED if has.get(name) is not None]
     return (f"{index.path}: left out {', '.join(left_out)}, which make no picture",) if left_out else ()

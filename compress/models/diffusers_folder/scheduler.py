@@ -14,6 +14,8 @@ BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
 FAMILIES = (
     "DDIMScheduler", "DDIMParallelScheduler", "DDPMScheduler", "DDPMParallelScheduler", "PNDMScheduler", "DPMSolverMultistepScheduler",
     "DPMSolverSinglestepScheduler", "DPMSolverSDEScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "LCMScheduler",
+    "UniPCMultistepScheduler", "DEISMultistepScheduler", "HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler",
+    "LMSDiscreteScheduler",
 )  # fmt: skip
 """Schedulers of diffusers whose noise follows from betas."""
 DDIM = FAMILIES[:2]
@@ -37,7 +39,10 @@ def scheduler_facts(config: Fields) -> SchedulerFacts:
     """Raises `PlanError` for a scheduler, or settings of one, that tell no noise which is known here."""
     name = config.values.get("_class_name")
     if not isinstance(name, str) or name not in FAMILIES:
-        config.refuse(f"the scheduler is {json.dumps(name)}; it must be one whose noise follows from betas: {', '.join(FAMILIES)}")
+        config.refuse(
+            f"the scheduler is {json.dumps(name)}; it must be one whose noise follows from betas: {', '.join(FAMILIES)}. Give the settings of the one "
+            "that the network was trained with, most often DDPMScheduler"
+        )
         config.finish()
     config.complete({"prediction_type": "epsilon", **defaults_of(str(name))})
     start, end = config.number("beta_start"), config.number("beta_end")
