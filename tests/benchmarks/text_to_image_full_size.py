@@ -8,8 +8,9 @@ and parts of files that are mapped. Weights are random; neither time nor memory 
 
 `evolved` is the original after `evolve` has brought it to the budget by the estimator's table of its blocks: to SnapFusion's 230 ms with attention
 whole, as it was measured for the paper; with attention by heads, where the original meets that as it is, to what SnapFusion's own network takes then.
-Random weights say nothing of pictures, so there is no robust training, and blocks are valued by the prediction's error on small random latents. What
-is exported as `evolved` is the one of `--attention`.
+Random weights say nothing of pictures: there is no robust training, and blocks are taken as equally good, so that those go first that save most.
+Their values are measured all the same, on small random latents, for that is part of the work. What is exported as `evolved` is the one of
+`--attention`.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ from torch import Tensor, nn
 from mcompress.compress.attention_layout import fastest_attention
 from mcompress.compress.cost import OperatorTable, operator_table
 from mcompress.compress.diffusion import NoiseSchedule
-from mcompress.compress.evolving import evolve
+from mcompress.compress.evolving import by_value, evolve
+from mcompress.compress.evolving_actions import ScoredBlock
 from mcompress.compress.models.build import build, build_meta
 from mcompress.compress.models.spec import InputSpec, ModelSpec, Sampling
 from mcompress.compress.models.split_attention import LAYOUTS
@@ -111,7 +113,7 @@ def evolved(attention: str) -> dict[str, object]:
     config = EvolveSearchConfig(
         steps=0, steps_between=0, group=2, most_doubled=0, evaluation_latents=VALUED_LATENTS, evaluation_timesteps=VALUED_TIMESTEPS
     )
-    output = evolve(config, replace(context, unit=device.unit(UNIT), ships_as=PRECISION))
+    output = evolve(config, replace(context, unit=device.unit(UNIT), ships_as=PRECISION), slowest_first)
     details = cast("dict[str, Any]", output.details)
     return {
         "attention": attention,
@@ -125,6 +127,11 @@ def evolved(attention: str) -> dict[str, object]:
         "cpu_s": round(_cpu_s() - cpu_started, 2),
         "peak_mb": _peak_mb(),
     }
+
+
+def slowest_first(scored: list[ScoredBlock]) -> list[ScoredBlock]:
+    """By value, if all were equally good."""
+    return by_value([replace(one, loss_rise=1.0) for one in scored])
 
 
 class NothingToTrainOn:

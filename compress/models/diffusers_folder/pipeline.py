@@ -52,7 +52,8 @@ def check_pipeline(folder: Path) -> tuple[str, ...]:
         )
     if has.get(SECOND) is not None:
         index.refuse(
-            f"{SECOND} is of class {has[SECOND]}: two text encoders, as Stable Diffusion XL has; one is taken: give a pipeline like Stable Diffusion 1 or 2"
+            f"{SECOND} is of class {has[SECOND]}: two text encoders, as Stable Diffusion XL has; one is taken: "
+            "give a pipeline like Stable Diffusion 1 or 2"
         )
     known = (*PARTS, SCHEDULER, SECOND, "tokenizer_2", *UNUSED)
     for name, told in has.items():

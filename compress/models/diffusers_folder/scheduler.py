@@ -40,8 +40,8 @@ def scheduler_facts(config: Fields) -> SchedulerFacts:
     name = config.values.get("_class_name")
     if not isinstance(name, str) or name not in FAMILIES:
         config.refuse(
-            f"the scheduler is {json.dumps(name)}; it must be one whose noise follows from betas: {', '.join(FAMILIES)}. Give the settings of the one "
-            "that the network was trained with, most often DDPMScheduler"
+            f"the scheduler is {json.dumps(name)}; it must be one whose noise follows from betas: {', '.join(FAMILIES)}. Give the settings of the "
+            "one that the network was trained with, most often DDPMScheduler"
         )
         config.finish()
     config.complete({"prediction_type": "epsilon", **defaults_of(str(name))})
