@@ -152,7 +152,7 @@ def ladder(training: Training) -> StepDistillConfig:
         student_training_steps=training.steps,
         guidance_probability=PROBABILITIES[training.way],
         batch_size=32,
-        learning_rate=2e-4,
+        learning_rate=5e-5,
     )
 
 
