@@ -16,7 +16,7 @@ from mcompress.targets.device_files import load_device
 from mcompress.targets.latency import estimate
 
 ROOT = Path(__file__).parent.parent
-TEXT = (ROOT / "tests" / "benchmarks" / "results" / "text_to_image_full_size.json").read_text(encoding="utf-8")
+TEXT = (ROOT / "tests" / "benchmarks" / "results" / "text_to_image_full_size_whole.json").read_text(encoding="utf-8")
 FOUND = json.loads(TEXT)
 NETWORKS, BACKENDS = ("original", "slimmed"), ("onnx", "coreml", "tflite", "executorch")
 PARAMS = {"original": 859_520_964, "slimmed": 767_520_644}

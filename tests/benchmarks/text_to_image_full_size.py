@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -263,11 +263,52 @@ def ratios(rows: list[dict[str, object]]) -> list[dict[str, object]]:
     return found
 
 
+class Found:
+    """The results in their file, which is written after every row; what is in it already is not done again."""
+
+    def __init__(self, path: Path, facts: Mapping[str, JsonValue], *, again: bool) -> None:
+        self.path = path
+        self.document: dict[str, Any] = {**facts, "evolved": [], "counted": [], "exports": [], "ratios": []}
+        if not again and path.is_file():
+            before = json.loads(path.read_text(encoding="utf-8"))
+            if {name: before.get(name) for name in facts} == dict(facts):
+                self.document |= before
+
+    def row(self, part: str, which: Mapping[str, str], *arguments: str) -> dict[str, Any]:
+        """A row of `part`, known by `which`, done in a process of its own where it is not there."""
+        rows: list[dict[str, Any]] = self.document[part]
+        known = next((one for one in rows if {name: one.get(name) for name in which} == dict(which)), None)
+        if known is not None:
+            return known
+        rows.append({**which, **alone(*arguments)})
+        logger.info("%s", rows[-1])
+        self.document["ratios"] = ratios(self.document["exports"])
+        self.path.write_text(json.dumps(self.document, indent=1) + "\n", encoding="utf-8")
+        return rows[-1]
+
+    def complete(self, networks: Sequence[str], backends: Sequence[str], attention: str) -> None:
+        """All rows of these networks."""
+        layout = ("--attention", attention)
+        for network in networks:
+            known = ["--network", network]
+            if network == EVOLVED:
+                evolution = self.row("evolved", {"attention": attention}, "--one", "evolve", *layout)
+                if "repeats" not in evolution:
+                    continue  # it failed, and its row says how
+                known += ["--repeats", json.dumps(evolution["repeats"])]
+            self.row("counted", {"network": network}, "--one", "count", *known)
+            for backend in backends:
+                for way in ("ours", "raw") if backend in RAW else ("ours",):
+                    which = {"network": network, "backend": backend, "way": way}
+                    self.row("exports", which, "--one", way, "--backend", backend, *known, *layout)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--network", choices=[*NETWORKS], nargs="+", default=["original", "slimmed"])
+    parser.add_argument("--network", choices=[*NETWORKS], nargs="+", default=["original", "slimmed", EVOLVED])
     parser.add_argument("--backend", choices=[*CONFIGS], nargs="+", default=[*CONFIGS])
     parser.add_argument("--attention", choices=LAYOUTS, default="whole", help="of the exported networks")
+    parser.add_argument("--again", action="store_true", help="do what is in the file already once more")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--one", choices=("count", "evolve", "ours", "raw"), help="in this process: one network, and of an export one backend")
     parser.add_argument("--repeats", type=json.loads, help="of an evolved network")
@@ -293,23 +334,9 @@ def main() -> None:
         "device": f"{DEVICE} {UNIT} {PRECISION}",
         "attention": options.attention,
     }
-    document: dict[str, object] = {**facts, "evolved": [], "counted": [], "exports": [], "ratios": []}
-    rows: list[dict[str, object]] = []
-    counts: list[dict[str, object]] = []
-    options.out.mkdir(parents=True, exist_ok=True)
-    jobs = [(way, backend) for backend in options.backend for way in (("ours", "raw") if backend in RAW else ("ours",))]
-    evolutions = [alone("--one", "evolve", "--attention", layout) for layout in (LAYOUTS if EVOLVED in options.network else ())]
-    for network in options.network:
-        repeats = [one["repeats"] for one in evolutions if one.get("attention") == options.attention] if network == EVOLVED else []
-        known = ("--network", network, *(("--repeats", json.dumps(repeats[0])) if repeats else ()))
-        counts.append(alone("--one", "count", *known))
-        logger.info("%s", counts[-1])
-        for way, backend in jobs:
-            found = alone("--one", way, *known, "--backend", backend, "--attention", options.attention)
-            rows.append({"network": network, "backend": backend, "way": way, **found})
-            logger.info("%s", rows[-1])
-            document |= {"evolved": evolutions, "counted": counts, "exports": rows, "ratios": ratios(rows)}
-            (options.out / f"text_to_image_full_size_{options.attention}.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    path = options.out / f"text_to_image_full_size_{options.attention}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Found(path, facts, again=options.again).complete(options.network, options.backend, options.attention)
 
 
 if __name__ == "__main__":
