@@ -29,9 +29,14 @@ class ScoredBlock:
 
     @property
     def value(self) -> float:
-        """Loss of quality per millisecond saved (SnapFusion, algorithm 1) and needed; infinite for a block that takes no time."""
+        """Loss of quality per millisecond saved (SnapFusion, algorithm 1) and needed; infinite for a block that takes no time.
+
+        What is no loss is multiplied instead (ours): of blocks that do equal harm, the one that saves most is worth least.
+        """
         saved = self.milliseconds if self.needed_ms is None else min(self.milliseconds, self.needed_ms)
-        return self.loss_rise / saved if saved > 0 else float("inf")
+        if saved <= 0:
+            return float("inf")
+        return self.loss_rise / saved if self.loss_rise > 0 else self.loss_rise * saved
 
     def as_json(self) -> dict[str, JsonValue]:
         """For the report, with the value; null where it is infinite."""

@@ -221,6 +221,8 @@ def test_what_is_saved_beyond_the_budget_is_no_gain() -> None:
     large, small = ScoredBlock("large", 0.008, 0.06, 0.012), ScoredBlock("small", 0.0026, 0.016, 0.012)
     assert replace(large, needed_ms=None).value < replace(small, needed_ms=None).value
     assert by_value([large, small]) == [small, large]
+    slow, quick = ScoredBlock("slow", -0.001, 10.0), ScoredBlock("quick", -0.001, 0.01)
+    assert slow.value < quick.value < ScoredBlock("useful", 1e-9, 10.0).value, "of blocks that do equal harm the one that saves most goes first"
     assert ScoredBlock("first", 0.002, 0.01, 0.5).value == pytest.approx(0.2), "while more is needed than it takes, all that it takes counts"
 
 
@@ -400,7 +402,7 @@ def test_a_state_of_another_search_is_not_taken_for_weights() -> None:
 def test_the_journal_remembers_all(tmp_path) -> None:
     store = FileCheckpoints(tmp_path / "journal.pt")
     journal, block = Journal(store), ScoredBlock("mid_block.attentions.0", -0.5, 0.25)
-    assert block.value == -2.0
+    assert block.value == -0.125
     assert ScoredBlock("free", 1.0, 0.0).as_json()["value"] is None
     journal.trained(Training(0, 1.5, [(1, {"denoiser/squared": 2.0})]))
     journal.trained(Training(0, 9.0, []))

@@ -28,7 +28,7 @@ from conftest import MemoryCheckpoints, silent
 from diffusers import DDIMScheduler
 from pydantic import ValidationError
 
-from mcompress.compress.diffusion import NoiseSchedule, ScheduleSettings, clean_of, ddim_step, truncated_snr, velocity_of
+from mcompress.compress.diffusion import NoiseSchedule, ScheduleSettings, clean_of, ddim_step, noisy, truncated_snr, velocity_of
 from mcompress.compress.models.build import build
 from mcompress.compress.models.spec import ModelSpec, Prediction, Sampling
 from mcompress.compress.models.stable_diffusion import with_guidance
@@ -38,6 +38,7 @@ from mcompress.compress.objectives.step_distillation import (
     StepLosses,
     VelocityModel,
     clean_loss,
+    original_loss,
     scaled_to,
     teacher_target,
 )
@@ -102,6 +103,17 @@ def test_an_error_of_the_noise_counts_five_times_at_most() -> None:
     assert each[-1] == pytest.approx(1.0, rel=1e-3)
     whole = clean_loss(predicted, latents, target, alpha, sigma)
     assert float(whole) > 5 * float(clean_loss(predicted, latents, target, alpha, sigma, "epsilon")), "which is what it would be for a velocity"
+
+
+def test_the_original_loss_of_who_predicts_the_noise_is_that_of_the_noise() -> None:
+    alpha, sigma = SCHEDULE.at(torch.tensor(SCHEDULE.steps(16)))
+    draw = torch.Generator().manual_seed(0)
+    clean, noise = (torch.randn(16, 2, 1, 1, generator=draw) for _ in range(2))
+    predicted = velocity_of(noise + 0.1, noisy(clean, noise, alpha, sigma), alpha, sigma, "epsilon")
+    for at in range(16):
+        one = tuple(some[[at]] for some in (predicted, clean, noise, alpha, sigma))
+        assert float(original_loss(*one, "epsilon")) == pytest.approx(0.01, rel=1e-2)
+        assert float(original_loss(*one)) == pytest.approx(0.01 / float(alpha[at]) ** 2, rel=1e-2)
 
 
 def test_the_original_loss_is_brought_to_the_size_of_the_distillation_loss_and_pulls_its_own_way() -> None:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from mcompress.compress.diffusion import (
     NoiseSchedule,
@@ -120,7 +119,7 @@ class StepDistillation(Objective):
         else:
             conditional = predicted = self.student.conditional(latents, start, self.text)
         distillation = clean_loss(predicted, latents, target, alpha, sigma, self.student.prediction)
-        original = original_loss(conditional, self.clean, self.noise, alpha, sigma)
+        original = original_loss(conditional, self.clean, self.noise, alpha, sigma, self.student.prediction)
         return {
             "guided" if self.is_guided else "vanilla": distillation,
             "original": scaled_to(distillation, original, self.losses.original_weight),
@@ -163,9 +162,14 @@ def clean_loss(predicted: Tensor, latents: Tensor, target: Tensor, alpha: Tensor
     return (weight * (made - target).square()).mean()
 
 
-def original_loss(predicted: Tensor, clean: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """L_ori = |v(z_t, t, c) - v|^2, v = alpha_t eps - sigma_t x (SnapFusion), mean over everything."""
-    return functional.mse_loss(predicted, velocity(clean, noise, alpha, sigma))
+def original_loss(predicted: Tensor, clean: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor, prediction: Prediction = "v_prediction") -> Tensor:
+    """L_ori = |v(z_t, t, c) - v|^2, v = alpha_t eps - sigma_t x (SnapFusion), mean over everything.
+
+    Of a student that itself predicts the noise it is the squared error of the noise, by which it was trained: its velocity is off by 1 / alpha_t
+    times that, and the first step would drown all others here as well.
+    """
+    difference = predicted - velocity(clean, noise, alpha, sigma)
+    return (alpha * difference if prediction == "epsilon" else difference).square().mean()
 
 
 def scaled_to(distillation: Tensor, original: Tensor, weight: float) -> Tensor:

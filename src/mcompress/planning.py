@@ -42,7 +42,7 @@ from mcompress.targets.stages import (
     StageConfig,
 )
 
-STAGE_VERSIONS = {"search": 8, "prune": 8, "distill": 5, "slim": 2, "quantize": 5, "export": 10, "evaluate": 1, "perform": 3, "draw": 1}
+STAGE_VERSIONS = {"search": 9, "prune": 8, "distill": 6, "slim": 2, "quantize": 5, "export": 11, "evaluate": 2, "perform": 3, "draw": 1}
 """Raised by hand when a stage's results change for the same inputs; part of every cache key."""
 STAGE_PACKAGES = {
     "search": ("optuna", "accelerate"),

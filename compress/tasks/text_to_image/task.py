@@ -31,7 +31,7 @@ from mcompress.compress.tasks.text_to_image.likeness import AttributeAccuracy, L
 from mcompress.compress.tasks.text_to_image.original import LATENT_RANGE, Original
 
 NOISE_SEED, VALIDATION_SEED = 17, 7_919
-SAMPLES = 30
+SAMPLES = 15
 """About so many of the held-out captions are drawn by each network and file alone; all of them by the three components together (`gallery`)."""
 LONGEST_NAME = 60
 """Letters that the name of a caption's picture has: file systems take 255 bytes, and reports put more behind it."""
