@@ -44,6 +44,13 @@ def layout_of(spec: ModelSpec) -> Layout:
     return attention_of(spec.args.get("attention", "whole"))
 
 
+def original_by_heads(original: ModelSpec, start: ModelSpec) -> ModelSpec | None:
+    """The original with attention head by head, where what begins as `start` computes so and the original as it was published does not."""
+    if original.network != NETWORK or start.network != NETWORK or layout_of(original) == "heads" or layout_of(start) != "heads":
+        return None
+    return with_attention(original, "heads")
+
+
 def layout_note(spec: ModelSpec, milliseconds: Mapping[Layout, float], where: str) -> str:
     """What was chosen and what each would take, as a sentence; nothing where there was no choice."""
     if not milliseconds:

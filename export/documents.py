@@ -7,6 +7,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from mcompress.export.fallback_lines import fallback_lines
 from mcompress.export.fidelity import value_of
 from mcompress.export.manifest import Manifest, ModelFile
 from mcompress.export.standing_alone import DRAW, TALK, VERIFY, write_scripts
@@ -110,6 +111,7 @@ def _render(template: str, path: Path, manifest: Manifest, run: Run, target: Tar
         embedded_teacher=target.model.teacher.network == "embedded" and target.model.teacher.checkpoint is None,
         of=_of(manifest),
         highest_db=HIGHEST_DB,
+        fallback_lines=tuple(fallback_lines(run, manifest)),
     )
     path.write_text(text, encoding="utf-8")
 

@@ -34,7 +34,7 @@ from mcompress.export.manifest_drawing import (
     TokenizerFiles,
     WholePicture,
 )
-from mcompress.export.prompt_files import ADDED, CONFIG, MERGES, VOCABULARY, WHOLE
+from mcompress.export.prompt_files import ADDED, CONFIG, MERGES, SPECIAL, VOCABULARY, WHOLE
 from mcompress.export.stated import sides_of
 from mcompress.record import HIGHEST_DB
 
@@ -116,6 +116,8 @@ def _tokenizer(facts: DrawingFacts, bundle: Path) -> TokenizerFiles:
     names = [CONFIG, WHOLE] if whole else [CONFIG, VOCABULARY, MERGES]
     if not whole and (facts.tokenizer_folder / ADDED).is_file():
         names.append(ADDED)
+    if (facts.tokenizer_folder / SPECIAL).is_file():
+        names.append(SPECIAL)  # with other special tokens than the configuration's, as in Stable Diffusion 2.x
     try:
         for name in names:
             shutil.copyfile(facts.tokenizer_folder / name, folder / name)

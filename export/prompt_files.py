@@ -1,4 +1,4 @@
-"""The tokenizer files of a diffusers folder: vocab.json with merges.txt, or tokenizer.json, and tokenizer_config.json.
+"""The tokenizer files of a diffusers folder: vocab.json with merges.txt, or tokenizer.json, tokenizer_config.json, and special_tokens_map.json.
 
 This file needs the standard library alone. It is part of mcompress and is copied into the bundles of text to image.
 """
@@ -18,14 +18,23 @@ if TYPE_CHECKING:
 
 CONFIG, VOCABULARY, MERGES, WHOLE, ADDED = "tokenizer_config.json", "vocab.json", "merges.txt", "tokenizer.json", "added_tokens.json"
 """`WHOLE` holds what `VOCABULARY` and `MERGES` hold; newer versions of transformers write it alone."""
+SPECIAL = "special_tokens_map.json"
+"""Special tokens by their names, as older versions of transformers write them beside the configuration; a folder need not have it."""
 START, END = "<|startoftext|>", "<|endoftext|>"
 NAMED = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
-"""Special tokens of the configuration, and what they are where it does not say."""
+"""Special tokens by name, and what they are where no file says."""
+DECODER = "added_tokens_decoder"
+"""Field of the configuration: numbers of the added tokens. With it, the configuration says all about special tokens."""
 
 
 def read_tokenizer(folder: Path) -> PromptTokenizer:
-    """The tokenizer of a folder with vocab.json and merges.txt, or tokenizer.json, and tokenizer_config.json. Raises `PromptError`."""
+    """The tokenizer of a folder with vocab.json and merges.txt, or tokenizer.json, and tokenizer_config.json. Raises `PromptError`.
+
+    What special_tokens_map.json says goes before what the configuration says of the same token, unless that numbers its added tokens, as in
+    transformers: of Stable Diffusion 2.x the one pads with "!", the other with the end of the text.
+    """
     config = _json(folder / CONFIG)
+    mapped = _json(folder / SPECIAL) if (folder / SPECIAL).is_file() and DECODER not in config else {}
     listed: list[object] = []
     if (folder / VOCABULARY).is_file() or not (folder / WHOLE).is_file():
         vocabulary, merges = _json(folder / VOCABULARY), _merges(folder / MERGES)
@@ -38,23 +47,26 @@ def read_tokenizer(folder: Path) -> PromptTokenizer:
         if not isinstance(number, int) or isinstance(number, bool) or number < 0:
             raise PromptError(f"{folder}: the vocabulary gives '{name}' the number {number!r}; it must be a whole number from 0 on")
         numbers[name] = number
-    return PromptTokenizer(numbers, merges, _settings(folder, config, numbers, listed))
+    return PromptTokenizer(numbers, merges, _settings(folder, config, mapped, numbers, listed))
 
 
-def _settings(folder: Path, config: Mapping[str, object], vocabulary: Mapping[str, int], listed: Sequence[object]) -> Settings:
-    """The special tokens; those that `listed` or the configuration spells out one by one are as it says there."""
+def _settings(
+    folder: Path, config: Mapping[str, object], mapped: Mapping[str, object], vocabulary: Mapping[str, int], listed: Sequence[object]
+) -> Settings:
+    """The special tokens; those that `listed` or, before it, the configuration spells out one by one are as it says there."""
     path = folder / CONFIG
     names: dict[str, str] = {}
     added: dict[str, Added] = {}
     for key, usual in NAMED.items():
-        given = config.get(key) or usual
-        entry = {"content": given, "normalized": False} if isinstance(given, str) else given
-        names[key], added[names[key]] = _added(path, entry, vocabulary, None)
-    spelled = config.get("added_tokens_decoder") or {}
+        said, given = (folder / SPECIAL, mapped[key]) if mapped.get(key) else (path, config.get(key) or usual)
+        entry = {"content": given} if isinstance(given, str) else given
+        entry = {"normalized": False, **entry} if isinstance(entry, dict) else entry  # the default of named tokens
+        names[key], added[names[key]] = _added(said, entry, vocabulary, None)
+    spelled = config.get(DECODER) or {}
     if not isinstance(spelled, dict):
-        raise PromptError(f"{path}: added_tokens_decoder is {spelled!r}; it must be an object, number to token")
-    entries = [(entry.get("id") if isinstance(entry, dict) else None, entry) for entry in listed] if listed else list(spelled.items())
-    for number, entry in entries:
+        raise PromptError(f"{path}: {DECODER} is {spelled!r}; it must be an object, number to token")
+    entries = [(entry.get("id") if isinstance(entry, dict) else None, entry) for entry in listed]
+    for number, entry in [*entries, *spelled.items()]:
         name, one = _added(path, entry, vocabulary, number)
         added[name] = one
     side = config.get("padding_side", "right")

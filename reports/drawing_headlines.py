@@ -8,7 +8,7 @@ from mcompress.record import ExportRecord, GalleryRecord, PainterRecord, Run
 from mcompress.reports import components, wording
 from mcompress.reports.components import COMPRESSED, ORIGINAL, OWN
 from mcompress.reports.drawing import measured, said
-from mcompress.reports.drawing_latency import steps_of
+from mcompress.reports.drawing_latency import MODELS, causes, steps_of
 from mcompress.reports.headlines import Headline, shipped, times
 
 JUDGED = "attribute accuracy"
@@ -32,7 +32,8 @@ def _headlines(run: Run, found: GalleryRecord) -> Iterator[Headline]:
         each = found.latency[COMPRESSED][0].each
         steps = [steps_of(found, model) for model in (ORIGINAL, COMPRESSED)]
         fewer = f", in {steps[0]} and in {steps[1]} steps" if all(steps) else ""
-        detail = f"{wording.number(before)} ms to {wording.number(after)} ms{fewer}; {wording.HOW[each.how]} for {each.on}"
+        own = causes({model: found.picture_ms(model) for model in MODELS if found.latency.get(model)}, "\N{MULTIPLICATION SIGN}")
+        detail = f"{wording.number(before)} ms to {wording.number(after)} ms{fewer}{f': {own}' if own else ''}; {wording.HOW[each.how]} for {each.on}"
         yield times("time for a picture", before, after, detail, "less")
         calls = [{one.component: one.calls for one in found.latency[model]} for model in (ORIGINAL, COMPRESSED)]
         if all(name in counts for counts in calls for name in networks):

@@ -50,7 +50,7 @@ def latency_bars(found: GalleryRecord, models: Sequence[str], steps: Mapping[str
         left.set_xlabel("ms of one picture", fontsize=9)
         right.set_xlim(0, 100)
         right.set_xlabel("% of its own picture; the U-Net step by step", fontsize=9)
-        left.set_yticks(range(len(models)), models)
+        left.set_yticks(range(len(models)), [model.replace(", ", ",\n") for model in models])
         left.set_ylim(len(models) - 0.5, -0.5)
         for axes in (left, right):
             axes.grid(visible=False, axis="y")

@@ -35,5 +35,11 @@ def floats_on(configs: Sequence[Export], device: Device, wanted: Unit) -> Precis
 
 
 def ships_as(target: Target, device: Device, unit: Unit) -> PrecisionName:
-    """What search and prune cost a network as: `int8` with a quantize stage behind them, otherwise what float files hold."""
-    return "int8" if any(isinstance(stage, QuantizeConfig) for stage in target.stages) else floats_on(target.exports, device, unit)
+    """What search and prune cost a network as: `int8` with a quantize stage behind them, otherwise what float files hold.
+
+    Of a diffusion U-Net always what float files hold: precision plans leave much of it in floating point, where conversions around its many
+    normalizations cost more than INT8 saves, and a budget that only INT8 meets would then be missed after all training.
+    """
+    draws = target.model.task == "text_to_image" and target.model.component == "unet"
+    quantized = any(isinstance(stage, QuantizeConfig) for stage in target.stages)
+    return "int8" if quantized and not draws else floats_on(target.exports, device, unit)

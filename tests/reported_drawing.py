@@ -11,8 +11,9 @@ from reported_run import exported, model, network
 
 from mcompress.breakdown import breakdown_of, ceilings_of
 from mcompress.compress.evolving_actions import Action, ScoredBlock, Training
-from mcompress.compress.tasks.text_to_image.showing import write_grid
+from mcompress.compress.tasks.text_to_image.showing import places_shown, write_grid
 from mcompress.record import (
+    ATTENTION_BY_HEADS,
     GALLERY,
     BudgetRecord,
     CallsRecord,
@@ -32,9 +33,23 @@ NAME = "iphone14pro-text2image"
 CAPTIONS = tuple(
     f"a {colour} {shape} on the {side}" for colour in ("red", "blue") for shape in ("circle", "square", "star") for side in ("left", "right")
 )
-MS = {"original": {"text_encoder": 0.41, "unet": 13.7, "decoder": 6.3}, "compressed": {"text_encoder": 0.29, "unet": 5.9, "decoder": 2.1}}
-CALLS = {"original": {"text_encoder": 2, "unet": 64, "decoder": 1}, "compressed": {"text_encoder": 2, "unet": 16, "decoder": 1}}
-STEPS = {"original": 32, "compressed": 8}
+BY_HEADS = ATTENTION_BY_HEADS
+MS = {
+    "original": {"text_encoder": 0.41, "unet": 13.7, "decoder": 6.3},
+    BY_HEADS: {"text_encoder": 0.41, "unet": 10.96, "decoder": 6.3},
+    "compressed": {"text_encoder": 0.29, "unet": 5.9, "decoder": 2.1},
+}
+CALLS = {
+    "original": {"text_encoder": 2, "unet": 64, "decoder": 1},
+    BY_HEADS: {"text_encoder": 2, "unet": 64, "decoder": 1},
+    "compressed": {"text_encoder": 2, "unet": 16, "decoder": 1},
+}
+STEPS = {"original": 32, BY_HEADS: 32, "compressed": 8}
+SHOWN = (
+    "original", "original, 16 steps", "original, 8 steps", "original, 4 steps",
+    "compressed, 16 steps", "compressed", "compressed, 4 steps", "onnx mixed"
+)  # fmt: skip
+"""From left to right; not all of them were judged."""
 BACKENDS = {"coreml": ".mlpackage", "onnx": ".onnx"}
 OF_DECODER, OF_TEXT = 41.37, 38.62
 """dB that the files of the decoder and of the text encoder are worth."""
@@ -145,7 +160,7 @@ def gallery() -> GalleryRecord:
             painter("onnx float", "files", steps=8, files=set_of("onnx", "float"), like=(58.234, 52.117), limit=35.0),
             painter("onnx mixed", "files", steps=8, files=set_of("onnx", "mixed"), like=(27.406, 21.772)),
         ),
-        shown=("original", "original, 8 steps", "compressed", "onnx mixed"),
+        shown=SHOWN,
         latency={
             which: tuple(CallsRecord(component=name, calls=CALLS[which][name], each=estimated(MS[which][name])) for name in MS[which]) for which in MS
         },
@@ -193,9 +208,10 @@ def file_record(backend: str, variant: str, component: str | None) -> ExportReco
 def write_drawing_run(folder: Path, found: GalleryRecord | None = None) -> Run:
     """A whole run folder; another `gallery` than the usual one may be given. No report."""
     found = found or gallery()
-    shades = {name: torch.linspace(-1, 1, len(CAPTIONS))[:, None, None, None].expand(-1, 3, 16, 16) for name in ("true picture", *found.shown)}
+    places = places_shown(len(CAPTIONS), 10)
+    shades = {name: torch.linspace(-1, 1, len(places))[:, None, None, None].expand(-1, 3, 16, 16) for name in ("true picture", *found.shown)}
     folder.mkdir(parents=True, exist_ok=True)
-    write_grid(folder / GALLERY, CAPTIONS, shades, 10)
+    write_grid(folder / GALLERY, [CAPTIONS[place] for place in places], shades)
     own = {"search": evolve_details(), "distill": distill_details(), "quantize": quantize_details()}
     for stage, details in own.items():
         _write(folder / "stages" / stage, details)

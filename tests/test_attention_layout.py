@@ -13,7 +13,7 @@ from pydantic import JsonValue
 from torch import nn
 from torch.nn import functional
 
-from mcompress.compress.attention_layout import fastest_attention, layout_note, layout_of, with_attention
+from mcompress.compress.attention_layout import fastest_attention, layout_note, layout_of, original_by_heads, with_attention
 from mcompress.compress.cost import operator_table
 from mcompress.compress.models.spec import InputSpec, ModelSpec
 from mcompress.compress.models.split_attention import PIECE, PIECES_BEYOND, HeadByHead, split_attention
@@ -108,6 +108,15 @@ def test_no_matrix_of_scores_is_larger_than_a_piece() -> None:
     assert not [row for row in table.operators if row.kind == "attention"]
     assert table.macs == operator_table(pair(TINY)[0], *shapes).macs, "the same products"
     assert table.unknown == ()
+
+
+def test_the_original_is_laid_out_again_only_where_its_compression_begins_so() -> None:
+    whole = spec_of(TINY)
+    heads, smaller = with_attention(whole, "heads"), with_attention(spec_of({**TINY, "block_out_channels": [8, 16]}), "heads")
+    assert original_by_heads(whole, heads) == heads
+    assert original_by_heads(whole, smaller) == heads, "its own channels, not the student's"
+    for original, start in ((whole, whole), (heads, heads), (heads, whole), (replace(whole, network="unet"), heads), (whole, ModelSpec("unet"))):
+        assert original_by_heads(original, start) is None
 
 
 def test_what_is_refused() -> None:

@@ -17,8 +17,8 @@ from mcompress.errors import ExportError
 from mcompress.export import replay
 from mcompress.export.bundle import ExportedFile, TestVector, read_manifest, verify_bundle, write_bundle
 from mcompress.export.manifest import Manifest
-from mcompress.record import ParityRecord
-from mcompress.targets.schema import DataConfig, ModelConfig, TeacherConfig
+from mcompress.record import CoverageRecord, OperatorFallback, ParityRecord
+from mcompress.targets.schema import DataConfig, Fallback, ModelConfig, TeacherConfig
 
 
 def test_manifest_states_what_an_app_needs(pristine_bundle: Path) -> None:
@@ -119,12 +119,39 @@ def test_owners_weights_are_not_given_our_licence(tmp_path: Path) -> None:
 
 def test_model_card_has_provenance_and_whole_tables(pristine_bundle: Path) -> None:
     card = (pristine_bundle / "MODEL_CARD.md").read_text()
+    assert "- export onnx: Resize: a reason with | and lines\n" in card
+    assert "in `manifest.json` names those" not in card, "all are named"
     assert "1.5 ms (host, onnxruntime, 1 thread, p90 1.7, 20 runs)" in card
     assert "latency on the phone" in card
     assert str(pristine_bundle.parent) not in card
     for block in re.findall(r"(?:^\|.*\n)+", card, re.MULTILINE):
         widths = {len(re.findall(r"(?<!\\)\|", row)) for row in block.strip().splitlines()}
         assert len(widths) == 1, block
+
+
+def test_the_card_has_a_line_for_each_reason_of_many_fallbacks(tmp_path: Path) -> None:
+    export, halves = an_export(tmp_path / "made"), tuple(f"matmul_{number}" for number in range(1000))
+    coverage = [OperatorFallback(operator=name, reason="no half kernel") for name in halves] + [OperatorFallback(operator="gelu", reason="merged")]
+    record = export.record.model_copy(update={"coverage": CoverageRecord(total=2, by_unit={"cpu": 2}, fallbacks=tuple(coverage))})
+    in_file, elsewhere = f"export {export.path.name}", ("softmax", "softmax_1", "softmax_2", "softmax_3")
+    happened = [
+        *(Fallback(where=in_file, what=each.operator, reason=each.reason) for each in coverage),  # as the run has them too
+        *(Fallback(where="export tiny-mixed.onnx", what=name, reason="no half kernel") for name in halves),
+        *(Fallback(where="quantize", what=name, reason="no INT8 kernel") for name in elsewhere),
+        Fallback(where="quantize", what="matmul_0", reason="no\nINT8 kernel there"),
+    ]
+    run = a_run(record).model_copy(update={"fallbacks": tuple(happened)})
+    folder = write_bundle(tmp_path / "bundle", run=run, target=a_target(), files=(replace(export, record=record),), plan=None)
+    limits = (folder / "MODEL_CARD.md").read_text().split("## Limits\n\n")[1].split("\n\n")[0].splitlines()
+    assert limits == [
+        "- Not measured: latency on the phone",
+        f"- {in_file}, export tiny-mixed.onnx: matmul_0, matmul_1, matmul_2 and 997 more (1,000 in all): no half kernel",
+        f"- {in_file}: gelu: merged",
+        "- quantize: softmax, softmax_1, softmax_2, softmax_3: no INT8 kernel",
+        "- quantize: matmul_0: no INT8 kernel there",
+        "- Where not all operators are named, `coverage` in `manifest.json` names those of each file.",
+        "- The Kotlin and Swift loaders are generated; they were not run on a device here.",
+    ]
 
 
 @pytest.mark.parametrize("backend", ["tflite", "executorch", "coreml"])

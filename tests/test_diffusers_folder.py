@@ -138,7 +138,11 @@ def test_stable_diffusion_s_published_configurations_have_its_counts(tmp_path: P
     assert [sum(one.numel() for one in network.parameters()) for network in networks] == [859_520_964, 49_490_179, 123_060_480]
     assert read_unet.args == {"sample_size": 64, "cross_attention_dim": 768}
     assert (read_unet.latent_size, read_vae.scaling_factor, read_vae.pixels_per_latent, read_text.longest) == ((64, 64), 0.18215, 8, 77)
-    assert read_unet.notes == read_vae.notes == read_text.notes == ()
+    assert read_unet.notes == read_text.notes == ()
+    assert read_vae.notes == (
+        f"{tmp_path / 'config.json'}: scaling_factor is missing; diffusers' 0.18215 is taken, Stable Diffusion 1 and 2's; give another one there",
+    )
+    assert vae_facts(fields(tmp_path, {**SD_15_VAE, "scaling_factor": 0.18215})).notes == ()
 
 
 def test_stable_diffusion_s_published_scheduler_is_taken_for_its_noise(tmp_path: Path) -> None:
@@ -268,10 +272,27 @@ def test_what_ddim_would_do_otherwise_is_noted(folder: Path) -> None:
     DDIMScheduler(set_alpha_to_one=False, beta_schedule="squaredcos_cap_v2").save_pretrained(folder / "scheduler")
     read = read_diffusers_folder(folder)
     assert read.scheduler.settings.beta_schedule == "squaredcos_cap_v2"
-    (note,) = read.notes
+    note, _ = read.notes
     unlike, _, here = note.partition(": ")[2].partition(" is not taken over; ")
     assert set(unlike.split(", ")) == {"clip_sample true", "set_alpha_to_one false", 'timestep_spacing "leading"'}
     assert here == 'sampling is DDIM with timestep_spacing "trailing", set_alpha_to_one true, clip_sample false, thresholding false'
+
+
+def test_predicted_noise_where_hardly_any_signal_is_left_is_noted(folder: Path) -> None:
+    file = folder / "scheduler" / "scheduler_config.json"
+    edit(file, beta_schedule="squaredcos_cap_v2")
+    read = read_diffusers_folder(folder)
+    alpha = float(NoiseSchedule(read.scheduler.settings).alphas[999])
+    assert round(1 / alpha, -3) == 20_000
+    assert read.notes == (
+        f"{file}: beta_schedule squaredcos_cap_v2 leaves alpha^2 = 2.4e-09 of the signal at timestep 999, where sampling starts, and prediction_type "
+        f"is epsilon: the clean latents are off there by {1 / alpha:,.0f} times the error of the predicted noise; networks of v_prediction have no "
+        "such error",
+    )
+    edit(file, prediction_type="v_prediction")
+    assert read_diffusers_folder(folder).notes == ()
+    edit(file, prediction_type="epsilon", beta_schedule="linear", beta_start=0.0001, beta_end=0.02)
+    assert read_diffusers_folder(folder).notes == ()
 
 
 def test_a_schedule_without_signal_at_its_end_is_told(folder: Path) -> None:

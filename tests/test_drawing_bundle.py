@@ -23,6 +23,7 @@ from PIL import Image
 from pydantic import ValidationError
 from tiny_bundle import a_run
 from tiny_pipeline import LENGTH
+from transformers import CLIPTokenizer
 
 from mcompress.compress.models.spec import Sampling
 from mcompress.compress.tasks.text_to_image.task import TextToImage
@@ -38,6 +39,7 @@ from mcompress.export.draw_picture import drawn_noise
 from mcompress.export.draw_png import write_png
 from mcompress.export.drawing import DrawingFacts
 from mcompress.export.manifest import Manifest
+from mcompress.export.prompt_files import read_tokenizer
 from mcompress.export.standing_alone import DRAW
 from mcompress.whole_picture import check_tokens, drawing_facts
 
@@ -182,6 +184,26 @@ def test_a_manifest_that_contradicts_itself_is_refused(path: tuple[str | int, ..
     place[path[-1]] = value
     with pytest.raises(ValidationError, match=said):
         Manifest.model_validate(data)
+
+
+def test_special_tokens_beside_the_configuration_go_along(files: tuple[ExportedFile, ...], known: DrawingFacts, tmp_path: Path) -> None:
+    """Stable Diffusion 2.x has them in a file of their own; without it the bundle would pad with another token."""
+    told = tmp_path / "tokenizer"
+    shutil.copytree(known.tokenizer_folder, told)
+    (told / "special_tokens_map.json").write_text('{"pad_token": "!"}', encoding="utf-8")
+    facts = replace(known, tokenizer_folder=told)
+    made = bundle(tmp_path / "made", facts, *files[:3])
+    manifest = read_manifest(made)
+    assert manifest.drawing is not None
+    assert "tokenizer/special_tokens_map.json" in manifest.drawing.tokenizer.files
+    listed = {content.path: content.sha256 for content in manifest.contents}
+    assert listed["tokenizer/special_tokens_map.json"] == replay.digest_of(told / "special_tokens_map.json")
+    tokens = read_tokenizer(made / "tokenizer").tokens(PROMPT, LENGTH)
+    assert tokens == CLIPTokenizer.from_pretrained(told)(PROMPT, padding="max_length", max_length=LENGTH)["input_ids"]
+    assert tokens[-1] == 0
+    (made / "tokenizer" / "special_tokens_map.json").write_text('{"pad_token": "a"}', encoding="utf-8")
+    with pytest.raises(Refused, match=r"tokenizer/special_tokens_map\.json is not the file that the manifest states"):
+        read_bundle(made)
 
 
 def test_files_that_do_not_draw_together_are_refused(files: tuple[ExportedFile, ...], known: DrawingFacts, made: Path, tmp_path: Path) -> None:

@@ -146,6 +146,44 @@ def test_the_tokens_are_those_of_transformers(name: str, whole: bool, write: Wri
         assert ours.tokens(prompt, 200) == padded
 
 
+SAYS = {"bos_token": START, "eos_token": END, "unk_token": END}
+MAPS: dict[str, tuple[dict[str, object], dict[str, object], str]] = {
+    "SD-2.x": (
+        CONFIGS["SD-1.5"],
+        {**{name: an_added_token(token, is_normalized=True) for name, token in SAYS.items()}, "pad_token": "!"},
+        "!",
+    ),
+    "of everything": (
+        {},
+        {"bos_token": "b</w>", "eos_token": {"content": "c</w>"}, "unk_token": {"content": "d</w>"}, "pad_token": "a</w>"},
+        "a</w>",
+    ),
+    "as text where the configuration normalizes": (CONFIGS["SD-1.5"], dict(SAYS), END),
+    "as objects without normalized": ({}, {name: {"content": token} for name, token in SAYS.items()}, END),
+    "beside numbered tokens": ({"added_tokens_decoder": {}}, {"pad_token": "!"}, END),
+}
+"""Configuration, special_tokens_map.json, and what pads with both."""
+
+
+@pytest.mark.parametrize("name", MAPS)
+@pytest.mark.parametrize("whole", [False, True], ids=["vocab.json", "tokenizer.json"])
+def test_special_tokens_beside_the_configuration_are_those_of_transformers(
+    name: str, whole: bool, write: Write, tmp_path: Path, learned: tuple[dict[str, int], object]
+) -> None:
+    config, mapped, padding = MAPS[name]
+    folder = write(**config)
+    if whole:
+        folder = tmp_path / "saved"
+        CLIPTokenizer.from_pretrained(tmp_path).save_pretrained(folder)
+        (folder / "tokenizer_config.json").write_bytes((tmp_path / "tokenizer_config.json").read_bytes())
+    (folder / "special_tokens_map.json").write_text(json.dumps(mapped), encoding="utf-8")
+    ours, theirs = read_tokenizer(folder), CLIPTokenizer.from_pretrained(folder)
+    assert ours.tokens("", 3)[2] == learned[0][padding]
+    for prompt in [*PROMPTS, *CORPUS]:
+        same(ours, theirs, prompt)
+        assert ours.tokens(prompt, 200) == theirs(prompt, padding="max_length", max_length=200)["input_ids"]
+
+
 def test_tokens_that_the_configuration_numbers_are_taken(write: Write, learned: tuple[dict[str, int], list[list[str]]]) -> None:
     count = len(learned[0])
     spelled = {str(learned[0][name]): {**an_added_token(name, is_normalized=True), "special": True} for name in (START, END)}
@@ -153,6 +191,19 @@ def test_tokens_that_the_configuration_numbers_are_taken(write: Write, learned: 
     ours, theirs = read_tokenizer(folder), CLIPTokenizer.from_pretrained(folder)
     assert count in ours.tokens("a <cat-toy>, red", 20)
     for prompt in ["a <cat-toy>, red", "<CAT-toy>", "<cat-toy><cat-toy>", *PROMPTS]:
+        same(ours, theirs, prompt)
+
+
+def test_tokens_that_the_configuration_numbers_go_before_those_of_tokenizer_json(
+    write: Write, tmp_path: Path, learned: tuple[dict[str, int], object]
+) -> None:
+    saved = tmp_path / "saved"
+    CLIPTokenizer.from_pretrained(write()).save_pretrained(saved)
+    spelled = {str(learned[0][name]): {**an_added_token(name, is_normalized=True), "special": True} for name in (START, END)}
+    write(added_tokens_decoder=spelled)
+    (saved / "tokenizer_config.json").write_bytes((tmp_path / "tokenizer_config.json").read_bytes())
+    ours, theirs = read_tokenizer(saved), CLIPTokenizer.from_pretrained(saved)
+    for prompt in PROMPTS:
         same(ours, theirs, prompt)
 
 
@@ -239,6 +290,8 @@ BROKEN: dict[str, tuple[str, str, str]] = {
         '{"eos_token": 7}',
         r"a special token is 7; it must be text, or an object",
     ),
+    "a special token beside": ("special_tokens_map.json", '{"pad_token": 7}', r"special_tokens_map\.json: a special token is 7; it must be text"),
+    "no map": ("special_tokens_map.json", "[]", r"special_tokens_map\.json holds a list; it must be a JSON object"),
     "a decoder of lists": ("tokenizer_config.json", '{"added_tokens_decoder": [1]}', r"added_tokens_decoder is \[1\]; it must be an object"),
 }
 

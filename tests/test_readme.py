@@ -10,19 +10,27 @@ import pytest
 import tiny_pipeline
 import torch
 import typer
+import yaml
 from PIL import Image
 from safetensors.torch import save_file
 
 from mcompress import errors
 from mcompress.cli import app
+from mcompress.compress.attention_layout import fastest_attention
+from mcompress.compress.evolving_costs import UnetCosts, evolve_problems
 from mcompress.compress.models.lip_experts import syncnet
 from mcompress.compress.models.resnet_generator import resnet_generator
 from mcompress.compress.models.rrdb import rrdb
+from mcompress.compress.models.spec import InputSpec, ModelSpec, Sampling
+from mcompress.compress.models.stable_diffusion import SD_15
 from mcompress.compress.models.wav2lip import QUARTER_WIDTH, WITHOUT_BLOCKS, wav2lip
 from mcompress.compress.tasks.talking_face.clips import synthetic_clip
 from mcompress.compress.tasks.talking_face.sound import write_wav
 from mcompress.planning import plan
+from mcompress.targets.device_files import load_device
 from mcompress.targets.load import load_target
+from mcompress.targets.reach import ships_as
+from mcompress.targets.schema import Target
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -146,3 +154,17 @@ def test_the_example_target_of_text_to_image_plans(tmp_path: Path) -> None:
     made = plan(load_target(tmp_path / "t.yaml"))
     assert [stage.stage for stage in made.target.stages] == ["search", "distill", "quantize"]
     assert set(made.beside) == {"decoder", "text_encoder"}
+
+
+def test_the_budget_of_the_example_is_one_that_stable_diffusion_must_lose_blocks_for() -> None:
+    target = Target.model_validate(yaml.safe_load(yaml_of("my_text_to_image")))
+    device = load_device(target.device)
+    unit = device.units[device.preferred_unit]
+    further = (InputSpec("timestep", (1,), (0.0, 999.0)), InputSpec("text", (1, 77, 768), (-64.0, 64.0)))
+    sampling = Sampling("epsilon", target.model.sampling.steps, target.model.sampling.guidance)
+    published = ModelSpec("diffusion_unet", SD_15, (), (1, 4, 64, 64), (-6.0, 6.0), "latents", further, sampling)
+    precision = ships_as(target, device, unit)
+    assert precision == "fp16", "not INT8, which a plan may leave most of the network without"
+    original = fastest_attention(published, device, unit, precision)[0]
+    assert UnetCosts(device, unit, precision).of(original).exceeded(target.budget)
+    assert evolve_problems(original, target.budget, device, unit, precision) == []

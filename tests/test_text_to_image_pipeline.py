@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -15,10 +16,17 @@ import tiny_pipeline
 from PIL import Image
 
 import mcompress
-from mcompress import receipt
+from mcompress import planning, receipt
+from mcompress.compress.attention_layout import with_attention
+from mcompress.compress.cost import operator_table
+from mcompress.compress.models.build import build_meta
+from mcompress.compress.models.spec import ModelSpec
 from mcompress.errors import ParityError, UsageError
 from mcompress.pipeline import Outcome, open_target
-from mcompress.record import GALLERY
+from mcompress.record import ATTENTION_BY_HEADS, GALLERY
+from mcompress.targets.device_files import load_device
+from mcompress.targets.latency import estimate
+from mcompress.targets.speeds import PrecisionName
 
 pytestmark = pytest.mark.pipeline
 
@@ -112,6 +120,31 @@ def test_files_draw_what_pytorch_draws(finished: tuple[Path, Outcome]) -> None:
         assert grid.height > 3 * 16, "a row for each caption"
 
 
+def test_the_grid_goes_by_steps_and_what_is_drawn_for_it_alone_is_not_judged(finished: tuple[Path, Outcome]) -> None:
+    folder, outcome = finished
+    gallery = outcome.record.gallery
+    assert gallery is not None
+    alone = {"original, 4 steps", "original, 1 step", "compressed, 4 steps", "compressed, 1 step"}
+    assert gallery.shown == (
+        "original", "original, 4 steps", "original, 2 steps", "original, 1 step",
+        "compressed, 4 steps", "compressed", "compressed, 1 step", "onnx float",
+    )  # fmt: skip
+    assert alone.isdisjoint(painter.name for painter in gallery.painters)
+    drawn = {}
+    for entry in (folder / "runs" / "cache").glob("*/entry.json"):
+        parts = json.loads(entry.read_text(encoding="utf-8"))["parts"]
+        if parts["name"].startswith("draw "):
+            drawn[parts["name"].removeprefix("draw ")] = (parts.get("captions"), np.load(entry.parent / "pictures.npy"), parts["sampling"]["steps"])
+    assert alone | set(gallery.shown) <= set(drawn)
+    for name, (captions, pictures, steps) in drawn.items():
+        assert captions == ([0, 1, 2] if name in alone else None), name
+        assert len(pictures) == 3
+        assert name == "original" or str(steps) in name or steps == 2
+    assert not np.array_equal(drawn["compressed, 4 steps"][1], drawn["compressed"][1])
+    with Image.open(outcome.folder / GALLERY) as grid:
+        assert grid.width == 230 + 8 + (1 + len(gallery.shown)) * (112 + 8)
+
+
 def test_the_bundle_draws_without_torch(finished: tuple[Path, Outcome], tmp_path: Path) -> None:
     _, outcome = finished
     bundle, picture = outcome.folder / "bundle", tmp_path / "red.png"
@@ -191,7 +224,9 @@ def test_plans_of_components_are_found_beside_the_target(finished: tuple[Path, O
     assert receipt.inputs_of(target) != inputs
 
 
-def test_a_consistency_model_ships_with_guidance_as_an_input(tmp_path: Path) -> None:
+def test_a_consistency_model_ships_with_guidance_as_an_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its attention goes by heads, as on a device that runs it faster so."""
+    monkeypatch.setattr(planning, "fastest_attention", lambda spec, *_: (with_attention(spec, "heads"), {"whole": 2.0, "heads": 1.0}))
     own_folder(tmp_path)
     stages, rest = TARGET.split("stages:\n", 1)
     text = stages + "stages:\n" + CONSISTENCY + "exports:\n" + rest.split("exports:\n")[1]
@@ -202,6 +237,20 @@ def test_a_consistency_model_ships_with_guidance_as_an_input(tmp_path: Path) -> 
     (files,) = [painter for painter in gallery.painters if painter.kind == "files" and painter.name == "onnx float"]
     assert files.passed, files
     assert {row.component: row.calls for row in gallery.latency["compressed"]} == {"text_encoder": 1, "unet": 2, "decoder": 1}
+    assert gallery.shown[:-1] == (
+        "original", "original, 4 steps", "original, 2 steps", "original, 1 step", "compressed, 4 steps", "compressed", "compressed, 1 step"
+    )  # fmt: skip
+    assert list(gallery.latency) == ["original", ATTENTION_BY_HEADS, "compressed"]
+    published, by_heads = ({row.component: row for row in gallery.latency[which]} for which in ("original", ATTENTION_BY_HEADS))
+    assert {name: row.calls for name, row in published.items()} == {name: row.calls for name, row in by_heads.items()}
+    assert (published["text_encoder"], published["decoder"]) == (by_heads["text_encoder"], by_heads["decoder"])
+    spec = with_attention(ModelSpec.from_json(json.dumps(outcome.record.models["teacher"].spec)), "heads")
+    each = by_heads["unet"].each
+    device, unit, precision = each.on.split()
+    expected = estimate(operator_table(build_meta(spec), *spec.input_shapes), load_device(device), unit, cast("PrecisionName", precision))
+    assert each == expected
+    assert published["unet"].each.value != each.value
+    assert "by attention by heads" in (outcome.folder / "report.html").read_text(encoding="utf-8")
     told = json.loads((outcome.folder / "bundle" / "manifest.json").read_text(encoding="utf-8"))["drawing"]
     assert (told["sampling"]["method"], told["sampling"]["guidance_by"], told["sampling"]["steps"]) == ("lcm", "input", 2)
     (unet,) = [one for one in told["components"] if one["name"] == "unet"]

@@ -76,6 +76,34 @@ def run_of(original: Original) -> Painters:
     return Painters(original.text_encoder.module, original.unet.module, original.decoder.module, SAMPLING)
 
 
+class Enlarging(torch.nn.Module):
+    """A text encoder one of whose states is as large as CLIP's largest."""
+
+    def __init__(self, inside: torch.nn.Module) -> None:
+        super().__init__()
+        self.inside = inside
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        states: torch.Tensor = self.inside(tokens).clone()
+        states[:, 0, 0] = 33.0632
+        return states
+
+
+def test_states_as_large_as_those_of_clip_are_within_their_range(original: Original) -> None:
+    """Stable Diffusion 1.5 gives 33.0632 for the start of every text; calibration refuses what is outside of the range."""
+    large = replace(original, text_encoder=replace(original.text_encoder, module=Enlarging(original.text_encoder.module)))
+    assert original.state_range == (-32.0, 32.0)
+    assert large.state_range == (-50.0, 50.0)
+    assert large.unet_inputs(large.latents)[2].value_range == TextEncoding(large, ("red",), ("a",)).output_range == (-50.0, 50.0)
+    assert float(large.states(["red red"]).max()) < 50.0
+
+
+def test_fewer_large_pictures_go_through_a_network_together(original: Original) -> None:
+    """Of 512 x 512 pixels one, whose decoder takes 0.7 GB."""
+    assert original.pictures_at_once * 16 * 16 <= 48 * 32 * 32
+    assert replace(original, latents=(1, 4, 64, 64), enlarged=8).pictures_at_once == 1
+
+
 # --- the U-Net ---
 
 
@@ -193,6 +221,9 @@ def test_the_gallery_draws_what_the_tasks_together_draw(task: TextToImage, origi
     drawn = gallery.draw(painters)
     assert drawn.shape == (3, 3, 16, 16)
     torch.testing.assert_close(gallery.draw(replace(painters, batch=2)), drawn, atol=1e-4, rtol=1e-4)
+    for batch in (1, 2):
+        some = gallery.draw(replace(painters, batch=batch), (0, 2))
+        torch.testing.assert_close(some, drawn[[0, 2]], atol=1e-4, rtol=1e-4)
     for place, caption in enumerate(gallery.captions):
         noise = torch.randn(original.latents[1:], generator=torch.Generator().manual_seed(19 * 1_000_003 + place))
         sample = Sample(caption, (noise[None], torch.tensor([999.0]), original.states([caption])), drawn[[place]])

@@ -84,7 +84,7 @@ class Arguments:
         """A vector of integers; a scalar counts as a vector of one."""
         if not self.has(name) and default is not None:
             return list(default)
-        return [int(value) for value in np.asarray(self.stored(name)).ravel()]
+        return [int(value) for value in self.stored(name).ravel().tolist()]
 
     def text(self, name: str, default: str | None = None) -> str:
         """One text."""
@@ -108,6 +108,8 @@ class Arguments:
 
     def check_all_known(self) -> None:
         """Raise `ExportError` naming the arguments that the operator, computed before, passed over: its result would be a guess."""
+        if self._known.issuperset(self._given):
+            return
         strange = sorted(name for name, values in self._given.items() if values and name not in self._known)
         if strange:
             raise self.wrong(f"it has arguments that are not known here: {', '.join(strange)}. Only Core ML itself can run this program")

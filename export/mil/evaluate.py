@@ -79,8 +79,10 @@ class _Step:
 
     operation: Operation
     fixed: Mapping[str, tuple[Given, ...]]
-    read: Mapping[str, tuple[Argument, ...]]
+    read: tuple[tuple[str, tuple[Argument, ...]], ...]
     unread: tuple[str, ...]
+    computes: bool
+    """Whether it is no constant."""
 
 
 class Evaluation:
@@ -115,9 +117,10 @@ class Evaluation:
             raise ExportError(f"{self._program.path} has no inputs {', '.join(strange)}; it has {', '.join(given)}")
         values = {**self._constants, **given}
         for step in self._steps:
-            results = _results(step.operation, {**step.fixed, **_looked_up(step.read, values, arithmetic)}, arithmetic)
+            read = {name: tuple([values[item] if isinstance(item, str) else _held(item, arithmetic) for item in items]) for name, items in step.read}
+            results = _results(step.operation, {**step.fixed, **read}, arithmetic)
             values.update(results)
-            if not is_constant(step.operation):
+            if step.computes:
                 yield step.operation, {name: value for name, value in results.items() if isinstance(value, np.ndarray)}
             for name in step.unread:
                 del values[name]
@@ -127,7 +130,7 @@ class Evaluation:
         left = []
         for operation in function.operations:
             if is_constant(operation) and all(name in self._constants for name in operation.names_read()):
-                results = _results(operation, _looked_up(operation.inputs, self._constants, self._arithmetic), self._arithmetic)
+                results = _results(operation, _all_given(operation, self._constants, self._arithmetic), self._arithmetic)
                 own = sum(value.nbytes for value in results.values() if isinstance(value, np.ndarray) and value.base is None)  # no view of the file
                 if made_bytes + own <= KEPT_BYTES:
                     made_bytes += own
@@ -140,14 +143,24 @@ class Evaluation:
             same = {name: items for name, items in operation.inputs.items() if all(isinstance(i, Constant) or i in self._constants for i in items)}
             yield _Step(
                 operation,
-                _looked_up(same, self._constants, self._arithmetic),
-                {name: items for name, items in operation.inputs.items() if name not in same},
+                {**_looked_up(same, self._constants, self._arithmetic), **_attributes(operation, self._arithmetic)},
+                tuple((name, items) for name, items in operation.inputs.items() if name not in same),
                 tuple(sorted(name for name in names if last.get(name, number) <= number)),
+                not is_constant(operation),
             )
 
 
 def _looked_up(read: Mapping[str, tuple[Argument, ...]], values: Mapping[str, Given], arithmetic: Arithmetic) -> dict[str, tuple[Given, ...]]:
     return {name: tuple(values[item] if isinstance(item, str) else _held(item, arithmetic) for item in items) for name, items in read.items()}
+
+
+def _attributes(operation: Operation, arithmetic: Arithmetic) -> dict[str, tuple[Given, ...]]:
+    """Of an operation that computes; what a constant holds is its result."""
+    return {name: (_held(value, arithmetic),) for name, value in operation.attributes.items()} if operation.type != "const" else {}
+
+
+def _all_given(operation: Operation, values: Mapping[str, Given], arithmetic: Arithmetic) -> dict[str, tuple[Given, ...]]:
+    return {**_looked_up(operation.inputs, values, arithmetic), **_attributes(operation, arithmetic)}
 
 
 def constant_value(function: Function, argument: Argument) -> Array | None:
@@ -163,7 +176,7 @@ def constant_value(function: Function, argument: Argument) -> Array | None:
         if value is None:
             return None
         values[name] = value
-    result = _results(producer, _looked_up(producer.inputs, values, "as written"), "as written")[argument]
+    result = _results(producer, _all_given(producer, values, "as written"), "as written")[argument]
     return result if isinstance(result, np.ndarray) else None
 
 
@@ -180,33 +193,33 @@ def _given(inputs: Mapping[str, Array], name: str, kind: ValueType, arithmetic: 
     value = np.asarray(inputs[name])
     if not kind.fits(value.shape):
         raise ExportError(f"the input '{name}' has the shape {value.shape}; the program takes {kind}")
-    return _kept(value, kind, arithmetic)
+    with np.errstate(all="ignore"):
+        return _kept(value, kind, arithmetic)
 
 
-def _results(operation: Operation, read: Mapping[str, tuple[Given, ...]], arithmetic: Arithmetic) -> dict[str, Given]:
+def _results(operation: Operation, given: Mapping[str, tuple[Given, ...]], arithmetic: Arithmetic) -> dict[str, Given]:
     if operation.type == "const":
         return {operation.outputs[0].name: _held(operation.attributes["val"], arithmetic)}
-    given = {**read, **{name: (_held(value, arithmetic),) for name, value in operation.attributes.items()}}
     arguments = Arguments(operation, given)
-    try:
-        with np.errstate(all="ignore"):  # infinities and NaN are results like others
+    with np.errstate(all="ignore"):  # infinities and NaN are results like others
+        try:
             results = OPERATORS[operation.type](arguments)
-    except (ValueError, IndexError, TypeError, ZeroDivisionError, OverflowError) as problem:
-        raise arguments.wrong(
-            f"its arguments do not fit together ({problem}); the package was edited, or this reading of the operator is wrong"
-        ) from problem
-    arguments.check_all_known()
-    results = results if isinstance(results, tuple) else (results,)
-    if len(results) != len(operation.outputs):
-        raise arguments.wrong(f"it gives {len(results)} results, and the file states {len(operation.outputs)}")
-    kept: dict[str, Given] = {}
-    for output, result in zip(operation.outputs, results, strict=True):
-        if not output.type.fits(result.shape):
-            raise arguments.wrong(f"it gives an array of shape {result.shape}, and the file states {output.type}")
-        floats = result.dtype.kind == "f"
-        if floats != (output.type.dtype in FLOATS) or (not floats and result.dtype != output.type.numpy_dtype()):
-            raise arguments.wrong(f"it gives {result.dtype} numbers, and the file states {output.type}")
-        kept[output.name] = _kept(result, output.type, arithmetic)
+        except (ValueError, IndexError, TypeError, ZeroDivisionError, OverflowError) as problem:
+            raise arguments.wrong(
+                f"its arguments do not fit together ({problem}); the package was edited, or this reading of the operator is wrong"
+            ) from problem
+        arguments.check_all_known()
+        results = results if isinstance(results, tuple) else (results,)
+        if len(results) != len(operation.outputs):
+            raise arguments.wrong(f"it gives {len(results)} results, and the file states {len(operation.outputs)}")
+        kept: dict[str, Given] = {}
+        for output, result in zip(operation.outputs, results, strict=True):
+            if not output.type.fits(result.shape):
+                raise arguments.wrong(f"it gives an array of shape {result.shape}, and the file states {output.type}")
+            floats = result.dtype.kind == "f"
+            if floats != (output.type.dtype in FLOATS) or (not floats and result.dtype != output.type.numpy_dtype()):
+                raise arguments.wrong(f"it gives {result.dtype} numbers, and the file states {output.type}")
+            kept[output.name] = _kept(result, output.type, arithmetic)
     return kept
 
 
@@ -222,7 +235,4 @@ def _kept(value: Array, kind: ValueType, arithmetic: Arithmetic) -> Array:
     wanted = kind.numpy_dtype()
     if arithmetic == "fp32" and wanted == np.float16:
         wanted = np.dtype(np.float32)
-    if value.dtype == wanted:
-        return value
-    with np.errstate(over="ignore", invalid="ignore"):
-        return value.astype(wanted)
+    return value if value.dtype == wanted else value.astype(wanted)

@@ -77,6 +77,8 @@ class ValueType:
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         """Whether an array of that shape is of this type."""
+        if shape == self.shape:
+            return True
         return len(shape) == len(self.shape) and all(mine is None or mine == its for mine, its in zip(self.shape, shape, strict=True))
 
     def numpy_dtype(self) -> np.dtype[np.generic]:

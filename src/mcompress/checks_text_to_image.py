@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from mcompress.compress.tasks.task import Task
 from mcompress.compress.tasks.text_to_image.components import Component
+from mcompress.compress.tasks.text_to_image.original import Original
+from mcompress.compress.tasks.text_to_image.task import TextToImage
+from mcompress.export.manifest_drawing import DECODER, TEXT_ENCODER
+from mcompress.export.prompt_files import read_tokenizer
+from mcompress.export.prompt_tokens import PromptError
 from mcompress.targets.schema import Target
 from mcompress.targets.stages import (
     BkSdmSearchConfig,
@@ -10,12 +18,16 @@ from mcompress.targets.stages import (
     EvolveSearchConfig,
     FeatureDistillConfig,
     LikenessConfig,
+    PruneConfig,
     QuantizeConfig,
     SearchConfig,
     SlimConfig,
     StepDistillConfig,
     TrainingConfig,
 )
+
+REMOVES_BLOCKS = "method evolve or bk_sdm of a search stage, which removes its blocks"
+"""What makes a U-Net smaller; its samplers and heads of attention insist on the channels that they were made with."""
 
 
 def shape_problems(target: Target, task: Component) -> list[str]:
@@ -63,7 +75,10 @@ def stage_problems(target: Target) -> list[str]:
                 f"{where}: method {stage.method} has no search space of U-Nets; use method evolve, which removes and doubles their blocks"
             )
         elif isinstance(stage, SlimConfig):
-            problems.append(f"{where}: a picture is made by three networks, and each ships in one width; remove the stage, or prune")
+            instead = "prune" if which == "decoder" else REMOVES_BLOCKS
+            problems.append(f"{where}: a picture is made by three networks, and each ships in one width; remove the stage, or use {instead}")
+        elif which == "unet" and isinstance(stage, PruneConfig):
+            problems.append(f"{where}: channels of a diffusion U-Net are not pruned here; remove the stage, or use {REMOVES_BLOCKS}")
         elif which == "unet" and isinstance(stage, LikenessConfig):
             problems.append(f"{where}: method {stage.method} compares pictures, and a U-Net gives none; use method steps or consistency")
     return problems
@@ -78,3 +93,27 @@ def quality_problems(target: Target, task: Component) -> list[str]:
         f"budget.quality.within is {floor.within:g}, a loss against the original; {task.name} is judged by its likeness to what the original itself "
         f"makes, so that has none to lose. Use at_least, the least acceptable {task.metric}"
     ]
+
+
+def tokenizer_problems(target: Target, task: Task | None) -> list[str]:
+    """A tokenizer that the script of the bundle does not follow: it is said before anything is trained, not when the bundle is written."""
+    if not isinstance(task, TextToImage) or not {TEXT_ENCODER, DECODER} <= set(target.beside):
+        return []
+    return token_problems(task.original, task.held_out_pictures.captions)
+
+
+def token_problems(original: Original, captions: Sequence[str]) -> list[str]:
+    """The first of these captions and the empty one of which the bundle's own tokenizer does not give what transformers gives."""
+    texts = ["", *captions]
+    try:
+        tokenizer = read_tokenizer(original.tokenizer_folder)
+        found = [tokenizer.tokens(text, original.longest) for text in texts]
+    except PromptError as error:
+        return [f"the tokenizer cannot be put into a bundle: {error}"]
+    for text, ours, expected in zip(texts, found, original.tokens(texts).long().tolist(), strict=True):
+        if ours != expected:
+            return [
+                f"the bundle's tokenizer does not give what transformers gives for '{text}'; save the tokenizer in {original.tokenizer_folder} again "
+                "with transformers, as vocab.json and merges.txt"
+            ]
+    return []

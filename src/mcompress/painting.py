@@ -5,12 +5,10 @@ Everybody starts from the same noise. Files must draw what PyTorch draws; what p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial
-from itertools import product
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -21,42 +19,23 @@ from mcompress.artifact import Artifact
 from mcompress.budget import check_pictures
 from mcompress.cache import Cache, Entry
 from mcompress.components import Component
-from mcompress.compress.models.spec import Sampling
-from mcompress.compress.tasks.performance import Run as Call
-from mcompress.compress.tasks.text_to_image.gallery import Gallery, Painters, psnr_db
-from mcompress.compress.tasks.text_to_image.showing import write_grid
+from mcompress.compress.tasks.text_to_image.gallery import Gallery, psnr_db
+from mcompress.compress.tasks.text_to_image.showing import places_shown, write_grid
 from mcompress.compress.tasks.text_to_image.task import TextToImage
 from mcompress.console import Reporter
 from mcompress.environment import cpu_name, package_versions, thread_count
-from mcompress.export import backend_named
-from mcompress.export.backend import Runner, captured
+from mcompress.export.backend import captured
 from mcompress.export.drawing import FLOAT_DB
 from mcompress.export.manifest import Manifest
 from mcompress.exporting import ExportResult
+from mcompress.painters import Painter, in_pytorch, of_files, sets_of, shown_sets
+from mcompress.picture_calls import COMPRESSED, calls_of
 from mcompress.planning import STAGE_VERSIONS, Plan
-from mcompress.record import GALLERY, HIGHEST_DB, CallsRecord, ExportRecord, GalleryRecord, PainterRecord, Run
+from mcompress.record import GALLERY, HIGHEST_DB, GalleryRecord, PainterRecord, Run
 from mcompress.targets.schema import Fallback
 
-COMPONENTS = ("text_encoder", "unet", "decoder")
-UNET = "unet"
-AT_ONCE = 30
-"""Captions that PyTorch draws together; files take one."""
 SHOWN_ROWS = 10
-ORIGINAL, COMPRESSED = "original", "compressed"
 PICTURES_FILE, RECORD_FILE = "pictures.npy", "painter.json"
-
-
-@dataclass(frozen=True)
-class _Painter:
-    """Somebody who can draw: what determines the pictures, and how they come about."""
-
-    name: str
-    kind: Literal["original", "compressed", "files"]
-    sampling: Sampling
-    key: dict[str, JsonValue]
-    painters: Callable[[], Painters]
-    files: tuple[str, ...] = ()
-    limit_db: float | None = None
 
 
 @dataclass(frozen=True)
@@ -66,7 +45,7 @@ class _Drawn:
 
     @cached_property
     def pictures(self) -> Tensor:
-        """(N, 3, H, W) in [-1, 1]."""
+        """(N, 3, H, W) in [-1, 1], of the captions that were drawn."""
         return torch.from_numpy(np.load(self.entry.folder / PICTURES_FILE)).float() / 127.5 - 1.0
 
 
@@ -80,7 +59,7 @@ class _Studio:
     log: Path
     force: bool
 
-    def drawn(self, painter: _Painter, like: _Drawn | None) -> _Drawn:
+    def drawn(self, painter: Painter, like: _Drawn | None) -> _Drawn:
         """From the cache, or drawn now; `like` are the pictures that these should be like."""
         key: dict[str, JsonValue] = {
             "name": f"draw {painter.name}",
@@ -92,11 +71,12 @@ class _Studio:
             "packages": dict(package_versions()),
             "cpu": cpu_name(),
             **painter.key,
+            **({} if painter.places is None else {"captions": [*painter.places]}),
         }
 
         def compute(folder: Path, _work: Path) -> None:
             with captured(self.log):
-                pictures = self.gallery.draw(painter.painters())
+                pictures = self.gallery.draw(painter.painters(), painter.places)
             eight_bit = ((pictures + 1.0) * 127.5).round().to(torch.uint8)
             np.save(folder / PICTURES_FILE, eight_bit.numpy())
             record = self._record(painter, eight_bit.float() / 127.5 - 1.0, like)
@@ -105,7 +85,7 @@ class _Studio:
         entry = self.cache.get(key, compute, force=self.force)
         return _Drawn(PainterRecord.model_validate_json((entry.folder / RECORD_FILE).read_text(encoding="utf-8")), entry)
 
-    def _record(self, painter: _Painter, pictures: Tensor, like: _Drawn | None) -> PainterRecord:
+    def _record(self, painter: Painter, pictures: Tensor, like: _Drawn | None) -> PainterRecord:
         on = "PyTorch fp32" if not painter.files else ", ".join(painter.files)
         found = None if like is None else psnr_db(pictures, like.pictures).clamp(max=HIGHEST_DB)
         return PainterRecord(
@@ -114,7 +94,7 @@ class _Studio:
             steps=painter.sampling.steps,
             guidance=painter.sampling.guidance,
             files=painter.files,
-            measurements=self.gallery.judge(pictures, on),
+            measurements=self.gallery.judge(pictures, on) if painter.places is None else (),
             psnr_db=None if found is None else round(float(found.mean()), 3),
             least_psnr_db=None if found is None else round(float(found.min()), 3),
             limit_db=painter.limit_db,
@@ -143,22 +123,24 @@ def with_gallery(
     gallery = made.task.gallery()
     studio = _Studio(made, gallery, cache, folder / "log.txt", force)
     sampling = final.spec.sampling or made.task.sampling
-    in_pytorch = list(_in_pytorch(made, made.task, final, components, sampling))
-    sets, missing = _sets(run, exports, components)
-    jobs = [*in_pytorch, *(_of_files(made, name, files, sampling) for name, files in sets.items())]
+    places = places_shown(len(gallery.captions), SHOWN_ROWS)
+    networks = list(in_pytorch(made, made.task, final, components, sampling, places))
+    sets, missing = sets_of(run, exports, components)
+    jobs = [*networks, *(of_files(made, name, files, sampling) for name, files in sets.items())]
     report, drawn = reporter.progress("draw the held-out captions"), dict[str, _Drawn]()
     for index, painter in enumerate(jobs):
         report(index, len(jobs), painter.name)
         drawn[painter.name] = studio.drawn(painter, drawn[COMPRESSED] if painter.kind == "files" else None)
     report(len(jobs), len(jobs), "")
-    shown = [*(painter.name for painter in in_pytorch), *_shown(sets)]
-    columns = {"true picture": gallery.truths(), **{name: drawn[name].pictures for name in shown}}
-    write_grid(folder / GALLERY, [*gallery.captions], columns, SHOWN_ROWS)
+    offered = shown_sets(sets)
+    shown = [*networks, *(painter for painter in jobs if painter.name in offered)]
+    columns = {one.title: drawn[one.name].pictures[[*places] if one.places is None else slice(None)] for one in shown}
+    write_grid(folder / GALLERY, [gallery.captions[place] for place in places], {"true picture": gallery.truths()[[*places]], **columns})
     record = GalleryRecord(
         captions=tuple(gallery.captions),
-        painters=tuple(one.record for one in drawn.values()),
-        shown=tuple(shown),
-        latency={ORIGINAL: _calls(run, "teacher", made.task.sampling), COMPRESSED: _calls(run, "compressed", sampling)},
+        painters=tuple(drawn[one.name].record for one in jobs if one.places is None),
+        shown=tuple(one.name for one in shown),
+        latency=calls_of(run, made.task.sampling, sampling),
         missing=(*gallery.missing, *missing),
     )
     rebuilt = (Fallback(where="cache", what=one.record.name, reason=one.entry.rebuilt_because) for one in drawn.values() if one.entry.rebuilt_because)
@@ -194,86 +176,3 @@ def with_script(run: Run, bundle: Path) -> Run:
         if one.psnr_db is not None
     )
     return run.model_copy(update={"gallery": run.gallery.model_copy(update={"by_script": by_script})})
-
-
-def _in_pytorch(made: Plan, task: TextToImage, final: Artifact, components: Sequence[Component], sampling: Sampling) -> Iterator[_Painter]:
-    """The original as it draws, the original in as few steps as the compressed network takes, and the compressed networks."""
-    own, plans = task.sampling, made.beside
-
-    def originals(sampling: Sampling) -> Painters:
-        return Painters(plans["text_encoder"].teacher.eval(), made.teacher.eval(), plans["decoder"].teacher.eval(), sampling, AT_ONCE)
-
-    digests: dict[str, JsonValue] = {"unet": made.teacher_digest, **{name: plan.teacher_digest for name, plan in plans.items()}}
-    yield _Painter(ORIGINAL, "original", own, {"networks": digests}, partial(originals, own))
-    if sampling.steps < own.steps:
-        fewer = replace(own, steps=sampling.steps)
-        yield _Painter(f"original, {fewer.steps} steps", "original", fewer, {"networks": digests}, partial(originals, fewer))
-    last = {UNET: final, **{one.name: one.stages[-1].artifact for one in components}}
-
-    def compressed() -> Painters:
-        networks = {name: last[name].network().eval() for name in COMPONENTS}
-        return Painters(networks["text_encoder"], networks[UNET], networks["decoder"], sampling, AT_ONCE)
-
-    yield _Painter(COMPRESSED, "compressed", sampling, {"networks": {name: one.digest for name, one in last.items()}}, compressed)
-
-
-Files = Mapping[str, tuple[ExportRecord, ExportResult]]
-
-
-def _sets(run: Run, exports: Sequence[ExportResult], components: Sequence[Component]) -> tuple[dict[str, Files], list[str]]:
-    """Backend and variant -> the file of each component that draws in it; of a mixed one that is not shipped, the float one stands in.
-
-    Also what cannot draw: `what: why`.
-    """
-    results = {UNET: exports, **{one.name: one.exports for one in components}}
-    records = {name: [record for record in run.exports if (record.component or UNET) == name and record.width in (None, 1.0)] for name in COMPONENTS}
-    files = {
-        name: dict(zip(((r.backend, r.variant) for r in records[name]), zip(records[name], results[name], strict=True), strict=True))
-        for name in COMPONENTS
-    }
-    found, missing = dict[str, Files](), list[str]()
-    variants: tuple[Literal["float", "mixed"], ...] = ("float", "mixed")
-    for backend, variant in product(dict.fromkeys(record.backend for record in run.exports), variants):
-        chosen = {}
-        for name in COMPONENTS:
-            wanted = files[name].get((backend, variant))
-            chosen[name] = wanted if wanted is not None and (variant == "float" or wanted[0].shipped) else files[name][backend, "float"]
-        if variant == "mixed" and all(record.variant == "float" for record, _ in chosen.values()):
-            continue
-        idle = next((record for record, _ in chosen.values() if record.parity.passed is None), None)
-        if idle is not None:
-            missing.append(f"pictures of the {backend} {variant} files: {idle.file} was not executed: {idle.parity.runtime}")
-            continue
-        found[f"{backend} {variant}"] = chosen
-    return found, missing
-
-
-def _of_files(made: Plan, name: str, files: Files, sampling: Sampling) -> _Painter:
-    threads = thread_count(made.target)
-
-    def runners() -> Painters:
-        loaded = {part: partial(_call, backend_named(record.backend).load(result.file.path, threads)) for part, (record, result) in files.items()}
-        calls: dict[str, Call] = {part: loaded[part] for part in COMPONENTS}
-        return Painters(calls["text_encoder"], calls[UNET], calls["decoder"], sampling)
-
-    key: dict[str, JsonValue] = {"files": [record.sha256 for record, _ in files.values()]}
-    limit = FLOAT_DB if name.endswith(" float") else None
-    return _Painter(name, "files", sampling, key, runners, tuple(record.file for record, _ in files.values()), limit)
-
-
-def _call(runner: Runner, *inputs: Tensor) -> Tensor:
-    return torch.from_numpy(runner.run(*(np.ascontiguousarray(one.numpy()) for one in inputs)))
-
-
-def _shown(sets: Mapping[str, Files]) -> list[str]:
-    """The files that stand in the picture: those that are offered for the device, else the first."""
-    offered = [name for name, files in sets.items() if files[UNET][0].recommended]
-    return (offered or list(sets))[:2]
-
-
-def _calls(run: Run, model: str, sampling: Sampling) -> tuple[CallsRecord, ...]:
-    """What a whole picture takes: with guidance the text encoder also reads the empty caption, and the U-Net is called with and without."""
-    twice = 2 if sampling.guidance != 1 and sampling.method == "ddim" else 1
-    names = {name: f"{name}_teacher" if model == "teacher" else name for name in COMPONENTS} | {UNET: model}
-    counts = {"text_encoder": twice, UNET: twice * sampling.steps, "decoder": 1}
-    return tuple(CallsRecord(component=name, calls=counts[name], each=run.models[names[name]].latency[0]) for name in COMPONENTS)

@@ -158,7 +158,7 @@ def plan(target: Target) -> Plan:
     beside = {} if missing else {name: _beside(target, name, found) for name in target.beside}
     given = _given_plan(target, found)
     impossible = checks_text_to_image.stage_problems(target) if target.model.task == "text_to_image" else []
-    found.add(*impossible)
+    found.add(*impossible, *checks_text_to_image.tokenizer_problems(target, task))
     teacher = found.of(lambda: _teacher(target, task), "model.teacher")
     start = found.of(lambda: _start(target, teacher), "model.student")
     start, note = _laid_out(start, target, device, unit)

@@ -393,6 +393,10 @@ class PerformanceRecord(Finite):
 
 GALLERY = "gallery.png"
 """What the picture of held-out captions beside one another is called, in the run's folder."""
+ATTENTION_BY_HEADS = "original, attention by heads"
+"""In the latencies of whole pictures, and the measurement of the teacher that they take: the original in the layout of attention in which its
+compression begins, where that is not the one in which it was published. Weights and results are the same, so that what the layout saves is not taken
+for what compression saves."""
 ATTRIBUTE_ACCURACY = "attribute accuracy"
 """What the measurement of a painter is called that says how many attributes of its pictures are as the captions say, %."""
 
@@ -437,9 +441,10 @@ class GalleryRecord(Finite):
     captions: tuple[str, ...]
     painters: tuple[PainterRecord, ...]
     shown: tuple[str, ...] = ()
-    """Painters that stand in the picture `GALLERY`, from left to right, behind a true picture of each caption where there is one."""
+    """Who stands in the picture `GALLERY`, from left to right, behind a true picture of each caption where there is one: some of the painters, and
+    between them the same networks in other numbers of steps, which drew the captions of the picture alone and were not judged."""
     latency: dict[str, tuple[CallsRecord, ...]] = Field(default_factory=dict)
-    """`original` and `compressed` -> what a whole picture is estimated to take on the target's device."""
+    """`original`, where there is one `ATTENTION_BY_HEADS`, and `compressed` -> what a whole picture is estimated to take on the target's device."""
     missing: tuple[str, ...] = ()
     """What could not be drawn or judged: `what: why`."""
     by_script: tuple[PainterRecord, ...] = ()

@@ -18,7 +18,9 @@ from mcompress.breakdown import breakdown_of, ceilings_of
 from mcompress.budget import check_budget
 from mcompress.cache import Cache, Entry
 from mcompress.comparing import Planned, comparison_of
+from mcompress.compress.attention_layout import original_by_heads
 from mcompress.compress.cost import FP32_BYTES, operator_table
+from mcompress.compress.models.build import build_meta
 from mcompress.compress.models.spec import ModelSpec
 from mcompress.compress.quantize.plan import PrecisionPlan
 from mcompress.compress.tasks.translation.task import Translation
@@ -32,13 +34,23 @@ from mcompress.export.profile import BACKENDS
 from mcompress.exporting import ExportResult
 from mcompress.offer import HOST, against_expectation, best_of, device_latency, make_offers, offered, planned_precisions, unplanned, withheld
 from mcompress.planning import STAGE_VERSIONS, Plan
-from mcompress.record import HIGHEST_DB, DataRecord, EnvironmentRecord, ExportRecord, ModelRecord, Run, StageRecord, TargetRecord
+from mcompress.record import (
+    ATTENTION_BY_HEADS,
+    HIGHEST_DB,
+    DataRecord,
+    EnvironmentRecord,
+    ExportRecord,
+    ModelRecord,
+    Run,
+    StageRecord,
+    TargetRecord,
+)
 from mcompress.run_folder import lay_out_samples, link_folder
 from mcompress.targets.device import Unit
 from mcompress.targets.latency import weight_bytes
 from mcompress.targets.load import digest
 from mcompress.targets.operators import OperatorTable
-from mcompress.targets.schema import Fallback
+from mcompress.targets.schema import Fallback, Measurement
 from mcompress.targets.speeds import PrecisionName
 from mcompress.whole_picture import drawing_facts
 
@@ -102,8 +114,9 @@ def make_record(
     best = best_of(offers)
     unit, variant, floats = (best.unit, best.variant, best.floats) if best else (made.unit, "mixed" if final.plan else "float", made.floats)
     shown = shown_file(exports, [record.shipped for record in records], variant)
+    original = model_record(made, teacher, None, unit, floats, scored["teacher"].scores)
     models = {
-        "teacher": model_record(made, teacher, None, unit, floats, scored["teacher"].scores),
+        "teacher": original.model_copy(update={"latency": (*original.latency, *_by_heads(made, unit, floats))}),
         "student": model_record(made, student, None, unit, floats, scored["student"].scores),
         "distilled": model_record(made, distilled, None, unit, floats, scored["distilled"].scores),
         "compressed": model_record(
@@ -240,6 +253,14 @@ def model_record(made: Plan, counted: Counted, plan: PrecisionPlan | None, unit:
         quality_per_sample=scores,
         latency=(device_latency(made, table, plan, unit, floats),),
     )
+
+
+def _by_heads(made: Plan, unit: Unit, floats: PrecisionName) -> Iterator[Measurement]:
+    """The original's latency in the layout of attention in which its compression begins; nothing where that is the one in which it was published."""
+    spec = original_by_heads(made.teacher_spec, made.start_spec)
+    if spec is not None:
+        latency = device_latency(made, operator_table(build_meta(spec), *spec.input_shapes), None, unit, floats)
+        yield latency.model_copy(update={"what": ATTENTION_BY_HEADS})
 
 
 def shown_file(exports: Sequence[ExportResult], shipped: Sequence[bool], variant: str) -> ExportResult | None:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from mcompress.artifact import Artifact
+from mcompress.checks_text_to_image import token_problems
 from mcompress.compress.models.spec import Sampling
 from mcompress.compress.sampling import further_noises, sample, timesteps_of
 from mcompress.compress.tasks.text_to_image.original import LATENT_RANGE, Original
@@ -17,8 +18,6 @@ from mcompress.errors import ExportError
 from mcompress.export.diffusion_steps import Schedule
 from mcompress.export.drawing import DrawingFacts
 from mcompress.export.manifest_drawing import DECODER, TEXT_ENCODER, UNET
-from mcompress.export.prompt_files import read_tokenizer
-from mcompress.export.prompt_tokens import PromptError
 from mcompress.planning import Plan
 
 SEED = 41
@@ -63,14 +62,6 @@ def facts_of(original: Original, networks: Mapping[str, nn.Module], latents: tup
 
 def check_tokens(original: Original, captions: tuple[str, ...]) -> None:
     """Raises `ExportError` unless the bundle's own tokenizer gives what transformers gives for these captions and the empty one."""
-    try:
-        tokenizer = read_tokenizer(original.tokenizer_folder)
-    except PromptError as error:
-        raise ExportError(f"the tokenizer cannot be put into a bundle: {error}") from error
-    texts = ["", *captions]
-    for text, expected in zip(texts, original.tokens(texts).long().tolist(), strict=True):
-        if tokenizer.tokens(text, original.longest) != expected:
-            raise ExportError(
-                f"the bundle's tokenizer does not give what transformers gives for '{text}'; save the tokenizer in {original.tokenizer_folder} again "
-                "with transformers, as vocab.json and merges.txt"
-            )
+    found = token_problems(original, captions)
+    if found:
+        raise ExportError(found[0])

@@ -24,8 +24,8 @@ class EvolveSearchConfig(LearningConfig):
     batch_size: int = Field(default=16, ge=1, le=4096)
     learning_rate: float = Field(default=3e-4, gt=0, le=1.0)
     costed_as: PrecisionName | None = None
-    """Of the network and its blocks, in the table of latencies; left out, int8 with a quantize stage behind it, else what float files hold. Where
-    precision plans leave normalizations and what stands around them in fp16 because the conversions cost more, say fp16."""
+    """Of the network and its blocks, in the table of latencies; left out, what float files hold, which the budget is then met by as well where a
+    precision plan makes nothing faster."""
     keep_probability: float = Field(default=0.9, gt=0, le=1)
     """Probability with which robust training executes a block. The paper has one and does not give it; this one is ours."""
     group: int = Field(default=2, ge=1, le=1000)

@@ -1,11 +1,11 @@
 """Do 8 distilled steps draw what 32 do? Is the guidance-aware loss worth it? Is removing blocks by quality per millisecond better than without it?
 
-    python tests/benchmarks/text_to_image.py --only steps --steps 300 --seeds 3 --jobs 2
+    python tests/benchmarks/text_to_image.py --only steps --steps 500 --seeds 3 --jobs 2
     python tests/benchmarks/text_to_image.py --only evolving --steps 100 --seeds 3 --jobs 2
 
-On the embedded scenes, guidance 7.5. Every picture is of a caption that no training saw, three sets of noise; attributes are seen by the embedded
-judge, which is no part of any training. Each training runs in one thread; those that are finished are in the result file, so that a benchmark that
-was stopped goes on where it was. The last results lie in `results/` beside this file.
+On the embedded scenes, guidance 7.5. Every picture is of a caption that no U-Net was trained on, three sets of noise; attributes are seen by the
+embedded judge, a classifier that was trained apart, on drawn scenes of all captions. Each training runs in one thread; those that are finished are in
+the result file, so that a benchmark that was stopped goes on where it was. The last results lie in `results/` beside this file.
 """
 
 from __future__ import annotations

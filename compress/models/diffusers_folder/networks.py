@@ -114,7 +114,10 @@ def vae_facts(config: Fields) -> VaeFacts:
     for name, (allowed, why) in OF_STABLE_DIFFUSION.items():
         config.only(name, allowed, why)
     args, notes = config.differing(VAE, ("sample_size", "block_out_channels"))
-    config.complete({"scaling_factor": defaults_of(VAE)["scaling_factor"]})
+    if "scaling_factor" not in config.values:
+        usual = defaults_of(VAE)["scaling_factor"]
+        config.complete({"scaling_factor": usual})
+        notes += (f"{config.path}: scaling_factor is missing; diffusers' {usual} is taken, Stable Diffusion 1 and 2's; give another one there",)
     scaling = config.number("scaling_factor")
     stages = args["block_out_channels"]
     if not isinstance(stages, list) or not stages:

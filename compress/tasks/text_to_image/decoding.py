@@ -22,7 +22,6 @@ from mcompress.compress.tasks.text_to_image.original import LATENT_RANGE, Origin
 
 LEARNT, VALIDATED = 384, 16
 """Latents that are drawn for training, and for choosing between candidates."""
-AT_ONCE = 48
 STEPS = 16
 """Of the original for these latents; more of them change latents little, and take longer."""
 SEED, HELD_OUT_SEED = 23, 29
@@ -66,7 +65,7 @@ class Decoding(Component):
     @torch.no_grad()
     def _truth(self, latents: Tensor) -> Tensor:
         """Pictures of the original's decoder (N, 3, H, W)."""
-        return torch.cat([self.original.decoder.module(some) for some in torch.split(latents, AT_ONCE)])
+        return torch.cat([self.original.decoder.module(some) for some in torch.split(latents, self.original.pictures_at_once)])
 
     @cached_property
     def _drawn(self) -> Tensor:
@@ -77,9 +76,10 @@ class Decoding(Component):
         """What the original draws for these captions (N, C, h, w), as its decoder takes them."""
         original, generator = self.original, torch.Generator().manual_seed(seed)
         noise, states = torch.randn((len(captions), *original.latents[1:]), generator=generator), original.states(captions)
+        each = original.pictures_at_once
         drawn = [
             sample(original.unet.module, self.sampling, original.schedule, some, text, original.no_caption)
-            for some, text in zip(torch.split(noise, AT_ONCE), torch.split(states, AT_ONCE), strict=True)
+            for some, text in zip(torch.split(noise, each), torch.split(states, each), strict=True)
         ]
         return original.for_decoder(torch.cat(drawn))
 

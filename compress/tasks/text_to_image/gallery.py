@@ -5,6 +5,7 @@ Everybody starts from the same noise, so that pictures can be compared one by on
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -55,14 +56,15 @@ class Gallery:
         )
 
     @torch.no_grad()
-    def draw(self, painters: Painters) -> Tensor:
-        """One picture of each caption. Raises `ParityError` for NaN or infinity."""
+    def draw(self, painters: Painters, places: Sequence[int] | None = None) -> Tensor:
+        """One picture of each caption, or of those at `places`. Raises `ParityError` for NaN or infinity."""
         schedule, drawn = self.original.schedule, []
+        wanted = range(len(self.captions)) if places is None else places
         nothing = painters.text_encoder(self.original.tokens([""]))
-        for first in range(0, len(self.captions), painters.batch):
-            places = range(first, min(first + painters.batch, len(self.captions)))
-            text = painters.text_encoder(self.original.tokens([self.captions[place] for place in places]))
-            noise, *further = (torch.stack(some) for some in zip(*(self._noises(place, painters.sampling) for place in places), strict=True))
+        for first in range(0, len(wanted), painters.batch):
+            some = wanted[first : first + painters.batch]
+            text = painters.text_encoder(self.original.tokens([self.captions[place] for place in some]))
+            noise, *further = (torch.stack(each) for each in zip(*(self._noises(place, painters.sampling) for place in some), strict=True))
             latents = sample(painters.unet, painters.sampling, schedule, noise, text, nothing, further)
             drawn.append(painters.decoder(self.original.for_decoder(latents)))
         pictures = torch.cat(drawn)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,12 +22,14 @@ if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
 AT_ONCE = 32
-"""Captions or pictures that are encoded together."""
+"""Captions that are encoded together."""
+PIXELS_AT_ONCE = 48 * 32 * 32
+"""Of pictures that are drawn, encoded or decoded together: the decoder of Stable Diffusion takes 0.7 GB for one of 512 x 512."""
 LATENT_RANGE = (-6.0, 6.0)
 """Of latents and of noise, scaled to a standard deviation of 1. A normal variable leaves it once in 500 million times; what guidance drives further
 is clipped before it is decoded."""
-STATE_RANGE = (-32.0, 32.0)
-"""Of text states, which are normalised but for a few large ones."""
+LEAST_STATE_BOUND, STATE_MARGIN = 32.0, 1.5
+"""Text states are normalised but for a few large ones, which most often are those of the start, the same in every text: CLIP's reach 33."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,18 @@ class Original:
         """States (1, L, D) of the empty text."""
         return self.states([""])
 
+    @cached_property
+    def state_range(self) -> tuple[float, float]:
+        """That states of texts are in: beyond those of the empty text by a margin."""
+        bound = max(LEAST_STATE_BOUND, float(ceil(STATE_MARGIN * float(self.no_caption.abs().max()))))
+        return -bound, bound
+
+    @property
+    def pictures_at_once(self) -> int:
+        """So many pictures, or their latents, go through a network together."""
+        _, _, height, width = self.latents
+        return max(1, PIXELS_AT_ONCE // (height * width * self.enlarged**2))
+
     def token_counts(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text as it is, with start and end."""
         return [len(one) for one in self.tokenizer(list(texts), verbose=False)["input_ids"]] if texts else []
@@ -89,7 +104,7 @@ class Original:
     @torch.no_grad()
     def encoded(self, pictures: Tensor) -> Tensor:
         """Pictures (N, 3, 8 h, 8 w) in [-1, 1] -> scaled latents (N, C, h, w), the means of what the encoder gives."""
-        found = [self._latents_of(some) for some in torch.split(pictures, AT_ONCE)]
+        found = [self._latents_of(some) for some in torch.split(pictures, self.pictures_at_once)]
         return torch.cat(found) * self.scaling
 
     def _latents_of(self, pictures: Tensor) -> Tensor:
@@ -99,7 +114,7 @@ class Original:
     @torch.no_grad()
     def decoded(self, latents: Tensor) -> Tensor:
         """Scaled latents -> pictures, clipped to [-1, 1]."""
-        found = [self.decoder.module(self.for_decoder(some)) for some in torch.split(latents, AT_ONCE)]
+        found = [self.decoder.module(self.for_decoder(some)) for some in torch.split(latents, self.pictures_at_once)]
         return torch.cat(found).clamp(-1.0, 1.0)
 
     def for_decoder(self, latents: Tensor) -> Tensor:
@@ -112,7 +127,7 @@ class Original:
         return (
             InputSpec("latents", latents, LATENT_RANGE),
             InputSpec("timestep", latents[:1], (0.0, last)),
-            InputSpec("text", (latents[0], *self.no_caption.shape[1:]), STATE_RANGE),
+            InputSpec("text", (latents[0], *self.no_caption.shape[1:]), self.state_range),
         )
 
     def decoder_inputs(self, latents: tuple[int, ...]) -> tuple[InputSpec, ...]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mcompress.compress.models.spec import InputSpec, ModelSpec
 from mcompress.compress.tasks.task import Inputs, Sample
 from mcompress.compress.tasks.text_to_image.components import AS_GOOD_AS_EQUAL_DB, Component, snr_db
-from mcompress.compress.tasks.text_to_image.original import STATE_RANGE, Original
+from mcompress.compress.tasks.text_to_image.original import Original
 
 VALIDATED = 16
 VALIDATION_SEED = 31
@@ -24,12 +24,12 @@ class TextEncoding(Component):
     name = "text_encoding"
     metric, metric_title = "snr_db", "signal-to-noise ratio of the text states, beside the original's"
     baseline_name = "the states of an empty caption"
-    output_range = STATE_RANGE
     input_channels = side = 1
 
     def __init__(self, original: Original, captions: Sequence[str], held_out: Sequence[str]) -> None:
         self.original, self.captions, self.held_out_captions = original, tuple(dict.fromkeys(captions)), tuple(dict.fromkeys(held_out))
         self.input_range, self.skipped = original.text_inputs()[0].value_range, original.notes
+        self.output_range = original.state_range
 
     def example(self) -> tuple[Tensor, Tensor]:
         """Tokens, and the states of the empty caption."""
