@@ -2,6 +2,7 @@
 
     python tests/benchmarks/text_to_image.py --only steps --steps 500 --seeds 3 --jobs 2
     python tests/benchmarks/text_to_image.py --only evolving --steps 100 --seeds 3 --jobs 2
+    python tests/benchmarks/text_to_image.py --only consistency --steps 1000 --seeds 3 --jobs 1
 
 On the embedded scenes, guidance 7.5. Every picture is of a caption that no U-Net was trained on, three sets of noise; attributes are seen by the
 embedded judge, a classifier that was trained apart, on drawn scenes of all captions. Each training runs in one thread; those that are finished are in
@@ -20,9 +21,9 @@ from pathlib import Path
 import torch
 from comparing_trainings import Results, facts, mean_and_spread
 from text_to_image_trainings import (
+    CONSISTENT,
     PARTS,
     STUDENT_STEPS,
-    UNDISTILLED,
     Trained,
     Training,
     Worth,
@@ -45,14 +46,12 @@ def row_of(found: Sequence[Worth]) -> dict[str, object]:
     return {name: mean_and_spread([statistics.mean(getattr(one, name)) for one in found], unit) for name, unit in FIGURES.items()}
 
 
-def references() -> dict[str, object]:
+def references(part: str) -> dict[str, object]:
     """The original with all its steps, and with as few as are distilled."""
     unet, sampling = task().original.unet.module, task().sampling
-    few = replace(sampling, steps=STUDENT_STEPS)
-    return {f"original, {one.steps} steps": row_of([worth(unet, one)]) for one in (sampling, few)} | {
-        UNDISTILLED: f"original, {few.steps} steps",
-        "original_latency_ms": round(original_ms(), 5),
-    }
+    few = [replace(sampling, steps=steps) for steps in (CONSISTENT.values() if part == "consistency" else (STUDENT_STEPS,))]
+    rows: dict[str, object] = {f"original, {one.steps} step{'s' if one.steps > 1 else ''}": row_of([worth(unet, one)]) for one in (sampling, *few)}
+    return {**rows, "original_latency_ms": round(original_ms(), 5)}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -77,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results.document |= {
         "steps": given.steps,
         "seeds": given.seeds,
-        "references": references(),
+        "references": references(given.only),
         "ways": {
             way: {
                 **row_of([one.worth for one in found]),

@@ -2,6 +2,7 @@
 
 All begin with the embedded original. `steps`: the ladder of step distillation with several probabilities of the guidance-aware loss. `evolving`:
 blocks that are removed by their value, at random, or the cheapest for their size first, until the same latency is met, with the same robust training.
+`consistency`: a latent consistency model in 4 steps and in 1.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from mcompress.compress.evolving import by_value, evolve
 from mcompress.compress.evolving_actions import ScoredBlock
 from mcompress.compress.models.build import build
 from mcompress.compress.models.spec import ModelSpec, Sampling
-from mcompress.compress.sampling import sample
+from mcompress.compress.sampling import further_noises, sample
 from mcompress.compress.stage import StageContext, StageOutput
-from mcompress.compress.step_distillation import distill_steps
+from mcompress.compress.step_distillation import distill_consistency, distill_steps
 from mcompress.compress.tasks.text_to_image.data import held_out_scenes, training_scenes
 from mcompress.compress.tasks.text_to_image.gallery import psnr_db
 from mcompress.compress.tasks.text_to_image.judge import attributes_right, embedded_judge, scene_distance
@@ -32,7 +33,7 @@ from mcompress.compress.tasks.text_to_image.loading import embedded_original
 from mcompress.compress.tasks.text_to_image.task import TextToImage
 from mcompress.compress.train import step_generator
 from mcompress.targets.schema import Budget
-from mcompress.targets.stages import EvolveSearchConfig, StepDistillConfig
+from mcompress.targets.stages import ConsistencyDistillConfig, EvolveSearchConfig, StepDistillConfig
 
 DEVICE, PRECISION = "apple-a16", "fp16"
 TEACHER_STEPS, STUDENT_STEPS, GUIDANCE = 32, 8, 7.5
@@ -45,7 +46,8 @@ VANILLA, MIX, HALF = "vanilla", "mix", "half guided"
 PROBABILITIES = {VANILLA: 0.0, MIX: 0.1, HALF: 0.5}
 """Of the guidance-aware loss; SnapFusion's is 0.1."""
 BY_VALUE, AT_RANDOM, BY_SIZE = "by value", "at random", "by size"
-UNDISTILLED = "undistilled"
+CONSISTENT = {"4 steps": 4, "1 step": 1}
+"""Sampling steps of the latent consistency model, which is the same one for both."""
 
 
 @dataclass(frozen=True)
@@ -121,9 +123,10 @@ def worth(network: nn.Module, sampling: Sampling) -> Worth:
 def _drawn(network: nn.Module, sampling: Sampling, place: int) -> Tensor:
     original, captions = task().original, task().held_out_pictures.captions
     noise = torch.randn((len(captions), *original.latents[1:]), generator=torch.Generator().manual_seed(100 + place))
+    further = [torch.randn(noise.shape, generator=torch.Generator().manual_seed(1000 * step + place)) for step in range(further_noises(sampling))]
     latents = [
-        sample(network, sampling, original.schedule, some, text, original.no_caption)
-        for some, text in zip(torch.split(noise, AT_ONCE), torch.split(original.states(captions), AT_ONCE), strict=True)
+        sample(network, sampling, original.schedule, some, text, original.no_caption, added)
+        for some, text, *added in zip(*(torch.split(one, AT_ONCE) for one in (noise, original.states(captions), *further)), strict=True)
     ]
     return original.decoded(torch.cat(latents))
 
@@ -154,6 +157,24 @@ def ladder(training: Training) -> StepDistillConfig:
         batch_size=32,
         learning_rate=5e-5,
     )
+
+
+def consistent(training: Training) -> StageOutput:
+    """A latent consistency model of the original itself, to be sampled in as many steps as the way says."""
+    output = _consistency_model(training.seed, training.steps)
+    sampling = output.spec.sampling
+    assert sampling is not None
+    return replace(output, spec=replace(output.spec, sampling=replace(sampling, steps=CONSISTENT[training.way])))
+
+
+@cache
+def _consistency_model(seed: int, steps: int) -> StageOutput:
+    return distill_consistency(consistency(steps), _context(seed, None))
+
+
+def consistency(steps: int) -> ConsistencyDistillConfig:
+    """The scale of guidance from the range of the paper's training."""
+    return ConsistencyDistillConfig(steps=steps, batch_size=32, learning_rate=2e-4)
 
 
 def original_ms() -> float:
@@ -201,6 +222,7 @@ def _orders(seed: int) -> dict[str, Callable[[list[ScoredBlock]], list[ScoredBlo
 PARTS: dict[str, tuple[Callable[[Training], StageOutput], tuple[str, ...]]] = {
     "steps": (distilled, tuple(PROBABILITIES)),
     "evolving": (evolved, (BY_VALUE, AT_RANDOM, BY_SIZE)),
+    "consistency": (consistent, tuple(CONSISTENT)),
 }
 """Part -> what trains, and the ways that are compared."""
 
@@ -230,10 +252,10 @@ def recipe(part: str) -> dict[str, object]:
     ladders: dict[str, object] = {"ladder": ladder(any_).model_dump(mode="json")}
     evolutions: dict[str, object] = {"evolution": evolution(any_).model_dump(mode="json"), "latency_ratio": LATENCY_RATIO}
     return {
-        **{"steps": ladders, "evolving": evolutions}[part],
+        **{"steps": ladders, "evolving": evolutions, "consistency": {"consistency": consistency(1000).model_dump(mode="json")}}[part],
         "device": f"{DEVICE} {PRECISION}",
         "teacher_steps": TEACHER_STEPS,
-        "student_steps": STUDENT_STEPS,
+        "student_steps": [*CONSISTENT.values()] if part == "consistency" else STUDENT_STEPS,
         "guidance": GUIDANCE,
         "noises": NOISES,
         "data": task().data_digest,
