@@ -1,7 +1,7 @@
 """The trainings that `text_to_image.py` compares, and what a U-Net is worth: the pictures that it draws for held-out captions.
 
 All begin with the embedded original. `steps`: the ladder of step distillation with several probabilities of the guidance-aware loss. `evolving`:
-blocks that are removed by their value, at random, or the cheapest for their size first, until the same latency is met, with the same robust training.
+blocks that are removed by their value, at random, or the largest first, until the same latency is met, with the same robust training.
 `consistency`: a latent consistency model in 4 steps and in 1.
 """
 

@@ -20,7 +20,7 @@ from mcompress.compress.tasks.text_to_image.components import AS_GOOD_AS_EQUAL_D
 from mcompress.compress.tasks.text_to_image.likeness import LikenessToOriginal
 from mcompress.compress.tasks.text_to_image.original import LATENT_RANGE, Original
 
-LEARNT, VALIDATED = 384, 16
+LEARNT, VALIDATED = 1024, 16
 """Latents that are drawn for training, and for choosing between candidates."""
 STEPS = 16
 """Of the original for these latents; more of them change latents little, and take longer."""
@@ -51,8 +51,9 @@ class Decoding(Component):
 
     @property
     def data_digest(self) -> str:
-        """SHA-256 of the captions and of the original that draws."""
-        return sha256("\n".join((*self.captions, "", *self.held_out_captions, self.original.digest, str(self.sampling))).encode()).hexdigest()
+        """SHA-256 of the captions, of the original that draws, and of how many latents."""
+        drawn = (self.original.digest, str(self.sampling), str(LEARNT))
+        return sha256("\n".join((*self.captions, "", *self.held_out_captions, *drawn)).encode()).hexdigest()
 
     def input_specs(self, input_shape: tuple[int, ...]) -> tuple[InputSpec, ...]:
         """Latents of the autoencoder, not scaled."""
